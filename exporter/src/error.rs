@@ -1,0 +1,77 @@
+//! Why a checkpoint could not be exported, or a bundle not verified.
+
+use std::path::PathBuf;
+
+/// The result of exporting or verifying.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a checkpoint could not be exported, or a bundle not verified.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused to read or write.
+    #[error("{}: cannot {action}: {source}", path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What was attempted, as a verb.
+        action: &'static str,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// The checkpoint is unreadable.
+    #[error(transparent)]
+    Checkpoint(#[from] hf_checkpoint::Error),
+    /// The bundle is not as it should be.
+    #[error(transparent)]
+    Bundle(#[from] bias_patch::Error),
+    /// The checkpoint is of a kind that cannot be exported.
+    #[error("{}: {field}: expected {expected}, found {found}", path.display())]
+    Unsupported {
+        /// The file.
+        path: PathBuf,
+        /// The field.
+        field: String,
+        /// What is supported.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
+    /// A node or initializer of `encoder.onnx` is not as the exporter writes it.
+    #[error("encoder.onnx, {node}: expected {expected}, found {found}")]
+    Graph {
+        /// The node or initializer.
+        node: String,
+        /// What was due.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
+    /// The encoder no longer computes what it did when it was exported.
+    #[error(
+        "{}: golden output: expected to agree within {bound:e}, found a difference of {difference:e}; export the checkpoint again",
+        path.display()
+    )]
+    Golden {
+        /// The bundle.
+        path: PathBuf,
+        /// Largest difference allowed.
+        bound: f64,
+        /// Largest difference found.
+        difference: f64,
+    },
+    /// A checkpoint could not be fetched.
+    #[error("cannot fetch {spec}: {reason}")]
+    Fetch {
+        /// The checkpoint as it was named.
+        spec: String,
+        /// Why not, and what to do.
+        reason: String,
+    },
+    /// There is something else where the bundle should go.
+    #[error("{}: is there and not part of a bundle; name another directory or remove it", path.display())]
+    Occupied {
+        /// What is there.
+        path: PathBuf,
+    },
+}

@@ -1,0 +1,366 @@
+//! Runs an exported graph naively, in f64: the check that a bundle's files still mean what they meant.
+//!
+//! In: the graph and the files its initializers point to, and token ids. Out: the named outputs. Refused: operators and
+//! attributes that [`crate::encoder`] does not emit. It is slow, shares no code with the runtime, and is meant to be
+//! read beside the ONNX operator specification.
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    io::{Read, Seek, SeekFrom},
+    path::Path,
+};
+
+use ndarray::{Array, ArrayD, ArrayView2, Axis, Ix2, IxDyn, Slice};
+
+use crate::{
+    Error, Result,
+    onnx::{Attribute, EXTERNAL, FLOAT, Graph, INT64, Node, Tensor},
+};
+
+/// A value of the graph.
+#[derive(Clone, Debug)]
+pub(crate) enum Value {
+    Float(ArrayD<f64>),
+    Int(ArrayD<i64>),
+}
+
+/// Runs `graph`, whose external data is in `dir`, on the given inputs; inputs not given take their defaults.
+pub(crate) fn run(graph: &Graph, dir: &Path, inputs: HashMap<String, Value>) -> Result<HashMap<String, Value>> {
+    let mut files = Files { dir, open: HashMap::new() };
+    let initializers: HashMap<&str, &Tensor> =
+        graph.initializer.iter().map(|t| (t.name.as_deref().unwrap_or(""), t)).collect();
+    let mut uses: HashMap<&str, usize> = HashMap::new();
+    for name in graph.node.iter().flat_map(|n| &n.input) {
+        *uses.entry(name).or_default() += 1;
+    }
+    let kept: Vec<&str> = graph.output.iter().filter_map(|o| o.name.as_deref()).collect();
+    let mut values = inputs;
+    for node in &graph.node {
+        let mut operands = Vec::with_capacity(node.input.len());
+        for name in &node.input {
+            // Weights are read where they are used, and values dropped after their last use: BERT-large in f64 would
+            // not fit in the memory of many machines.
+            let value = match (values.get(name), initializers.get(name.as_str())) {
+                (Some(value), _) => value.clone(),
+                (None, Some(tensor)) => files.tensor(tensor)?,
+                (None, None) => return Err(bad_node(node, format!("input {name} to be computed before"), "nothing")),
+            };
+            operands.push(value);
+            if let Some(left) = uses.get_mut(name.as_str()) {
+                *left -= 1;
+                if *left == 0 && !kept.contains(&name.as_str()) {
+                    values.remove(name);
+                }
+            }
+        }
+        let result = evaluate(node, &operands)?;
+        if let Some(name) = node.output.first() {
+            values.insert(name.clone(), result);
+        }
+    }
+    values.retain(|name, _| kept.contains(&name.as_str()));
+    Ok(values)
+}
+
+fn evaluate(node: &Node, operands: &[Value]) -> Result<Value> {
+    let op = node.op_type.as_deref().unwrap_or("");
+    let float = |at: usize| match operands.get(at) {
+        Some(Value::Float(array)) => Ok(array),
+        _ => Err(bad_node(node, format!("a float as input {at}"), "another")),
+    };
+    let int = |at: usize| match operands.get(at) {
+        Some(Value::Int(array)) => Ok(array),
+        _ => Err(bad_node(node, format!("an integer as input {at}"), "another")),
+    };
+    let shape_error = |e: ndarray::ShapeError| bad_node(node, "shapes that fit", e);
+    Ok(Value::Float(match op {
+        "Add" if matches!(operands.first(), Some(Value::Int(_))) => {
+            let (a, b) = (int(0)?, int(1)?);
+            check_broadcast(node, a.shape(), b.shape())?;
+            return Ok(Value::Int(a + b));
+        }
+        "Add" | "Sub" | "Mul" => {
+            let (a, b) = (float(0)?, float(1)?);
+            check_broadcast(node, a.shape(), b.shape())?;
+            match op {
+                "Add" => a + b,
+                "Sub" => a - b,
+                _ => a * b,
+            }
+        }
+        "Cast" => int(0)?.mapv(|v| v as f64),
+        "Relu" => float(0)?.mapv(|v| v.max(0.0)),
+        "Tanh" => float(0)?.mapv(f64::tanh),
+        "Gelu" => {
+            let tanh = attribute(node, "approximate").and_then(|a| a.s.as_deref()) == Some(b"tanh");
+            float(0)?.mapv(if tanh { gelu_tanh } else { gelu })
+        }
+        "Shape" => {
+            let dims: Vec<i64> = shape_of(operands.first().ok_or_else(|| bad_node(node, "an input", "none"))?)
+                .iter()
+                .map(|d| *d as i64)
+                .collect();
+            let bound = |name, default| attribute(node, name).and_then(|a| a.i).map_or(default, |i| i.max(0) as usize);
+            let part = dims.get(bound("start", 0)..bound("end", dims.len())).unwrap_or_default().to_vec();
+            return Ok(Value::Int(Array::from_vec(part).into_dyn()));
+        }
+        "Slice" => {
+            let bound = |at| int(at).map(|a| a.iter().next().copied().unwrap_or(0));
+            let (start, end, axis) = (bound(1)?, bound(2)?, bound(3)?);
+            let data = float(0)?;
+            let axis = check_axis(node, axis, data.ndim())?;
+            let rows = data.shape()[axis] as i64;
+            if !(0..=end).contains(&start) || end > rows {
+                return Err(bad_node(node, format!("a slice within {rows} rows"), format!("{start}..{end}")));
+            }
+            data.slice_axis(Axis(axis), Slice::new(start as isize, Some(end as isize), 1)).to_owned()
+        }
+        "Gather" => gather(node, float(0)?, int(1)?)?,
+        "Unsqueeze" => {
+            let mut array = float(0)?.clone();
+            for axis in int(1)? {
+                let axis = check_axis(node, *axis, array.ndim() + 1)?;
+                array = array.insert_axis(Axis(axis));
+            }
+            array
+        }
+        "Reshape" => {
+            let array = float(0)?;
+            // 0 keeps the dimension.
+            let keep = |(at, d): (usize, &i64)| {
+                if *d == 0 { array.shape().get(at).copied().unwrap_or(0) } else { *d as usize }
+            };
+            let dims: Vec<usize> = int(1)?.iter().enumerate().map(keep).collect();
+            array.as_standard_layout().into_owned().into_shape_with_order(dims).map_err(shape_error)?
+        }
+        "Transpose" => {
+            let array = float(0)?;
+            let order: Vec<usize> =
+                attribute(node, "perm").map_or(vec![], |a| a.ints.iter().map(|i| *i as usize).collect());
+            let mut sorted = order.clone();
+            sorted.sort_unstable();
+            if sorted != (0..array.ndim()).collect::<Vec<_>>() {
+                return Err(bad_node(node, format!("an order of {} axes", array.ndim()), format!("{order:?}")));
+            }
+            array.clone().permuted_axes(order).as_standard_layout().into_owned()
+        }
+        "Softmax" => {
+            let mut array = float(0)?.clone();
+            for mut row in array.rows_mut() {
+                let top = row.fold(f64::NEG_INFINITY, |m, v| m.max(*v));
+                row.mapv_inplace(|v| (v - top).exp());
+                let sum = row.sum();
+                row /= sum;
+            }
+            array
+        }
+        "LayerNormalization" => {
+            let epsilon = f64::from(attribute(node, "epsilon").and_then(|a| a.f).unwrap_or(1e-5));
+            let mut array = float(0)?.clone();
+            for mut row in array.rows_mut() {
+                let mean = row.mean().unwrap_or(0.0);
+                let variance = row.mapv(|v| (v - mean).powi(2)).mean().unwrap_or(0.0);
+                row.mapv_inplace(|v| (v - mean) / (variance + epsilon).sqrt());
+            }
+            let (gain, bias) = (float(1)?, float(2)?);
+            let width = array.shape().last().copied().unwrap_or(0);
+            for vector in [gain, bias] {
+                if vector.shape() != [width] {
+                    return Err(bad_node(
+                        node,
+                        format!("gain and bias of {width} values"),
+                        format!("{:?}", vector.shape()),
+                    ));
+                }
+            }
+            array * gain + bias
+        }
+        "MatMul" => matmul(node, float(0)?, float(1)?)?,
+        other => return Err(bad_node(node, "an operator that edge-export emits", other)),
+    }))
+}
+
+/// Rows (or, along axis 1, slices) of `table` by index; a scalar index drops the axis.
+fn gather(node: &Node, table: &ArrayD<f64>, indices: &ArrayD<i64>) -> Result<ArrayD<f64>> {
+    let axis = check_axis(node, attribute(node, "axis").and_then(|a| a.i).unwrap_or(0), table.ndim())?;
+    let rows = table.shape()[axis];
+    let flat: Vec<usize> = indices.iter().map(|i| usize::try_from(*i).unwrap_or(usize::MAX)).collect();
+    if let Some(outside) = flat.iter().find(|i| **i >= rows) {
+        return Err(bad_node(node, format!("an index below {rows}"), outside));
+    }
+    if indices.ndim() == 0 {
+        return Ok(table.index_axis(Axis(axis), flat[0]).to_owned());
+    }
+    if axis != 0 {
+        return Err(bad_node(node, "axis 0 for more than one index", axis));
+    }
+    let dims: Vec<usize> = indices.shape().iter().chain(&table.shape()[1..]).copied().collect();
+    let picked = table.select(Axis(axis), &flat);
+    picked.into_shape_with_order(dims).map_err(|e| bad_node(node, "shapes that fit", e))
+}
+
+/// `[.., m, k]` by `[k, n]`, or by `[.., k, n]` with the same leading dimensions.
+fn matmul(node: &Node, a: &ArrayD<f64>, b: &ArrayD<f64>) -> Result<ArrayD<f64>> {
+    let shape_error = |e: ndarray::ShapeError| bad_node(node, "shapes that fit", e);
+    if a.ndim() < 2 || b.ndim() < 2 || a.is_empty() || b.is_empty() {
+        return Err(bad_node(node, "matrices", format!("{:?} and {:?}", a.shape(), b.shape())));
+    }
+    let (m, k) = (a.shape()[..a.ndim() - 1].iter().product::<usize>(), a.shape()[a.ndim() - 1]);
+    let n = b.shape()[b.ndim() - 1];
+    if b.shape()[b.ndim() - 2] != k {
+        return Err(bad_node(node, format!("{k} rows"), b.shape()[b.ndim() - 2]));
+    }
+    let mut dims = a.shape().to_vec();
+    dims[a.ndim() - 1] = n;
+    if b.ndim() == 2 {
+        let a: ArrayView2<f64> = a.view().into_shape_with_order((m, k)).map_err(shape_error)?;
+        let b: ArrayView2<f64> = b.view().into_dimensionality::<Ix2>().map_err(shape_error)?;
+        return a.dot(&b).into_shape_with_order(IxDyn(&dims)).map_err(shape_error);
+    }
+    let rows = a.shape()[a.ndim() - 2];
+    let batches = m / rows;
+    let a = a.view().into_shape_with_order((batches, rows, k)).map_err(shape_error)?;
+    let b = b.view().into_shape_with_order((batches, k, n)).map_err(shape_error)?;
+    let mut product = Array::zeros((batches, rows, n));
+    for ((mut product, a), b) in product.outer_iter_mut().zip(a.outer_iter()).zip(b.outer_iter()) {
+        product.assign(&a.dot(&b));
+    }
+    product.into_shape_with_order(IxDyn(&dims)).map_err(shape_error)
+}
+
+fn check_axis(node: &Node, axis: i64, rank: usize) -> Result<usize> {
+    let found = usize::try_from(axis).ok().filter(|axis| *axis < rank);
+    found.ok_or_else(|| bad_node(node, format!("an axis below {rank}"), axis))
+}
+
+/// Two shapes go together if, from the last dimension on, they are equal or one of them is 1.
+fn check_broadcast(node: &Node, a: &[usize], b: &[usize]) -> Result<()> {
+    if a.iter().rev().zip(b.iter().rev()).all(|(a, b)| a == b || *a == 1 || *b == 1) {
+        return Ok(());
+    }
+    Err(bad_node(node, "shapes that go together", format!("{a:?} and {b:?}")))
+}
+
+fn gelu(x: f64) -> f64 {
+    0.5 * x * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2))
+}
+
+fn gelu_tanh(x: f64) -> f64 {
+    0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh())
+}
+
+/// The error function, to f64 rounding: its Maclaurin series below 3, the continued fraction of erfc (Abramowitz and
+/// Stegun 7.1.14) above.
+fn erf(x: f64) -> f64 {
+    let a = x.abs();
+    let value = if a < 3.0 {
+        let (mut term, mut sum, mut n) = (a, a, 0.0);
+        while term.abs() > 1e-18 * sum.abs() && n < 200.0 {
+            n += 1.0;
+            term *= -a * a / n;
+            sum += term / (2.0 * n + 1.0);
+        }
+        sum * std::f64::consts::FRAC_2_SQRT_PI
+    } else {
+        let fraction = (1..=60).rev().fold(a, |tail, n| a + f64::from(n) / 2.0 / tail);
+        1.0 - (-a * a).exp() / (fraction * std::f64::consts::PI.sqrt())
+    };
+    value.copysign(x)
+}
+
+fn attribute<'a>(node: &'a Node, name: &str) -> Option<&'a Attribute> {
+    node.attribute.iter().find(|a| a.name.as_deref() == Some(name))
+}
+
+fn shape_of(value: &Value) -> &[usize] {
+    match value {
+        Value::Float(array) => array.shape(),
+        Value::Int(array) => array.shape(),
+    }
+}
+
+/// The external files of a graph.
+struct Files<'a> {
+    dir: &'a Path,
+    open: HashMap<String, File>,
+}
+
+impl Files<'_> {
+    fn tensor(&mut self, tensor: &Tensor) -> Result<Value> {
+        let name = tensor.name.as_deref().unwrap_or("");
+        let dims: Vec<usize> = tensor.dims.iter().map(|d| usize::try_from(*d).unwrap_or(0)).collect();
+        let bytes = if tensor.data_location == Some(EXTERNAL) {
+            self.external(tensor, name)?
+        } else {
+            tensor.raw_data.clone().unwrap_or_default()
+        };
+        let shape_error =
+            |e| Error::Graph { node: name.to_owned(), expected: format!("{dims:?}"), found: format!("{e}") };
+        match tensor.data_type {
+            Some(FLOAT) => {
+                let values = bytes.as_chunks::<4>().0.iter().map(|b| f64::from(f32::from_le_bytes(*b))).collect();
+                Ok(Value::Float(ArrayD::from_shape_vec(dims.clone(), values).map_err(shape_error)?))
+            }
+            Some(INT64) => {
+                let values = bytes.as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b)).collect();
+                Ok(Value::Int(ArrayD::from_shape_vec(dims.clone(), values).map_err(shape_error)?))
+            }
+            other => Err(Error::Graph {
+                node: name.to_owned(),
+                expected: "a type of float or int64".to_owned(),
+                found: format!("{other:?}"),
+            }),
+        }
+    }
+
+    fn external(&mut self, tensor: &Tensor, name: &str) -> Result<Vec<u8>> {
+        let entry = |key: &str| {
+            let found = tensor.external_data.iter().find(|e| e.key.as_deref() == Some(key));
+            found.and_then(|e| e.value.clone()).ok_or_else(|| Error::Graph {
+                node: name.to_owned(),
+                expected: format!("an entry {key}"),
+                found: "none".to_owned(),
+            })
+        };
+        let location = entry("location")?;
+        let path = self.dir.join(&location);
+        let io = |source| Error::Io { path: path.clone(), action: "read", source };
+        if !self.open.contains_key(&location) {
+            self.open.insert(location.clone(), File::open(&path).map_err(io)?);
+        }
+        let number = |text: String| text.parse::<u64>().unwrap_or(0);
+        let mut bytes = Vec::new();
+        if let Some(file) = self.open.get_mut(&location) {
+            file.seek(SeekFrom::Start(number(entry("offset")?))).map_err(io)?;
+            file.take(number(entry("length")?)).read_to_end(&mut bytes).map_err(io)?;
+        }
+        Ok(bytes)
+    }
+}
+
+fn bad_node(node: &Node, expected: impl Into<String>, found: impl ToString) -> Error {
+    Error::Graph { node: node.name.clone().unwrap_or_default(), expected: expected.into(), found: found.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn erf_agrees_with_tabulated_values() {
+        // Values as Python's math.erf gives them.
+        for (x, expected) in [
+            (0.0, 0.0),
+            (0.5, 0.520_499_877_813_046_5),
+            (1.0, 0.842_700_792_949_714_9),
+            (2.0, 0.995_322_265_018_952_7),
+            (2.999, 0.999_977_769_831_400_2),
+            (3.0, 0.999_977_909_503_001_4),
+            (4.0, 0.999_999_984_582_742_1),
+            (-1.5, -0.966_105_146_475_310_8),
+        ] {
+            assert!((erf(x) - expected).abs() < 1e-12, "erf({x}) = {} is not {expected}", erf(x));
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! Checkpoint in, bundle out.
+//!
+//! Everything that can be refused is refused before a byte is written. Tensors then pass through one at a time, so
+//! memory stays at one tensor (the word embeddings), and the bundle appears whole or not at all. The same checkpoint
+//! gives the same bytes.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs::{self, File},
+    io::{self, BufWriter, Write},
+    path::{Path, PathBuf},
+};
+
+use bias_patch::{
+    Bundle, Digest, Digester, FileEntry, Golden, MANIFEST, Manifest, PanelIndex, Store, TensorEntry, atomic::StagedDir,
+};
+use hf_checkpoint::Checkpoint;
+use ndarray::Array;
+use prost::Message;
+
+use crate::{
+    Error, Result, encoder,
+    evaluate::{self, Value},
+    family, graph,
+    onnx::Model,
+    tokenizer,
+};
+
+/// Where a bundle goes.
+#[derive(Clone, Debug)]
+pub enum Destination {
+    /// Into a store, under its encoder's digest.
+    Store(Store),
+    /// Into a directory of its own.
+    Dir(PathBuf),
+}
+
+/// What an export is doing, for a progress bar.
+#[derive(Clone, Copy, Debug)]
+pub enum Progress {
+    /// A stage begins, of so many bytes; 0 where that is not known.
+    Stage(&'static str, u64),
+    /// So many bytes of the stage are done.
+    Advance(u64),
+}
+
+/// Exports the checkpoint in `dir`, called `name`.
+///
+/// # Errors
+/// When the checkpoint is of another kind, incomplete or damaged, or the bundle cannot be written; then nothing is left
+/// behind.
+pub fn export(dir: &Path, name: &str, to: &Destination, progress: &mut dyn FnMut(Progress)) -> Result<Bundle> {
+    let checkpoint = Checkpoint::open(dir)?;
+    let config = family::config(&checkpoint)?;
+    let tokenizer = tokenizer::of_checkpoint(dir, config.vocabulary)?;
+    let (model, weights, slots) = encoder::build(&config)?.finish(name);
+    check_shapes(&checkpoint, &weights, &slots)?;
+
+    if let Destination::Dir(target) = to {
+        check_replaceable(target)?;
+    }
+    let parent = match to {
+        Destination::Store(store) => store.root().to_owned(),
+        Destination::Dir(target) => match target.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+            _ => PathBuf::from("."),
+        },
+    };
+    let staged = StagedDir::new(&parent)?;
+
+    let mut files = BTreeMap::new();
+    let total: u64 = weights.iter().map(|w| 4 * w.shape.iter().product::<u64>()).sum();
+    progress(Progress::Stage("writing weights", total));
+    let (tensors, entry) = write_weights(&checkpoint, &weights, &staged.path().join("weights.bin"), progress)?;
+    files.insert("weights.bin".to_owned(), entry);
+    files.insert("base.bias".to_owned(), write_base(&checkpoint, &slots, &staged.path().join("base.bias"))?);
+    let mut small = |name: &str, bytes: &[u8]| -> Result<()> {
+        let path = staged.path().join(name);
+        fs::write(&path, bytes).map_err(|source| Error::Io { path, action: "write", source })?;
+        let entry = FileEntry { bytes: bytes.len() as u64, sha256: Digest::of(bytes) };
+        files.insert(name.to_owned(), entry);
+        Ok(())
+    };
+    small("tokenizer.json", &tokenizer)?;
+    small("encoder.onnx", &model.encode_to_vec())?;
+
+    progress(Progress::Stage("computing the golden output", 0));
+    let input_ids: Vec<u32> = (0..config.max_length.min(8)).map(|at| (at * 7919 + 1) % config.vocabulary).collect();
+    let golden = golden(&model, staged.path(), &input_ids)?;
+    let tokenizer = Digest::of(&tokenizer);
+    let encoder = Manifest::identity(&config, tokenizer, files["base.bias"].sha256, &tensors);
+    let manifest = Manifest {
+        version: Manifest::VERSION,
+        name: name.to_owned(),
+        encoder,
+        config,
+        tokenizer,
+        slots,
+        tensors,
+        golden,
+        files,
+    };
+    // Serialising plain numbers, strings and maps with string keys cannot fail.
+    let mut text = serde_json::to_string_pretty(&manifest).unwrap_or_default();
+    text.push('\n');
+    let path = staged.path().join(MANIFEST);
+    fs::write(&path, text).map_err(|source| Error::Io { path, action: "write", source })?;
+
+    let target = match to {
+        Destination::Store(store) => store.path(encoder),
+        Destination::Dir(target) => target.clone(),
+    };
+    match to {
+        Destination::Store(_) => {
+            // The very same bundle may be there already, perhaps in use; only a damaged one is replaced.
+            if let Some(staged) = staged.commit_if_absent(&target)?
+                && !is_intact(&target, &manifest)
+            {
+                staged.commit(&target)?;
+            }
+        }
+        Destination::Dir(_) => {
+            // Once more: a person may have put something there in the meantime.
+            check_replaceable(&target)?;
+            staged.commit(&target)?;
+        }
+    }
+    Ok(Bundle::open(&target)?)
+}
+
+/// Whether a bundle with this manifest is there, every byte of it.
+fn is_intact(target: &Path, manifest: &Manifest) -> bool {
+    Bundle::open(target).is_ok_and(|there| there.manifest() == manifest && there.verify(|_| ()).is_ok())
+}
+
+/// A directory may be replaced if there is nothing in it but a bundle and its panels.
+fn check_replaceable(target: &Path) -> Result<()> {
+    let entries = match fs::read_dir(target) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+            return Err(Error::Occupied { path: target.to_owned() });
+        }
+        Err(source) => return Err(Error::Io { path: target.to_owned(), action: "read", source }),
+    };
+    let panels = PanelIndex::file_name();
+    let of_bundle = ["weights.bin", "base.bias", "tokenizer.json", "encoder.onnx", MANIFEST, &panels];
+    let mut empty = true;
+    for entry in entries {
+        let entry = entry.map_err(|source| Error::Io { path: target.to_owned(), action: "read", source })?;
+        let known = of_bundle.iter().any(|known| entry.file_name() == *known);
+        if !known || !entry.path().is_file() {
+            return Err(Error::Occupied { path: entry.path() });
+        }
+        empty = false;
+    }
+    if !empty && !target.join(MANIFEST).exists() {
+        return Err(Error::Occupied { path: target.to_owned() });
+    }
+    Ok(())
+}
+
+/// The encoder's output for one sequence, by the naive evaluator.
+pub(crate) fn golden(model: &Model, dir: &Path, input_ids: &[u32]) -> Result<Golden> {
+    let missing =
+        |what: &str| Error::Graph { node: what.to_owned(), expected: "it".to_owned(), found: "nothing".to_owned() };
+    let graph = model.graph.as_ref().ok_or_else(|| missing("graph"))?;
+    let ids = Array::from_iter(input_ids.iter().map(|id| i64::from(*id))).insert_axis(ndarray::Axis(0)).into_dyn();
+    let mut outputs = evaluate::run(graph, dir, HashMap::from([("input_ids".to_owned(), Value::Int(ids))]))?;
+    let Some(Value::Float(hidden)) = outputs.remove("last_hidden_state") else {
+        return Err(missing("last_hidden_state"));
+    };
+    let [1, length, _] = hidden.shape()[..] else {
+        return Err(missing("last_hidden_state of three dimensions"));
+    };
+    if length != input_ids.len() || input_ids.is_empty() {
+        return Err(missing("last_hidden_state of every token"));
+    }
+    let rows = hidden.index_axis(ndarray::Axis(0), 0);
+    let row = |at: usize| rows.index_axis(ndarray::Axis(0), at).iter().map(|v| *v as f32).collect();
+    Ok(Golden { input_ids: input_ids.to_vec(), first: row(0), last: row(input_ids.len() - 1) })
+}
+
+/// Dimensions of a weight as the checkpoint holds it.
+fn checkpoint_shape(weight: &graph::Weight) -> Vec<usize> {
+    // Dimensions are products of a Config's numbers, far below the limits of usize.
+    let mut shape: Vec<usize> = weight.shape.iter().map(|d| *d as usize).collect();
+    if weight.transposed {
+        shape.reverse();
+    }
+    shape
+}
+
+fn check_shapes(checkpoint: &Checkpoint, weights: &[graph::Weight], slots: &[bias_patch::Slot]) -> Result<()> {
+    let weights = weights.iter().map(|w| (w.name.as_str(), checkpoint_shape(w)));
+    let slots = slots.iter().map(|s| (s.name.as_str(), vec![s.len as usize]));
+    for (name, expected) in weights.chain(slots) {
+        let found = checkpoint.shape(name)?;
+        if found != expected {
+            return Err(Error::Unsupported {
+                path: checkpoint.path().to_owned(),
+                field: format!("tensor {name}"),
+                expected: format!("shape {expected:?}, as config.json says"),
+                found: format!("{found:?}"),
+            });
+        }
+    }
+    Ok(())
+}
+
+fn write_weights(
+    checkpoint: &Checkpoint,
+    weights: &[graph::Weight],
+    path: &Path,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<(Vec<TensorEntry>, FileEntry)> {
+    let io = |source| Error::Io { path: path.to_owned(), action: "write", source };
+    let mut file = Aligned::new(BufWriter::with_capacity(1 << 20, File::create(path).map_err(io)?));
+    let mut tensors = Vec::with_capacity(weights.len());
+    for weight in weights {
+        let shape = checkpoint_shape(weight);
+        let values = read_finite(checkpoint, &weight.name, &shape)?;
+        let bytes = match shape[..] {
+            [rows, columns] if weight.transposed => transposed(&values, rows, columns),
+            _ => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        };
+        file.write(weight.offset, &bytes).map_err(io)?;
+        tensors.push(TensorEntry {
+            name: weight.name.clone(),
+            shape: weight.shape.clone(),
+            transposed: weight.transposed,
+            offset: weight.offset,
+            sha256: Digest::of(&bytes),
+        });
+        progress(Progress::Advance(bytes.len() as u64));
+    }
+    Ok((tensors, file.finish().map_err(io)?))
+}
+
+fn write_base(checkpoint: &Checkpoint, slots: &[bias_patch::Slot], path: &Path) -> Result<FileEntry> {
+    let io = |source| Error::Io { path: path.to_owned(), action: "write", source };
+    let mut file = Aligned::new(BufWriter::new(File::create(path).map_err(io)?));
+    for slot in slots {
+        let values = read_finite(checkpoint, &slot.name, &[slot.len as usize])?;
+        let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        file.write(slot.offset, &bytes).map_err(io)?;
+    }
+    file.finish().map_err(io)
+}
+
+fn read_finite(checkpoint: &Checkpoint, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+    let values = checkpoint.read(name, shape)?;
+    match values.iter().position(|v| !v.is_finite()) {
+        None => Ok(values),
+        Some(at) => Err(Error::Unsupported {
+            path: checkpoint.path().to_owned(),
+            field: format!("tensor {name}, value {at}"),
+            expected: "a finite number".to_owned(),
+            found: values[at].to_string(),
+        }),
+    }
+}
+
+/// `[rows, columns]` as the bytes of `[columns, rows]`, by blocks that stay in the cache.
+fn transposed(values: &[f32], rows: usize, columns: usize) -> Vec<u8> {
+    const BLOCK: usize = 32;
+    let mut bytes = vec![0; values.len() * 4];
+    for row0 in (0..rows).step_by(BLOCK) {
+        for column0 in (0..columns).step_by(BLOCK) {
+            for row in row0..rows.min(row0 + BLOCK) {
+                for column in column0..columns.min(column0 + BLOCK) {
+                    let at = (column * rows + row) * 4;
+                    bytes[at..at + 4].copy_from_slice(&values[row * columns + column].to_le_bytes());
+                }
+            }
+        }
+    }
+    bytes
+}
+
+/// Writes tensors at increasing offsets, with zeros between them, and digests the whole.
+struct Aligned<W> {
+    file: W,
+    digester: Digester,
+    end: u64,
+}
+
+impl<W: Write> Aligned<W> {
+    fn new(file: W) -> Self {
+        Aligned { file, digester: Digester::default(), end: 0 }
+    }
+
+    fn write(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        // Offsets come from the graph in the same order, less than an alignment apart.
+        let gap = vec![0; offset.saturating_sub(self.end) as usize];
+        for part in [&gap[..], bytes] {
+            self.file.write_all(part)?;
+            self.digester.update(part);
+            self.end += part.len() as u64;
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> io::Result<FileEntry> {
+        self.file.flush()?;
+        Ok(FileEntry { bytes: self.end, sha256: self.digester.finish() })
+    }
+}

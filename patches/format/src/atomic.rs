@@ -1,0 +1,228 @@
+//! Files and directories that appear whole or not at all.
+//!
+//! What is written goes to a hidden sibling first, is flushed to the medium, and is then renamed into place. A reader,
+//! or a live mapping, therefore never sees a part; a crash leaves at most a hidden sibling.
+
+use std::{
+    ffi::OsString,
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+use crate::{Error, Result};
+
+/// Writes `bytes` to `path`, replacing what is there.
+///
+/// # Errors
+/// When the file cannot be written; then `path` is as before and nothing is left beside it.
+pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_with(path, |file| file.write_all(bytes).map_err(Error::io(path, "write")))
+}
+
+/// Writes what `fill` puts into a file to `path`, replacing the regular file that is there or that a link there leads to.
+///
+/// # Errors
+/// When `fill` fails, the file cannot be written, or something else than a file is there; then `path` is as before and
+/// nothing is left beside it.
+pub fn write_with(path: &Path, fill: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
+    let there = match fs::metadata(path) {
+        Ok(metadata) if metadata.is_file() => Some(metadata.permissions()),
+        Ok(_) => {
+            return Err(Error::field(
+                path.display().to_string(),
+                "a regular file to replace, or none",
+                "something else",
+            ));
+        }
+        Err(_) => None,
+    };
+    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let (temporary, mut file) = make_sibling(&target, |at| OpenOptions::new().write(true).create_new(true).open(at))
+        .map_err(|e| renamed(e, path))?;
+    let guard = Remove(&temporary);
+    fill(&mut file)?;
+    if let Some(permissions) = there {
+        file.set_permissions(permissions).map_err(Error::io(path, "write"))?;
+    }
+    file.sync_all().map_err(Error::io(path, "write"))?;
+    fs::rename(&temporary, &target).map_err(Error::io(path, "write"))?;
+    std::mem::forget(guard);
+    sync_parent(&target)
+}
+
+/// An error about `path`, which a person named, and not about where it leads.
+fn renamed(error: Error, path: &Path) -> Error {
+    match error {
+        Error::Io { action, source, .. } => Error::Io { path: path.to_owned(), action, source },
+        other => other,
+    }
+}
+
+/// A directory in the making.
+pub struct StagedDir {
+    staged: PathBuf,
+}
+
+impl StagedDir {
+    /// Begins a hidden directory in `parent`, which is made if it is not there.
+    ///
+    /// # Errors
+    /// When a directory cannot be made.
+    pub fn new(parent: &Path) -> Result<Self> {
+        fs::create_dir_all(parent).map_err(Error::io(parent, "create"))?;
+        let (staged, ()) = make_sibling(&parent.join("bundle"), |at| fs::create_dir(at))?;
+        Ok(StagedDir { staged })
+    }
+
+    /// Where to write until it is committed.
+    pub fn path(&self) -> &Path {
+        &self.staged
+    }
+
+    /// Flushes every file and moves the directory to `target`, in the same parent, unless something is there: then it is
+    /// given back. Of several processes that do so at once one succeeds.
+    ///
+    /// # Errors
+    /// When flushing or moving fails.
+    pub fn commit_if_absent(self, target: &Path) -> Result<Option<Self>> {
+        sync_tree(&self.staged)?;
+        match fs::rename(&self.staged, target) {
+            Ok(()) => sync_parent(target).map(|()| None),
+            Err(_) if target.exists() => Ok(Some(self)),
+            Err(error) => Err(Error::io(target, "create")(error)),
+        }
+    }
+
+    /// Flushes every file and moves the directory to `target`, in the same parent; what is there is replaced and
+    /// removed. A process that has files of the old one mapped keeps them: they are unlinked, never overwritten.
+    ///
+    /// # Errors
+    /// When flushing or moving fails; then the old directory is as before.
+    pub fn commit(self, target: &Path) -> Result<()> {
+        sync_tree(&self.staged)?;
+        if target.exists() {
+            let old = sibling(target)?;
+            fs::rename(target, &old).map_err(Error::io(target, "replace"))?;
+            if let Err(error) = fs::rename(&self.staged, target) {
+                // Put back what was there; the error to report is the first one.
+                let _ = fs::rename(&old, target);
+                return Err(Error::io(target, "replace")(error));
+            }
+            fs::remove_dir_all(&old).map_err(Error::io(&old, "remove"))?;
+        } else {
+            fs::rename(&self.staged, target).map_err(Error::io(target, "create"))?;
+        }
+        sync_parent(target)
+    }
+}
+
+impl Drop for StagedDir {
+    fn drop(&mut self) {
+        // Gone already after a commit; otherwise there is nobody left to tell.
+        let _ = fs::remove_dir_all(&self.staged);
+    }
+}
+
+struct Remove<'a>(&'a Path);
+
+impl Drop for Remove<'_> {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(self.0);
+    }
+}
+
+/// Makes something new at a hidden path in the same directory. Names left by a process that died are passed over.
+fn make_sibling<T>(path: &Path, make: impl Fn(&Path) -> io::Result<T>) -> Result<(PathBuf, T)> {
+    const TRIES: usize = 100;
+    for _ in 0..TRIES {
+        let hidden = sibling(path)?;
+        match make(&hidden) {
+            Ok(made) => return Ok((hidden, made)),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(Error::io(path, "write")(error)),
+        }
+    }
+    Err(Error::io(path, "write")(io::ErrorKind::AlreadyExists.into()))
+}
+
+/// A hidden path in the same directory, distinct for each process and call.
+fn sibling(path: &Path) -> Result<PathBuf> {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static CALLS: AtomicU64 = AtomicU64::new(0);
+    let name = path.file_name().ok_or_else(|| Error::field("output path", "a file name", path.display()))?;
+    let mut hidden = OsString::from(".");
+    hidden.push(name);
+    hidden.push(format!(".tmp-{}-{}", std::process::id(), CALLS.fetch_add(1, Ordering::Relaxed)));
+    Ok(path.with_file_name(hidden))
+}
+
+fn sync_parent(path: &Path) -> Result<()> {
+    match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => sync_dir(Path::new(".")),
+        Some(parent) => sync_dir(parent),
+        None => Ok(()),
+    }
+}
+
+/// Flushes every file and directory below `dir`, and `dir`.
+fn sync_tree(dir: &Path) -> Result<()> {
+    for entry in fs::read_dir(dir).map_err(Error::io(dir, "read"))? {
+        let path = entry.map_err(Error::io(dir, "read"))?.path();
+        if path.is_dir() {
+            sync_tree(&path)?;
+        } else {
+            File::open(&path).and_then(|f| f.sync_all()).map_err(Error::io(&path, "flush"))?;
+        }
+    }
+    sync_dir(dir)
+}
+
+fn sync_dir(path: &Path) -> Result<()> {
+    if cfg!(unix) { File::open(path).and_then(|d| d.sync_all()).map_err(Error::io(path, "flush")) } else { Ok(()) }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    #[test]
+    fn a_file_is_replaced_in_its_place_with_its_mode() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let (file, link) = (dir.path().join("file"), dir.path().join("link"));
+        fs::write(&file, "old").unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
+        symlink(&file, &link).unwrap();
+        write_file(&link, b"new").unwrap();
+        assert_eq!(fs::read(&file).unwrap(), b"new");
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o640);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn what_is_no_file_is_left_alone() {
+        let dir = tempfile::TempDir::new().unwrap();
+        assert!(write_file(dir.path(), b"new").unwrap_err().to_string().contains("a regular file"));
+        let socket = dir.path().join("socket");
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        assert!(write_file(&socket, b"new").is_err());
+        assert!(!fs::symlink_metadata(&socket).unwrap().is_file());
+    }
+
+    #[test]
+    fn a_failed_write_leaves_what_was_there() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let file = dir.path().join("file");
+        fs::write(&file, "old").unwrap();
+        let failed = write_with(&file, |out| {
+            out.write_all(b"half").unwrap();
+            Err(Error::NotAPatch)
+        });
+        assert!(failed.is_err());
+        assert_eq!(fs::read(&file).unwrap(), b"old");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+}

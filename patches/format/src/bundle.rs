@@ -1,0 +1,155 @@
+//! A bundle on disk: one encoder, compiled once for every task.
+//!
+//! In: a bundle directory. Out: its [`Manifest`], checked against its files, and the [`Base`] bias values. Refused: a
+//! file that is missing, short or altered.
+
+use std::{
+    fs::{self, File},
+    io::{Read, Seek, SeekFrom},
+    path::{Path, PathBuf},
+};
+
+use crate::{Digest, Digester, Error, MANIFEST, Manifest, PanelIndex, Result, TensorEntry, checked, manifest::Slot};
+
+/// The pre-trained bias values.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Base {
+    slots: Vec<Vec<f32>>,
+}
+
+impl Base {
+    /// The values of each slot, in the order of the manifest's.
+    pub fn slots(&self) -> &[Vec<f32>] {
+        &self.slots
+    }
+}
+
+/// An opened bundle.
+#[derive(Clone, Debug)]
+pub struct Bundle {
+    dir: PathBuf,
+    manifest: Manifest,
+}
+
+impl Bundle {
+    /// Opens a bundle directory: checks the manifest, and that every file has its length.
+    ///
+    /// # Errors
+    /// Naming the file or field that is wrong.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let path = dir.join(MANIFEST);
+        if !path.exists() {
+            return Err(Error::NotABundle { dir: dir.to_owned() });
+        }
+        let text = fs::read(&path).map_err(Error::io(&path, "read"))?;
+        let manifest = Manifest::parse(&text).map_err(|e| e.in_file(&path))?;
+        for (name, entry) in &manifest.files {
+            entry.check_length(&dir.join(name))?;
+        }
+        Ok(Bundle { dir: dir.to_owned(), manifest })
+    }
+
+    /// What the bundle is.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// The bundle's directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The path of a file, after checking its digest if it may have changed since that was last done.
+    ///
+    /// # Errors
+    /// When the bundle has no such file or it was altered.
+    pub fn file(&self, name: &str) -> Result<PathBuf> {
+        let path = self.dir.join(name);
+        checked::check(&path, self.manifest.file(name)?)?;
+        Ok(path)
+    }
+
+    /// The pre-trained bias values.
+    ///
+    /// # Errors
+    /// When `base.bias` was altered or holds a number that is not finite.
+    pub fn base(&self) -> Result<Base> {
+        let path = self.dir.join("base.bias");
+        let bytes = fs::read(&path).map_err(Error::io(&path, "read"))?;
+        let (expected, found) = (self.manifest.file("base.bias")?.sha256, Digest::of(&bytes));
+        if expected != found {
+            return Err(Error::Checksum { expected: expected.to_string(), found: found.to_string() }.in_file(&path));
+        }
+        let read = |slot: &Slot| {
+            let start = usize::try_from(slot.offset).ok()?;
+            let end = start.checked_add(usize::try_from(slot.len).ok()?.checked_mul(4)?)?;
+            Some(bytes.get(start..end)?.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
+        };
+        let mut slots = Vec::with_capacity(self.manifest.slots.len());
+        for slot in &self.manifest.slots {
+            let values: Vec<f32> = read(slot)
+                .ok_or_else(|| Error::field(&slot.name, "a place within the file", slot.offset).in_file(&path))?;
+            if let Some(bad) = values.iter().find(|v| !v.is_finite()) {
+                return Err(Error::field(&slot.name, "finite numbers", bad).in_file(&path));
+            }
+            slots.push(values);
+        }
+        Ok(Base { slots })
+    }
+
+    /// The values of a frozen tensor, as they are stored here, after checking their digest.
+    ///
+    /// # Errors
+    /// When `weights.bin` cannot be read or the tensor was altered.
+    pub fn tensor(&self, tensor: &TensorEntry) -> Result<Vec<f32>> {
+        let path = self.dir.join("weights.bin");
+        let mut file = File::open(&path).map_err(Error::io(&path, "open"))?;
+        file.seek(SeekFrom::Start(tensor.offset)).map_err(Error::io(&path, "read"))?;
+        let mut bytes = Vec::new();
+        // The manifest was checked against the file's length, so this reads what the file holds and no more.
+        file.take(tensor.bytes().unwrap_or(0)).read_to_end(&mut bytes).map_err(Error::io(&path, "read"))?;
+        let found = Digest::of(&bytes);
+        if found != tensor.sha256 {
+            let field = format!("tensor {}", tensor.name);
+            return Err(Error::field(field, format!("digest {}", tensor.sha256), found).in_file(&path));
+        }
+        Ok(bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
+    }
+
+    /// Digests every file, every tensor, and the panels that are beside them, whatever was found before. `progress` is called with bytes read.
+    ///
+    /// # Errors
+    /// Naming the first file or tensor that is not as the manifest says.
+    pub fn verify(&self, mut progress: impl FnMut(u64)) -> Result<()> {
+        for (name, entry) in self.manifest.files.iter().filter(|(name, _)| *name != "weights.bin") {
+            entry.digest_of(&self.dir.join(name), &mut progress)?;
+        }
+        let path = self.dir.join("weights.bin");
+        let mut file = File::open(&path).map_err(Error::io(&path, "open"))?;
+        for tensor in &self.manifest.tensors {
+            let len = tensor.bytes().unwrap_or(u64::MAX);
+            file.seek(SeekFrom::Start(tensor.offset)).map_err(Error::io(&path, "read"))?;
+            let mut digester = Digester::default();
+            let mut buffer = vec![0; 1 << 18];
+            let mut left = len;
+            while left > 0 {
+                let want = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+                file.read_exact(&mut buffer[..want]).map_err(Error::io(&path, "read"))?;
+                digester.update(&buffer[..want]);
+                left -= want as u64;
+                progress(want as u64);
+            }
+            let found = digester.finish();
+            if found != tensor.sha256 {
+                let field = format!("tensor {}", tensor.name);
+                return Err(Error::field(field, format!("digest {}", tensor.sha256), found).in_file(&path));
+            }
+        }
+        self.manifest.file("weights.bin")?.digest_of(&path, progress)?;
+        let panels = self.dir.join(PanelIndex::file_name());
+        if panels.exists() {
+            PanelIndex::verify(&panels, &self.manifest)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,129 @@
+//! What can be wrong with a patch or a bundle, said so that a person can act on it.
+
+use std::path::{Path, PathBuf};
+
+use crate::{Digest, SlotId};
+
+/// The result of reading, checking or writing a patch or a bundle.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a patch or a bundle was refused.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused to read or write.
+    #[error("{}: cannot {action}: {source}", path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What was attempted, as a verb.
+        action: &'static str,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// An error inside a named file.
+    #[error("{}: {source}", path.display())]
+    InFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong in it.
+        source: Box<Error>,
+    },
+    /// The file does not begin as a patch does.
+    #[error("not a bias patch: it should begin with the bytes \"BIASPTCH\"")]
+    NotAPatch,
+    /// The directory holds no manifest.
+    #[error("{}: not a bundle: it should hold a {}; `edge-export CHECKPOINT -o DIR` makes one", dir.display(), crate::MANIFEST)]
+    NotABundle {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// A version that this program does not know.
+    #[error(
+        "version {found} of the {what} format, but this program reads version {expected}; a newer release may read it"
+    )]
+    Version {
+        /// "patch" or "bundle".
+        what: &'static str,
+        /// The version this program reads.
+        expected: u32,
+        /// The version in the file.
+        found: u32,
+    },
+    /// A part of the file is shorter or longer than it says.
+    #[error("{part}: expected {expected} bytes, found {found}; the file is not whole, copy it again")]
+    Length {
+        /// The part of the file.
+        part: String,
+        /// Bytes that were due.
+        expected: u64,
+        /// Bytes that are there.
+        found: u64,
+    },
+    /// The bytes are not those that were written.
+    #[error("checksum mismatch: expected {expected}, found {found}; the file is damaged, copy it again")]
+    Checksum {
+        /// Checksum stored.
+        expected: String,
+        /// Checksum computed.
+        found: String,
+    },
+    /// A field holds a value that is not allowed.
+    #[error("{field}: expected {expected}, found {found}")]
+    Field {
+        /// The field, slot or tensor.
+        field: String,
+        /// What is allowed.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
+    /// The patch was made for another encoder.
+    #[error("the patch fits encoder {expected}, but this bundle holds encoder {found}")]
+    OtherEncoder {
+        /// The digest the patch names.
+        expected: Digest,
+        /// The digest of the bundle at hand.
+        found: Digest,
+    },
+    /// A slot that the encoder does not have.
+    #[error("slot {slot}: the encoder has no such slot (it has {layers} layers)")]
+    NoSuchSlot {
+        /// The slot in the patch.
+        slot: SlotId,
+        /// Layers of the encoder.
+        layers: u32,
+    },
+    /// No bundle for a digest in the store.
+    #[error(
+        "no bundle of encoder {digest} in the store {}; export its checkpoint with `edge-export CHECKPOINT`, or name its bundle (edge-run --bundle, edge-patch --encoder)",
+        store.display()
+    )]
+    NotInStore {
+        /// The digest that was asked for.
+        digest: Digest,
+        /// The directory that was searched.
+        store: PathBuf,
+    },
+}
+
+impl Error {
+    /// Names the file that the error is in.
+    pub fn in_file(self, path: &Path) -> Self {
+        match self {
+            named @ (Error::Io { .. } | Error::InFile { .. } | Error::NotInStore { .. } | Error::NotABundle { .. }) => {
+                named
+            }
+            source => Error::InFile { path: path.to_owned(), source: Box::new(source) },
+        }
+    }
+
+    pub(crate) fn io(path: &Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Error::Io { path, action, source }
+    }
+
+    pub(crate) fn field(field: impl Into<String>, expected: impl Into<String>, found: impl ToString) -> Self {
+        Error::Field { field: field.into(), expected: expected.into(), found: found.to_string() }
+    }
+}

@@ -1,0 +1,294 @@
+//! A patch: what one task changes of one frozen encoder.
+//!
+//! In: a patch file, or slots and a head made by training or import. Out: a [`Patch`], and the values of every slot of
+//! the encoder with the patch applied. Refused: a slot twice or out of order, b_k, numbers that are not finite, a head
+//! that does not suit the task; and on applying, any other encoder than the one it was made for.
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use crate::{
+    Activation, Base, Digest, Encoding, Error, Manifest, Pooling, Result, SlotId, Stored, Task, Term, atomic, wire,
+};
+
+/// One bias vector as a patch stores it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StoredSlot {
+    /// Which vector.
+    pub id: SlotId,
+    /// Its values, or their change from the base.
+    pub values: Stored,
+}
+
+/// A linear layer: `outputs` rows of `inputs` weights, and a bias.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Linear {
+    /// Rows of the weight, and length of the bias.
+    pub outputs: u32,
+    /// Columns of the weight.
+    pub inputs: u32,
+    /// `[outputs, inputs]`, row-major.
+    pub weight: Stored,
+    /// `[outputs]`.
+    pub bias: Stored,
+}
+
+/// What makes a task's outputs of an encoder's: a linear layer, after a hidden one where the checkpoint has it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Head {
+    /// A hidden layer and its activation, as the heads of RoBERTa, ELECTRA and DistilBERT have.
+    pub dense: Option<(Linear, Activation)>,
+    /// The layer that gives the task's outputs.
+    pub output: Linear,
+}
+
+/// One task for one encoder: bias vectors, a head, labels, and how text goes in.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Patch {
+    encoder: Digest,
+    task: Task,
+    slots: Vec<StoredSlot>,
+    head: Head,
+    metadata: BTreeMap<String, String>,
+}
+
+impl Patch {
+    /// A patch whose parts agree.
+    ///
+    /// # Errors
+    /// When slots are repeated, out of order or b_k, a number is not finite, or the head does not suit the task.
+    pub fn new(
+        encoder: Digest,
+        task: Task,
+        slots: Vec<StoredSlot>,
+        head: Head,
+        metadata: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self> {
+        for pair in slots.windows(2) {
+            if pair[0].id >= pair[1].id {
+                let expected =
+                    format!("after slot {}, each slot once and in the order of the forward pass", pair[0].id);
+                return Err(Error::field(format!("slot {}", pair[1].id), expected, "here"));
+            }
+        }
+        for slot in &slots {
+            if slot.id.term == Term::Key {
+                return Err(Error::field(format!("slot {}", slot.id), "no b_k, which has no effect", "one"));
+            }
+            slot.values.check(&format!("slot {}", slot.id))?;
+        }
+        let mut outputs = None;
+        for (name, linear) in head.linears() {
+            linear.weight.check(&format!("{name} weight"))?;
+            linear.bias.check(&format!("{name} bias"))?;
+            let (rows, columns) = (u64::from(linear.outputs), u64::from(linear.inputs));
+            for (part, len, expected) in
+                [("weight", linear.weight.len(), rows * columns), ("bias", linear.bias.len(), rows)]
+            {
+                if len as u64 != expected {
+                    return Err(Error::field(format!("{name} {part}"), format!("{expected} values"), len));
+                }
+            }
+            if let Some(before) = outputs.filter(|before| *before != linear.inputs) {
+                return Err(Error::field(format!("{name} weight"), format!("{before} columns"), linear.inputs));
+            }
+            outputs = Some(linear.outputs);
+        }
+        let due = task.kind().outputs();
+        if usize::try_from(head.output.outputs) != Ok(due) {
+            let expected = format!("{due} rows, as the {} task has outputs", task.kind().name());
+            return Err(Error::field("head output weight", expected, head.output.outputs));
+        }
+        let mut sorted = BTreeMap::new();
+        let mut last: Option<String> = None;
+        for (key, value) in metadata {
+            if last.as_ref().is_some_and(|last| *last >= key) {
+                return Err(Error::field(format!("metadata {key:?}"), "keys in order, each once", "here"));
+            }
+            last = Some(key.clone());
+            sorted.insert(key, value);
+        }
+        Ok(Patch { encoder, task, slots, head, metadata: sorted })
+    }
+
+    /// Reads and checks a patch file.
+    ///
+    /// # Errors
+    /// When the file cannot be read or is not a valid patch; the error names it.
+    pub fn open(path: &Path) -> Result<Self> {
+        let bytes = fs::read(path).map_err(Error::io(path, "read"))?;
+        Self::from_bytes(&bytes).map_err(|e| e.in_file(path))
+    }
+
+    /// Reads a patch from bytes; safe on any bytes, and allocates no more than in proportion to them.
+    ///
+    /// # Errors
+    /// When they are not a valid patch.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        wire::decode(bytes)
+    }
+
+    /// The patch as the bytes of a file.
+    ///
+    /// # Errors
+    /// When a part is 4 GiB or more.
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        wire::encode(self)
+    }
+
+    /// Writes the patch to `path`, whole or not at all.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        atomic::write_file(path, &self.to_bytes()?)
+    }
+
+    /// The encoder it was made for.
+    pub fn encoder(&self) -> Digest {
+        self.encoder
+    }
+
+    /// What the task is.
+    pub fn task(&self) -> &Task {
+        &self.task
+    }
+
+    /// The stored slots, in the order of the forward pass.
+    pub fn slots(&self) -> &[StoredSlot] {
+        &self.slots
+    }
+
+    /// The head.
+    pub fn head(&self) -> &Head {
+        &self.head
+    }
+
+    /// Free text about the patch: metric, data, date, how it was made.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
+    }
+
+    /// The same patch with other free text.
+    pub fn with_metadata(self, metadata: BTreeMap<String, String>) -> Self {
+        Patch { metadata, ..self }
+    }
+
+    /// Checks that the patch fits the encoder of a bundle: digest, every slot's name and length, and the head's width.
+    ///
+    /// # Errors
+    /// Naming the first thing that does not fit.
+    pub fn check(&self, manifest: &Manifest) -> Result<()> {
+        if self.encoder != manifest.encoder {
+            return Err(Error::OtherEncoder { expected: self.encoder, found: manifest.encoder });
+        }
+        for stored in &self.slots {
+            let slot = manifest
+                .slot(stored.id)
+                .ok_or(Error::NoSuchSlot { slot: stored.id, layers: manifest.config.layers })?;
+            if stored.values.len() as u64 != u64::from(slot.len) {
+                return Err(Error::field(
+                    format!("slot {} ({})", stored.id, slot.name),
+                    format!("{} values", slot.len),
+                    stored.values.len(),
+                ));
+            }
+        }
+        let (name, first) = self.head.linears().next().unwrap_or(("head", &self.head.output));
+        if first.inputs != manifest.config.hidden {
+            return Err(Error::field(
+                format!("{name} weight"),
+                format!("{} columns", manifest.config.hidden),
+                first.inputs,
+            ));
+        }
+        if self.task.max_length() > manifest.config.max_length {
+            let expected = format!("at most {}, as the encoder takes", manifest.config.max_length);
+            return Err(Error::field("max_length", expected, self.task.max_length()));
+        }
+        if self.task.kind().pooling() == Some(Pooling::Pooler) && !manifest.config.pooler {
+            return Err(Error::field("pooling", "cls or mean, for the encoder has no pooler", "pooler"));
+        }
+        Ok(())
+    }
+
+    /// The values of every slot of the encoder with this patch applied, in the order of `manifest.slots`.
+    ///
+    /// # Errors
+    /// As [`Patch::check`].
+    pub fn apply(&self, manifest: &Manifest, base: &Base) -> Result<Vec<Vec<f32>>> {
+        self.check(manifest)?;
+        let mut values: Vec<Vec<f32>> = base.slots().to_vec();
+        for stored in &self.slots {
+            if let Some(at) = manifest.slots.iter().position(|slot| slot.id() == stored.id) {
+                values[at] = stored.values.values(Some(&base.slots()[at]));
+                if let Some(bad) = values[at].iter().position(|v| !v.is_finite()) {
+                    return Err(Error::field(
+                        format!("slot {}, value {bad}", stored.id),
+                        "a finite number",
+                        values[at][bad],
+                    ));
+                }
+            }
+        }
+        Ok(values)
+    }
+
+    /// The same patch with its slots and head stored otherwise. Slots that this leaves equal to the base are dropped.
+    ///
+    /// # Errors
+    /// When the patch does not fit the encoder, or a value cannot be stored so.
+    pub fn convert(&self, manifest: &Manifest, base: &Base, slots: Encoding, head: Encoding) -> Result<Self> {
+        let applied = self.apply(manifest, base)?;
+        let mut converted = self.clone();
+        converted.slots.clear();
+        for stored in &self.slots {
+            let at = manifest.slots.iter().position(|slot| slot.id() == stored.id);
+            let Some((values, base)) = at.map(|at| (&applied[at], &base.slots()[at])) else { continue };
+            let encoded = Stored::encode(values, Some(base), slots)
+                .map_err(|e| Error::field(format!("slot {}", stored.id), format!("values that {slots} holds"), e))?;
+            if encoded.values(Some(base)) != *base {
+                converted.slots.push(StoredSlot { id: stored.id, values: encoded });
+            }
+        }
+        let dense = converted.head.dense.iter_mut().map(|(linear, _)| linear);
+        for linear in dense.chain([&mut converted.head.output]) {
+            for array in [&mut linear.weight, &mut linear.bias] {
+                *array = Stored::encode(&array.values(None), None, head)
+                    .map_err(|e| Error::field("head", format!("values that {head} holds"), e))?;
+            }
+        }
+        Ok(converted)
+    }
+}
+
+impl Head {
+    /// The layers in turn, with the names errors use.
+    pub fn linears(&self) -> impl Iterator<Item = (&'static str, &Linear)> {
+        let dense = self.dense.iter().map(|(linear, _)| ("head dense", linear));
+        dense.chain([("head output", &self.output)])
+    }
+}
+
+impl Linear {
+    /// A layer of exact values: `weight` is `[outputs, inputs]`, `bias` is `[outputs]`.
+    ///
+    /// # Errors
+    /// When the lengths do not agree or a number is not finite.
+    pub fn exact(weight: &[f32], bias: &[f32]) -> Result<Self> {
+        let outputs = bias.len().max(1);
+        if bias.is_empty() || weight.is_empty() || !weight.len().is_multiple_of(outputs) {
+            return Err(Error::field(
+                "head weight",
+                format!("rows for {} outputs", bias.len()),
+                format!("{} values", weight.len()),
+            ));
+        }
+        let size = |n: usize| u32::try_from(n).map_err(|_| Error::field("head", "below 2^32 rows", n));
+        Ok(Linear {
+            outputs: size(outputs)?,
+            inputs: size(weight.len() / outputs)?,
+            weight: Stored::encode(weight, None, Encoding::F32)?,
+            bias: Stored::encode(bias, None, Encoding::F32)?,
+        })
+    }
+}

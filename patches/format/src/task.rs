@@ -1,0 +1,296 @@
+//! What a task is, apart from its numbers: how text goes in and what the outputs mean.
+//!
+//! In: `task.json` as a person writes it, or the task of a patch file. Out: a [`Task`] in which labels, pooling and
+//! number of texts agree. Refused: every other combination.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
+
+/// How the outputs of all tokens become one vector for the head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Pooling {
+    /// The first token's output (BERT's `[CLS]`).
+    Cls,
+    /// The mean over the tokens of the text, special tokens included.
+    Mean,
+    /// The first token's output through the checkpoint's pooler (dense layer and tanh).
+    Pooler,
+}
+
+impl Pooling {
+    /// The name in task.json.
+    pub fn name(self) -> &'static str {
+        match self {
+            Pooling::Cls => "cls",
+            Pooling::Mean => "mean",
+            Pooling::Pooler => "pooler",
+        }
+    }
+}
+
+/// The kind of a task, with what only that kind has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// One label for a text or a pair. Outputs: one logit for each label.
+    Classification {
+        /// Label names, in the order of the head's outputs.
+        labels: Vec<String>,
+        /// How tokens become one vector.
+        pooling: Pooling,
+    },
+    /// One number for a text or a pair. Outputs: that number.
+    Regression {
+        /// How tokens become one vector.
+        pooling: Pooling,
+    },
+    /// One label for each word of one text, read off the word's first token. Outputs: one logit for each label.
+    Tagging {
+        /// Label names, in the order of the head's outputs.
+        labels: Vec<String>,
+    },
+    /// The part of the second text that answers the first. Outputs: a start and an end logit for each token.
+    Span,
+}
+
+impl Kind {
+    /// The name used in task.json and in tables.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Kind::Classification { .. } => "classification",
+            Kind::Regression { .. } => "regression",
+            Kind::Tagging { .. } => "tagging",
+            Kind::Span => "span",
+        }
+    }
+
+    /// Outputs of the head.
+    pub fn outputs(&self) -> usize {
+        match self {
+            Kind::Classification { labels, .. } | Kind::Tagging { labels } => labels.len(),
+            Kind::Regression { .. } => 1,
+            Kind::Span => 2,
+        }
+    }
+
+    /// How tokens become one vector, for the kinds that answer once for a text.
+    pub fn pooling(&self) -> Option<Pooling> {
+        match self {
+            Kind::Classification { pooling, .. } | Kind::Regression { pooling } => Some(*pooling),
+            Kind::Tagging { .. } | Kind::Span => None,
+        }
+    }
+
+    /// Label names, if the kind has labels.
+    pub fn labels(&self) -> &[String] {
+        match self {
+            Kind::Classification { labels, .. } | Kind::Tagging { labels } => labels,
+            Kind::Regression { .. } | Kind::Span => &[],
+        }
+    }
+}
+
+/// A task: its name, its kind, and how text goes in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "TaskFields", into = "TaskFields")]
+pub struct Task {
+    name: String,
+    kind: Kind,
+    inputs: u8,
+    max_length: u32,
+}
+
+/// A task as it stands in task.json and in a patch's header: the same fields, not yet known to agree.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct TaskFields {
+    pub(crate) name: String,
+    pub(crate) kind: String,
+    #[serde(default)]
+    pub(crate) labels: Option<Vec<String>>,
+    #[serde(default)]
+    pub(crate) pooling: Option<Pooling>,
+    #[serde(default = "one")]
+    pub(crate) inputs: u8,
+    #[serde(default = "bert_length")]
+    pub(crate) max_length: u32,
+}
+
+fn one() -> u8 {
+    1
+}
+
+fn bert_length() -> u32 {
+    128
+}
+
+impl Task {
+    /// A task whose parts agree.
+    ///
+    /// `inputs` is the number of texts, 1 or 2; `max_length` the most tokens a text (or pair) becomes, special tokens
+    /// included.
+    ///
+    /// # Errors
+    /// When a name or label is not allowed, labels are missing or repeated, or the number of texts does not suit the
+    /// kind.
+    pub fn new(name: &str, kind: Kind, inputs: u8, max_length: u32) -> Result<Self> {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        if name.is_empty() || name.len() > 64 || name.starts_with('.') || !name.chars().all(plain) {
+            return Err(Error::field(
+                "task name",
+                "1 to 64 letters, digits, '.', '_' or '-', not first a '.'",
+                quoted(name),
+            ));
+        }
+        let allowed: &[u8] = match kind {
+            Kind::Classification { .. } | Kind::Regression { .. } => &[1, 2],
+            Kind::Tagging { .. } => &[1],
+            Kind::Span => &[2],
+        };
+        if !allowed.contains(&inputs) {
+            return Err(Error::field(
+                "inputs",
+                format!(
+                    "{} texts for a {} task",
+                    if allowed.len() == 2 { "1 or 2".into() } else { allowed[0].to_string() },
+                    kind.name()
+                ),
+                inputs,
+            ));
+        }
+        if let Kind::Classification { labels, .. } | Kind::Tagging { labels } = &kind {
+            if labels.len() < 2 {
+                return Err(Error::field("labels", "at least 2", labels.len()));
+            }
+            let mut sorted: Vec<&String> = labels.iter().collect();
+            sorted.sort();
+            if let Some(pair) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {
+                return Err(Error::field("labels", "no label twice", quoted(pair[0])));
+            }
+            if let Some(label) =
+                labels.iter().find(|l| l.is_empty() || l.len() > 256 || l.chars().any(char::is_control))
+            {
+                return Err(Error::field("labels", "1 to 256 bytes without control characters", quoted(label)));
+            }
+        }
+        if !(3..=1 << 20).contains(&max_length) {
+            return Err(Error::field("max_length", "3 to 1048576 tokens", max_length));
+        }
+        Ok(Task { name: name.to_owned(), kind, inputs, max_length })
+    }
+
+    /// The task's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What the outputs mean.
+    pub fn kind(&self) -> &Kind {
+        &self.kind
+    }
+
+    /// Texts that go in together: 1 or 2.
+    pub fn inputs(&self) -> u8 {
+        self.inputs
+    }
+
+    /// The most tokens a text or pair becomes, special tokens included.
+    pub fn max_length(&self) -> u32 {
+        self.max_length
+    }
+}
+
+/// A value from a file as an error shows it: quoted, escaped, and not longer than a line.
+fn quoted(text: &str) -> String {
+    let short: String = text.chars().take(40).collect();
+    let dots = if short.len() < text.len() { "..." } else { "" };
+    format!("{short:?}{dots}")
+}
+
+impl TryFrom<TaskFields> for Task {
+    type Error = Error;
+
+    fn try_from(fields: TaskFields) -> Result<Self> {
+        let TaskFields { name, kind, labels, pooling, inputs, max_length } = fields;
+        let labels_of =
+            |labels: Option<Vec<String>>| labels.ok_or_else(|| Error::field("labels", "a list of labels", "none"));
+        let refuse = |what: &str, present: bool| {
+            if present { Err(Error::field(what, format!("none for a {kind} task"), "a value")) } else { Ok(()) }
+        };
+        let parsed = match kind.as_str() {
+            "classification" => {
+                Kind::Classification { labels: labels_of(labels)?, pooling: pooling.unwrap_or(Pooling::Cls) }
+            }
+            "regression" => {
+                refuse("labels", labels.is_some())?;
+                Kind::Regression { pooling: pooling.unwrap_or(Pooling::Cls) }
+            }
+            "tagging" => {
+                refuse("pooling", pooling.is_some())?;
+                Kind::Tagging { labels: labels_of(labels)? }
+            }
+            "span" => {
+                refuse("labels", labels.is_some())?;
+                refuse("pooling", pooling.is_some())?;
+                Kind::Span
+            }
+            other => {
+                return Err(Error::field("kind", "classification, regression, tagging or span", quoted(other)));
+            }
+        };
+        Task::new(&name, parsed, inputs, max_length)
+    }
+}
+
+impl From<Task> for TaskFields {
+    fn from(task: Task) -> Self {
+        let labels = (!task.kind.labels().is_empty()).then(|| task.kind.labels().to_vec());
+        TaskFields {
+            kind: task.kind.name().to_owned(),
+            labels,
+            pooling: task.kind.pooling(),
+            name: task.name,
+            inputs: task.inputs,
+            max_length: task.max_length,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn task_json_says_what_is_wrong_with_it() {
+        let cases = [
+            (r#"{"name":"a","kind":"classification","labels":["x"]}"#, "labels: expected at least 2, found 1"),
+            (r#"{"name":"a","kind":"classification"}"#, "labels: expected a list of labels, found none"),
+            (r#"{"name":"a","kind":"classification","labels":["x","x"]}"#, "no label twice"),
+            (r#"{"name":"a/b","kind":"regression"}"#, "task name"),
+            (r#"{"name":"a","kind":"regression","labels":["x","y"]}"#, "labels: expected none for a regression task"),
+            (r#"{"name":"a","kind":"span","inputs":1}"#, "inputs: expected 2 texts for a span task, found 1"),
+            (r#"{"name":"a","kind":"tagging","labels":["x","y"],"inputs":2}"#, "inputs: expected 1 texts"),
+            (r#"{"name":"a","kind":"poetry"}"#, "kind: expected classification, regression, tagging or span"),
+            (r#"{"name":"a","kind":"regression","max_length":2}"#, "max_length"),
+            (r#"{"name":"a","kind":"regression","colour":2}"#, "unknown field"),
+        ];
+        for (json, message) in cases {
+            let error = serde_json::from_str::<Task>(json).unwrap_err().to_string();
+            assert!(error.contains(message), "{json}: {error}");
+        }
+    }
+
+    #[test]
+    fn task_json_reads_back() {
+        for json in [
+            r#"{"name":"sst2","kind":"classification","labels":["0","1"],"pooling":"mean","inputs":1,"max_length":128}"#,
+            r#"{"name":"stsb","kind":"regression","labels":null,"pooling":"mean","inputs":2,"max_length":128}"#,
+            r#"{"name":"pos","kind":"tagging","labels":["NOUN","VERB"],"pooling":null,"inputs":1,"max_length":64}"#,
+            r#"{"name":"qa","kind":"span","labels":null,"pooling":null,"inputs":2,"max_length":384}"#,
+        ] {
+            let task: Task = serde_json::from_str(json).unwrap();
+            assert_eq!(serde_json::to_string(&task).unwrap(), json);
+        }
+    }
+}

@@ -1,0 +1,429 @@
+//! A patch as bytes: preamble, header, payload, checksum.
+//!
+//! In: any bytes. Out: a [`Patch`] whose parts agree with each other (whether it suits an encoder is asked later), and
+//! for every patch its bytes. Refused: whatever departs from `FORMAT.md`, which has the layout, with the part that is
+//! wrong.
+
+use half::f16;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Activation, Digest, Encoding, Error, Head, Linear, Patch, Result, SlotId, Stored, StoredSlot, Term,
+    codes::{self, Frequencies},
+    patch,
+    task::{Pooling, Task, TaskFields},
+};
+
+const MAGIC: &[u8; 8] = b"BIASPTCH";
+const VERSION: u16 = 1;
+const PREAMBLE_BYTES: usize = 16;
+const CHECKSUM_BYTES: usize = 8;
+
+#[derive(Serialize, Deserialize)]
+struct WireHeader {
+    encoder: [u8; 32],
+    task: WireTask,
+    slots: Vec<WireSlot>,
+    dense: Option<WireDense>,
+    output: WireLinear,
+    frequencies: Vec<WireFrequencies>,
+    coded_bytes: u32,
+    metadata: Vec<(String, String)>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct WireTask {
+    name: String,
+    kind: u8,
+    labels: Vec<String>,
+    pooling: u8,
+    inputs: u8,
+    max_length: u32,
+}
+
+#[derive(Serialize, Deserialize)]
+struct WireSlot {
+    term: u8,
+    layer: u16,
+    len: u32,
+    form: WireForm,
+}
+
+#[derive(Serialize, Deserialize)]
+struct WireDense {
+    activation: u8,
+    linear: WireLinear,
+}
+
+#[derive(Serialize, Deserialize)]
+struct WireLinear {
+    outputs: u32,
+    inputs: u32,
+    weight: WireForm,
+    bias: WireForm,
+}
+
+#[derive(Serialize, Deserialize, Clone, Copy)]
+struct WireForm {
+    bits: u8,
+    group: u32,
+}
+
+#[derive(Serialize, Deserialize)]
+struct WireFrequencies {
+    bits: u8,
+    counts: Vec<u16>,
+}
+
+const KINDS: [&str; 4] = ["classification", "regression", "tagging", "span"];
+const POOLINGS: [Option<Pooling>; 4] = [None, Some(Pooling::Cls), Some(Pooling::Mean), Some(Pooling::Pooler)];
+const ACTIVATIONS: [Activation; 4] = [Activation::Gelu, Activation::GeluTanh, Activation::Relu, Activation::Tanh];
+
+/// The number that stands for `value` in a header: its place in `table`.
+fn number_of<T: PartialEq>(table: &[T], value: &T) -> u8 {
+    // Every value of the type is in its table, as `every_value_has_a_number` tests; no table is longer than 11.
+    table.iter().position(|v| v == value).map_or(u8::MAX, |at| at as u8)
+}
+
+fn value_at<T: Copy>(table: &[T], number: u8, field: &str) -> Result<T> {
+    let expected = || format!("a number below {}", table.len());
+    table.get(usize::from(number)).copied().ok_or_else(|| Error::field(field, expected(), number))
+}
+
+/// The patch as bytes.
+pub(crate) fn encode(patch: &Patch) -> Result<Vec<u8>> {
+    let arrays = arrays(patch);
+    let runs: Vec<(u8, &[i8])> = arrays.iter().filter_map(|array| codes_of(array)).collect();
+    let packed: usize = runs.iter().filter_map(|(bits, codes)| codes::packed_bytes(codes.len(), *bits)).sum();
+    // Entropy coding has to earn the frequency tables too, which are at most two bytes a number in the header.
+    let coded = codes::compress(&runs).filter(|(tables, bytes)| {
+        let tables: usize = tables.iter().map(|t| 2 + 2 * t.counts.len()).sum();
+        bytes.len() + tables < packed
+    });
+
+    let fields = TaskFields::from(patch.task().clone());
+    let header = WireHeader {
+        encoder: patch.encoder().0,
+        task: WireTask {
+            name: fields.name,
+            kind: number_of(&KINDS, &fields.kind.as_str()),
+            labels: fields.labels.unwrap_or_default(),
+            pooling: number_of(&POOLINGS, &fields.pooling),
+            inputs: fields.inputs,
+            max_length: fields.max_length,
+        },
+        slots: patch
+            .slots()
+            .iter()
+            .map(|slot| {
+                Ok(WireSlot {
+                    term: number_of(&Term::ALL, &slot.id.term),
+                    layer: slot.id.layer.unwrap_or(0),
+                    len: length(slot.values.len())?,
+                    form: form_of(&slot.values),
+                })
+            })
+            .collect::<Result<_>>()?,
+        dense: match &patch.head().dense {
+            Some((linear, activation)) => {
+                Some(WireDense { activation: number_of(&ACTIVATIONS, activation), linear: wire_linear(linear)? })
+            }
+            None => None,
+        },
+        output: wire_linear(&patch.head().output)?,
+        frequencies: coded.iter().flat_map(|(tables, _)| tables).map(WireFrequencies::from).collect(),
+        coded_bytes: length(coded.as_ref().map_or(0, |(_, bytes)| bytes.len()))?,
+        metadata: patch.metadata().iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
+    };
+    let header = postcard::to_stdvec(&header).map_err(|e| Error::field("header", "values postcard can write", e))?;
+
+    let mut bytes = Vec::new();
+    bytes.extend_from_slice(MAGIC);
+    bytes.extend_from_slice(&VERSION.to_le_bytes());
+    bytes.extend_from_slice(&[0; 2]);
+    bytes.extend_from_slice(&length(header.len())?.to_le_bytes());
+    bytes.extend_from_slice(&header);
+    for array in arrays {
+        match array {
+            Stored::F32(values) => values.iter().for_each(|v| bytes.extend_from_slice(&v.to_le_bytes())),
+            Stored::F16(values) => values.iter().for_each(|v| bytes.extend_from_slice(&v.to_le_bytes())),
+            Stored::Delta { bits, scales, codes, .. } => {
+                scales.iter().for_each(|s| bytes.extend_from_slice(&s.to_le_bytes()));
+                if coded.is_none() {
+                    bytes.extend_from_slice(&codes::pack(codes, *bits));
+                }
+            }
+        }
+    }
+    if let Some((_, stream)) = coded {
+        bytes.extend_from_slice(&stream);
+    }
+    let checksum = checksum(&bytes);
+    bytes.extend_from_slice(&checksum);
+    Ok(bytes)
+}
+
+/// Reads a patch from bytes.
+pub(crate) fn decode(bytes: &[u8]) -> Result<Patch> {
+    let (preamble, after) = bytes.split_at_checked(PREAMBLE_BYTES).ok_or_else(|| {
+        if MAGIC.starts_with(&bytes[..bytes.len().min(8)]) && !bytes.is_empty() {
+            short("preamble", PREAMBLE_BYTES, bytes.len())
+        } else {
+            Error::NotAPatch
+        }
+    })?;
+    if !preamble.starts_with(MAGIC) {
+        return Err(Error::NotAPatch);
+    }
+    let version = u16::from_le_bytes([preamble[8], preamble[9]]);
+    if version != VERSION {
+        return Err(Error::Version { what: "patch", expected: VERSION.into(), found: version.into() });
+    }
+    let header_bytes = u32::from_le_bytes([preamble[12], preamble[13], preamble[14], preamble[15]]);
+    let header_bytes = usize::try_from(header_bytes).unwrap_or(usize::MAX);
+    let room = after.len().saturating_sub(CHECKSUM_BYTES);
+    if header_bytes > room {
+        return Err(short("header", header_bytes, room));
+    }
+    let (body, stored) = bytes.split_at(bytes.len() - CHECKSUM_BYTES);
+    let computed = checksum(body);
+    if computed != stored {
+        return Err(Error::Checksum { expected: hex(stored), found: hex(&computed) });
+    }
+    if preamble[10..12] != [0; 2] {
+        return Err(Error::field("preamble bytes 10 and 11", "zeros", hex(&preamble[10..12])));
+    }
+    let (header, payload) = body[PREAMBLE_BYTES..].split_at(header_bytes);
+    let wire: WireHeader =
+        postcard::from_bytes(header).map_err(|e| Error::field("header", "fields as FORMAT.md lists them", e))?;
+    // One way to write each header: no padded numbers, no bytes after the last field.
+    if postcard::to_stdvec(&wire).ok().as_deref() != Some(header) {
+        return Err(Error::field(
+            "header",
+            "the shortest form of every number and nothing after the last",
+            "another form",
+        ));
+    }
+    read_body(wire, payload)
+}
+
+fn read_body(wire: WireHeader, payload: &[u8]) -> Result<Patch> {
+    let has_labels = matches!(value_at(&KINDS, wire.task.kind, "task kind")?, "classification" | "tagging");
+    if !has_labels && !wire.task.labels.is_empty() {
+        return Err(Error::field("labels", "none for this kind of task", wire.task.labels.len()));
+    }
+    let task = Task::try_from(TaskFields {
+        name: wire.task.name,
+        kind: value_at(&KINDS, wire.task.kind, "task kind")?.to_owned(),
+        labels: has_labels.then_some(wire.task.labels),
+        pooling: value_at(&POOLINGS, wire.task.pooling, "pooling")?,
+        inputs: wire.task.inputs,
+        max_length: wire.task.max_length,
+    })?;
+    // Pooling has a default in task.json, but not here.
+    if task.kind().pooling() != value_at(&POOLINGS, wire.task.pooling, "pooling")? {
+        return Err(Error::field("pooling", "1, 2 or 3 for this kind of task", wire.task.pooling));
+    }
+
+    let mut reader = Reader { payload, at: 0, coded: wire.coded_bytes > 0, runs: Vec::new() };
+    let mut slots = Vec::new();
+    for slot in &wire.slots {
+        let term = value_at(&Term::ALL, slot.term, "slot term")?;
+        if !term.in_layers() && slot.layer != 0 {
+            return Err(Error::field(format!("layer of slot {}", term.symbol()), "0", slot.layer));
+        }
+        let id = SlotId::new(term, term.in_layers().then_some(slot.layer))?;
+        let values = reader.array(&format!("slot {id}"), &[slot.len], slot.form)?;
+        slots.push(StoredSlot { id, values });
+    }
+    let dense = match &wire.dense {
+        Some(dense) => {
+            let activation = value_at(&ACTIVATIONS, dense.activation, "head activation")?;
+            Some((reader.linear("head dense", &dense.linear)?, activation))
+        }
+        None => None,
+    };
+    let output = reader.linear("head output", &wire.output)?;
+    let mut head = Head { dense, output };
+
+    let rest = &payload[reader.at..];
+    let coded_bytes = usize::try_from(wire.coded_bytes).unwrap_or(usize::MAX);
+    if rest.len() != coded_bytes {
+        return Err(short("payload", reader.at.saturating_add(coded_bytes), payload.len()));
+    }
+    let tables: Vec<Frequencies> =
+        wire.frequencies.into_iter().map(|f| Frequencies { bits: f.bits, counts: f.counts }).collect();
+    if reader.coded {
+        let used = |bits: &u8| reader.runs.iter().any(|(b, _)| b == bits);
+        if let Some(table) = tables.iter().find(|t| !used(&t.bits)) {
+            return Err(Error::field(
+                "frequency tables",
+                "tables of widths in use",
+                format!("one of {} bits", table.bits),
+            ));
+        }
+        if tables.windows(2).any(|pair| pair[0].bits <= pair[1].bits) {
+            return Err(Error::field("frequency tables", "one for each width, widest first", "another order"));
+        }
+        let runs = codes::decompress(&tables, rest, &reader.runs)?;
+        fill(&mut slots, &mut head, runs);
+    } else if !tables.is_empty() {
+        return Err(Error::field("frequency tables", "none without a code stream", tables.len()));
+    }
+    patch::Patch::new(Digest(wire.encoder), task, slots, head, wire.metadata)
+}
+
+/// Walks over the payload; integers of an entropy-coded patch are left out and only counted.
+struct Reader<'a> {
+    payload: &'a [u8],
+    at: usize,
+    coded: bool,
+    runs: Vec<(u8, usize)>,
+}
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, what: &str, count: Option<usize>, size: usize) -> Result<&'a [u8]> {
+        let left = self.payload.len() - self.at;
+        let bytes = count.and_then(|count| count.checked_mul(size)).unwrap_or(usize::MAX);
+        let taken = self.payload[self.at..].get(..bytes).ok_or_else(|| short(what, bytes, left))?;
+        self.at += bytes;
+        Ok(taken)
+    }
+
+    /// An array with the product of `dims` values.
+    fn array(&mut self, what: &str, dims: &[u32], form: WireForm) -> Result<Stored> {
+        let len = dims.iter().try_fold(1usize, |len, dim| len.checked_mul(usize::try_from(*dim).ok()?));
+        if len == Some(0) {
+            return Err(Error::field(what, "at least one value", 0));
+        }
+        if form.bits > 8 && form.group != 0 {
+            return Err(Error::field(format!("{what}, group"), "0 for floats", form.group));
+        }
+        match form.bits {
+            32 => {
+                let bytes = self.take(what, len, 4)?;
+                Ok(Stored::F32(bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()))
+            }
+            16 => Ok(Stored::F16(halves(self.take(what, len, 2)?))),
+            bits if Encoding::BITS.contains(&bits) => {
+                let count = len.map(|len| Encoding::scales(form.group, len));
+                let scales = halves(self.take(&format!("{what}, scales"), count, 2)?);
+                let codes = if self.coded {
+                    self.runs.push((bits, len.unwrap_or(usize::MAX)));
+                    Vec::new()
+                } else {
+                    let packed = len.and_then(|len| codes::packed_bytes(len, bits));
+                    let bytes = self.take(what, packed, 1)?;
+                    codes::unpack(bytes, len.unwrap_or(0), bits).map_err(|e| Error::field(what, "codes in range", e))?
+                };
+                Ok(Stored::Delta { bits, group: form.group, scales, codes })
+            }
+            bits => Err(Error::field(format!("{what}, bits"), "32, 16, 8, 4, 3, 2 or 1", bits)),
+        }
+    }
+
+    fn linear(&mut self, what: &str, wire: &WireLinear) -> Result<Linear> {
+        let weight = self.array(&format!("{what} weight"), &[wire.outputs, wire.inputs], wire.weight)?;
+        let bias = self.array(&format!("{what} bias"), &[wire.outputs], wire.bias)?;
+        Ok(Linear { outputs: wire.outputs, inputs: wire.inputs, weight, bias })
+    }
+}
+
+/// Every array of a patch, in the order of the payload.
+fn arrays(patch: &Patch) -> Vec<&Stored> {
+    let head = patch.head();
+    let linears = head.dense.iter().map(|(linear, _)| linear).chain([&head.output]);
+    patch.slots().iter().map(|s| &s.values).chain(linears.flat_map(|l| [&l.weight, &l.bias])).collect()
+}
+
+/// Puts decompressed runs where [`arrays`] lists their arrays.
+fn fill(slots: &mut [StoredSlot], head: &mut Head, runs: Vec<Vec<i8>>) {
+    let dense = head.dense.iter_mut().map(|(linear, _)| linear);
+    let linears = dense.chain([&mut head.output]).flat_map(|l| [&mut l.weight, &mut l.bias]);
+    let arrays = slots.iter_mut().map(|s| &mut s.values).chain(linears);
+    let deltas = arrays.filter_map(|array| match array {
+        Stored::Delta { codes, .. } => Some(codes),
+        _ => None,
+    });
+    deltas.zip(runs).for_each(|(codes, run)| *codes = run);
+}
+
+fn codes_of(array: &Stored) -> Option<(u8, &[i8])> {
+    match array {
+        Stored::Delta { bits, codes, .. } => Some((*bits, codes)),
+        _ => None,
+    }
+}
+
+fn form_of(array: &Stored) -> WireForm {
+    match array {
+        Stored::F32(_) => WireForm { bits: 32, group: 0 },
+        Stored::F16(_) => WireForm { bits: 16, group: 0 },
+        Stored::Delta { bits, group, .. } => WireForm { bits: *bits, group: *group },
+    }
+}
+
+fn wire_linear(linear: &Linear) -> Result<WireLinear> {
+    let Linear { outputs, inputs, weight, bias } = linear;
+    Ok(WireLinear { outputs: *outputs, inputs: *inputs, weight: form_of(weight), bias: form_of(bias) })
+}
+
+impl From<&Frequencies> for WireFrequencies {
+    fn from(table: &Frequencies) -> Self {
+        WireFrequencies { bits: table.bits, counts: table.counts.clone() }
+    }
+}
+
+fn halves(bytes: &[u8]) -> Vec<f16> {
+    bytes.as_chunks::<2>().0.iter().map(|b| f16::from_le_bytes(*b)).collect()
+}
+
+fn length(len: usize) -> Result<u32> {
+    u32::try_from(len).map_err(|_| Error::field("length", "below 4 GiB", len))
+}
+
+fn short(part: &str, expected: usize, found: usize) -> Error {
+    Error::Length { part: part.to_owned(), expected: expected as u64, found: found as u64 }
+}
+
+/// The first eight bytes of the SHA-256 of everything before: against accidents, not against attackers.
+fn checksum(bytes: &[u8]) -> [u8; CHECKSUM_BYTES] {
+    let digest = Digest::of(bytes).0;
+    std::array::from_fn(|at| digest[at])
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Kind;
+
+    #[test]
+    fn every_value_has_a_number() {
+        // Each match lists every value, so one that is added has to be added here and to its table.
+        for kind in KINDS {
+            let labels = || vec!["a".to_owned(), "b".to_owned()];
+            let made = match kind {
+                "classification" => Kind::Classification { labels: labels(), pooling: Pooling::Cls },
+                "regression" => Kind::Regression { pooling: Pooling::Cls },
+                "tagging" => Kind::Tagging { labels: labels() },
+                _ => Kind::Span,
+            };
+            assert_eq!(made.name(), kind);
+        }
+        for activation in ACTIVATIONS {
+            match activation {
+                Activation::Gelu | Activation::GeluTanh | Activation::Relu | Activation::Tanh => {}
+            }
+        }
+        for pooling in POOLINGS {
+            match pooling {
+                None | Some(Pooling::Cls | Pooling::Mean | Pooling::Pooler) => {}
+            }
+        }
+        assert_eq!((KINDS.len(), ACTIVATIONS.len(), POOLINGS.len(), Term::ALL.len()), (4, 4, 4, 11));
+    }
+}

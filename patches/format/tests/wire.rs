@@ -1,0 +1,222 @@
+//! Patch files: what is written reads back, and nothing else is read.
+
+use std::time::{Duration, Instant};
+
+use bias_patch::{Activation, Digest, Encoding, Error, Head, Linear, Patch, SlotId, Stored, StoredSlot, Task, Term};
+
+/// Numbers in [-1, 1) from a fixed linear congruential generator.
+struct Numbers(u64);
+
+impl Numbers {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 >> 33
+    }
+
+    fn below(&mut self, n: usize) -> usize {
+        (self.next() % n as u64) as usize
+    }
+
+    fn values(&mut self, count: usize) -> Vec<f32> {
+        (0..count).map(|_| self.next() as f32 / (1u64 << 30) as f32 - 1.0).collect()
+    }
+}
+
+const SLOTS: [(Term, Option<u16>, usize); 5] = [
+    (Term::EmbeddingNorm, None, 8),
+    (Term::Query, Some(0), 8),
+    (Term::Middle, Some(0), 300),
+    (Term::Value, Some(1), 8),
+    (Term::Pooler, None, 8),
+];
+
+fn task(kind: &str) -> Task {
+    let json = match kind {
+        "classification" => {
+            r#"{"name":"t","kind":"classification","labels":["no","yes"],"pooling":"pooler","max_length":64}"#
+        }
+        "regression" => r#"{"name":"t","kind":"regression","pooling":"mean","inputs":2}"#,
+        "tagging" => r#"{"name":"t","kind":"tagging","labels":["A","B"]}"#,
+        _ => r#"{"name":"t","kind":"span","inputs":2}"#,
+    };
+    serde_json::from_str(json).unwrap()
+}
+
+fn linear(numbers: &mut Numbers, outputs: usize, inputs: usize, encoding: Encoding) -> Linear {
+    let encode = |values: &[f32]| Stored::encode(values, None, encoding).unwrap();
+    Linear {
+        outputs: outputs as u32,
+        inputs: inputs as u32,
+        weight: encode(&numbers.values(outputs * inputs)),
+        bias: encode(&numbers.values(outputs)),
+    }
+}
+
+/// A patch with every slot in `encoding`; a hidden head layer for classification.
+fn patch(kind: &str, encoding: Encoding) -> Patch {
+    let mut numbers = Numbers(7);
+    let slots = SLOTS.map(|(term, layer, len)| {
+        // Cubed: mostly small values, as trained changes are, so that entropy coding has something to gain.
+        let values: Vec<f32> = numbers.values(len).iter().map(|v| v * v * v).collect();
+        let values = Stored::encode(&values, Some(&vec![0.0; len]), encoding).unwrap();
+        StoredSlot { id: SlotId::new(term, layer).unwrap(), values }
+    });
+    let task = task(kind);
+    let dense = (kind == "classification").then(|| (linear(&mut numbers, 8, 8, encoding), Activation::Tanh));
+    let output = linear(&mut numbers, task.kind().outputs(), 8, encoding);
+    let metadata = [("data", "none"), ("made", "by a test")].map(|(k, v)| (k.to_owned(), v.to_owned()));
+    Patch::new(Digest::of(b"encoder"), task, slots.to_vec(), Head { dense, output }, metadata).unwrap()
+}
+
+fn encodings() -> Vec<Encoding> {
+    ["f32", "f16", "i8", "i4", "i3", "i2", "i1", "i4/64", "i8/8"].iter().map(|e| e.parse().unwrap()).collect()
+}
+
+/// Makes the checksum right again after a change, so that what is behind it is tested.
+fn seal(mut bytes: Vec<u8>) -> Vec<u8> {
+    let body = bytes.len() - 8;
+    let digest = Digest::of(&bytes[..body]);
+    bytes[body..].copy_from_slice(&digest.0[..8]);
+    bytes
+}
+
+#[test]
+fn every_kind_and_encoding_reads_back() {
+    for kind in ["classification", "regression", "tagging", "span"] {
+        for encoding in encodings() {
+            let written = patch(kind, encoding);
+            let bytes = written.to_bytes().unwrap();
+            assert_eq!(Patch::from_bytes(&bytes).unwrap(), written, "{kind} {encoding}");
+        }
+    }
+}
+
+#[test]
+fn entropy_coding_is_used_where_it_is_smaller() {
+    let size = |encoding: &str| patch("span", encoding.parse().unwrap()).to_bytes().unwrap().len();
+    let values: usize = SLOTS.iter().map(|(.., len)| len).sum::<usize>() + 18;
+    // Twelve bytes a slot is more than the header takes for it, so only coding explains less than the packed size.
+    assert!(size("i4") < values / 2 + 12 * SLOTS.len() + 120, "{} bytes", size("i4"));
+    assert!(size("i8") > size("i4") && size("i4") > size("i3") && size("i3") > size("i2") && size("i2") > size("i1"));
+}
+
+#[test]
+fn version_1_stays_readable() {
+    let golden = include_bytes!("golden-v1.bias");
+    let expected = patch("classification", "i4".parse().unwrap());
+    assert_eq!(Patch::from_bytes(golden).unwrap(), expected);
+    assert_eq!(expected.to_bytes().unwrap(), golden, "version 1 is also written as it was");
+}
+
+#[test]
+fn every_truncation_and_every_flipped_bit_is_refused() {
+    let bytes = patch("classification", "i3".parse().unwrap()).to_bytes().unwrap();
+    for len in 0..bytes.len() {
+        assert!(Patch::from_bytes(&bytes[..len]).is_err(), "{len} of {} bytes were accepted", bytes.len());
+    }
+    for bit in 0..bytes.len() * 8 {
+        let mut flipped = bytes.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        assert!(Patch::from_bytes(&flipped).is_err(), "flipped bit {bit} was accepted");
+    }
+    let mut longer = bytes.clone();
+    longer.push(0);
+    assert!(matches!(Patch::from_bytes(&longer), Err(Error::Checksum { .. })));
+}
+
+#[test]
+fn each_attack_gets_its_own_answer() {
+    let bytes = patch("classification", Encoding::F32).to_bytes().unwrap();
+    let with = |at: usize, new: &[u8]| {
+        let mut changed = bytes.clone();
+        changed[at..at + new.len()].copy_from_slice(new);
+        Patch::from_bytes(&seal(changed)).unwrap_err()
+    };
+    assert!(matches!(Patch::from_bytes(b""), Err(Error::NotAPatch)));
+    assert!(matches!(Patch::from_bytes(b"something else, long enough"), Err(Error::NotAPatch)));
+    assert!(matches!(with(8, &[2, 0]), Error::Version { expected: 1, found: 2, .. }));
+    assert!(matches!(with(10, &[1]), Error::Field { field, .. } if field.contains("preamble")));
+    assert!(
+        matches!(with(12, &u32::MAX.to_le_bytes()), Error::Length { part, expected: 0xffff_ffff, .. } if part == "header")
+    );
+    assert!(matches!(with(12, &[1, 0, 0, 0]), Error::Field { field, .. } if field == "header"));
+
+    // One payload byte too many and too few.
+    let body = bytes.len() - 8;
+    let longer = [&bytes[..body], &[0; 9]].concat();
+    assert!(matches!(Patch::from_bytes(&seal(longer)), Err(Error::Length { part, .. }) if part == "payload"));
+    let shorter = [&bytes[..body - 1], &[0; 8]].concat();
+    assert!(
+        matches!(Patch::from_bytes(&seal(shorter)), Err(Error::Length { part, .. }) if part.starts_with("head output"))
+    );
+
+    // The payload begins with embedding LayerNorm values; its place follows from the lengths of what is after it.
+    let payload = 4 * (SLOTS.iter().map(|(.., len)| len).sum::<usize>() + 8 * 8 + 8 + 2 * 8 + 2);
+    let first = body - payload;
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let error = with(first + 4 * 3, &bad.to_le_bytes());
+        assert!(matches!(&error, Error::Field { field, .. } if field == "slot beln, number 3"), "{error}");
+    }
+    let error = with(body - 4, &f32::NAN.to_le_bytes());
+    assert!(matches!(&error, Error::Field { field, .. } if field.starts_with("head output bias")), "{error}");
+}
+
+#[test]
+fn parts_that_disagree_make_no_patch() {
+    let good = patch("classification", Encoding::F32);
+    let make = |slots: Vec<StoredSlot>, head: Head| Patch::new(good.encoder(), good.task().clone(), slots, head, []);
+    let message = |result: bias_patch::Result<Patch>| result.unwrap_err().to_string();
+    let slots = good.slots().to_vec();
+
+    let mut twice = slots.clone();
+    twice.insert(1, slots[0].clone());
+    assert!(message(make(twice, good.head().clone())).contains("each slot once"));
+    let mut reversed = slots.clone();
+    reversed.reverse();
+    assert!(message(make(reversed, good.head().clone())).contains("in the order of the forward pass"));
+    let key = StoredSlot { id: SlotId::new(Term::Key, Some(0)).unwrap(), values: slots[1].values.clone() };
+    assert!(message(make(vec![key], good.head().clone())).contains("no b_k, which has no effect"));
+    let mut numbers = Numbers(1);
+    let narrow = Head { dense: None, output: linear(&mut numbers, 3, 8, Encoding::F32) };
+    assert!(message(make(slots.clone(), narrow)).contains("head output weight: expected 2 rows"));
+    let mut unchained = good.head().clone();
+    unchained.output = linear(&mut numbers, 2, 5, Encoding::F32);
+    assert!(message(make(slots, unchained)).contains("head output weight: expected 8 columns, found 5"));
+}
+
+/// Random damage with a right checksum: never a panic, never slow, and what is accepted is written back as it was.
+#[test]
+fn random_damage_is_survived() {
+    let mut numbers = Numbers(42);
+    let seeds: Vec<Vec<u8>> = ["classification", "span"]
+        .iter()
+        .flat_map(|kind| encodings().into_iter().map(move |e| patch(kind, e).to_bytes().unwrap()))
+        .collect();
+    let (mut accepted, begun) = (0, Instant::now());
+    const ROUNDS: usize = 40_000;
+    for _ in 0..ROUNDS {
+        let mut bytes = seeds[numbers.below(seeds.len())].clone();
+        for _ in 0..=numbers.below(4) {
+            // The header is where damage is most interesting.
+            let span = if numbers.below(4) > 0 { bytes.len().min(160) } else { bytes.len() };
+            let at = numbers.below(span);
+            match numbers.below(4) {
+                0 => bytes[at] ^= 1 << numbers.below(8),
+                1 => bytes[at] = [0, 1, 0x7f, 0x80, 0xff][numbers.below(5)],
+                2 => drop(bytes.drain(at..(at + numbers.below(9)).min(bytes.len()))),
+                _ => drop(bytes.splice(at..at, (0..numbers.below(9)).map(|n| n as u8 ^ 0x80).collect::<Vec<_>>())),
+            }
+        }
+        if bytes.len() < 8 {
+            continue;
+        }
+        if let Ok(read) = Patch::from_bytes(&seal(bytes)) {
+            accepted += 1;
+            let again = Patch::from_bytes(&read.to_bytes().unwrap()).unwrap();
+            assert_eq!(again, read);
+        }
+    }
+    assert!(accepted > 0, "damage to values alone is still a patch");
+    let spent = begun.elapsed();
+    assert!(spent < Duration::from_secs(120), "{ROUNDS} damaged patches took {spent:?}");
+}

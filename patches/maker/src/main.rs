@@ -1,0 +1,308 @@
+//! `edge-patch`: makes patches, and says what is in them.
+#![forbid(unsafe_code)]
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{self, Write},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use bias_patch::{Base, Bundle, Encoding, Patch, Pooling, Store, Task, atomic};
+use clap::{Parser, Subcommand};
+use edge_patch::{Difference, Error, Report, Result, difference, extract, import, inspect, largest_change};
+
+/// Make and inspect patches: the few kilobytes that turn a frozen encoder to a task.
+#[derive(Parser)]
+#[command(name = "edge-patch", version, after_help = EXAMPLES)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make a patch of biases that were trained elsewhere
+    Import {
+        /// The encoder's bundle
+        #[arg(long, value_name = "BUNDLE")]
+        encoder: PathBuf,
+        /// A safetensors file of biases and a head, or a fine-tuned checkpoint
+        #[arg(long, value_name = "FILE_OR_DIR")]
+        from: PathBuf,
+        /// The task: name, kind, labels, and if they are not cls, 1 and 128 pooling, inputs and max_length
+        #[arg(long, value_name = "JSON")]
+        task: PathBuf,
+        /// The patch to write
+        #[arg(short, long, value_name = "FILE")]
+        output: PathBuf,
+        /// A line of free text to keep in the patch, as KEY=VALUE; repeat it for more
+        #[arg(long = "note", value_name = "KEY=VALUE", value_parser = note)]
+        notes: Vec<(String, String)>,
+    },
+    /// Show what is in a patch
+    Inspect {
+        /// The patch
+        patch: PathBuf,
+        /// The encoder's bundle, if it is not in the store
+        #[arg(long, value_name = "BUNDLE")]
+        encoder: Option<PathBuf>,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Check that a patch is intact and fits its encoder
+    Verify {
+        /// The patch
+        patch: PathBuf,
+        /// The encoder's bundle, if it is not in the store
+        #[arg(long, value_name = "BUNDLE")]
+        encoder: Option<PathBuf>,
+    },
+    /// Show in which slots two patches of one encoder differ
+    Diff {
+        /// A patch
+        a: PathBuf,
+        /// Another patch
+        b: PathBuf,
+        /// The encoder's bundle, if it is not in the store
+        #[arg(long, value_name = "BUNDLE")]
+        encoder: Option<PathBuf>,
+    },
+    /// Store a patch's values in fewer bytes
+    Convert {
+        /// The patch
+        patch: PathBuf,
+        /// The patch to write
+        #[arg(short, long, value_name = "FILE")]
+        output: PathBuf,
+        /// For biases: f32, f16, i8, i4, i3, i2, i1, or with a scale for every 64 values i4/64
+        #[arg(long, value_name = "ENCODING")]
+        encoding: Encoding,
+        /// For the head
+        #[arg(long, value_name = "ENCODING", default_value = "f16")]
+        head: Encoding,
+        /// A line of free text to keep in the patch, as KEY=VALUE; repeat it for more
+        #[arg(long = "note", value_name = "KEY=VALUE", value_parser = note)]
+        notes: Vec<(String, String)>,
+        /// The encoder's bundle, if it is not in the store
+        #[arg(long, value_name = "BUNDLE")]
+        encoder: Option<PathBuf>,
+    },
+    /// Write all biases with the patch applied, and its head, as safetensors for other programs
+    Extract {
+        /// The patch
+        patch: PathBuf,
+        /// The safetensors file to write
+        #[arg(short, long, value_name = "FILE")]
+        output: PathBuf,
+        /// The encoder's bundle, if it is not in the store
+        #[arg(long, value_name = "BUNDLE")]
+        encoder: Option<PathBuf>,
+    },
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  edge-patch import --encoder minilm --from biases.safetensors --task sst2.json -o sst2.bias
+  edge-patch inspect sst2.bias
+  edge-patch convert sst2.bias --encoding i4 -o small.bias
+  edge-patch diff sst2.bias small.bias";
+
+fn note(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command, &mut io::stdout().lock()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(Failure::Output(error)) => {
+            eprintln!("edge-patch: cannot write the output: {error}");
+            ExitCode::FAILURE
+        }
+        Err(Failure::Work(error)) => {
+            eprintln!("edge-patch: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Why the command stopped.
+enum Failure {
+    Work(Error),
+    Output(io::Error),
+}
+
+impl<E: Into<Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Failure::Work(error.into())
+    }
+}
+
+fn run(command: Command, out: &mut impl Write) -> Result<(), Failure> {
+    let mut lines = Vec::new();
+    match command {
+        Command::Import { encoder, from, task, output, notes } => {
+            let bundle = Bundle::open(&encoder)?;
+            let imported = import(&bundle, &from, read_task(&task)?, &notes)?;
+            imported.patch.save(&output)?;
+            let stored = imported.patch.slots().len();
+            lines.push(format!(
+                "{}: {} bytes, {stored} slots stored, {} as in the encoder, {} key biases left out",
+                output.display(),
+                imported.patch.to_bytes()?.len(),
+                imported.unchanged,
+                imported.keys
+            ));
+        }
+        Command::Inspect { patch, encoder, json } => {
+            let opened = Patch::open(&patch)?;
+            // The encoder adds how far slots moved; without it the rest is still worth showing.
+            let found = if encoder.is_some() || in_store(&opened) {
+                Some(open_encoder(encoder.as_deref(), &opened)?)
+            } else {
+                None
+            };
+            let encoder = found.as_ref().map(|(bundle, base)| (bundle.manifest(), base));
+            let report = inspect(&opened, file_bytes(&patch)?, encoder).map_err(|e| e.in_file(&patch))?;
+            if json {
+                // A report holds only numbers, strings and lists.
+                lines.push(serde_json::to_string_pretty(&report).unwrap_or_default());
+            } else {
+                describe(&report, &mut lines);
+            }
+        }
+        Command::Verify { patch, encoder } => {
+            let opened = Patch::open(&patch)?;
+            let (bundle, base) = open_encoder(encoder.as_deref(), &opened)?;
+            opened.apply(bundle.manifest(), &base).map_err(|e| e.in_file(&patch))?;
+            lines.push(format!(
+                "{}: intact, fits encoder {} ({})",
+                patch.display(),
+                opened.encoder().short(),
+                bundle.manifest().name
+            ));
+        }
+        Command::Diff { a, b, encoder } => {
+            let (first, second) = (Patch::open(&a)?, Patch::open(&b)?);
+            let (bundle, base) = open_encoder(encoder.as_deref(), &first)?;
+            for (patch, path) in [(&first, &a), (&second, &b)] {
+                patch.check(bundle.manifest()).map_err(|e| e.in_file(path))?;
+            }
+            let found = difference(&first, &second, bundle.manifest(), &base)?;
+            lines.push(format!("{:20} {:>12} {:>12}", "part", "mean", "largest"));
+            lines.extend(found.iter().map(describe_difference));
+            if first.task() != second.task() {
+                lines.push("the tasks differ too: see inspect".to_owned());
+            }
+            lines.push(format!("{} parts differ", found.len()));
+        }
+        Command::Convert { patch, output, encoding, head, encoder, notes } => {
+            let opened = Patch::open(&patch)?;
+            let (bundle, base) = open_encoder(encoder.as_deref(), &opened)?;
+            let converted = opened.convert(bundle.manifest(), &base, encoding, head).map_err(|e| e.in_file(&patch))?;
+            let converted =
+                converted.with_metadata(converted_notes(&opened, &format!("{encoding}, head {head}"), notes));
+            converted.save(&output)?;
+            let change = largest_change(&opened, &converted, bundle.manifest(), &base)?;
+            let (before, after) = (file_bytes(&patch)?, file_bytes(&output)?);
+            lines.push(format!(
+                "{}: {before} -> {after} bytes, largest change of a value {change:.6}",
+                output.display()
+            ));
+        }
+        Command::Extract { patch, output, encoder } => {
+            let opened = Patch::open(&patch)?;
+            let (bundle, _) = open_encoder(encoder.as_deref(), &opened)?;
+            opened.check(bundle.manifest()).map_err(|e| e.in_file(&patch))?;
+            atomic::write_file(&output, &extract(&bundle, &opened)?)?;
+            lines.push(format!("{}: {} slots and the head", output.display(), bundle.manifest().slots.len()));
+        }
+    }
+    for line in lines {
+        writeln!(out, "{line}").map_err(Failure::Output)?;
+    }
+    Ok(())
+}
+
+fn file_bytes(path: &Path) -> Result<u64, bias_patch::Error> {
+    let failed = |source| bias_patch::Error::Io { path: path.to_owned(), action: "read", source };
+    Ok(fs::metadata(path).map_err(failed)?.len())
+}
+
+/// A converted patch keeps its notes, but for a metric: that was of the values before.
+fn converted_notes(patch: &Patch, how: &str, notes: Vec<(String, String)>) -> BTreeMap<String, String> {
+    let mut kept = patch.metadata().clone();
+    if let Some(metric) = kept.remove("metric") {
+        kept.insert("metric before conversion".to_owned(), metric);
+    }
+    kept.insert("stored as".to_owned(), how.to_owned());
+    kept.extend(notes);
+    kept
+}
+
+fn read_task(path: &Path) -> Result<Task> {
+    let failed = |reason: String| Error::Task { path: path.to_owned(), reason };
+    let text = fs::read(path).map_err(|e| failed(e.to_string()))?;
+    serde_json::from_slice(&text).map_err(|e| failed(e.to_string()))
+}
+
+fn in_store(patch: &Patch) -> bool {
+    Store::of_user().is_ok_and(|store| store.path(patch.encoder()).exists())
+}
+
+fn open_encoder(dir: Option<&Path>, patch: &Patch) -> Result<(Bundle, Base)> {
+    let bundle = match dir {
+        Some(dir) => Bundle::open(dir)?,
+        None => Store::of_user()?.open(patch.encoder())?,
+    };
+    let base = bundle.base()?;
+    Ok((bundle, base))
+}
+
+fn describe_difference(difference: &Difference) -> String {
+    match difference.mean.is_nan() {
+        true => format!("{:20} {:>25}", difference.part, "of another shape"),
+        false => format!("{:20} {:12.6} {:12.6}", difference.part, difference.mean, difference.largest),
+    }
+}
+
+fn describe(report: &Report, lines: &mut Vec<String>) {
+    let task = &report.task;
+    lines.push(format!("task      {} ({})", task.name(), task.kind().name()));
+    if !task.kind().labels().is_empty() {
+        lines.push(format!("labels    {}", task.kind().labels().join(", ")));
+    }
+    let pooling = task.kind().pooling().map_or("each token", Pooling::name);
+    lines.push(format!(
+        "reads     {} text{}, {pooling}, at most {} tokens",
+        task.inputs(),
+        if task.inputs() == 2 { "s" } else { "" },
+        task.max_length()
+    ));
+    lines.push(format!("encoder   {}", report.encoder));
+    lines.push(format!("bytes     {}", report.bytes));
+    for (outputs, inputs, encoding) in &report.head {
+        lines.push(format!("head      {outputs} x {inputs}, {encoding}"));
+    }
+    lines.extend(report.metadata.iter().map(|(key, value)| format!("{key:9} {value}")));
+    lines.push(String::new());
+    lines.push(format!("{:8} {:>7} {:>9} {:>12} {:>12}", "slot", "values", "encoding", "mean change", "largest"));
+    let number = |v: Option<f32>| v.map_or("-".to_owned(), |v| format!("{v:.6}"));
+    lines.extend(report.slots.iter().map(|s| {
+        format!(
+            "{:8} {:>7} {:>9} {:>12} {:>12}",
+            s.slot,
+            s.values,
+            s.encoding,
+            number(s.mean_change),
+            number(s.largest_change)
+        )
+    }));
+    if report.slots.iter().any(|s| s.mean_change.is_none()) {
+        lines.push("changes are not shown: the encoder is not in the store, name its bundle with --encoder".to_owned());
+    }
+}

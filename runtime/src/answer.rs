@@ -1,0 +1,177 @@
+//! What a task says of a text.
+//!
+//! In: the outputs of a head for each token or for the whole. Out: labels, values, tags or spans, with scores.
+
+use std::{sync::Arc, time::Duration};
+
+use ndarray::ArrayView2;
+use serde::Serialize;
+
+use crate::{head::softmax, text::Tokens, text::characters, text::words};
+
+/// The answer to one text, and what it took.
+#[derive(Clone, Debug)]
+pub struct Prediction {
+    /// What the task says.
+    pub answer: Answer,
+    /// The head's outputs, for the kinds that answer once for a text.
+    pub logits: Vec<f32>,
+    /// Whether the text was cut to the limit.
+    pub truncated: bool,
+    /// What it took.
+    pub timing: Timing,
+}
+
+/// What a task says of a text.
+#[derive(Clone, Debug)]
+pub enum Answer {
+    /// Classification: labels, the likeliest first.
+    Labels(Vec<Ranked>),
+    /// Regression: a number.
+    Value(f32),
+    /// Token tagging: one tag for each word, in order.
+    Tags(Vec<Tag>),
+    /// Span extraction: parts of the second text, the likeliest first.
+    Spans(Vec<Span>),
+}
+
+/// A label with its probability.
+#[derive(Clone, Debug, Serialize)]
+pub struct Ranked {
+    /// The label.
+    pub label: Arc<str>,
+    /// Its probability, 0 to 1.
+    pub score: f32,
+}
+
+/// The tag of a word.
+#[derive(Clone, Debug, Serialize)]
+pub struct Tag {
+    /// The word.
+    pub word: String,
+    /// Its first character in the text.
+    pub start: usize,
+    /// The character after its last.
+    pub end: usize,
+    /// The tag; none for a word beyond the limit, or one of which the tokenizer leaves nothing.
+    pub label: Option<Arc<str>>,
+    /// The tag's probability, 0 to 1.
+    pub score: Option<f32>,
+}
+
+/// A part of the second text.
+#[derive(Clone, Debug, Serialize)]
+pub struct Span {
+    /// The part.
+    pub text: String,
+    /// Its first character in the second text.
+    pub start: usize,
+    /// The character after its last.
+    pub end: usize,
+    /// Its probability among the best candidates, 0 to 1.
+    pub score: f32,
+}
+
+/// What an answer took.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Timing {
+    /// Tokens, special tokens included, over all windows.
+    pub tokens: usize,
+    /// Making token ids.
+    pub tokenize: Duration,
+    /// Making this task's biases the encoder's inputs.
+    pub switch: Duration,
+    /// Running the encoder.
+    pub encode: Duration,
+    /// Running the head and reading its outputs.
+    pub answer: Duration,
+}
+
+/// Labels by probability, the first `top`.
+pub(crate) fn rank(labels: &[Arc<str>], logits: &[f32], top: usize) -> Vec<Ranked> {
+    let scores = softmax(logits);
+    let mut ranked: Vec<Ranked> =
+        labels.iter().zip(scores).map(|(label, score)| Ranked { label: label.clone(), score }).collect();
+    // Stable: of equal scores the first label stays first.
+    ranked.sort_by(|a, b| b.score.total_cmp(&a.score));
+    ranked.truncate(top.max(1));
+    ranked
+}
+
+/// One tag for each word of `text`, read off the first token of the word. `logits` is `[S, labels]`.
+pub(crate) fn tag(text: &str, tokens: &Tokens, logits: ArrayView2<'_, f32>, labels: &[Arc<str>]) -> Vec<Tag> {
+    let mut next = 0;
+    let mut tags = Vec::new();
+    for (start, end) in words(text) {
+        // Tokens come in the order of the text, so each word's search goes on where the last one's ended.
+        let covers = |place: &Option<(usize, (usize, usize))>| {
+            place.is_some_and(|(_, (from, to))| from < end && to > start && to > from)
+        };
+        let past = |place: &Option<(usize, (usize, usize))>| place.is_some_and(|(_, (from, _))| from >= end);
+        let found = tokens.places.iter().enumerate().skip(next).take_while(|(_, p)| !past(p)).find(|(_, p)| covers(p));
+        let best = found.and_then(|(at, _)| {
+            next = at + 1;
+            rank(labels, &logits.row(at).to_vec(), 1).into_iter().next()
+        });
+        let (label, score) = best.map(|b| (b.label, b.score)).unzip();
+        tags.push(Tag { word: characters(text, (start, end)), start, end, label, score });
+    }
+    tags
+}
+
+/// A candidate: characters of the second text, and the sum of its start and end logits.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Candidate {
+    start: usize,
+    end: usize,
+    logit: f32,
+}
+
+/// The best spans of one window. `logits` is `[S, 2]`: start and end.
+pub(crate) fn candidates(tokens: &Tokens, logits: ArrayView2<'_, f32>) -> Vec<Candidate> {
+    /// Starts and ends that are tried with each other, and tokens in the longest answer, as in BERT's SQuAD reader.
+    const BEST: usize = 20;
+    const LONGEST: usize = 30;
+    let inside: Vec<usize> = tokens
+        .places
+        .iter()
+        .enumerate()
+        .filter(|(_, p)| p.is_some_and(|(text, _)| text == 1))
+        .map(|(at, _)| at)
+        .collect();
+    let best = |column: usize| {
+        let mut sorted = inside.clone();
+        sorted.sort_by(|a, b| logits[[*b, column]].total_cmp(&logits[[*a, column]]));
+        sorted.truncate(BEST);
+        sorted
+    };
+    let (starts, ends) = (best(0), best(1));
+    let mut found = Vec::new();
+    for start in starts {
+        for end in ends.iter().copied().filter(|end| (start..start + LONGEST).contains(end)) {
+            if let (Some((_, (from, _))), Some((_, (_, to)))) = (tokens.places[start], tokens.places[end]) {
+                found.push(Candidate { start: from, end: to, logit: logits[[start, 0]] + logits[[end, 1]] });
+            }
+        }
+    }
+    found
+}
+
+/// The best `top` of all windows' candidates, with probabilities among the best twenty.
+pub(crate) fn spans(text: &str, mut found: Vec<Candidate>, top: usize) -> Vec<Span> {
+    found.sort_by(|a, b| b.logit.total_cmp(&a.logit).then(a.start.cmp(&b.start)).then(a.end.cmp(&b.end)));
+    let mut best: Vec<Candidate> = Vec::new();
+    for candidate in found {
+        if best.len() < top.max(20) && best.iter().all(|b| (b.start, b.end) != (candidate.start, candidate.end)) {
+            best.push(candidate);
+        }
+    }
+    let scores = softmax(&best.iter().map(|c| c.logit).collect::<Vec<_>>());
+    let named = best.iter().zip(scores).map(|(c, score)| Span {
+        text: characters(text, (c.start, c.end)),
+        start: c.start,
+        end: c.end,
+        score,
+    });
+    named.take(top.max(1)).collect()
+}

@@ -1,0 +1,9 @@
+//! The work behind the `edge-run` command: records in, rows out.
+
+mod input;
+mod output;
+mod session;
+
+pub use input::{InputFormat, Record, Records};
+pub use output::{OutputFormat, Writer};
+pub use session::{Outcome, Session, SessionOptions, run};

@@ -1,0 +1,138 @@
+//! Answers every record of an input for every task, in order.
+
+use std::{
+    io::{BufRead, Write},
+    time::Duration,
+};
+
+use super::{Record, Records, Writer};
+use crate::{Encoder, Error, Options, Prediction, Request, Result, Task, Timing};
+
+/// Tasks over one encoder.
+pub struct Session<'a> {
+    /// The encoder.
+    pub encoder: &'a Encoder,
+    /// Its tasks, in the order of their answers.
+    pub tasks: &'a [Task],
+    /// What each task is called in its rows.
+    pub names: &'a [String],
+}
+
+/// How a session runs.
+#[derive(Clone, Copy, Debug)]
+pub struct SessionOptions {
+    /// How texts are answered.
+    pub options: Options,
+    /// Lines read before any of them is answered.
+    pub batch: usize,
+    /// Whether every line's answer is handed on before the next line is read.
+    pub unbuffered: bool,
+}
+
+/// What a session did.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Outcome {
+    /// Records read.
+    pub records: usize,
+    /// Answers given.
+    pub answers: usize,
+    /// Answers refused.
+    pub refused: usize,
+    /// Answers on a text that was cut to the limit.
+    pub truncated: usize,
+    /// The first line that was cut.
+    pub first_truncated: Option<usize>,
+    /// Sums over all answers.
+    pub timing: Timing,
+}
+
+/// Reads all records and writes all answers. `progress` is called with the bytes read so far.
+///
+/// # Errors
+/// When the input cannot be read, the output not be written, or the engine fails; a text that has no answer is a row
+/// that says so.
+pub fn run<R: BufRead, W: Write>(
+    session: &Session<'_>,
+    records: &mut Records<R>,
+    writer: &mut Writer<W>,
+    how: SessionOptions,
+    mut progress: impl FnMut(u64),
+) -> Result<Outcome> {
+    let mut outcome = Outcome::default();
+    let size = if how.unbuffered { 1 } else { how.batch.max(1) };
+    loop {
+        let mut batch = Vec::with_capacity(size);
+        while batch.len() < size {
+            match records.next_record()? {
+                Some(record) => batch.push(record),
+                None => break,
+            }
+        }
+        if batch.is_empty() {
+            break;
+        }
+        answer(session, &batch, writer, how.options, &mut outcome)?;
+        if how.unbuffered {
+            writer.flush().map_err(output)?;
+        }
+        progress(records.bytes());
+    }
+    writer.flush().map_err(output)?;
+    Ok(outcome)
+}
+
+/// Answers one batch: every task's requests go to the encoder together.
+fn answer<W: Write>(
+    session: &Session<'_>,
+    batch: &[Record],
+    writer: &mut Writer<W>,
+    options: Options,
+    outcome: &mut Outcome,
+) -> Result<()> {
+    let texts = batch.iter().filter_map(|record| record.text.as_ref().ok());
+    let requests: Vec<Request<'_>> =
+        texts.flat_map(|text| session.tasks.iter().map(move |task| Request { task, text })).collect();
+    let mut answers = session.encoder.predict_with(&requests, options).into_iter();
+    for record in batch {
+        outcome.records += 1;
+        for name in session.names {
+            let answer = match &record.text {
+                // One answer for each request, and one request for each text and task.
+                Ok(_) => answers.next().expect("an answer for every request"),
+                Err(reason) => Err(reason.clone().into()),
+            };
+            // A text without an answer is a row; anything else is the end.
+            let answer = match answer {
+                Err(error) if !matches!(error, Error::Text(_)) => return Err(error),
+                answer => answer,
+            };
+            count(outcome, record.line, &answer);
+            let row = writer.row(record.line, name, record.text.as_ref().ok(), answer.as_ref());
+            row.map_err(output)?;
+        }
+    }
+    Ok(())
+}
+
+fn count(outcome: &mut Outcome, line: usize, answer: &Result<Prediction>) {
+    let Ok(prediction) = answer else {
+        outcome.refused += 1;
+        return;
+    };
+    outcome.answers += 1;
+    if prediction.truncated {
+        outcome.truncated += 1;
+        outcome.first_truncated.get_or_insert(line);
+    }
+    let (sum, one) = (&mut outcome.timing, &prediction.timing);
+    sum.tokens += one.tokens;
+    let add = |sum: &mut Duration, one: Duration| *sum += one;
+    add(&mut sum.tokenize, one.tokenize);
+    add(&mut sum.switch, one.switch);
+    add(&mut sum.encode, one.encode);
+    add(&mut sum.answer, one.answer);
+}
+
+fn output(source: std::io::Error) -> Error {
+    Error::Io { path: "standard output".into(), action: "write", source }
+}

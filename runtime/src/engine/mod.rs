@@ -1,0 +1,107 @@
+//! Hidden states from token ids and bias values. Only this directory knows which engine runs the graph.
+//!
+//! [`lowered`] runs fused operators over mapped panels, several sequences at once; [`reference`] runs the graph as it
+//! is, one sequence after the other, and is what the first is tested against.
+
+mod attention;
+mod lowered;
+mod operators;
+mod patterns;
+mod reference;
+mod weights;
+
+use bias_patch::Bundle;
+use clap::ValueEnum;
+use ndarray::{Array1, Array2};
+use tract_onnx::prelude::{TValue, TVec};
+
+use crate::Result;
+
+/// Which engine runs the graph.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum EngineKind {
+    /// Fused operators over mapped weights
+    #[default]
+    Lowered,
+    /// The graph as it is, in stock tract, with weights of its own
+    Reference,
+}
+
+/// A loaded encoder.
+pub(crate) enum Engine {
+    Lowered(lowered::Lowered),
+    Reference(reference::Reference),
+}
+
+/// The bias values of one task, ready to be inputs.
+#[derive(Clone, Debug)]
+pub(crate) struct Biases(Vec<TValue>);
+
+/// Token ids of one sequence: S numbers each.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sequence<'a> {
+    /// Token ids; at least one.
+    pub ids: &'a [u32],
+    /// Token types; ignored by encoders without.
+    pub type_ids: &'a [u32],
+    /// The task's values.
+    pub biases: &'a Biases,
+}
+
+/// Sequences with their values, as the engine takes them.
+pub(crate) struct Bound {
+    /// One list of inputs for each run.
+    runs: Vec<TVec<TValue>>,
+    /// Tokens of each sequence.
+    lengths: Vec<usize>,
+}
+
+/// What the encoder makes of one sequence.
+#[derive(Debug)]
+pub(crate) struct Hidden {
+    /// The last hidden state, `[S, H]`.
+    pub tokens: Array2<f32>,
+    /// The pooler's output, `[H]`, where the encoder has one.
+    pub pooled: Option<Array1<f32>>,
+}
+
+impl Engine {
+    /// Loads and plans the graph of a bundle, once for every task and length.
+    pub fn load(bundle: &Bundle, kind: EngineKind) -> Result<Self> {
+        Ok(match kind {
+            EngineKind::Lowered => Engine::Lowered(lowered::Lowered::load(bundle)?),
+            EngineKind::Reference => Engine::Reference(reference::Reference::load(bundle)?),
+        })
+    }
+
+    /// Prepares the values of every slot, in the order of the manifest's.
+    pub fn prepare(&self, values: Vec<Vec<f32>>) -> Biases {
+        Biases(match self {
+            Engine::Lowered(_) => values.into_iter().map(lowered::table).collect(),
+            Engine::Reference(_) => values.into_iter().map(reference::vector).collect(),
+        })
+    }
+
+    /// The inputs of a run. Values of one task are shared, not copied: this is all that switching a task takes.
+    pub fn bind(&self, sequences: &[Sequence<'_>]) -> Result<Bound> {
+        let runs = match self {
+            Engine::Lowered(engine) => vec![engine.bind(sequences)?],
+            Engine::Reference(engine) => sequences.iter().map(|sequence| engine.bind(*sequence)).collect(),
+        };
+        Ok(Bound { runs, lengths: sequences.iter().map(|s| s.ids.len()).collect() })
+    }
+
+    /// Runs bound sequences; the results come in their order.
+    pub fn run(&self, bound: Bound) -> Result<Vec<Hidden>> {
+        match self {
+            Engine::Lowered(engine) => {
+                let mut found = Vec::new();
+                for inputs in bound.runs {
+                    found.extend(engine.run(inputs, &bound.lengths)?);
+                }
+                Ok(found)
+            }
+            Engine::Reference(engine) => bound.runs.into_iter().map(|inputs| engine.run(inputs)).collect(),
+        }
+    }
+}

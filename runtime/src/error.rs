@@ -1,0 +1,99 @@
+//! Why a text could not be answered.
+
+use std::path::PathBuf;
+
+use bias_patch::Digest;
+
+/// The result of loading or running.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why an encoder could not be loaded, or a text not be answered.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The bundle or a patch is not as it should be.
+    #[error(transparent)]
+    Format(#[from] bias_patch::Error),
+    /// The operating system refused to read or write.
+    #[error("{}: cannot {action}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What was attempted, as a verb.
+        action: &'static str,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// The engine cannot run the graph.
+    #[error("{}: the engine cannot {action}: {reason}", path.display())]
+    Engine {
+        /// The bundle.
+        path: PathBuf,
+        /// What was attempted, as a verb.
+        action: &'static str,
+        /// The engine's reason.
+        reason: String,
+    },
+    /// The tokenizer cannot be read or refuses a text.
+    #[error("{}: tokenizer: {reason}", path.display())]
+    Tokenizer {
+        /// The tokenizer's file.
+        path: PathBuf,
+        /// Its reason.
+        reason: String,
+    },
+    /// A task was given to an encoder that it was not attached to.
+    #[error("task {task} was attached to encoder {expected}, this is encoder {found}")]
+    OtherEncoder {
+        /// The task's name.
+        task: String,
+        /// The encoder it was attached to.
+        expected: Digest,
+        /// The encoder it was given to.
+        found: Digest,
+    },
+    /// A text that has no answer.
+    #[error("{0}")]
+    Text(#[from] TextError),
+    /// An input file or its format is not as it should be.
+    #[error("{place}: expected {expected}, found {found}")]
+    Input {
+        /// File and line, or the option.
+        place: String,
+        /// What is allowed.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
+}
+
+/// Why one text has no answer; others are not concerned.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TextError {
+    /// Nothing but white space.
+    #[error("empty text")]
+    Empty,
+    /// One text where two are due, or the reverse.
+    #[error("expected {expected}, found {found}")]
+    Inputs {
+        /// What the task takes.
+        expected: &'static str,
+        /// What there is.
+        found: &'static str,
+    },
+    /// Special tokens, and the question of a span task, leave no room for the text.
+    #[error("{found} tokens come before the text, which leaves no room for it within the limit of {limit}")]
+    NoRoom {
+        /// Special tokens, and those of the question.
+        found: usize,
+        /// The longest sequence.
+        limit: usize,
+    },
+    /// The bytes are not text.
+    #[error("invalid UTF-8 after {0} bytes")]
+    Utf8(usize),
+    /// The line is not a record of the input format.
+    #[error("{0}")]
+    Record(String),
+}

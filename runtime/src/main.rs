@@ -1,0 +1,213 @@
+//! `edge-run`: text in, predictions out.
+#![forbid(unsafe_code)]
+
+use std::{
+    fs::File,
+    io::{self, BufReader, BufWriter, IsTerminal, Read},
+    path::PathBuf,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use clap::Parser;
+use edge_run::{
+    Bundle, Encoder, EngineKind, Error, LoadTiming, Memory, Options, Patch, Result, Store, Task,
+    cli::{InputFormat, Outcome, OutputFormat, Records, Session, SessionOptions, Writer, run},
+};
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// Answer texts with a task's patch, over an encoder that all tasks share.
+///
+/// A patch names its encoder by digest, so the encoder's bundle is found in the store that edge-export writes to.
+#[derive(Parser)]
+#[command(name = "edge-run", version, after_help = EXAMPLES)]
+struct Arguments {
+    /// A task's patch; repeat it to run several tasks at once
+    #[arg(short, long = "patch", value_name = "FILE", required = true)]
+    patches: Vec<PathBuf>,
+    /// The texts; - or none for standard input
+    file: Option<PathBuf>,
+    /// The encoder's bundle, if it is not in the store
+    #[arg(long, value_name = "DIR")]
+    bundle: Option<PathBuf>,
+    /// How texts are written
+    #[arg(short, long, value_enum, default_value = "lines")]
+    input: InputFormat,
+    /// How answers are written
+    #[arg(short, long, value_enum, default_value = "table")]
+    output: OutputFormat,
+    /// Labels or spans to give, the likeliest first
+    #[arg(short = 'k', long, value_name = "N", default_value_t = 1, value_parser = at_least_one)]
+    top_k: usize,
+    /// Also give the outputs that labels are made of
+    #[arg(long)]
+    logits: bool,
+    /// Lines to read before any is answered
+    #[arg(short, long, value_name = "N", default_value_t = 32, value_parser = at_least_one)]
+    batch: usize,
+    /// Cut texts to N tokens, if the patch does not say fewer
+    #[arg(long, value_name = "N", value_parser = at_least_three)]
+    max_length: Option<u32>,
+    /// Give a line's answer before the next line is read
+    #[arg(short, long)]
+    unbuffered: bool,
+    /// What runs the encoder
+    #[arg(long, value_enum, default_value = "lowered")]
+    engine: EngineKind,
+    /// Report time and memory on standard error
+    #[arg(long)]
+    timing: bool,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  edge-run --patch sst2.bias reviews.txt              a label for each line
+  edge-run -p sst2.bias -p topic.bias reviews.txt     two tasks over one encoder
+  edge-run -p mrpc.bias -i tsv -o jsonl pairs.tsv     columns sentence1 and sentence2
+  tail -f log | edge-run -p alarm.bias --unbuffered   answers as lines come
+
+Lines hold one text, or two with a tab between. In TSV and JSON the first text is called text, sentence, sentence1, question,
+premise, text_a, question1 or tokens, the second text_pair, sentence2, context, hypothesis, text_b, question2 or passage.
+
+A line without an answer (empty, or a pair where one text is due) is marked in its place, and the exit code is 1.";
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "expected a number above 0".to_owned())
+}
+
+fn at_least_three(text: &str) -> Result<u32, String> {
+    text.parse().ok().filter(|n| *n > 2).ok_or_else(|| "expected a number above 2".to_owned())
+}
+
+fn main() -> ExitCode {
+    match answer(&Arguments::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        // Whoever read our output has seen enough.
+        Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("edge-run: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether every line was answered.
+fn answer(arguments: &Arguments) -> Result<bool> {
+    let begun = Instant::now();
+    let patches: Vec<Patch> = arguments.patches.iter().map(|path| Patch::open(path)).collect::<Result<_, _>>()?;
+    let bundle = match (&arguments.bundle, patches.first()) {
+        (Some(dir), _) => Bundle::open(dir)?,
+        (None, Some(patch)) => Store::of_user()?.open(patch.encoder())?,
+        (None, None) => return Ok(true),
+    };
+    let opened = begun.elapsed();
+    let encoder = Encoder::load(bundle, arguments.engine)?;
+    let begun = Instant::now();
+    let attach = |(patch, path): (&Patch, &PathBuf)| {
+        encoder.attach(patch).map_err(|e| match e {
+            Error::Format(e) => Error::Format(e.in_file(path)),
+            other => other,
+        })
+    };
+    let tasks: Vec<Task> = patches.iter().zip(&arguments.patches).map(attach).collect::<Result<_>>()?;
+    let attached = begun.elapsed();
+
+    let (reader, name, length) = open(arguments)?;
+    let bar = progress_bar(length);
+    let mut records = Records::new(BufReader::new(reader), arguments.input, &name)?;
+    let names = names(&tasks, &arguments.patches);
+    let shown = names.iter().zip(&tasks).map(|(name, task)| (name.as_str(), task.spec().kind().labels()));
+    let mut writer = Writer::new(BufWriter::new(io::stdout().lock()), arguments.output, arguments.logits, shown);
+    let how = SessionOptions {
+        options: Options { top: arguments.top_k, max_length: arguments.max_length },
+        batch: arguments.batch,
+        unbuffered: arguments.unbuffered,
+    };
+    let session = Session { encoder: &encoder, tasks: &tasks, names: &names };
+    let outcome = run(&session, &mut records, &mut writer, how, |bytes| bar.set_position(bytes));
+    bar.finish_and_clear();
+    let outcome = outcome?;
+    if outcome.records == 0 {
+        return Err(Error::Input {
+            place: name,
+            expected: "at least one line".to_owned(),
+            found: "an empty input".to_owned(),
+        });
+    }
+    report(&outcome);
+    if arguments.timing {
+        report_timing(&encoder.load_timing(), opened, attached, &tasks, &outcome);
+    }
+    Ok(outcome.refused == 0)
+}
+
+fn open(arguments: &Arguments) -> Result<(Box<dyn Read>, String, Option<u64>)> {
+    match &arguments.file {
+        Some(path) if path.as_os_str() != "-" => {
+            let failed = |source| Error::Io { path: path.clone(), action: "read", source };
+            let file = File::open(path).map_err(failed)?;
+            let metadata = file.metadata().map_err(failed)?;
+            if metadata.is_dir() {
+                return Err(failed(io::ErrorKind::IsADirectory.into()));
+            }
+            Ok((Box::new(file), path.display().to_string(), Some(metadata.len())))
+        }
+        _ => Ok((Box::new(io::stdin()), "standard input".to_owned(), None)),
+    }
+}
+
+/// A bar over a file, where answers do not already run down the terminal.
+fn progress_bar(length: Option<u64>) -> ProgressBar {
+    match length {
+        Some(length) if !io::stdout().is_terminal() => {
+            let style = ProgressStyle::with_template("[{bar:40}] {percent:>3} %  {eta} left");
+            let bar = ProgressBar::new(length);
+            if let Ok(style) = style {
+                bar.set_style(style.progress_chars("=> "));
+            }
+            bar
+        }
+        _ => ProgressBar::hidden(),
+    }
+}
+
+fn report(outcome: &Outcome) {
+    if let Some(line) = outcome.first_truncated {
+        eprintln!("edge-run: answers on texts cut to the token limit: {}, the first on line {line}", outcome.truncated);
+    }
+    if outcome.refused > 0 {
+        let all = outcome.refused + outcome.answers;
+        eprintln!("edge-run: answers refused, marked in their place: {} of {all}", outcome.refused);
+    }
+}
+
+/// What each task's rows are called: the task's name, or the patch's path where several tasks have that name.
+fn names(tasks: &[Task], paths: &[PathBuf]) -> Vec<String> {
+    let alone = |name: &str| tasks.iter().filter(|task| task.spec().name() == name).count() == 1;
+    let file = |path: &PathBuf| path.display().to_string();
+    let pairs = tasks.iter().zip(paths);
+    pairs
+        .map(|(task, path)| if alone(task.spec().name()) { task.spec().name().to_owned() } else { file(path) })
+        .collect()
+}
+
+fn report_timing(load: &LoadTiming, opened: Duration, attached: Duration, tasks: &[Task], outcome: &Outcome) {
+    let milliseconds = |d: Duration| d.as_secs_f64() * 1e3;
+    let each = |d: Duration| d.as_secs_f64() * 1e6 / outcome.answers.max(1) as f64;
+    let t = &outcome.timing;
+    eprintln!("open patches and bundle {:10.3} ms", milliseconds(opened));
+    eprintln!("load tokenizer          {:10.3} ms", milliseconds(load.tokenizer));
+    eprintln!("load encoder, once      {:10.3} ms", milliseconds(load.engine));
+    eprintln!("attach {:3} tasks        {:10.3} ms", tasks.len(), milliseconds(attached));
+    eprintln!("tokenize                {:10.3} us an answer", each(t.tokenize));
+    eprintln!("switch task             {:10.3} us an answer", each(t.switch));
+    eprintln!("run encoder             {:10.3} us an answer, {} tokens", each(t.encode), t.tokens);
+    eprintln!("run head                {:10.3} us an answer", each(t.answer));
+    let resident: usize = tasks.iter().map(Task::resident_bytes).sum();
+    eprintln!("task values             {:10.3} MB", resident as f64 / 1e6);
+    if let Some(memory) = Memory::now() {
+        eprintln!("anonymous memory        {:10.3} MB", memory.anonymous_bytes as f64 / 1e6);
+        eprintln!("file-backed memory      {:10.3} MB", memory.file_bytes as f64 / 1e6);
+    }
+}

@@ -1,0 +1,219 @@
+//! Token ids from text.
+//!
+//! In: one text or two. Out: token ids with special tokens, cut to a limit as Hugging Face's `truncation=True` cuts
+//! them, with the characters that each token stands for. The tokenizer file is the checkpoint's, run by the
+//! `tokenizers` crate.
+
+use std::path::{Path, PathBuf};
+
+use tokenizers::{
+    Encoding, Tokenizer as Inner,
+    tokenizer::PostProcessor,
+    utils::truncation::{TruncationDirection, TruncationParams, TruncationStrategy, truncate_encodings},
+};
+
+use crate::{
+    Error, Result,
+    engine::{Biases, Sequence},
+    error::TextError,
+};
+
+/// What a task answers: one text, or two that belong together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Text {
+    first: String,
+    second: Option<String>,
+}
+
+impl Text {
+    /// One text.
+    pub fn one(text: impl Into<String>) -> Self {
+        Text { first: text.into(), second: None }
+    }
+
+    /// Two texts, such as two sentences to compare, or a question and its context.
+    pub fn pair(first: impl Into<String>, second: impl Into<String>) -> Self {
+        Text { first: first.into(), second: Some(second.into()) }
+    }
+
+    /// The first text.
+    pub fn first(&self) -> &str {
+        &self.first
+    }
+
+    /// The second text.
+    pub fn second(&self) -> Option<&str> {
+        self.second.as_deref()
+    }
+
+    /// Checks that there are as many texts as a task takes, and something in each.
+    pub(crate) fn check(&self, inputs: u8) -> Result<(), TextError> {
+        let name = |two| if two { "a pair of texts" } else { "one text" };
+        if (inputs == 2) != self.second.is_some() {
+            return Err(TextError::Inputs { expected: name(inputs == 2), found: name(self.second.is_some()) });
+        }
+        let blank = |text: &str| text.chars().all(char::is_whitespace);
+        if blank(&self.first) || self.second.as_deref().is_some_and(blank) {
+            return Err(TextError::Empty);
+        }
+        Ok(())
+    }
+}
+
+/// Tokens of one sequence.
+#[derive(Clone, Debug)]
+pub(crate) struct Tokens {
+    ids: Vec<u32>,
+    type_ids: Vec<u32>,
+    /// For each token, the text it is of (0 or 1; none for special tokens) and its characters there.
+    pub places: Vec<Option<(usize, (usize, usize))>>,
+    /// Whether text was cut off.
+    pub truncated: bool,
+}
+
+impl Tokens {
+    /// The tokens as the engine takes them, with a task's values.
+    pub fn sequence<'a>(&'a self, biases: &'a Biases) -> Sequence<'a> {
+        Sequence { ids: &self.ids, type_ids: &self.type_ids, biases }
+    }
+
+    /// Number of tokens.
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    fn new(encoding: &Encoding, truncated: bool) -> Self {
+        let texts = encoding.get_sequence_ids();
+        let places = texts.into_iter().zip(encoding.get_offsets()).map(|(text, place)| Some((text?, *place))).collect();
+        Tokens { ids: encoding.get_ids().to_vec(), type_ids: encoding.get_type_ids().to_vec(), places, truncated }
+    }
+}
+
+/// A checkpoint's tokenizer.
+pub(crate) struct Tokenizer {
+    inner: Inner,
+    path: PathBuf,
+}
+
+impl Tokenizer {
+    /// Reads a `tokenizer.json`.
+    pub fn open(path: &Path) -> Result<Self> {
+        let mut inner = Inner::from_file(path).map_err(failed(path))?;
+        // Limits are the task's, and sequences are never padded.
+        inner.with_truncation(None).map_err(failed(path))?.with_padding(None);
+        Ok(Tokenizer { inner, path: path.to_owned() })
+    }
+
+    /// Tokens of one text or a pair, at most `limit`; of a pair the longer text is cut first.
+    pub fn encode(&self, text: &Text, limit: usize) -> Result<Tokens> {
+        let first = self.plain(&text.first)?;
+        let second = text.second.as_deref().map(|t| self.second(t)).transpose()?;
+        let whole = first.len() + second.as_ref().map_or(0, Encoding::len);
+        let special = self.special(second.is_some());
+        let room = limit.saturating_sub(special);
+        // Each text keeps at least one token.
+        if room < 1 + usize::from(second.is_some()) {
+            return Err(TextError::NoRoom { found: special, limit }.into());
+        }
+        let truncated = whole > room;
+        let (first, second) = if truncated {
+            let params = TruncationParams {
+                max_length: room,
+                strategy: TruncationStrategy::LongestFirst,
+                stride: 0,
+                direction: TruncationDirection::Right,
+            };
+            let (mut first, mut second) = truncate_encodings(first, second, &params).map_err(failed(&self.path))?;
+            // The pieces cut off are kept beside each text; post-processing would copy every pair of them.
+            first.take_overflowing();
+            second.as_mut().map(Encoding::take_overflowing);
+            (first, second)
+        } else {
+            (first, second)
+        };
+        self.finish(first, second, truncated)
+    }
+
+    /// Tokens of a pair whose second text may be long: as many sequences as it takes, each with the whole first text
+    /// and a part of the second that overlaps the part before.
+    pub fn windows(&self, first: &str, second: &str, limit: usize) -> Result<Vec<Tokens>> {
+        /// Tokens that consecutive windows share, as in BERT's reading of SQuAD.
+        const OVERLAP: usize = 128;
+        let first = self.plain(first)?;
+        let mut second = self.second(second)?;
+        let taken = first.len() + self.special(true);
+        let room = limit.saturating_sub(taken);
+        if room == 0 {
+            return Err(TextError::NoRoom { found: taken, limit }.into());
+        }
+        second.truncate(room, OVERLAP.min(room / 2), TruncationDirection::Right);
+        let rest = second.take_overflowing();
+        let parts = std::iter::once(second).chain(rest);
+        parts.map(|part| self.finish(first.clone(), Some(part), false)).collect()
+    }
+
+    /// Tokens of a text without special tokens.
+    fn plain(&self, text: &str) -> Result<Encoding> {
+        self.inner.encode_char_offsets(text, false).map_err(failed(&self.path))
+    }
+
+    /// Tokens of a second text: of type 1, for post-processors that leave types as they are.
+    fn second(&self, text: &str) -> Result<Encoding> {
+        let mut encoding = self.plain(text)?;
+        encoding.set_type_ids(vec![1; encoding.len()]);
+        Ok(encoding)
+    }
+
+    /// Number of special tokens.
+    fn special(&self, pair: bool) -> usize {
+        self.inner.get_post_processor().map_or(0, |p| p.added_tokens(pair))
+    }
+
+    /// Adds special tokens.
+    fn finish(&self, first: Encoding, second: Option<Encoding>, truncated: bool) -> Result<Tokens> {
+        let encoding = self.inner.post_process(first, second, true).map_err(failed(&self.path))?;
+        Ok(Tokens::new(&encoding, truncated))
+    }
+}
+
+fn failed(path: &Path) -> impl Fn(tokenizers::Error) -> Error {
+    let path = path.to_owned();
+    move |e| Error::Tokenizer { path: path.clone(), reason: e.to_string() }
+}
+
+/// Words of a text as runs of characters without white space: character ranges, in order.
+pub(crate) fn words(text: &str) -> Vec<(usize, usize)> {
+    let mut words = Vec::new();
+    let mut start = None;
+    let mut count = 0;
+    for (at, c) in text.chars().enumerate() {
+        count = at + 1;
+        match (c.is_whitespace(), start) {
+            (false, None) => start = Some(at),
+            (true, Some(from)) => {
+                words.push((from, at));
+                start = None;
+            }
+            _ => {}
+        }
+    }
+    words.extend(start.map(|from| (from, count)));
+    words
+}
+
+/// The characters `from..to` of a text.
+pub(crate) fn characters(text: &str, (from, to): (usize, usize)) -> String {
+    text.chars().skip(from).take(to.saturating_sub(from)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_character_ranges() {
+        assert_eq!(words("  été à\tb "), [(2, 5), (6, 7), (8, 9)]);
+        assert_eq!(words(""), []);
+        assert_eq!(characters("  été à", (2, 5)), "été");
+    }
+}

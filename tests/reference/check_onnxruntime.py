@@ -1,0 +1,83 @@
+"""Checks an exported graph with the onnx package and ONNX Runtime.
+
+usage: check_onnxruntime.py BUNDLE VALUES.safetensors ROWS.jsonl [FIXTURE.json]
+
+VALUES are the biases and head of a patch (edge-patch extract), ROWS what edge-run --logits answered on the two texts
+below with mean pooling. FIXTURE is what transformers computed with the same weights (make_encoders.py).
+"""
+
+import json
+import os
+import sys
+
+import numpy as np
+import onnx
+import onnxruntime
+from safetensors.numpy import load_file
+from tokenizers import Tokenizer
+
+TEXTS = ["the film was good", "why was it bad? not happy!"]
+# Two f32 engines that sum in different orders.
+BOUND = 1e-4
+
+
+def main(bundle, values, rows, fixture=None):
+    path = os.path.join(bundle, "encoder.onnx")
+    onnx.checker.check_model(path, full_check=True)
+    onnx.shape_inference.infer_shapes(onnx.load(path), check_type=True, strict_mode=True, data_prop=True)
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # It warns of every input that has a default, which is what slots are.
+    session = onnxruntime.InferenceSession(path, options)
+    inputs = {i.name for i in session.get_inputs()} | {i.name for i in session.get_overridable_initializers()}
+    tokenizer = Tokenizer.from_file(os.path.join(bundle, "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+
+    def feeds(encodings):
+        length = max(len(e.ids) for e in encodings)
+        padded = lambda lists: np.array([list(l) + [0] * (length - len(l)) for l in lists], dtype=np.int64)
+        fed = {"input_ids": padded([e.ids for e in encodings]), "attention_mask": padded([[1] * len(e.ids) for e in encodings])}
+        if "token_type_ids" in inputs:
+            fed["token_type_ids"] = padded([e.type_ids for e in encodings])
+        return fed
+
+    worst_base = 0.0
+    if fixture:
+        with open(fixture, encoding="utf-8") as file:
+            cases = json.load(file)["cases"]
+        for case in cases:
+            encoding = tokenizer.encode(*case["text"])
+            assert encoding.ids == case["input_ids"], (encoding.ids, case["input_ids"])
+            fed = feeds([encoding])
+            if len(case["text"]) == 1:
+                # Mask and types have defaults: token ids alone run the base model.
+                fed = {"input_ids": fed["input_ids"]}
+            hidden, *pooled = session.run(None, fed)
+            worst_base = max(worst_base, np.abs(hidden[0] - np.array(case["hidden"])).max())
+            if pooled:
+                worst_base = max(worst_base, np.abs(pooled[0][0] - np.array(case["pooled"])).max())
+
+    tensors = load_file(values)
+    slots = {name: value for name, value in tensors.items() if name in inputs}
+    missing = {n for n in inputs if n.endswith(".bias")} - set(slots)
+    assert not missing, f"slots without values: {missing}"
+    # One padded batch, so that the mask matters; edge-run answers each text alone.
+    fed = feeds([tokenizer.encode(text) for text in TEXTS])
+    hidden = session.run(["last_hidden_state"], {**fed, **slots})[0]
+    mask = fed["attention_mask"][..., None]
+    pooled = (hidden * mask).sum(1) / mask.sum(1)
+    logits = pooled @ tensors["classifier.weight"].T + tensors["classifier.bias"]
+    with open(rows, encoding="utf-8") as file:
+        ours = np.array([json.loads(line)["logits"] for line in file])
+    base = session.run(["last_hidden_state"], fed)[0]
+    assert np.abs(base - hidden).max() > 0.01, "the patch changes nothing"
+    worst_patched = np.abs(ours - logits).max()
+    name = os.path.basename(fixture or bundle)[:24]
+    print(f"{name:24} base {worst_base:.1e}  patched logits {worst_patched:.1e}")
+    assert np.isfinite(hidden).all() and np.isfinite(base).all()
+    assert worst_base < BOUND and worst_patched < BOUND
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

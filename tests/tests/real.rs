@@ -1,0 +1,195 @@
+//! The real encoder: reference patches to the last logit, shipped patches to the score their table claims.
+//!
+//! Data sets and reference patches are not part of this repository. `EDGE_REFERENCE` names a directory that has
+//! `reference/NAME/{biases.safetensors,expected.json}` and `data/SET/dev.tsv`.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use bias_patch::{Bundle, Patch, Task};
+use edge_patch::import;
+use edge_run::{Answer, Encoder, EngineKind, Options, Prediction, Request, Text};
+use serde_json::Value;
+use system_tests::{assert_succeeded, command, fixtures, metrics, real_bundle};
+
+/// f32 engines that sum in different orders, through six layers; the reference has six decimals.
+const LOGIT_BOUND: f32 = 1e-4;
+
+/// Reference patches and the data set each was scored on.
+const REFERENCES: [(&str, &str); 5] =
+    [("sst2", "SST-2"), ("sst2_query_middle", "SST2-sentences"), ("mrpc", "MRPC"), ("cola", "CoLA"), ("stsb", "STS-B")];
+
+fn reference_dir() -> PathBuf {
+    std::env::var_os("EDGE_REFERENCE").expect("EDGE_REFERENCE names the reference directory").into()
+}
+
+/// Texts and labels of a dev set, quotes being characters like others.
+fn dev_set(set: &str) -> (Vec<Text>, Vec<String>) {
+    let text = fs::read_to_string(reference_dir().join("data").join(set).join("dev.tsv")).unwrap();
+    let mut lines = text.lines();
+    let header: Vec<&str> = lines.next().unwrap().split('\t').collect();
+    let column = |name: &str| header.iter().position(|h| *h == name);
+    let (label, first) = (column("label").unwrap(), column("sentence").or(column("sentence1")).unwrap());
+    let rows = lines.map(|line| {
+        let cells: Vec<&str> = line.split('\t').collect();
+        let text = match column("sentence2") {
+            Some(second) => Text::pair(cells[first], cells[second]),
+            None => Text::one(cells[first]),
+        };
+        (text, cells[label].to_owned())
+    });
+    rows.unzip()
+}
+
+fn answers(encoder: &Encoder, patch: &Patch, texts: &[Text]) -> Vec<Prediction> {
+    let task = encoder.attach(patch).unwrap();
+    let requests: Vec<Request<'_>> = texts.iter().map(|text| Request { task: &task, text }).collect();
+    encoder.predict_with(&requests, Options::default()).into_iter().map(|p| p.unwrap()).collect()
+}
+
+/// The metric of a task, in percent; gold classes are numbers in the order of the task's labels.
+fn score(task: &Task, metric: &str, predictions: &[Prediction], gold: &[String]) -> f64 {
+    let classes: Vec<usize> = predictions
+        .iter()
+        .filter_map(|p| match &p.answer {
+            Answer::Labels(ranked) => task.kind().labels().iter().position(|l| **l == *ranked[0].label),
+            _ => None,
+        })
+        .collect();
+    let values: Vec<f64> = predictions
+        .iter()
+        .filter_map(|p| if let Answer::Value(v) = p.answer { Some(f64::from(v)) } else { None })
+        .collect();
+    let gold_class = || gold.iter().map(|g| g.parse().unwrap()).collect::<Vec<usize>>();
+    100.0
+        * match metric {
+            "accuracy" | "acc" => metrics::accuracy(&classes, &gold_class()),
+            "F1" | "f1" => metrics::f1(&classes, &gold_class()),
+            "mcc" => metrics::matthews(&classes, &gold_class()),
+            "Spearman" | "spearman" => {
+                metrics::spearman(&values, &gold.iter().map(|g| g.parse().unwrap()).collect::<Vec<f64>>())
+            }
+            other => panic!("no metric {other}"),
+        }
+}
+
+fn imported(bundle: &Bundle, name: &str, expected: &Value) -> Patch {
+    let task: Task = serde_json::from_value(expected["task"].clone()).unwrap();
+    import(bundle, &reference_dir().join("reference").join(name).join("biases.safetensors"), task, &[]).unwrap().patch
+}
+
+fn expected(name: &str) -> Value {
+    let path = reference_dir().join("reference").join(name).join("expected.json");
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+#[test]
+#[ignore = "needs the real encoder and EDGE_REFERENCE"]
+fn reference_patches_give_the_reference_logits() {
+    let bundle = real_bundle();
+    let encoder = Encoder::load(bundle.clone(), EngineKind::default()).unwrap();
+    for (name, set) in REFERENCES {
+        let expected = expected(name);
+        let patch = imported(&bundle, name, &expected);
+        let (texts, gold) = dev_set(set);
+        let predictions = answers(&encoder, &patch, &texts);
+        let logits: Vec<Vec<f32>> = serde_json::from_value(expected["dev_logits"].clone()).unwrap();
+        assert_eq!(predictions.len(), logits.len());
+        let (mut worst, mut other_labels) = (0.0f32, 0);
+        for (found, due) in predictions.iter().zip(&logits) {
+            assert!(found.logits.iter().all(|v| v.is_finite()));
+            worst = found.logits.iter().zip(due).map(|(a, b)| (a - b).abs()).fold(worst, f32::max);
+            let top = |v: &[f32]| (0..v.len()).max_by(|a, b| v[*a].total_cmp(&v[*b]));
+            other_labels += usize::from(top(&found.logits) != top(due));
+        }
+        println!("{name:18} {:4} rows, largest difference {worst:.1e}, {other_labels} other labels", logits.len());
+        assert!(worst < LOGIT_BOUND && other_labels == 0, "{name}");
+        for (metric, due) in expected["dev_metric"].as_object().unwrap() {
+            let found = score(patch.task(), metric, &predictions, &gold);
+            println!("{:18} {metric} {found:.3}", "");
+            assert!((found - 100.0 * due.as_f64().unwrap()).abs() < 0.01, "{name} {metric}: {found}, expected {due}");
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs the real encoder and EDGE_REFERENCE"]
+fn shipped_patches_score_what_their_table_says() {
+    let library = fixtures().ancestors().nth(2).unwrap().join("patches/library");
+    let table = fs::read_to_string(library.join("README.md")).unwrap();
+    let bundle = real_bundle();
+    let encoder = Encoder::load(bundle.clone(), EngineKind::default()).unwrap();
+    let rows: Vec<Vec<&str>> = table
+        .lines()
+        .filter(|l| l.starts_with("| ") && l.contains(".bias |") && l.matches('|').count() == 7)
+        .map(|l| l.split('|').map(str::trim).filter(|c| !c.is_empty()).collect())
+        .collect();
+    assert_eq!(
+        rows.len(),
+        fs::read_dir(&library)
+            .unwrap()
+            .filter(|e| e.as_ref().unwrap().path().extension().is_some_and(|x| x == "bias"))
+            .count()
+    );
+    for row in rows {
+        let [file, _, metric, claimed, claimed_f32, bytes] = row[..] else { panic!("{row:?}") };
+        let path = library.join(file);
+        assert_eq!(fs::metadata(&path).unwrap().len().to_string(), bytes, "{file}");
+        let name = file.strip_suffix(".bias").unwrap();
+        let (texts, gold) = dev_set(REFERENCES.iter().find(|(n, _)| *n == name).unwrap().1);
+        let patch = Patch::open(&path).unwrap();
+        let found = score(patch.task(), metric, &answers(&encoder, &patch, &texts), &gold);
+        let whole = imported(&bundle, name, &expected(name));
+        let found_f32 = score(whole.task(), metric, &answers(&encoder, &whole, &texts), &gold);
+        println!("{file:12} {metric:9} {found:.2} ({found_f32:.2} in f32), {bytes} bytes");
+        assert_eq!(
+            (format!("{found:.2}"), format!("{found_f32:.2}")),
+            (claimed.to_owned(), claimed_f32.to_owned()),
+            "{file}"
+        );
+        assert!(patch.metadata()["metric"].contains(&format!("{metric} {claimed}")), "{file}: {:?}", patch.metadata());
+    }
+}
+
+#[test]
+#[ignore = "needs the real encoder"]
+fn the_real_bundle_verifies_and_switches_without_loading() {
+    let bundle = real_bundle();
+    let home = tempfile::TempDir::new().unwrap();
+    assert_succeeded(&command("edge-export", home.path()).arg("verify").arg(bundle.dir()).output().unwrap());
+
+    let library = fixtures().ancestors().nth(2).unwrap().join("patches/library");
+    let encoder = Encoder::load(bundle, EngineKind::default()).unwrap();
+    let attach = |name: &str| encoder.attach(&Patch::open(&library.join(name)).unwrap()).unwrap();
+    let (paraphrase, similarity) = (attach("mrpc.bias"), attach("stsb.bias"));
+    let text = Text::pair("A man is playing a guitar.", "A man plays the guitar.");
+    let timings: Vec<_> = (0..20)
+        .flat_map(|_| [&paraphrase, &similarity])
+        .map(|task| encoder.predict(&[Request { task, text: &text }]).remove(0).unwrap().timing)
+        .collect();
+    let mut switch: Vec<_> = timings.iter().map(|t| t.switch).collect();
+    switch.sort();
+    let median = switch[switch.len() / 2];
+    println!("switch {median:?}, load {:?}", encoder.load_timing().engine);
+    // Reading one megabyte of the encoder takes longer, and planning its graph ten times as long.
+    assert!(median.as_micros() < 50, "{median:?}");
+}
+
+#[test]
+#[ignore = "needs the real encoder"]
+fn the_demo_answers_three_tasks() {
+    let _ = real_bundle();
+    let root = fixtures().ancestors().nth(2).map(Path::to_owned).unwrap();
+    let output = std::process::Command::new(env!("CARGO")).arg("demo").current_dir(root).output().unwrap();
+    let said = assert_succeeded(&output);
+    let readme = fs::read_to_string(fixtures().join("../../README.md")).unwrap();
+    let block =
+        readme.split("```").find(|block| block.contains("frozen, loaded once")).expect("the README shows the demo");
+    let lines: Vec<&str> = block.lines().filter(|line| !line.trim().is_empty() && line.trim() != "...").collect();
+    assert!(lines.len() > 10);
+    for line in lines {
+        assert!(said.lines().any(|l| l.trim_end() == line.trim_end()), "the README's {line:?} is not in {said}");
+    }
+}

@@ -1,0 +1,474 @@
+//! `edge-run` as a person or a program uses it: formats, kinds of task, refusals.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Write},
+    path::Path,
+    process::{Output, Stdio},
+};
+
+use bias_patch::{Bundle, Head, Linear};
+use edge_run::{Answer, Encoder, EngineKind, Patch, Request, Text};
+use serde_json::Value;
+use system_tests::{assert_refused, assert_succeeded, command, patch, small_bundle, task, with_input, write_patches};
+use tempfile::TempDir;
+
+struct Place {
+    home: TempDir,
+    bundle: Bundle,
+}
+
+impl Place {
+    fn new(encoder: &str) -> Place {
+        let (home, bundle) = small_bundle(encoder);
+        write_patches(&bundle, home.path());
+        Place { home, bundle }
+    }
+
+    fn run(&self, arguments: &[&str], input: &[u8]) -> Output {
+        let mut command = command("edge-run", self.home.path());
+        with_input(command.current_dir(self.home.path()).args(["--bundle", "bundle"]).args(arguments), input)
+    }
+
+    fn rows(&self, arguments: &[&str], input: &[u8]) -> Vec<Value> {
+        let output = self.run(&[arguments, &["--output", "jsonl"]].concat(), input);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+}
+
+#[test]
+fn all_kinds_of_task_run_on_every_family() {
+    for family in ["bert", "roberta", "distilbert", "electra"] {
+        let place = Place::new(family);
+        let label = place.rows(&["-p", "label.bias", "--logits", "-k", "3"], b"the film was good\n");
+        assert_eq!(label[0]["line"], 1);
+        assert_eq!(label[0]["task"], "label");
+        let top: Vec<f64> = label[0]["top"].as_array().unwrap().iter().map(|t| t["score"].as_f64().unwrap()).collect();
+        assert!((top.iter().sum::<f64>() - 1.0).abs() < 1e-5 && top.is_sorted_by(|a, b| a >= b), "{top:?}");
+        assert_eq!(label[0]["logits"].as_array().unwrap().len(), 3);
+
+        let number = place.rows(&["-p", "number.bias", "-p", "label.bias"], b"the film was good\n");
+        assert!(number[0]["value"].is_number() && number[0]["label"].is_null());
+        assert_eq!(number[1]["label"], label[0]["label"]);
+
+        let tags = place.rows(&["-p", "tags.bias"], b"  why, very unhappy!\n");
+        let words: Vec<(&str, u64)> = tags[0]["tags"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|t| (t["word"].as_str().unwrap(), t["start"].as_u64().unwrap()))
+            .collect();
+        assert_eq!(words, [("why,", 2), ("very", 7), ("unhappy!", 12)]);
+        assert!(tags[0]["tags"][2]["label"].is_string());
+
+        let context = "one two three. ".repeat(30);
+        let spans = place.rows(&["-p", "span.bias", "-k", "4"], format!("why\t{context}\n").as_bytes());
+        let spans = spans[0]["spans"].as_array().unwrap();
+        assert_eq!(spans.len(), 4);
+        for span in spans {
+            let (start, end) = (span["start"].as_u64().unwrap() as usize, span["end"].as_u64().unwrap() as usize);
+            assert_eq!(span["text"].as_str().unwrap(), &context[start..end]);
+        }
+    }
+}
+
+#[test]
+fn spans_beyond_the_first_window_are_found() {
+    let (_home, bundle) = small_bundle("bert");
+    let encoder = Encoder::load(bundle.clone(), EngineKind::default()).unwrap();
+    let span = encoder.attach(&patch(&bundle, task("span", "span", 2), "span")).unwrap();
+    // With windows of 40 tokens, characters past 200 are in later windows only.
+    let context = "é one two ".repeat(40);
+    let options = edge_run::Options { top: 1000, max_length: None };
+    let text = Text::pair("why", &context);
+    let prediction = encoder.predict_with(&[Request { task: &span, text: &text }], options).remove(0).unwrap();
+    let Answer::Spans(spans) = prediction.answer else { panic!("not spans") };
+    assert!(spans.iter().any(|s| s.start > 200), "no span of a later window");
+    let characters: Vec<char> = context.chars().collect();
+    for span in &spans {
+        assert_eq!(span.text, characters[span.start..span.end].iter().collect::<String>());
+    }
+    assert!(prediction.timing.tokens > 160, "more tokens ran than the text has, for windows overlap");
+}
+
+#[test]
+fn a_batch_may_mix_tasks_and_switching_changes_nothing() {
+    let (_home, bundle) = small_bundle("bert");
+    let encoder = Encoder::load(bundle.clone(), EngineKind::default()).unwrap();
+    let tasks: Vec<_> = ["a", "b", "c"]
+        .map(|seed| encoder.attach(&patch(&bundle, task(seed, "classification", 1), seed)).unwrap())
+        .into_iter()
+        .collect();
+    let text = Text::one("the film was good, very happy");
+    let logits = |requests: &[Request<'_>]| -> Vec<Vec<f32>> {
+        encoder.predict(requests).into_iter().map(|p| p.unwrap().logits).collect()
+    };
+    let alone: Vec<Vec<f32>> = tasks.iter().flat_map(|task| logits(&[Request { task, text: &text }])).collect();
+    assert_ne!(alone[0], alone[1]);
+    let mixed: Vec<Request<'_>> = [0, 2, 1, 0, 1, 2].map(|at| Request { task: &tasks[at], text: &text }).to_vec();
+    let mixed = logits(&mixed);
+    for (found, at) in mixed.iter().zip([0, 2, 1, 0, 1, 2]) {
+        assert_eq!(*found, alone[at], "bit for bit");
+    }
+
+    let (_other_home, other) = small_bundle("bert-relu");
+    let other = Encoder::load(other, EngineKind::default()).unwrap();
+    let error = other.predict(&[Request { task: &tasks[0], text: &text }]).remove(0).unwrap_err().to_string();
+    assert!(error.contains("attached to encoder"), "{error}");
+}
+
+#[test]
+fn lines_without_an_answer_are_marked_in_their_place() {
+    let place = Place::new("bert");
+    let input = b"good\n\nbad\tgood\n\xff\xfe\n   \nbad\n";
+    let output = place.run(&["-p", "label.bias", "-o", "jsonl"], input);
+    assert_refused(&output, &["refused, marked in their place: 4 of 6"]);
+    let rows: Vec<Value> =
+        String::from_utf8(output.stdout).unwrap().lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let errors: Vec<&str> = rows.iter().map(|r| r["error"].as_str().unwrap_or("-")).collect();
+    let pair = "expected one text, found a pair of texts";
+    assert_eq!(errors, ["-", "empty text", pair, "invalid UTF-8 after 0 bytes", "empty text", "-"]);
+    assert_eq!(rows.iter().map(|r| r["line"].as_u64().unwrap()).collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6]);
+
+    let one = place.run(&["-p", "pair.bias"], b"good\n");
+    assert_refused(&one, &["refused, marked in their place: 1 of 1"]);
+    assert!(String::from_utf8(one.stdout).unwrap().contains("expected a pair of texts, found one text"));
+    assert_refused(&place.run(&["-p", "label.bias"], b""), &["standard input", "at least one line", "an empty input"]);
+}
+
+#[test]
+fn long_texts_are_cut_and_that_is_said_once() {
+    let place = Place::new("bert");
+    let long = "good ".repeat(200);
+    let output = place.run(&["-p", "label.bias", "-o", "jsonl"], format!("good\n{long}\n{long}\n").as_bytes());
+    let said = String::from_utf8(output.stderr.clone()).unwrap();
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(said.contains("texts cut to the token limit: 2, the first on line 2"), "{said}");
+    let rows = assert_succeeded(&output);
+    assert_eq!(rows.lines().filter(|l| l.contains("\"truncated\":true")).count(), 2);
+    let none = place.run(&["-p", "pair.bias", "--max-length", "4"], b"good\tbad\n");
+    assert!(String::from_utf8(none.stdout).unwrap().contains("leaves no room"));
+    let shorter = place.run(&["-p", "label.bias", "--max-length", "5"], b"the film was good\n");
+    assert!(String::from_utf8(shorter.stderr).unwrap().contains("cut to the token limit"));
+}
+
+#[test]
+fn formats_agree_with_each_other() {
+    let place = Place::new("bert");
+    let label = |rows: &[Value]| rows.iter().map(|r| r["label"].clone()).collect::<Vec<_>>();
+    let lines = place.rows(&["-p", "pair.bias"], b"good\tbad\nwhy\tone two\n");
+    let tsv =
+        place.rows(&["-p", "pair.bias", "-i", "tsv"], b"id\tsentence1\tsentence2\n1\tgood\tbad\n2\twhy\tone two\n");
+    let json = place.rows(
+        &["-p", "pair.bias", "-i", "jsonl"],
+        b"{\"sentence1\":\"good\",\"sentence2\":\"bad\"}\n{\"question\":\"why\",\"context\":\"one two\"}\n",
+    );
+    assert_eq!(label(&lines), label(&tsv));
+    assert_eq!(label(&lines), label(&json));
+    assert_eq!(tsv[0]["line"], 2, "the header is a line");
+
+    let table = assert_succeeded(&place.run(&["-p", "pair.bias", "-p", "span.bias"], b"good\tbad\n"));
+    assert!(table.lines().next().unwrap().contains("task") && table.contains("span"), "{table}");
+    let rows = assert_succeeded(&place.run(&["-p", "pair.bias", "-o", "tsv", "--logits"], b"good\tbad\n"));
+    let cells: Vec<Vec<&str>> = rows.lines().map(|l| l.split('\t').collect()).collect();
+    assert_eq!(cells[0], ["line", "task", "label", "score", "logits", "error"]);
+    assert_eq!(cells[1].len(), 6);
+    assert_refused(
+        &place.run(&["-p", "label.bias", "-i", "tsv"], b"id\tname\n1\tx\n"),
+        &["line 1", "a header with one of the columns"],
+    );
+}
+
+#[test]
+fn patches_of_one_name_are_told_apart_by_their_files() {
+    let place = Place::new("bert");
+    fs::copy(place.home.path().join("label.bias"), place.home.path().join("second.bias")).unwrap();
+    let rows = place.rows(&["-p", "label.bias", "-p", "second.bias", "-p", "number.bias"], b"good\n");
+    let names: Vec<&str> = rows.iter().map(|r| r["task"].as_str().unwrap()).collect();
+    assert_eq!(names, ["label.bias", "second.bias", "number"]);
+}
+
+#[test]
+fn unbuffered_answers_come_before_the_next_line_goes_in() {
+    let place = Place::new("bert");
+    let mut child = command("edge-run", place.home.path())
+        .current_dir(place.home.path())
+        .args(["--bundle", "bundle", "-p", "label.bias", "-o", "jsonl", "--unbuffered"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (mut stdin, mut stdout) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+    for line in 1..=3 {
+        writeln!(stdin, "good").unwrap();
+        let mut answer = String::new();
+        stdout.read_line(&mut answer).unwrap();
+        assert_eq!(serde_json::from_str::<Value>(&answer).unwrap()["line"], line);
+    }
+    drop(stdin);
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn a_closed_pipe_ends_quietly() {
+    let place = Place::new("bert");
+    fs::write(place.home.path().join("many.txt"), "good\n".repeat(20_000)).unwrap();
+    let mut child = command("edge-run", place.home.path())
+        .current_dir(place.home.path())
+        .args(["--bundle", "bundle", "-p", "label.bias", "many.txt"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut first = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut first).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
+}
+
+#[test]
+fn the_store_is_searched_by_the_patchs_digest() {
+    let place = Place::new("bert");
+    let run = || {
+        let mut run = command("edge-run", place.home.path());
+        with_input(run.current_dir(place.home.path()).args(["-p", "label.bias"]), b"good\n")
+    };
+    let digest = place.bundle.manifest().encoder.to_string();
+    assert_refused(&run(), &["no bundle of encoder", &digest, "edge-export CHECKPOINT", "--bundle"]);
+    assert_succeeded(
+        &command("edge-export", place.home.path()).arg(place.home.path().join("checkpoint")).output().unwrap(),
+    );
+    assert!(assert_succeeded(&run()).contains("good"));
+}
+
+#[test]
+fn patches_and_bundles_that_do_not_fit_are_refused() {
+    let place = Place::new("bert");
+    let (_other, relu) = small_bundle("bert-relu");
+    patch(&relu, task("other", "classification", 1), "x").save(&place.home.path().join("other.bias")).unwrap();
+    let good = fs::read(place.home.path().join("label.bias")).unwrap();
+    let write = |bytes: &[u8]| fs::write(place.home.path().join("bad.bias"), bytes).unwrap();
+    let run = |name: &str| place.run(&["-p", name], b"good\n");
+
+    assert_refused(&run("other.bias"), &["other.bias", "fits encoder", "but this bundle holds"]);
+    assert_refused(&run("none.bias"), &["none.bias", "cannot read"]);
+    write(&good[..good.len() - 9]);
+    assert_refused(&run("bad.bias"), &["bad.bias", "checksum mismatch"]);
+    write(&good[..10]);
+    assert_refused(&run("bad.bias"), &["bad.bias", "preamble: expected 16 bytes, found 10", "copy it again"]);
+    let mut altered = good.clone();
+    altered[good.len() / 2] ^= 4;
+    write(&altered);
+    assert_refused(&run("bad.bias"), &["bad.bias", "checksum mismatch"]);
+    altered = good.clone();
+    altered[8] = 9;
+    write(&altered);
+    assert_refused(&run("bad.bias"), &["bad.bias", "version 9 of the patch format", "reads version 1"]);
+    write(b"PK\x03\x04 something else entirely");
+    assert_refused(&run("bad.bias"), &["bad.bias", "not a bias patch"]);
+
+    // The weights altered, and nothing made of them yet.
+    let weights = place.home.path().join("bundle/weights.bin");
+    let bytes = fs::read(&weights).unwrap();
+    let mut altered = bytes.clone();
+    altered[40] ^= 1;
+    fs::write(&weights, &altered).unwrap();
+    fs::remove_file(place.home.path().join("bundle/panels-f32x16.bin")).unwrap();
+    assert_refused(&run("label.bias"), &["weights.bin", "tensor embeddings.word_embeddings.weight", "digest"]);
+    assert_refused(
+        &place.run(&["-p", "label.bias", "--engine", "reference"], b"good\n"),
+        &["weights.bin", "checksum mismatch"],
+    );
+    fs::write(&weights, &bytes).unwrap();
+    assert_succeeded(&run("label.bias"));
+    fs::remove_file(&weights).unwrap();
+    assert_refused(&run("label.bias"), &["weights.bin"]);
+}
+
+/// The two engines sum in different orders; logits here are below 10.
+const ENGINE_BOUND: f64 = 1e-4;
+
+fn logits(rows: &[Value]) -> Vec<f64> {
+    rows.iter().flat_map(|r| r["logits"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap())).collect()
+}
+
+#[test]
+fn both_engines_and_every_kernel_agree() {
+    for family in ["bert", "roberta", "distilbert", "electra"] {
+        let place = Place::new(family);
+        // One token of text up to the limit, so that tiles and panels of every remainder occur.
+        let input: String = (1..=45)
+            .map(|n| {
+                format!(
+                    "{}\n",
+                    ["good", "very", "bad", "why"].map(|w| w.to_owned() + " ").concat().repeat(12)[..n * 4].to_owned()
+                )
+            })
+            .collect();
+        let arguments = ["-p", "label.bias", "-p", "number.bias", "--logits", "--batch", "64"];
+        let run = |extra: &[&str], isa: Option<&str>| {
+            let mut run = command("edge-run", place.home.path());
+            if let Some(isa) = isa {
+                run.env("EDGE_RUN_ISA", isa);
+            }
+            let run = run
+                .current_dir(place.home.path())
+                .args(["--bundle", "bundle", "-o", "jsonl"])
+                .args(arguments)
+                .args(extra);
+            let rows = assert_succeeded(&with_input(run, input.as_bytes()));
+            logits(&rows.lines().map(|l| serde_json::from_str(l).unwrap()).collect::<Vec<_>>())
+        };
+        let reference = run(&["--engine", "reference"], None);
+        assert_eq!(reference.len(), 45 * 4);
+        for (what, found) in [
+            ("lowered", run(&[], None)),
+            ("one at a time", run(&["--unbuffered"], None)),
+            ("naive", run(&[], Some("naive"))),
+        ] {
+            let worst = reference.iter().zip(&found).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+            println!("{family}, {what}: largest difference {worst:e}");
+            assert!(worst < ENGINE_BOUND, "{family}, {what}: {worst:e}");
+        }
+    }
+    let place = Place::new("bert");
+    let mut run = command("edge-run", place.home.path());
+    let run =
+        run.current_dir(place.home.path()).env("EDGE_RUN_ISA", "mmx").args(["--bundle", "bundle", "-p", "label.bias"]);
+    assert_refused(&with_input(run, b"good\n"), &["EDGE_RUN_ISA", "naive", "mmx"]);
+}
+
+#[test]
+fn pooling_reads_what_it_says() {
+    let (_home, bundle) = small_bundle("bert");
+    let base = bundle.base().unwrap();
+    let weight: Vec<f32> = (0..64).map(|n| (n % 7) as f32 - 3.0).collect();
+    let text = Text::one("the film was good, very happy");
+    for engine in [EngineKind::Lowered, EngineKind::Reference] {
+        let encoder = Encoder::load(bundle.clone(), engine).unwrap();
+        let (tokens, pooled) = encoder.hidden(&text).unwrap();
+        for pooling in ["cls", "mean", "pooler"] {
+            let json = format!(
+                r#"{{"name":"t","kind":"classification","labels":["a","b"],"pooling":"{pooling}","max_length":40}}"#
+            );
+            let head = Head { dense: None, output: Linear::exact(&weight, &[0.5, -0.5]).unwrap() };
+            let patch =
+                Patch::new(bundle.manifest().encoder, serde_json::from_str(&json).unwrap(), vec![], head, []).unwrap();
+            assert_eq!(patch.apply(bundle.manifest(), &base).unwrap(), base.slots());
+            let task = encoder.attach(&patch).unwrap();
+            let found = encoder.predict(&[Request { task: &task, text: &text }]).remove(0).unwrap().logits;
+            let vector: Vec<f32> = match pooling {
+                "cls" => tokens.row(0).to_vec(),
+                "pooler" => pooled.as_ref().unwrap().to_vec(),
+                _ => tokens.columns().into_iter().map(|c| c.sum() / c.len() as f32).collect(),
+            };
+            for (row, (found, bias)) in found.iter().zip([0.5, -0.5]).enumerate() {
+                let due: f32 = vector.iter().zip(&weight[row * 32..]).map(|(x, w)| x * w).sum::<f32>() + bias;
+                assert!((found - due).abs() < 1e-4, "{pooling}: {found}, expected {due}");
+            }
+        }
+    }
+}
+
+#[test]
+fn panels_are_made_once_and_again_when_they_are_damaged() {
+    let place = Place::new("bert");
+    let panels = place.home.path().join("bundle/panels-f32x16.bin");
+    let run = || assert_succeeded(&place.run(&["-p", "label.bias", "--logits"], b"good\n"));
+    let first = run();
+    let bytes = fs::read(&panels).unwrap();
+    let made = fs::metadata(&panels).unwrap().modified().unwrap();
+    assert_eq!(run(), first);
+    assert_eq!(fs::metadata(&panels).unwrap().modified().unwrap(), made, "made again for nothing");
+    let mut altered = bytes.clone();
+    altered[bytes.len() - 100] ^= 1;
+    let mut other_version = bytes.clone();
+    other_version[8] = 9;
+    fs::write(&panels, &altered).unwrap();
+    let verified = command("edge-export", place.home.path()).arg("verify").arg(place.bundle.dir()).output().unwrap();
+    assert_refused(&verified, &["panels-f32x16.bin", "checksum mismatch"]);
+    for damaged in [&altered, &other_version, &bytes[..bytes.len() - 4].to_vec(), &b"short".to_vec()] {
+        fs::write(&panels, damaged).unwrap();
+        assert_eq!(run(), first);
+        assert_eq!(fs::read(&panels).unwrap(), bytes, "panels were not made again");
+    }
+    // Several processes at once, none of which finds them.
+    fs::remove_file(&panels).unwrap();
+    fs::write(place.home.path().join("one.txt"), "good\n").unwrap();
+    let children: Vec<_> = (0..6)
+        .map(|_| {
+            let mut run = command("edge-run", place.home.path());
+            let run = run.current_dir(place.home.path()).args([
+                "--bundle",
+                "bundle",
+                "-p",
+                "label.bias",
+                "--logits",
+                "one.txt",
+            ]);
+            run.stdout(Stdio::piped()).spawn().unwrap()
+        })
+        .collect();
+    for child in children {
+        assert_eq!(assert_succeeded(&child.wait_with_output().unwrap()), first);
+    }
+    assert_eq!(fs::read(&panels).unwrap(), bytes);
+    let left = fs::read_dir(place.bundle.dir()).unwrap().count();
+    assert_eq!(left, place.bundle.manifest().files.len() + 2, "something is left beside the panels");
+}
+
+#[test]
+fn long_pairs_are_cut_without_keeping_what_was_cut() {
+    let (_home, bundle) = small_bundle("bert");
+    let encoder = Encoder::load(bundle.clone(), EngineKind::default()).unwrap();
+    let pair = encoder.attach(&patch(&bundle, task("pair", "classification", 2), "pair")).unwrap();
+    // Every pair of the pieces cut off would be ten million tokens, and minutes.
+    let text = Text::pair("good ".repeat(40_000), "bad ".repeat(40_000));
+    let begun = std::time::Instant::now();
+    let found = encoder.predict(&[Request { task: &pair, text: &text }]).remove(0).unwrap();
+    assert!(found.truncated);
+    assert_eq!(found.timing.tokens, 40);
+    assert!(begun.elapsed().as_secs() < 20, "{:?}", begun.elapsed());
+}
+
+#[test]
+fn wrong_usage_is_told_apart_from_failure() {
+    let place = Place::new("bert");
+    for arguments in [&["--nonsense"][..], &[], &["-p", "label.bias", "-k", "0"], &["-p", "label.bias", "-o", "xml"]] {
+        let output = place.run(arguments, b"good\n");
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    assert_refused(&place.run(&["-p", "label.bias", "nowhere.txt"], b""), &["nowhere.txt", "cannot read"]);
+    assert_refused(&place.run(&["-p", "label.bias", "bundle"], b""), &["bundle", "cannot read"]);
+    if Path::new("/dev/full").exists() {
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let mut run = command("edge-run", place.home.path());
+        fs::write(place.home.path().join("one.txt"), "good\n").unwrap();
+        let run = run.current_dir(place.home.path()).args(["--bundle", "bundle", "-p", "label.bias", "one.txt"]);
+        let output = run.stdout(full).stderr(Stdio::piped()).output().unwrap();
+        assert_refused(&output, &["standard output", "cannot write"]);
+    }
+}
+
+#[test]
+fn timing_reports_load_switch_and_memory() {
+    let place = Place::new("bert");
+    let output = place.run(&["-p", "label.bias", "-p", "number.bias", "--timing"], b"good\nbad\n");
+    let said = String::from_utf8(output.stderr).unwrap();
+    for part in ["load encoder, once", "attach   2 tasks", "switch task", "run encoder", "anonymous memory"] {
+        assert!(said.contains(part), "{part:?} is not in {said}");
+    }
+}
+
+#[test]
+fn patches_open_as_a_library_would() {
+    let place = Place::new("electra");
+    let opened = Patch::open(&place.home.path().join("label.bias")).unwrap();
+    let encoder = Encoder::open(place.bundle.dir()).unwrap();
+    let label = encoder.attach(&opened).unwrap();
+    assert_eq!(label.spec().name(), "label");
+    assert!(label.resident_bytes() > 0);
+}
