@@ -3,7 +3,7 @@
 //! In: the shape of an encoder. Out: the graph, its weights and its slots. Shapes are written beside each step:
 //! B batch, S sequence, E embedding width, H hidden width, N heads, D = H/N, I middle width of the MLP.
 
-use bias_patch::{Activation, Config, Family, SlotId, Term};
+use bias_patch::{Activation, Config, Element, Family, SlotId, Term};
 
 use crate::{
     Result,
@@ -12,13 +12,13 @@ use crate::{
     onnx::{Attribute, FLOAT},
 };
 
-/// Builds the graph.
+/// Builds the graph of an encoder whose frozen matrices are stored as `matrices`.
 ///
 /// Inputs: `input_ids [B, S]`; `attention_mask [B, S]`, all ones unless given; `token_type_ids [B, S]`, all zeros
 /// unless given, where the encoder has token types; every slot. Outputs: `last_hidden_state [B, S, H]`, and
 /// `pooler_output [B, H]` where there is a pooler.
-pub(crate) fn build(config: &Config) -> Result<Builder> {
-    let mut encoder = Encoder { config, graph: Builder::default() };
+pub(crate) fn build(config: &Config, matrices: Element) -> Result<Builder> {
+    let mut encoder = Encoder { config, graph: Builder::new(matrices) };
     let ids = encoder.graph.input("input_ids", &["batch", "sequence"]);
     // Dimensions of their own, so that the one-element defaults below may stand for any batch and sequence.
     let mask = encoder.graph.input("attention_mask", &["mask_batch", "mask_sequence"]);

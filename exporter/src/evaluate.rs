@@ -15,7 +15,7 @@ use ndarray::{Array, ArrayD, ArrayView2, Axis, Ix2, IxDyn, Slice};
 
 use crate::{
     Error, Result,
-    onnx::{Attribute, EXTERNAL, FLOAT, Graph, INT64, Node, Tensor},
+    onnx::{Attribute, EXTERNAL, FLOAT, Graph, INT8, INT64, Node, Tensor},
 };
 
 /// A value of the graph.
@@ -302,13 +302,17 @@ impl Files<'_> {
                 let values = bytes.as_chunks::<4>().0.iter().map(|b| f64::from(f32::from_le_bytes(*b))).collect();
                 Ok(Value::Float(ArrayD::from_shape_vec(dims.clone(), values).map_err(shape_error)?))
             }
+            Some(INT8) => {
+                let values = bytes.iter().map(|b| i64::from(b.cast_signed())).collect();
+                Ok(Value::Int(ArrayD::from_shape_vec(dims.clone(), values).map_err(shape_error)?))
+            }
             Some(INT64) => {
                 let values = bytes.as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b)).collect();
                 Ok(Value::Int(ArrayD::from_shape_vec(dims.clone(), values).map_err(shape_error)?))
             }
             other => Err(Error::Graph {
                 node: name.to_owned(),
-                expected: "a type of float or int64".to_owned(),
+                expected: "a type of float, int8 or int64".to_owned(),
                 found: format!("{other:?}"),
             }),
         }

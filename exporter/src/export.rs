@@ -12,7 +12,8 @@ use std::{
 };
 
 use bias_patch::{
-    Bundle, Digest, Digester, FileEntry, Golden, MANIFEST, Manifest, PanelIndex, Store, TensorEntry, atomic::StagedDir,
+    Bundle, Digest, Digester, Element, FileEntry, Frozen, Golden, MANIFEST, Manifest, PanelIndex, Store, TensorEntry,
+    atomic::StagedDir,
 };
 use hf_checkpoint::Checkpoint;
 use ndarray::Array;
@@ -35,6 +36,27 @@ pub enum Destination {
     Dir(PathBuf),
 }
 
+/// How a bundle is made.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// What the frozen matrices are stored as.
+    pub weights: Element,
+    /// When the weights are laid out for the engine.
+    pub panels: Panels,
+}
+
+/// When the weights are laid out for the engine, and whether they are kept as they are as well.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Panels {
+    /// By edge-run, the first time it loads the encoder.
+    #[default]
+    Later,
+    /// Now, beside weights.bin.
+    Beside,
+    /// Now, and weights.bin is left out: all that a device needs, and nothing that other programs can read.
+    Only,
+}
+
 /// What an export is doing, for a progress bar.
 #[derive(Clone, Copy, Debug)]
 pub enum Progress {
@@ -49,11 +71,17 @@ pub enum Progress {
 /// # Errors
 /// When the checkpoint is of another kind, incomplete or damaged, or the bundle cannot be written; then nothing is left
 /// behind.
-pub fn export(dir: &Path, name: &str, to: &Destination, progress: &mut dyn FnMut(Progress)) -> Result<Bundle> {
+pub fn export(
+    dir: &Path,
+    name: &str,
+    to: &Destination,
+    options: Options,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Bundle> {
     let checkpoint = Checkpoint::open(dir)?;
     let config = family::config(&checkpoint)?;
     let tokenizer = tokenizer::of_checkpoint(dir, config.vocabulary)?;
-    let (model, weights, slots) = encoder::build(&config)?.finish(name);
+    let (model, weights, slots) = encoder::build(&config, options.weights)?.finish(name);
     check_shapes(&checkpoint, &weights, &slots)?;
 
     if let Destination::Dir(target) = to {
@@ -69,7 +97,7 @@ pub fn export(dir: &Path, name: &str, to: &Destination, progress: &mut dyn FnMut
     let staged = StagedDir::new(&parent)?;
 
     let mut files = BTreeMap::new();
-    let total: u64 = weights.iter().map(|w| 4 * w.shape.iter().product::<u64>()).sum();
+    let total: u64 = weights.iter().map(|w| w.element.bytes() * w.shape.iter().product::<u64>()).sum();
     progress(Progress::Stage("writing weights", total));
     let (tensors, entry) = write_weights(&checkpoint, &weights, &staged.path().join("weights.bin"), progress)?;
     files.insert("weights.bin".to_owned(), entry);
@@ -105,6 +133,15 @@ pub fn export(dir: &Path, name: &str, to: &Destination, progress: &mut dyn FnMut
     text.push('\n');
     let path = staged.path().join(MANIFEST);
     fs::write(&path, text).map_err(|source| Error::Io { path, action: "write", source })?;
+    if options.panels != Panels::Later {
+        progress(Progress::Stage("laying out the panels", 0));
+        let made = Bundle::open(staged.path())?;
+        PanelIndex::write(&made, &staged.path().join(PanelIndex::file_name(options.weights)))?;
+    }
+    if options.panels == Panels::Only {
+        let path = staged.path().join("weights.bin");
+        fs::remove_file(&path).map_err(|source| Error::Io { path, action: "remove", source })?;
+    }
 
     let target = match to {
         Destination::Store(store) => store.path(encoder),
@@ -143,8 +180,8 @@ fn check_replaceable(target: &Path) -> Result<()> {
         }
         Err(source) => return Err(Error::Io { path: target.to_owned(), action: "read", source }),
     };
-    let panels = PanelIndex::file_name();
-    let of_bundle = ["weights.bin", "base.bias", "tokenizer.json", "encoder.onnx", MANIFEST, &panels];
+    let panels = [Element::F32, Element::I8].map(PanelIndex::file_name);
+    let of_bundle = ["weights.bin", "base.bias", "tokenizer.json", "encoder.onnx", MANIFEST, &panels[0], &panels[1]];
     let mut empty = true;
     for entry in entries {
         let entry = entry.map_err(|source| Error::Io { path: target.to_owned(), action: "read", source })?;
@@ -192,7 +229,9 @@ fn checkpoint_shape(weight: &graph::Weight) -> Vec<usize> {
 }
 
 fn check_shapes(checkpoint: &Checkpoint, weights: &[graph::Weight], slots: &[bias_patch::Slot]) -> Result<()> {
-    let weights = weights.iter().map(|w| (w.name.as_str(), checkpoint_shape(w)));
+    let scales: Vec<String> = weights.iter().map(|w| TensorEntry::scales_of(&w.name)).collect();
+    let weights = weights.iter().filter(|w| !scales.contains(&w.name));
+    let weights = weights.map(|w| (w.name.as_str(), checkpoint_shape(w)));
     let slots = slots.iter().map(|s| (s.name.as_str(), vec![s.len as usize]));
     for (name, expected) in weights.chain(slots) {
         let found = checkpoint.shape(name)?;
@@ -217,21 +256,29 @@ fn write_weights(
     let io = |source| Error::Io { path: path.to_owned(), action: "write", source };
     let mut file = Aligned::new(BufWriter::with_capacity(1 << 20, File::create(path).map_err(io)?));
     let mut tensors = Vec::with_capacity(weights.len());
+    // Scales come right after the codes they were found with.
+    let mut scales = None;
     for weight in weights {
-        let shape = checkpoint_shape(weight);
-        let values = read_finite(checkpoint, &weight.name, &shape)?;
-        let bytes = match shape[..] {
-            [rows, columns] if weight.transposed => transposed(&values, rows, columns),
-            _ => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-        };
-        file.write(weight.offset, &bytes).map_err(io)?;
-        tensors.push(TensorEntry {
+        let mut entry = TensorEntry {
             name: weight.name.clone(),
             shape: weight.shape.clone(),
+            element: weight.element,
             transposed: weight.transposed,
             offset: weight.offset,
-            sha256: Digest::of(&bytes),
-        });
+            sha256: Digest([0; 32]),
+        };
+        let bytes = match scales.take() {
+            Some(scales) => scales,
+            None => {
+                let values = read_finite(checkpoint, &weight.name, &checkpoint_shape(weight))?;
+                let frozen = Frozen::of(&values, &entry);
+                scales = (weight.element == Element::I8).then_some(frozen.scales);
+                frozen.bytes
+            }
+        };
+        file.write(weight.offset, &bytes).map_err(io)?;
+        entry.sha256 = Digest::of(&bytes);
+        tensors.push(entry);
         progress(Progress::Advance(bytes.len() as u64));
     }
     Ok((tensors, file.finish().map_err(io)?))
@@ -259,23 +306,6 @@ fn read_finite(checkpoint: &Checkpoint, name: &str, shape: &[usize]) -> Result<V
             found: values[at].to_string(),
         }),
     }
-}
-
-/// `[rows, columns]` as the bytes of `[columns, rows]`, by blocks that stay in the cache.
-fn transposed(values: &[f32], rows: usize, columns: usize) -> Vec<u8> {
-    const BLOCK: usize = 32;
-    let mut bytes = vec![0; values.len() * 4];
-    for row0 in (0..rows).step_by(BLOCK) {
-        for column0 in (0..columns).step_by(BLOCK) {
-            for row in row0..rows.min(row0 + BLOCK) {
-                for column in column0..columns.min(column0 + BLOCK) {
-                    let at = (column * rows + row) * 4;
-                    bytes[at..at + 4].copy_from_slice(&values[row * columns + column].to_le_bytes());
-                }
-            }
-        }
-    }
-    bytes
 }
 
 /// Writes tensors at increasing offsets, with zeros between them, and digests the whole.

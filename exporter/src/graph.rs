@@ -3,11 +3,11 @@
 //! Weights are placed in `weights.bin` and slots in `base.bias` as they are first named, each aligned, so
 //! the graph and the files agree by construction. Values are written later, one tensor at a time.
 
-use bias_patch::{ALIGNMENT, Slot, SlotId};
+use bias_patch::{ALIGNMENT, Element, SCALE_GROUP, Slot, SlotId, TensorEntry};
 
 use crate::onnx::{
-    Attribute, Dim, DimValue, EXTERNAL, Entry, FLOAT, Graph, INT64, IR_VERSION, Model, Node, OPSET, OperatorSet, Shape,
-    Tensor, TensorType, Type, ValueInfo,
+    Attribute, Dim, DimValue, EXTERNAL, Entry, FLOAT, Graph, INT8, INT64, IR_VERSION, Model, Node, OPSET, OperatorSet,
+    Shape, Tensor, TensorType, Type, ValueInfo,
 };
 
 /// A frozen tensor the graph reads, and where it lies in `weights.bin`.
@@ -16,6 +16,8 @@ pub(crate) struct Weight {
     pub name: String,
     /// Dimensions in `weights.bin`.
     pub shape: Vec<u64>,
+    /// What its values are stored as.
+    pub element: Element,
     /// Whether the checkpoint holds it transposed.
     pub transposed: bool,
     /// Byte offset in `weights.bin`.
@@ -30,11 +32,18 @@ pub(crate) struct Builder {
     pub weights: Vec<Weight>,
     /// Bias vectors, in file order.
     pub slots: Vec<Slot>,
+    /// What matrices are stored as.
+    matrices: Element,
     weights_end: u64,
     base_end: u64,
 }
 
 impl Builder {
+    /// An empty graph whose frozen matrices will be stored as `matrices`.
+    pub fn new(matrices: Element) -> Self {
+        Builder { matrices, ..Builder::default() }
+    }
+
     /// Adds a node with one output and gives the output's name, which is the node's.
     pub fn node(&mut self, op: &str, name: &str, inputs: &[&str], attributes: Vec<Attribute>) -> String {
         self.graph.node.push(Node {
@@ -63,22 +72,48 @@ impl Builder {
         self.constant(name, FLOAT, &[], value.to_le_bytes().to_vec())
     }
 
-    /// A frozen tensor in `weights.bin`.
+    /// A frozen tensor in `weights.bin`, as floats. A matrix of codes gets its scales beside it, and nodes that
+    /// multiply the two.
     pub fn weight(&mut self, name: &str, shape: &[u64], transposed: bool) -> String {
-        if self.weights.iter().all(|w| w.name != name) {
-            let bytes = 4 * shape.iter().product::<u64>();
-            let offset = place(&mut self.weights_end, bytes);
-            self.external(name, shape, "weights.bin", offset, bytes);
-            self.weights.push(Weight { name: name.to_owned(), shape: shape.to_vec(), transposed, offset });
+        let element = if shape.len() == 2 { self.matrices } else { Element::F32 };
+        let values = format!("{name}.values");
+        let known = self.weights.iter().any(|w| w.name == name);
+        if !known {
+            self.frozen(name, shape, element, transposed);
         }
-        name.to_owned()
+        if element == Element::F32 {
+            return name.to_owned();
+        }
+        if !known {
+            let mut scales = TensorEntry::scales_of(name);
+            let groups = if transposed { shape[0].div_ceil(SCALE_GROUP) } else { shape[0] };
+            self.frozen(&scales, &[groups, if transposed { shape[1] } else { 1 }], Element::F32, false);
+            if transposed {
+                // The scale of each input's group. (DequantizeLinear takes groups from opset 21 on.)
+                let group_of: Vec<i64> = (0..shape[0]).map(|input| (input / SCALE_GROUP) as i64).collect();
+                let dims = [group_of.len() as i64];
+                let groups = self.integers(&format!("{name}.groups"), &dims, &group_of);
+                scales = self.node("Gather", &format!("{name}.scales"), &[&scales, &groups], vec![]);
+            }
+            let codes = vec![Attribute::int("to", FLOAT.into())];
+            let codes = self.node("Cast", &format!("{name}.codes"), &[name], codes);
+            self.node("Mul", &values, &[&codes, &scales], vec![]);
+        }
+        values
+    }
+
+    fn frozen(&mut self, name: &str, shape: &[u64], element: Element, transposed: bool) {
+        let bytes = element.bytes() * shape.iter().product::<u64>();
+        let offset = place(&mut self.weights_end, bytes);
+        self.external(name, shape, element, "weights.bin", offset, bytes);
+        self.weights.push(Weight { name: name.to_owned(), shape: shape.to_vec(), element, transposed, offset });
     }
 
     /// A bias vector: a graph input whose default lies in `base.bias`.
     pub fn slot(&mut self, name: &str, id: SlotId, len: u32) -> String {
         let bytes = 4 * u64::from(len);
         let offset = place(&mut self.base_end, bytes);
-        self.external(name, &[u64::from(len)], "base.bias", offset, bytes);
+        self.external(name, &[u64::from(len)], Element::F32, "base.bias", offset, bytes);
         self.graph.input.push(value_info(name, FLOAT, &[Err(len)]));
         self.slots.push(Slot { name: name.to_owned(), term: id.term, layer: id.layer, len, offset });
         name.to_owned()
@@ -119,11 +154,14 @@ impl Builder {
         name.to_owned()
     }
 
-    fn external(&mut self, name: &str, shape: &[u64], file: &str, offset: u64, bytes: u64) {
+    fn external(&mut self, name: &str, shape: &[u64], element: Element, file: &str, offset: u64, bytes: u64) {
         let entry = |key: &str, value: String| Entry { key: Some(key.to_owned()), value: Some(value) };
         self.graph.initializer.push(Tensor {
             name: Some(name.to_owned()),
-            data_type: Some(FLOAT),
+            data_type: Some(match element {
+                Element::F32 => FLOAT,
+                Element::I8 => INT8,
+            }),
             // Dimensions are below 2^24, as a Config is.
             dims: shape.iter().map(|d| *d as i64).collect(),
             external_data: vec![

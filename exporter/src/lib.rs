@@ -16,6 +16,6 @@ mod tokenizer;
 mod verify;
 
 pub use error::{Error, Result};
-pub use export::{Destination, Progress, export};
+pub use export::{Destination, Options, Panels, Progress, export};
 pub use fetch::{Source, fetch};
 pub use verify::verify;

@@ -6,6 +6,8 @@ use prost::Message;
 
 /// `TensorProto.DataType` FLOAT.
 pub(crate) const FLOAT: i32 = 1;
+/// `TensorProto.DataType` INT8.
+pub(crate) const INT8: i32 = 3;
 /// `TensorProto.DataType` INT64.
 pub(crate) const INT64: i32 = 7;
 /// `TensorProto.DataLocation` EXTERNAL.

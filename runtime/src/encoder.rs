@@ -4,6 +4,7 @@
 //! patch, and a text of any task then runs without the encoder being touched.
 
 use std::{
+    ops::Range,
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -15,7 +16,7 @@ use ndarray::{Array1, Array2, Axis};
 use crate::{
     Answer, Error, Prediction, Result, Text, Timing,
     answer::{candidates, rank, spans, tag},
-    engine::{Biases, Engine, EngineKind, Hidden, Sequence},
+    engine::{Biases, Engine, EngineOptions, Hidden, Sequence},
     head::Head,
     text::{Tokenizer, Tokens},
 };
@@ -28,7 +29,7 @@ pub struct Encoder {
     bundle: Bundle,
     base: Base,
     tokenizer: Tokenizer,
-    engine: Engine,
+    pub(crate) engine: Engine,
     load: LoadTiming,
 }
 
@@ -81,19 +82,19 @@ impl Encoder {
     /// # Errors
     /// When a file is missing, short or altered, or the engine cannot run the graph.
     pub fn open(dir: &Path) -> Result<Self> {
-        Self::load(Bundle::open(dir)?, EngineKind::default())
+        Self::load(Bundle::open(dir)?, EngineOptions::default())
     }
 
-    /// Loads the encoder of an opened bundle into one of the engines.
+    /// Loads the encoder of an opened bundle.
     ///
     /// # Errors
     /// As [`Encoder::open`].
-    pub fn load(bundle: Bundle, engine: EngineKind) -> Result<Self> {
+    pub fn load(bundle: Bundle, options: EngineOptions) -> Result<Self> {
         let begun = Instant::now();
         let tokenizer = Tokenizer::open(&bundle.file("tokenizer.json")?)?;
         let tokenized = Instant::now();
         let base = bundle.base()?;
-        let engine = Engine::load(&bundle, engine)?;
+        let engine = Engine::load(&bundle, options)?;
         let load = LoadTiming { tokenizer: tokenized - begun, engine: tokenized.elapsed() };
         Ok(Encoder { bundle, base, tokenizer, engine, load })
     }
@@ -148,17 +149,14 @@ impl Encoder {
             .enumerate()
             .flat_map(|(at, p)| (0..p.as_ref().map_or(0, |p| p.windows.len())).map(move |window| (at, window)))
             .collect();
-        let mut rest = &places[..];
-        while !rest.is_empty() {
-            let mut tokens = 0;
-            let fits = |(at, window): &&(usize, usize)| {
-                tokens += pending[*at].as_ref().map_or(0, |p| p.windows[*window].len());
-                tokens <= RUN_TOKENS
-            };
-            let count = rest.iter().take_while(fits).count().max(1);
-            let (run, after) = rest.split_at(count);
-            rest = after;
-            if let Err(error) = self.run(requests, &mut pending, run) {
+        let length = |(at, window): &(usize, usize)| pending[*at].as_ref().map_or(0, |p| p.windows[*window].len());
+        for run in runs(places.iter().map(length)) {
+            // A text of several windows may have failed with its first.
+            let run: Vec<_> = places[run].iter().copied().filter(|(at, _)| pending[*at].is_ok()).collect();
+            if run.is_empty() {
+                continue;
+            }
+            if let Err(error) = self.run(requests, &mut pending, &run) {
                 // The engine failed: every text of this run says so.
                 let reason = error.to_string();
                 let failed = || Error::Engine {
@@ -167,7 +165,6 @@ impl Encoder {
                     reason: reason.clone(),
                 };
                 run.iter().for_each(|(at, _)| pending[*at] = Err(failed()));
-                rest = &rest[rest.iter().take_while(|(at, _)| pending[*at].is_err()).count()..];
             }
         }
         let answer = |(pending, request): (Result<Pending>, &Request<'_>)| pending.map(|p| p.answer(*request, options));
@@ -244,6 +241,22 @@ impl Encoder {
         let limit = self.bundle.manifest().config.max_length.min(task).min(asked.unwrap_or(u32::MAX));
         usize::try_from(limit).unwrap_or(usize::MAX)
     }
+}
+
+/// Which sequences run together: as many as have [`RUN_TOKENS`] tokens, and at least one.
+pub(crate) fn runs(lengths: impl Iterator<Item = usize>) -> Vec<Range<usize>> {
+    let (mut runs, mut tokens) = (Vec::<Range<usize>>::new(), 0);
+    for (at, length) in lengths.enumerate() {
+        tokens += length;
+        match runs.last_mut() {
+            Some(run) if tokens <= RUN_TOKENS => run.end = at + 1,
+            _ => {
+                runs.push(at..at + 1);
+                tokens = length;
+            }
+        }
+    }
+    runs
 }
 
 /// A request on its way: its tokens, and the head's outputs for those that have run.

@@ -24,6 +24,18 @@ pub enum Error {
         /// The system's reason.
         source: std::io::Error,
     },
+    /// The panels cannot be used, and there is nothing here to make them from.
+    #[error(
+        "{reason}\nand {} has no weights.bin to make them from again; copy it anew, or export it anew with\n  \
+         edge-export CHECKPOINT --panels only",
+        path.display()
+    )]
+    PanelsLost {
+        /// The bundle.
+        path: PathBuf,
+        /// What is wrong with the panels.
+        reason: bias_patch::Error,
+    },
     /// The engine cannot run the graph.
     #[error("{}: the engine cannot {action}: {reason}", path.display())]
     Engine {

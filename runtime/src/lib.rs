@@ -23,6 +23,7 @@
 compile_error!("the runtime maps little-endian files and runs on little-endian machines only");
 
 mod answer;
+pub mod bench;
 pub mod cli;
 mod encoder;
 mod engine;
@@ -36,7 +37,7 @@ mod text;
 pub use answer::{Answer, Prediction, Ranked, Span, Tag, Timing};
 pub use bias_patch::{Bundle, Patch, Store};
 pub use encoder::{Encoder, LoadTiming, Options, Request, Task};
-pub use engine::EngineKind;
+pub use engine::{Activations, EngineKind, EngineOptions};
 pub use error::{Error, Result, TextError};
-pub use memory::Memory;
+pub use memory::{MappedMemory, Memory};
 pub use text::Text;

@@ -3,16 +3,18 @@
 
 use std::{
     fs::File,
-    io::{self, BufReader, BufWriter, IsTerminal, Read},
+    io::{self, BufReader, BufWriter, IsTerminal, Read, Write},
     path::PathBuf,
     process::ExitCode,
     time::{Duration, Instant},
 };
 
-use clap::Parser;
+use clap::{Args, Parser, Subcommand};
 use edge_run::{
-    Bundle, Encoder, EngineKind, Error, LoadTiming, Memory, Options, Patch, Result, Store, Task,
-    cli::{InputFormat, Outcome, OutputFormat, Records, Session, SessionOptions, Writer, run},
+    Activations, Bundle, Encoder, EngineKind, EngineOptions, Error, LoadTiming, Memory, Options, Patch, Result, Store,
+    Task,
+    bench::{BenchOptions, bench},
+    cli::{InputFormat, Outcome, OutputFormat, Records, Session, SessionOptions, Writer, run, write_report},
 };
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -20,8 +22,16 @@ use indicatif::{ProgressBar, ProgressStyle};
 ///
 /// A patch names its encoder by digest, so the encoder's bundle is found in the store that edge-export writes to.
 #[derive(Parser)]
-#[command(name = "edge-run", version, after_help = EXAMPLES)]
+#[command(
+    name = "edge-run",
+    version,
+    after_help = EXAMPLES,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true
+)]
 struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// A task's patch; repeat it to run several tasks at once
     #[arg(short, long = "patch", value_name = "FILE", required = true)]
     patches: Vec<PathBuf>,
@@ -51,12 +61,57 @@ struct Arguments {
     /// Give a line's answer before the next line is read
     #[arg(short, long)]
     unbuffered: bool,
-    /// What runs the encoder
-    #[arg(long, value_enum, default_value = "lowered")]
-    engine: EngineKind,
+    #[command(flatten)]
+    engine: EngineArguments,
     /// Report time and memory on standard error
     #[arg(long)]
     timing: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Time an encoder, without texts or patches
+    Bench(BenchArguments),
+}
+
+#[derive(Args)]
+struct BenchArguments {
+    /// The encoder's bundle
+    bundle: PathBuf,
+    /// Lengths to try, in tokens
+    #[arg(short, long, value_name = "N,...", value_delimiter = ',', default_value = "8,16,32,128,256",
+        value_parser = clap::value_parser!(u32).range(1..))]
+    lengths: Vec<u32>,
+    /// Sequences in a run
+    #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = at_least_one)]
+    batch: usize,
+    /// Seconds to spend on each figure
+    #[arg(short, long, value_name = "S", default_value_t = 1.0, value_parser = seconds)]
+    seconds: f64,
+    /// Write JSON, for programs
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    engine: EngineArguments,
+}
+
+#[derive(Args)]
+struct EngineArguments {
+    /// What runs the encoder
+    #[arg(long, value_enum, default_value = "lowered")]
+    engine: EngineKind,
+    /// What meets weights of eight bits
+    #[arg(long, value_enum, default_value = "int8")]
+    activations: Activations,
+    /// Threads to run on
+    #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = at_least_one)]
+    threads: usize,
+}
+
+impl EngineArguments {
+    fn options(&self) -> EngineOptions {
+        EngineOptions { engine: self.engine, activations: self.activations, threads: self.threads }
+    }
 }
 
 const EXAMPLES: &str = "\
@@ -65,6 +120,7 @@ Examples:
   edge-run -p sst2.bias -p topic.bias reviews.txt     two tasks over one encoder
   edge-run -p mrpc.bias -i tsv -o jsonl pairs.tsv     columns sentence1 and sentence2
   tail -f log | edge-run -p alarm.bias --unbuffered   answers as lines come
+  edge-run bench minilm --lengths 8,32 --threads 2    how fast is this machine?
 
 Lines hold one text, or two with a tab between. In TSV and JSON the first text is called text, sentence, sentence1, question,
 premise, text_a, question1 or tokens, the second text_pair, sentence2, context, hypothesis, text_b, question2 or passage.
@@ -79,8 +135,18 @@ fn at_least_three(text: &str) -> Result<u32, String> {
     text.parse().ok().filter(|n| *n > 2).ok_or_else(|| "expected a number above 2".to_owned())
 }
 
+fn seconds(text: &str) -> Result<f64, String> {
+    let found = text.parse().ok().filter(|n| (0.0..=3600.0).contains(n));
+    found.ok_or_else(|| "expected a number from 0 to 3600".to_owned())
+}
+
 fn main() -> ExitCode {
-    match answer(&Arguments::parse()) {
+    let arguments = Arguments::parse();
+    let done = match &arguments.command {
+        Some(Command::Bench(arguments)) => measure(arguments).map(|()| true),
+        None => answer(&arguments),
+    };
+    match done {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         // Whoever read our output has seen enough.
@@ -90,6 +156,22 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn measure(arguments: &BenchArguments) -> Result<()> {
+    let options = BenchOptions {
+        engine: arguments.engine.options(),
+        lengths: arguments.lengths.clone(),
+        batch: arguments.batch,
+        time: Duration::from_secs_f64(arguments.seconds),
+    };
+    let report = bench(Bundle::open(&arguments.bundle)?, &options)?;
+    let mut out = io::stdout().lock();
+    let written = match arguments.json {
+        true => serde_json::to_writer(&mut out, &report).map_err(io::Error::from).and_then(|()| writeln!(out)),
+        false => write_report(&mut out, &report),
+    };
+    written.map_err(|source| Error::Io { path: "standard output".into(), action: "write", source })
 }
 
 /// Whether every line was answered.
@@ -102,7 +184,7 @@ fn answer(arguments: &Arguments) -> Result<bool> {
         (None, None) => return Ok(true),
     };
     let opened = begun.elapsed();
-    let encoder = Encoder::load(bundle, arguments.engine)?;
+    let encoder = Encoder::load(bundle, arguments.engine.options())?;
     let begun = Instant::now();
     let attach = |(patch, path): (&Patch, &PathBuf)| {
         encoder.attach(patch).map_err(|e| match e {

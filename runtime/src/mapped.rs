@@ -28,11 +28,10 @@ impl Mapped {
         Ok(Mapped { map })
     }
 
-    /// `count` floats at a byte offset; none if the file does not hold them or they are not aligned.
-    pub fn floats(&self, offset: u64, count: u64) -> Option<&[f32]> {
+    /// The numbers in `bytes` bytes at an offset; none if the file does not hold them or they are not aligned.
+    pub fn numbers<T: bytemuck::AnyBitPattern>(&self, offset: u64, bytes: u64) -> Option<&[T]> {
         let start = usize::try_from(offset).ok()?;
-        let bytes = usize::try_from(count).ok()?.checked_mul(4)?;
-        let part = self.map.get(start..start.checked_add(bytes)?)?;
+        let part = self.map.get(start..start.checked_add(usize::try_from(bytes).ok()?)?)?;
         // The machine's own byte order is the file's on every target: see `lib.rs`.
         bytemuck::try_cast_slice(part).ok()
     }

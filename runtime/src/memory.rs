@@ -2,8 +2,10 @@
 
 use std::fs;
 
+use serde::Serialize;
+
 /// Resident bytes of this process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Memory {
     /// Private memory that no file backs: heap, stacks, copies.
     pub anonymous_bytes: u64,
@@ -18,13 +20,54 @@ impl Memory {
     }
 }
 
+/// Resident bytes of a mapped file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct MappedMemory {
+    /// Pages that are in memory, whoever else has them.
+    pub resident_bytes: u64,
+    /// The same, each page divided by the number of processes that have it.
+    pub proportional_bytes: u64,
+    /// Pages that this process has changed: copies of its own.
+    pub private_dirty_bytes: u64,
+}
+
+impl MappedMemory {
+    /// Reads `/proc/self/smaps` for files whose name begins with `name`; none on systems that do not have it.
+    pub fn of(name: &str) -> Option<Self> {
+        parse_mapped(&fs::read_to_string("/proc/self/smaps").ok()?, name)
+    }
+}
+
 fn parse(rollup: &str) -> Option<Memory> {
-    let kilobytes = |name: &str| {
-        let line = rollup.lines().find_map(|l| l.strip_prefix(name))?;
-        line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
-    };
-    let (resident, anonymous) = (kilobytes("Rss:")?, kilobytes("Anonymous:")?);
-    Some(Memory { anonymous_bytes: anonymous * 1024, file_bytes: resident.saturating_sub(anonymous) * 1024 })
+    let number = |name: &str| rollup.lines().find_map(|line| bytes(line, name));
+    let (resident, anonymous) = (number("Rss:")?, number("Anonymous:")?);
+    Some(Memory { anonymous_bytes: anonymous, file_bytes: resident.saturating_sub(anonymous) })
+}
+
+fn parse_mapped(smaps: &str, name: &str) -> Option<MappedMemory> {
+    let mut sum = None;
+    let mut inside = false;
+    for line in smaps.lines() {
+        // A mapping begins with its addresses; what follows is "Name: number kB".
+        if line.split(' ').next().is_some_and(|first| first.contains('-')) {
+            inside = line.rsplit('/').next().is_some_and(|file| line.contains('/') && file.starts_with(name));
+            if inside {
+                sum.get_or_insert(MappedMemory { resident_bytes: 0, proportional_bytes: 0, private_dirty_bytes: 0 });
+            }
+        }
+        if let (true, Some(sum)) = (inside, &mut sum) {
+            sum.resident_bytes += bytes(line, "Rss:").unwrap_or(0);
+            sum.proportional_bytes += bytes(line, "Pss:").unwrap_or(0);
+            sum.private_dirty_bytes += bytes(line, "Private_Dirty:").unwrap_or(0);
+        }
+    }
+    sum
+}
+
+/// The number of a line "Name: number kB".
+fn bytes(line: &str, name: &str) -> Option<u64> {
+    let number = line.strip_prefix(name)?.trim().strip_suffix("kB")?.trim().parse::<u64>();
+    number.ok().map(|kilobytes| kilobytes * 1024)
 }
 
 #[cfg(test)]
@@ -37,5 +80,15 @@ mod tests {
             "5500-7ffc ---p 00000000 00:00 0   [rollup]\nRss:      3480 kB\nPss:  1234 kB\nAnonymous:     480 kB\n";
         assert_eq!(parse(rollup), Some(Memory { anonymous_bytes: 480 * 1024, file_bytes: 3000 * 1024 }));
         assert_eq!(parse("Rss: x kB"), None);
+    }
+
+    #[test]
+    fn mappings_are_found_by_their_file() {
+        let smaps = "7f00-7f10 r--s 00000000 fe:00 12 /a/panels-x.bin\nSize: 9 kB\nRss:      8 kB\nPss:  4 kB\n\
+                     Private_Dirty:  0 kB\n7f10-7f20 rw-p 00000000 00:00 0 \nRss: 100 kB\nPrivate_Dirty: 100 kB\n\
+                     7f20-7f30 r--s 00000000 fe:00 12 /a/panels-x.bin\nRss: 2 kB\nPss: 1 kB\nPrivate_Dirty: 1 kB\n";
+        let due = MappedMemory { resident_bytes: 10240, proportional_bytes: 5120, private_dirty_bytes: 1024 };
+        assert_eq!(parse_mapped(smaps, "panels-"), Some(due));
+        assert_eq!(parse_mapped(smaps, "weights"), None);
     }
 }

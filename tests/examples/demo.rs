@@ -12,7 +12,7 @@ use std::{
 use bias_patch::{Patch, Store};
 use edge_export::{Destination, Progress, export, fetch};
 use edge_run::{
-    Encoder, EngineKind, Options, Task,
+    Encoder, EngineOptions, Options, Task,
     cli::{InputFormat, OutputFormat, Records, Session, SessionOptions, Writer, run},
 };
 use indicatif::{ProgressBar, ProgressStyle};
@@ -46,17 +46,23 @@ fn demo(out: &mut impl Write) -> Result<(), Box<dyn Error>> {
         let source = fetch(REAL_ENCODER)?;
         let bar =
             ProgressBar::new(0).with_style(ProgressStyle::with_template("{msg:30} [{bar:30}] {bytes}/{total_bytes}")?);
-        export(&source.dir, &source.name, &Destination::Store(store.clone()), &mut |progress| match progress {
-            Progress::Stage(what, bytes) => {
-                bar.set_length(bytes);
-                bar.set_position(0);
-                bar.set_message(what);
-            }
-            Progress::Advance(bytes) => bar.inc(bytes),
-        })?;
+        export(
+            &source.dir,
+            &source.name,
+            &Destination::Store(store.clone()),
+            edge_export::Options::default(),
+            &mut |progress| match progress {
+                Progress::Stage(what, bytes) => {
+                    bar.set_length(bytes);
+                    bar.set_position(0);
+                    bar.set_message(what);
+                }
+                Progress::Advance(bytes) => bar.inc(bytes),
+            },
+        )?;
         bar.finish_and_clear();
     }
-    let encoder = Encoder::load(store.open(digest)?, EngineKind::default())?;
+    let encoder = Encoder::load(store.open(digest)?, EngineOptions::default())?;
     let tasks = opened.iter().map(|patch| encoder.attach(patch)).collect::<Result<Vec<Task>, _>>()?;
 
     let manifest = encoder.bundle().manifest();

@@ -13,8 +13,8 @@ use std::{
     sync::OnceLock,
 };
 
-use bias_patch::{Bundle, Encoding, Head, Kind, Linear, Patch, Store, Stored, StoredSlot, Task, Term};
-use edge_export::{Destination, export, fetch};
+use bias_patch::{Bundle, Element, Encoding, Head, Kind, Linear, Patch, Store, Stored, StoredSlot, Task, Term};
+use edge_export::{Destination, Options, export, fetch};
 use half::{bf16, f16};
 use safetensors::{Dtype, tensor::TensorView};
 use serde::Deserialize;
@@ -123,29 +123,46 @@ impl Fixture {
     }
 
     /// Writes the checkpoint and exports it.
-    pub fn export(&self, dir: &Path) -> Bundle {
+    pub fn export(&self, dir: &Path, options: Options) -> Bundle {
         let checkpoint = dir.join("checkpoint");
         self.write(&checkpoint, Layout::default());
-        export(&checkpoint, "fixture", &Destination::Dir(dir.join("bundle")), &mut |_| ()).unwrap()
+        export(&checkpoint, "fixture", &Destination::Dir(dir.join("bundle")), options, &mut |_| ()).unwrap()
     }
 }
 
 /// A bundle of a fixture in a temporary directory.
 pub fn small_bundle(name: &str) -> (TempDir, Bundle) {
+    small_bundle_with(name, Options::default())
+}
+
+/// A bundle of a fixture in a temporary directory, made in a certain way.
+pub fn small_bundle_with(name: &str, options: Options) -> (TempDir, Bundle) {
     let dir = TempDir::new().unwrap();
-    let bundle = Fixture::named(name).export(dir.path());
+    let bundle = Fixture::named(name).export(dir.path(), options);
     (dir, bundle)
+}
+
+/// Options for weights in codes of eight bits.
+pub fn int8() -> Options {
+    Options { weights: Element::I8, ..Options::default() }
 }
 
 /// The bundle of the real encoder, in the user's store; fetched and exported the first time.
 pub fn real_bundle() -> Bundle {
     static BUNDLE: OnceLock<Bundle> = OnceLock::new();
-    let make = || {
-        let store = Store::of_user().unwrap();
-        let source = fetch(REAL_ENCODER).unwrap_or_else(|e| panic!("{e}"));
-        export(&source.dir, &source.name, &Destination::Store(store), &mut |_| ()).unwrap_or_else(|e| panic!("{e}"))
-    };
-    BUNDLE.get_or_init(make).clone()
+    BUNDLE.get_or_init(|| make_real_bundle(Options::default())).clone()
+}
+
+/// As [`real_bundle`], with weights in codes of eight bits.
+pub fn real_bundle_int8() -> Bundle {
+    static BUNDLE: OnceLock<Bundle> = OnceLock::new();
+    BUNDLE.get_or_init(|| make_real_bundle(int8())).clone()
+}
+
+fn make_real_bundle(options: Options) -> Bundle {
+    let to = Destination::Store(Store::of_user().unwrap());
+    let source = fetch(REAL_ENCODER).unwrap_or_else(|e| panic!("{e}"));
+    export(&source.dir, &source.name, &to, options, &mut |_| ()).unwrap_or_else(|e| panic!("{e}"))
 }
 
 /// Writes a safetensors file.

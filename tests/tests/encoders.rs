@@ -2,11 +2,14 @@
 
 use std::{fs, path::Path};
 
-use bias_patch::{Bundle, MANIFEST};
-use edge_export::{Destination, Error, export, verify};
-use edge_run::{Encoder, EngineKind, Text};
+use bias_patch::{Bundle, Digest, Element, MANIFEST};
+use edge_export::{Destination, Error, Options, Panels, export, verify};
+use edge_run::{Activations, Encoder, EngineKind, EngineOptions, Request, Text};
 use safetensors::Dtype;
-use system_tests::{ENCODERS, Fixture, Layout, assert_refused, assert_succeeded, command, small_bundle, write_tensors};
+use system_tests::{
+    ENCODERS, Fixture, Layout, assert_refused, assert_succeeded, command, int8, patch, small_bundle, small_bundle_with,
+    task, write_tensors,
+};
 use tempfile::TempDir;
 
 /// The engines compute in f32, the fixtures in f64 with six decimals; hidden values are around 1.
@@ -42,6 +45,7 @@ fn hidden_states_agree_with_transformers() {
     for name in ENCODERS {
         let (_dir, bundle) = small_bundle(name);
         for engine in [EngineKind::Lowered, EngineKind::Reference] {
+            let engine = EngineOptions { engine, ..EngineOptions::default() };
             let worst = difference(&Encoder::load(bundle.clone(), engine).unwrap(), &Fixture::named(name));
             println!("{name}, {engine:?}: largest difference {worst:e}");
             assert!(worst < HIDDEN_BOUND, "{name}, {engine:?}: {worst:e}");
@@ -56,8 +60,8 @@ fn prefixes_shards_and_half_floats_are_read() {
         let dir = TempDir::new().unwrap();
         fixture.write(dir.path(), layout);
         let to = Destination::Dir(dir.path().join("bundle"));
-        let bundle = export(dir.path(), "x", &to, &mut |_| ()).unwrap();
-        (bundle.manifest().encoder, difference(&Encoder::load(bundle, EngineKind::default()).unwrap(), &fixture))
+        let bundle = export(dir.path(), "x", &to, Options::default(), &mut |_| ()).unwrap();
+        (bundle.manifest().encoder, difference(&Encoder::load(bundle, EngineOptions::default()).unwrap(), &fixture))
     };
     let (plain, _) = encoder_of(Layout::default());
     let (prefixed, _) = encoder_of(Layout { prefix: "bert.", ..Layout::default() });
@@ -86,20 +90,132 @@ fn oldest_layer_norm_names_are_read() {
         .collect();
     fixture.write(dir.path(), Layout::default());
     write_tensors(&dir.path().join("model.safetensors"), Dtype::F32, &tensors);
-    let bundle = export(dir.path(), "x", &Destination::Dir(dir.path().join("bundle")), &mut |_| ()).unwrap();
-    assert!(difference(&Encoder::load(bundle, EngineKind::default()).unwrap(), &fixture) < HIDDEN_BOUND);
+    let bundle =
+        export(dir.path(), "x", &Destination::Dir(dir.path().join("bundle")), Options::default(), &mut |_| ()).unwrap();
+    assert!(difference(&Encoder::load(bundle, EngineOptions::default()).unwrap(), &fixture) < HIDDEN_BOUND);
 }
 
 #[test]
 fn a_second_export_gives_the_same_bytes() {
-    let (first, second) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let fixture = Fixture::named("electra");
-    let (a, b) = (fixture.export(first.path()), fixture.export(second.path()));
-    for name in a.manifest().files.keys().map(String::as_str).chain([MANIFEST]) {
-        assert_eq!(fs::read(a.dir().join(name)).unwrap(), fs::read(b.dir().join(name)).unwrap(), "{name}");
+    for options in [Options::default(), Options { panels: Panels::Beside, ..int8() }] {
+        let (first, second) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+        let (a, b) = (fixture.export(first.path(), options), fixture.export(second.path(), options));
+        for name in a.manifest().files.keys().map(String::as_str).chain([MANIFEST]) {
+            assert_eq!(fs::read(a.dir().join(name)).unwrap(), fs::read(b.dir().join(name)).unwrap(), "{name}");
+        }
+        let left: Vec<_> = fs::read_dir(first.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(left.len(), 2, "something is left beside checkpoint and bundle: {left:?}");
     }
-    let left: Vec<_> = fs::read_dir(first.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
-    assert_eq!(left.len(), 2, "something is left beside checkpoint and bundle: {left:?}");
+}
+
+/// All values of the hidden states of a fixture's texts.
+fn hidden_states(bundle: &Bundle, engine: EngineOptions, fixture: &Fixture) -> Vec<f32> {
+    let encoder = Encoder::load(bundle.clone(), engine).unwrap();
+    fixture.cases.iter().flat_map(|case| encoder.hidden(&text(&case.text)).unwrap().0.into_iter()).collect()
+}
+
+#[test]
+fn weights_of_eight_bits_are_the_same_encoder_nearly() {
+    for name in ENCODERS {
+        let fixture = Fixture::named(name);
+        let (_f32, exact) = small_bundle(name);
+        let (_int8, bundle) = small_bundle_with(name, int8());
+        verify(bundle.dir(), &mut |_| ()).unwrap();
+        assert_ne!(exact.manifest().encoder, bundle.manifest().encoder);
+        assert_eq!(exact.base().unwrap(), bundle.base().unwrap());
+        let run = |bundle: &Bundle, engine, activations| {
+            hidden_states(bundle, EngineOptions { engine, activations, threads: 1 }, &fixture)
+        };
+        let worst = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        let exact = run(&exact, EngineKind::Lowered, Activations::F32);
+        let reference = run(&bundle, EngineKind::Reference, Activations::F32);
+        let widened = run(&bundle, EngineKind::Lowered, Activations::F32);
+        let codes = run(&bundle, EngineKind::Lowered, Activations::Int8);
+        assert_eq!(exact.len(), codes.len());
+        // The same weights, so the same numbers but for the order of sums.
+        assert!(worst(&reference, &widened) < HIDDEN_BOUND, "{name}: {:e}", worst(&reference, &widened));
+        let cosine = |a: &[f32]| {
+            let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
+            dot(a, &exact) / (dot(a, a) * dot(&exact, &exact)).sqrt()
+        };
+        println!("{name}: cosine {:.5} with f32 activations, {:.5} with int8", cosine(&widened), cosine(&codes));
+        assert!(worst(&exact, &widened) > 1e-4, "{name}: nothing was rounded");
+        assert!(worst(&widened, &codes) > 1e-4, "{name}: activations were not rounded");
+        assert!(cosine(&widened) > 0.999 && cosine(&codes) > 0.998, "{name}");
+    }
+}
+
+#[test]
+fn a_device_needs_only_the_panels() {
+    for weights in [Element::F32, Element::I8] {
+        let (_whole, whole) = small_bundle_with("bert", Options { weights, ..Options::default() });
+        let (home, device) = small_bundle_with("bert", Options { weights, panels: Panels::Only });
+        assert!(!device.dir().join("weights.bin").exists());
+        assert_eq!(whole.manifest(), device.manifest());
+        let fixture = Fixture::named("bert");
+        let run = |bundle: &Bundle| hidden_states(bundle, EngineOptions::default(), &fixture);
+        assert_eq!(run(&whole), run(&device));
+        let verified = || command("edge-export", home.path()).arg("verify").arg(device.dir()).output().unwrap();
+        assert_succeeded(&verified());
+
+        let reference = EngineOptions { engine: EngineKind::Reference, ..EngineOptions::default() };
+        let refused = Encoder::load(device.clone(), reference).err().unwrap().to_string();
+        assert!(refused.contains("weights.bin") && refused.contains("reference"), "{refused}");
+
+        // Altered panels that still have the right checksum of their own are found by the tensors' digests.
+        let panels = device.panels();
+        let bytes = fs::read(&panels).unwrap();
+        let mut altered = bytes.clone();
+        altered[bytes.len() - 3] ^= 1;
+        fs::write(&panels, &altered).unwrap();
+        assert_refused(&verified(), &["panels-", "checksum mismatch"]);
+        let refused = Encoder::load(device.clone(), EngineOptions::default()).err().unwrap().to_string();
+        assert!(refused.contains("checksum mismatch") && refused.contains("--panels only"), "{refused}");
+        assert_eq!(fs::read(&panels).unwrap(), altered, "damaged panels with nothing to make them from stay");
+        fs::remove_file(&panels).unwrap();
+        let refused = Bundle::open(device.dir()).unwrap_err().to_string();
+        assert!(refused.contains("weights.bin"), "{refused}");
+    }
+}
+
+#[test]
+fn panels_of_another_encoder_do_not_pass_for_this_ones() {
+    let (home, bundle) = small_bundle_with("bert", Options { panels: Panels::Beside, ..int8() });
+    // The same weights in another order of sentences, so to speak: digest right, tensors wrong.
+    let bytes = fs::read(bundle.panels()).unwrap();
+    let begin = bytes.windows(32).position(|w| w == Digest::of(&bytes[begin_of_data(&bytes)..]).0).unwrap();
+    let mut altered = bytes.clone();
+    let last = bytes.len() - 70;
+    altered[last] ^= 1;
+    let digest = Digest::of(&altered[begin_of_data(&bytes)..]).0;
+    altered[begin..begin + 32].copy_from_slice(&digest);
+    fs::write(bundle.panels(), &altered).unwrap();
+    let verified = command("edge-export", home.path()).arg("verify").arg(bundle.dir()).output().unwrap();
+    assert_refused(&verified, &["panels-i8x16x4.bin", "tensor", "digest"]);
+}
+
+/// Where the first tensor of a panels file is.
+fn begin_of_data(bytes: &[u8]) -> usize {
+    (16 + u32::from_le_bytes([bytes[12], bytes[13], bytes[14], bytes[15]]) as usize).next_multiple_of(64)
+}
+
+#[test]
+fn threads_change_no_bit() {
+    for (name, options) in [("bert", Options::default()), ("electra", int8())] {
+        let (_home, bundle) = small_bundle_with(name, options);
+        let run = |threads| {
+            let encoder = Encoder::load(bundle.clone(), EngineOptions { threads, ..EngineOptions::default() }).unwrap();
+            let task = encoder.attach(&patch(&bundle, task("label", "classification", 1), "label")).unwrap();
+            let texts: Vec<Text> = (1..=30).map(|words| Text::one("good ".repeat(words))).collect();
+            let requests: Vec<_> = texts.iter().map(|text| Request { task: &task, text }).collect();
+            encoder.predict(&requests).into_iter().flat_map(|p| p.unwrap().logits).collect::<Vec<f32>>()
+        };
+        let one = run(1);
+        for threads in [2, 3, 8] {
+            assert_eq!(run(threads), one, "{name}, {threads} threads");
+        }
+    }
 }
 
 #[test]

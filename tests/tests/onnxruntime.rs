@@ -4,7 +4,8 @@ use std::{path::Path, process::Command};
 
 use bias_patch::Bundle;
 use system_tests::{
-    ENCODERS, Fixture, assert_succeeded, command, fixtures, real_bundle, small_bundle, with_input, write_patches,
+    ENCODERS, Fixture, assert_succeeded, command, fixtures, int8, real_bundle, real_bundle_int8, small_bundle,
+    small_bundle_with, with_input, write_patches,
 };
 use tempfile::TempDir;
 
@@ -18,7 +19,8 @@ fn check(bundle: &Bundle, home: &Path, fixture: Option<&str>) {
     };
     let dir = bundle.dir().to_str().unwrap();
     run("edge-patch", &["extract", "label.bias", "--encoder", dir, "-o", "values.safetensors"]);
-    let rows = run("edge-run", &["--bundle", dir, "-p", "label.bias", "-o", "jsonl", "--logits"]);
+    let rows =
+        run("edge-run", &["--bundle", dir, "-p", "label.bias", "-o", "jsonl", "--logits", "--activations", "f32"]);
     std::fs::write(home.join("rows.jsonl"), rows).unwrap();
     let script = fixtures().parent().unwrap().join("reference/check_onnxruntime.py");
     let python = std::env::var("EDGE_PYTHON").unwrap_or_else(|_| "python3".into());
@@ -37,12 +39,16 @@ fn small_encoders_of_every_family() {
         assert!(!Fixture::named(name).cases.is_empty());
         let (home, bundle) = small_bundle(name);
         check(&bundle, home.path(), Some(name));
+        let (home, bundle) = small_bundle_with(name, int8());
+        check(&bundle, home.path(), None);
     }
 }
 
 #[test]
 #[ignore = "needs the real encoder, and Python with tests/reference/requirements.txt"]
 fn the_real_encoder() {
-    let home = TempDir::new().unwrap();
-    check(&real_bundle(), home.path(), None);
+    for bundle in [real_bundle(), real_bundle_int8()] {
+        let home = TempDir::new().unwrap();
+        check(&bundle, home.path(), None);
+    }
 }

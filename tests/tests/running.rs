@@ -8,7 +8,7 @@ use std::{
 };
 
 use bias_patch::{Bundle, Head, Linear};
-use edge_run::{Answer, Encoder, EngineKind, Patch, Request, Text};
+use edge_run::{Answer, Encoder, EngineKind, EngineOptions, Patch, Request, Text};
 use serde_json::Value;
 use system_tests::{assert_refused, assert_succeeded, command, patch, small_bundle, task, with_input, write_patches};
 use tempfile::TempDir;
@@ -77,7 +77,7 @@ fn all_kinds_of_task_run_on_every_family() {
 #[test]
 fn spans_beyond_the_first_window_are_found() {
     let (_home, bundle) = small_bundle("bert");
-    let encoder = Encoder::load(bundle.clone(), EngineKind::default()).unwrap();
+    let encoder = Encoder::load(bundle.clone(), EngineOptions::default()).unwrap();
     let span = encoder.attach(&patch(&bundle, task("span", "span", 2), "span")).unwrap();
     // With windows of 40 tokens, characters past 200 are in later windows only.
     let context = "é one two ".repeat(40);
@@ -96,7 +96,7 @@ fn spans_beyond_the_first_window_are_found() {
 #[test]
 fn a_batch_may_mix_tasks_and_switching_changes_nothing() {
     let (_home, bundle) = small_bundle("bert");
-    let encoder = Encoder::load(bundle.clone(), EngineKind::default()).unwrap();
+    let encoder = Encoder::load(bundle.clone(), EngineOptions::default()).unwrap();
     let tasks: Vec<_> = ["a", "b", "c"]
         .map(|seed| encoder.attach(&patch(&bundle, task(seed, "classification", 1), seed)).unwrap())
         .into_iter()
@@ -114,7 +114,7 @@ fn a_batch_may_mix_tasks_and_switching_changes_nothing() {
     }
 
     let (_other_home, other) = small_bundle("bert-relu");
-    let other = Encoder::load(other, EngineKind::default()).unwrap();
+    let other = Encoder::load(other, EngineOptions::default()).unwrap();
     let error = other.predict(&[Request { task: &tasks[0], text: &text }]).remove(0).unwrap_err().to_string();
     assert!(error.contains("attached to encoder"), "{error}");
 }
@@ -284,7 +284,10 @@ fn patches_and_bundles_that_do_not_fit_are_refused() {
     );
     fs::write(&weights, &bytes).unwrap();
     assert_succeeded(&run("label.bias"));
+    // The panels that were made of them are enough.
     fs::remove_file(&weights).unwrap();
+    assert_succeeded(&run("label.bias"));
+    fs::remove_file(place.home.path().join("bundle/panels-f32x16.bin")).unwrap();
     assert_refused(&run("label.bias"), &["weights.bin"]);
 }
 
@@ -328,6 +331,7 @@ fn both_engines_and_every_kernel_agree() {
             ("lowered", run(&[], None)),
             ("one at a time", run(&["--unbuffered"], None)),
             ("naive", run(&[], Some("naive"))),
+            ("threads", run(&["--threads", "3"], None)),
         ] {
             let worst = reference.iter().zip(&found).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
             println!("{family}, {what}: largest difference {worst:e}");
@@ -348,6 +352,7 @@ fn pooling_reads_what_it_says() {
     let weight: Vec<f32> = (0..64).map(|n| (n % 7) as f32 - 3.0).collect();
     let text = Text::one("the film was good, very happy");
     for engine in [EngineKind::Lowered, EngineKind::Reference] {
+        let engine = EngineOptions { engine, ..EngineOptions::default() };
         let encoder = Encoder::load(bundle.clone(), engine).unwrap();
         let (tokens, pooled) = encoder.hidden(&text).unwrap();
         for pooling in ["cls", "mean", "pooler"] {
@@ -423,7 +428,7 @@ fn panels_are_made_once_and_again_when_they_are_damaged() {
 #[test]
 fn long_pairs_are_cut_without_keeping_what_was_cut() {
     let (_home, bundle) = small_bundle("bert");
-    let encoder = Encoder::load(bundle.clone(), EngineKind::default()).unwrap();
+    let encoder = Encoder::load(bundle.clone(), EngineOptions::default()).unwrap();
     let pair = encoder.attach(&patch(&bundle, task("pair", "classification", 2), "pair")).unwrap();
     // Every pair of the pieces cut off would be ten million tokens, and minutes.
     let text = Text::pair("good ".repeat(40_000), "bad ".repeat(40_000));
@@ -432,6 +437,34 @@ fn long_pairs_are_cut_without_keeping_what_was_cut() {
     assert!(found.truncated);
     assert_eq!(found.timing.tokens, 40);
     assert!(begun.elapsed().as_secs() < 20, "{:?}", begun.elapsed());
+}
+
+#[test]
+fn a_benchmark_reports_every_figure() {
+    let place = Place::new("bert");
+    let bench = |extra: &[&str]| {
+        let mut bench = command("edge-run", place.home.path());
+        let bench =
+            bench.current_dir(place.home.path()).args(["bench", "bundle", "--seconds", "0.001", "-l", "5,9,4000"]);
+        assert_succeeded(&bench.args(extra).output().unwrap())
+    };
+    let report: Value = serde_json::from_str(&bench(&["--json", "--batch", "3"])).unwrap();
+    // The third length is beyond the encoder's.
+    assert_eq!(report["lengths"].as_array().unwrap().len(), 2);
+    let first = &report["lengths"][0];
+    assert_eq!((first["tokens"].as_u64(), first["batch"].as_u64()), (Some(5), Some(3)));
+    assert!(first["min_ms"].as_f64() <= first["median_ms"].as_f64());
+    assert!(first["median_ms"].as_f64() <= first["p95_ms"].as_f64());
+    for figure in ["/peak_gflops", "/switch_us", "/mixed/ratio", "/batch/tokens_per_second", "/lengths/1/gflops"] {
+        assert!(report.pointer(figure).and_then(Value::as_f64).is_some_and(|f| f > 0.0), "{figure} in {report}");
+    }
+    if cfg!(target_os = "linux") {
+        assert_eq!(report.pointer("/mapped/private_dirty_bytes"), Some(&Value::from(0)), "{report}");
+    }
+    let said = bench(&["--threads", "2", "--engine", "reference"]);
+    for part in ["encoder ", "GFLOP/s", "switch ", "mixed ", "batch ", "threads: 2"] {
+        assert!(said.contains(part), "{part} in {said}");
+    }
 }
 
 #[test]

@@ -9,7 +9,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{Digest, Digester, Error, MANIFEST, Manifest, PanelIndex, Result, TensorEntry, checked, manifest::Slot};
+use crate::{Digest, Error, MANIFEST, Manifest, PanelIndex, Result, TensorEntry, checked, manifest::Slot};
+
+/// The file of frozen tensors.
+const WEIGHTS: &str = "weights.bin";
 
 /// The pre-trained bias values.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,10 +46,23 @@ impl Bundle {
         }
         let text = fs::read(&path).map_err(Error::io(&path, "read"))?;
         let manifest = Manifest::parse(&text).map_err(|e| e.in_file(&path))?;
-        for (name, entry) in &manifest.files {
-            entry.check_length(&dir.join(name))?;
+        let bundle = Bundle { dir: dir.to_owned(), manifest };
+        for (name, entry) in &bundle.manifest.files {
+            if name != WEIGHTS || bundle.has_weights() || !bundle.panels().exists() {
+                entry.check_length(&dir.join(name))?;
+            }
         }
-        Ok(Bundle { dir: dir.to_owned(), manifest })
+        Ok(bundle)
+    }
+
+    /// Whether `weights.bin` is here; a bundle on a device may have its panels only.
+    pub fn has_weights(&self) -> bool {
+        self.dir.join(WEIGHTS).exists()
+    }
+
+    /// Where its panels are, or will be.
+    pub fn panels(&self) -> PathBuf {
+        self.dir.join(PanelIndex::file_name(self.manifest.weights()))
     }
 
     /// What the bundle is.
@@ -97,12 +113,12 @@ impl Bundle {
         Ok(Base { slots })
     }
 
-    /// The values of a frozen tensor, as they are stored here, after checking their digest.
+    /// The bytes of a frozen tensor, as they are stored here, after checking their digest.
     ///
     /// # Errors
     /// When `weights.bin` cannot be read or the tensor was altered.
-    pub fn tensor(&self, tensor: &TensorEntry) -> Result<Vec<f32>> {
-        let path = self.dir.join("weights.bin");
+    pub fn tensor(&self, tensor: &TensorEntry) -> Result<Vec<u8>> {
+        let path = self.dir.join(WEIGHTS);
         let mut file = File::open(&path).map_err(Error::io(&path, "open"))?;
         file.seek(SeekFrom::Start(tensor.offset)).map_err(Error::io(&path, "read"))?;
         let mut bytes = Vec::new();
@@ -113,42 +129,27 @@ impl Bundle {
             let field = format!("tensor {}", tensor.name);
             return Err(Error::field(field, format!("digest {}", tensor.sha256), found).in_file(&path));
         }
-        Ok(bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
+        Ok(bytes)
     }
 
-    /// Digests every file, every tensor, and the panels that are beside them, whatever was found before. `progress` is called with bytes read.
+    /// Digests every file, and every tensor in `weights.bin` and in the panels that are beside it, whatever was found
+    /// before. `progress` is called with bytes read.
     ///
     /// # Errors
     /// Naming the first file or tensor that is not as the manifest says.
     pub fn verify(&self, mut progress: impl FnMut(u64)) -> Result<()> {
-        for (name, entry) in self.manifest.files.iter().filter(|(name, _)| *name != "weights.bin") {
+        for (name, entry) in self.manifest.files.iter().filter(|(name, _)| *name != WEIGHTS) {
             entry.digest_of(&self.dir.join(name), &mut progress)?;
         }
-        let path = self.dir.join("weights.bin");
-        let mut file = File::open(&path).map_err(Error::io(&path, "open"))?;
-        for tensor in &self.manifest.tensors {
-            let len = tensor.bytes().unwrap_or(u64::MAX);
-            file.seek(SeekFrom::Start(tensor.offset)).map_err(Error::io(&path, "read"))?;
-            let mut digester = Digester::default();
-            let mut buffer = vec![0; 1 << 18];
-            let mut left = len;
-            while left > 0 {
-                let want = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
-                file.read_exact(&mut buffer[..want]).map_err(Error::io(&path, "read"))?;
-                digester.update(&buffer[..want]);
-                left -= want as u64;
-                progress(want as u64);
+        if self.has_weights() {
+            for tensor in &self.manifest.tensors {
+                let bytes = self.tensor(tensor)?;
+                progress(bytes.len() as u64);
             }
-            let found = digester.finish();
-            if found != tensor.sha256 {
-                let field = format!("tensor {}", tensor.name);
-                return Err(Error::field(field, format!("digest {}", tensor.sha256), found).in_file(&path));
-            }
+            self.manifest.file(WEIGHTS)?.digest_of(&self.dir.join(WEIGHTS), progress)?;
         }
-        self.manifest.file("weights.bin")?.digest_of(&path, progress)?;
-        let panels = self.dir.join(PanelIndex::file_name());
-        if panels.exists() {
-            PanelIndex::verify(&panels, &self.manifest)?;
+        if self.panels().exists() {
+            PanelIndex::verify(&self.panels(), &self.manifest)?;
         }
         Ok(())
     }

@@ -16,6 +16,8 @@ use crate::{Config, Digest, Error, Result, SlotId, Term};
 /// The name of the manifest in a bundle.
 pub const MANIFEST: &str = "bundle.json";
 const VERSION: u32 = 1;
+/// Inputs of a linear layer whose weights of eight bits share a scale, output by output.
+pub const SCALE_GROUP: u64 = 256;
 /// Boundary of every tensor in a bundle's files, in bytes.
 pub const ALIGNMENT: u64 = 64;
 
@@ -44,7 +46,41 @@ impl Slot {
     }
 }
 
-/// A frozen tensor in `weights.bin`: f32, little-endian, row-major.
+/// What a frozen tensor's values are stored as.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Element {
+    /// f32, little-endian.
+    #[default]
+    F32,
+    /// Codes from -127 to 127; a value is its code times a scale. A transposed matrix has a scale for each output and each
+    /// [`SCALE_GROUP`] inputs, a table one for each row.
+    I8,
+}
+
+impl Element {
+    /// The name in files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Element::F32 => "f32",
+            Element::I8 => "i8",
+        }
+    }
+
+    /// Bytes of one.
+    pub fn bytes(self) -> u64 {
+        match self {
+            Element::F32 => 4,
+            Element::I8 => 1,
+        }
+    }
+
+    fn is_f32(&self) -> bool {
+        *self == Element::F32
+    }
+}
+
+/// A frozen tensor in `weights.bin`, row-major.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TensorEntry {
@@ -52,6 +88,9 @@ pub struct TensorEntry {
     pub name: String,
     /// Dimensions as stored here.
     pub shape: Vec<u64>,
+    /// What its values are stored as; codes of a tensor `X` have their scales in a tensor `X.scale`.
+    #[serde(default, rename = "type", skip_serializing_if = "Element::is_f32")]
+    pub element: Element,
     /// Whether the checkpoint holds it the other way round (`[out, in]`, here `[in, out]`).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub transposed: bool,
@@ -64,7 +103,18 @@ pub struct TensorEntry {
 impl TensorEntry {
     /// Bytes it takes; `None` when that is beyond counting.
     pub fn bytes(&self) -> Option<u64> {
-        self.shape.iter().try_fold(4u64, |n, dim| n.checked_mul(*dim))
+        self.shape.iter().try_fold(self.element.bytes(), |n, dim| n.checked_mul(*dim))
+    }
+
+    /// The name of the tensor that holds the scales of a tensor of codes.
+    pub fn scales_of(name: &str) -> String {
+        format!("{name}.scale")
+    }
+
+    /// The shape of the scales of its codes: `[groups, out]` of a transposed matrix `[in, out]`, `[rows, 1]` of a table.
+    pub fn scales(&self) -> [u64; 2] {
+        let dim = |at: usize| self.shape.get(at).copied().unwrap_or(1);
+        if self.transposed { [dim(0).div_ceil(SCALE_GROUP), dim(1)] } else { [dim(0), 1] }
     }
 }
 
@@ -154,6 +204,12 @@ impl Manifest {
         self.slots.iter().find(|slot| slot.id() == id)
     }
 
+    /// What the frozen matrices are stored as.
+    pub fn weights(&self) -> Element {
+        let codes = self.tensors.iter().any(|t| t.element == Element::I8);
+        if codes { Element::I8 } else { Element::F32 }
+    }
+
     /// The encoder digest that the manifest's own entries amount to; `base` is the digest of `base.bias`.
     pub fn identity(config: &Config, tokenizer: Digest, base: Digest, tensors: &[TensorEntry]) -> Digest {
         let c = config;
@@ -178,7 +234,9 @@ impl Manifest {
         let mut sorted: Vec<&TensorEntry> = tensors.iter().collect();
         sorted.sort_by(|a, b| a.name.cmp(&b.name));
         let shape = |t: &TensorEntry| t.shape.iter().map(u64::to_string).collect::<Vec<_>>().join("x");
-        lines.extend(sorted.into_iter().map(|t| format!("tensor {} f32 {} {}", t.name, shape(t), t.sha256)));
+        lines.extend(
+            sorted.into_iter().map(|t| format!("tensor {} {} {} {}", t.name, t.element.name(), shape(t), t.sha256)),
+        );
         let text = lines.join("\n") + "\n";
         Digest::of(text.as_bytes())
     }
@@ -220,6 +278,14 @@ impl Manifest {
             if !dims || !(rank == 2 || rank == 1 && !tensor.transposed) {
                 let expected = "one or two dimensions (two if transposed) from 1 to 4294967295";
                 return Err(Error::field(format!("tensor {}", tensor.name), expected, format!("{:?}", tensor.shape)));
+            }
+            if tensor.element == Element::I8 {
+                let name = TensorEntry::scales_of(&tensor.name);
+                let scales = self.tensors.iter().find(|t| t.name == name);
+                if rank != 2 || scales.is_none_or(|s| !s.element.is_f32() || s.shape != tensor.scales()) {
+                    let expected = format!("a matrix, and scales of shape {:?} in {name}", tensor.scales());
+                    return Err(Error::field(format!("tensor {}", tensor.name), expected, "another"));
+                }
             }
         }
         let tensors = self.tensors.iter().map(|t| (t.name.as_str(), t.offset, t.bytes()));

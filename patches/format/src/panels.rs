@@ -11,12 +11,20 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ALIGNMENT, Bundle, Digest, Digester, Error, Manifest, Result, checked};
+use crate::{ALIGNMENT, Bundle, Digest, Digester, Element, Error, Manifest, Result, SCALE_GROUP, checked};
 
 /// Columns in a panel: one register of AVX-512, two of AVX2, four of NEON.
 pub const PANEL_WIDTH: usize = 16;
-/// The id of this layout, and part of the file's name.
-pub const PANEL_LAYOUT: &str = "f32x16";
+/// Rows of codes that lie side by side in a panel: what one dot-product instruction of VNNI or NEON sums.
+pub const PANEL_GROUP: usize = 4;
+
+/// The id of the layout for weights of a kind, and part of the file's name.
+pub fn panel_layout(weights: Element) -> &'static str {
+    match weights {
+        Element::F32 => "f32x16",
+        Element::I8 => "i8x16x4",
+    }
+}
 
 const MAGIC: &[u8; 8] = b"BIASPANL";
 const VERSION: u16 = 1;
@@ -37,6 +45,8 @@ pub struct PanelEntry {
     pub rows: u32,
     /// Columns; of vectors their length, with one row.
     pub columns: u32,
+    /// What its values are.
+    pub element: Element,
     /// Whether it is in panels, and not row after row.
     pub in_panels: bool,
     /// Where it begins in the file, in bytes.
@@ -52,18 +62,35 @@ struct WireHeader {
 }
 
 impl PanelEntry {
-    /// Number of floats it takes in the file.
-    pub fn floats(&self) -> u64 {
-        let columns = u64::from(self.columns);
-        let width = PANEL_WIDTH as u64;
-        u64::from(self.rows) * if self.in_panels { columns.div_ceil(width) * width } else { columns }
+    /// Bytes its values take in the file.
+    pub fn bytes(&self) -> u64 {
+        let (rows, columns) = (u64::from(self.rows), u64::from(self.columns));
+        let columns = if self.in_panels { columns.next_multiple_of(PANEL_WIDTH as u64) } else { columns };
+        match (self.element, self.in_panels) {
+            (Element::I8, true) => rows.next_multiple_of(PANEL_GROUP as u64) * columns,
+            (element, _) => element.bytes() * rows * columns,
+        }
+    }
+
+    /// Where the sums of its codes are, and how many bytes they take: f32 `[groups, columns]`, after the last panel of
+    /// codes, each the sum of the codes that share a scale.
+    pub fn sums(&self) -> Option<(u64, u64)> {
+        let has = self.in_panels && self.element == Element::I8;
+        let count = u64::from(self.rows).div_ceil(SCALE_GROUP) * u64::from(self.columns);
+        // Panels of codes are a multiple of 64 bytes, so what follows them is aligned.
+        has.then(|| (self.offset + self.bytes(), Element::F32.bytes() * count))
+    }
+
+    /// Where the next tensor may begin.
+    fn end(&self) -> u64 {
+        self.sums().map_or(self.offset + self.bytes(), |(offset, bytes)| offset + bytes)
     }
 }
 
 impl PanelIndex {
-    /// The file's name in a bundle.
-    pub fn file_name() -> String {
-        format!("panels-{PANEL_LAYOUT}.bin")
+    /// The file's name in a bundle whose weights are of a kind.
+    pub fn file_name(weights: Element) -> String {
+        format!("panels-{}.bin", panel_layout(weights))
     }
 
     /// The entry of a tensor.
@@ -80,12 +107,29 @@ impl PanelIndex {
         Self::read(path, manifest, |content, verify| checked::check_with(path, content, verify))
     }
 
-    /// As [`PanelIndex::open`], but digests the data whatever was found before.
+    /// As [`PanelIndex::open`], but digests the data whatever was found before, and each tensor as the manifest does: so
+    /// the panels are those of the encoder, whoever made them.
     ///
     /// # Errors
-    /// As [`PanelIndex::open`].
+    /// As [`PanelIndex::open`], and naming the first tensor that is another.
     pub fn verify(path: &Path, manifest: &Manifest) -> Result<Self> {
-        Self::read(path, manifest, |_, verify| verify())
+        let index = Self::read(path, manifest, |_, verify| verify())?;
+        let mut file = File::open(path).map_err(Error::io(path, "open"))?;
+        for (entry, tensor) in index.tensors.iter().zip(&manifest.tensors) {
+            // The file was found to have this length, so this is what it holds and no more.
+            let mut bytes = vec![0; usize::try_from(entry.end() - entry.offset).unwrap_or(0)];
+            file.seek(SeekFrom::Start(entry.offset)).map_err(Error::io(path, "read"))?;
+            file.read_exact(&mut bytes).map_err(Error::io(path, "read"))?;
+            let values = taken_out(&bytes, entry);
+            let mut again = Vec::new();
+            lay_out(&values, entry, &mut again);
+            let found = Digest::of(&values);
+            if found != tensor.sha256 || again != bytes {
+                let field = format!("tensor {}", entry.name);
+                return Err(Error::field(field, format!("digest {}", tensor.sha256), found).in_file(path));
+            }
+        }
+        Ok(index)
     }
 
     fn read(
@@ -113,8 +157,9 @@ impl PanelIndex {
         let wire: WireHeader = postcard::from_bytes(&header)
             .map_err(|e| Error::field("header", "fields as FORMAT.md lists them", e).in_file(path))?;
         let expected = entries(manifest, PREAMBLE_BYTES as u64 + header_bytes);
+        let layout = panel_layout(manifest.weights());
         for (field, same, due, found) in [
-            ("layout", wire.layout == PANEL_LAYOUT, PANEL_LAYOUT.to_owned(), wire.layout.clone()),
+            ("layout", wire.layout == layout, layout.to_owned(), wire.layout.clone()),
             (
                 "encoder",
                 wire.encoder == manifest.encoder.0,
@@ -127,7 +172,7 @@ impl PanelIndex {
                 return Err(Error::field(field, due, found).in_file(path));
             }
         }
-        let end = expected.last().map_or(0, |t| t.offset + 4 * t.floats());
+        let end = expected.last().map_or(0, PanelEntry::end);
         if length != end {
             return Err(Error::Length { part: "file".to_owned(), expected: end, found: length }.in_file(path));
         }
@@ -151,8 +196,8 @@ impl PanelIndex {
     pub fn write(bundle: &Bundle, path: &Path) -> Result<()> {
         let manifest = bundle.manifest();
         let header = |data: Digest, tensors: Vec<PanelEntry>| {
-            let wire =
-                WireHeader { layout: PANEL_LAYOUT.to_owned(), encoder: manifest.encoder.0, data: data.0, tensors };
+            let layout = panel_layout(manifest.weights()).to_owned();
+            let wire = WireHeader { layout, encoder: manifest.encoder.0, data: data.0, tensors };
             postcard::to_stdvec(&wire).map_err(|e| Error::field("header", "values postcard can write", e))
         };
         let mut header_bytes = 0;
@@ -196,26 +241,72 @@ fn entries(manifest: &Manifest, mut end: u64) -> Vec<PanelEntry> {
         let dim = |at: usize| tensor.shape.get(at).and_then(|d| u32::try_from(*d).ok()).unwrap_or(1);
         let (rows, columns) = if tensor.shape.len() < 2 { (1, dim(0)) } else { (dim(0), dim(1)) };
         let offset = end.next_multiple_of(ALIGNMENT);
-        let entry = PanelEntry { name: tensor.name.clone(), rows, columns, in_panels: tensor.transposed, offset };
-        end = offset + 4 * entry.floats();
+        let (name, element) = (tensor.name.clone(), tensor.element);
+        let entry = PanelEntry { name, rows, columns, element, in_panels: tensor.transposed, offset };
+        end = entry.end();
         entries.push(entry);
     }
     entries
 }
 
 /// Appends a tensor to `bytes` as its entry says.
-fn lay_out(values: &[f32], entry: &PanelEntry, bytes: &mut Vec<u8>) {
-    let (rows, columns) = (entry.rows as usize, entry.columns as usize);
-    if !entry.in_panels {
-        bytes.extend(values.iter().flat_map(|v| v.to_le_bytes()));
-        return;
+fn lay_out(values: &[u8], entry: &PanelEntry, bytes: &mut Vec<u8>) {
+    match (entry.in_panels, entry.element) {
+        (false, _) => bytes.extend(values),
+        (true, Element::F32) => lay_out_floats(values.as_chunks().0, entry, bytes),
+        (true, Element::I8) => lay_out_codes(values, entry, bytes),
     }
+}
+
+fn lay_out_floats(values: &[[u8; 4]], entry: &PanelEntry, bytes: &mut Vec<u8>) {
+    let (rows, columns) = (entry.rows as usize, entry.columns as usize);
     for first in (0..columns).step_by(PANEL_WIDTH) {
         let width = (columns - first).min(PANEL_WIDTH);
         for row in 0..rows {
-            let part = &values[row * columns + first..][..width];
-            bytes.extend(part.iter().flat_map(|v| v.to_le_bytes()));
+            bytes.extend(values[row * columns + first..][..width].as_flattened());
             bytes.extend(std::iter::repeat_n(0, 4 * (PANEL_WIDTH - width)));
         }
     }
+}
+
+fn lay_out_codes(codes: &[u8], entry: &PanelEntry, bytes: &mut Vec<u8>) {
+    let (rows, columns) = (entry.rows as usize, entry.columns as usize);
+    let code =
+        |row: usize, column: usize| if row < rows && column < columns { codes[row * columns + column] } else { 0 };
+    for first in (0..columns).step_by(PANEL_WIDTH) {
+        for group in (0..rows).step_by(PANEL_GROUP) {
+            for column in first..first + PANEL_WIDTH {
+                bytes.extend((group..group + PANEL_GROUP).map(|row| code(row, column)));
+            }
+        }
+    }
+    for group in codes.chunks(SCALE_GROUP as usize * columns) {
+        let mut sums = vec![0.0f32; columns];
+        for row in group.chunks(columns) {
+            sums.iter_mut().zip(row).for_each(|(sum, code)| *sum += f32::from(code.cast_signed()));
+        }
+        bytes.extend(sums.iter().flat_map(|sum| sum.to_le_bytes()));
+    }
+}
+
+/// The tensor that [`lay_out`] has laid out.
+fn taken_out(bytes: &[u8], entry: &PanelEntry) -> Vec<u8> {
+    if !entry.in_panels {
+        return bytes.to_owned();
+    }
+    let (rows, columns) = (entry.rows as usize, entry.columns as usize);
+    // Rows that lie side by side, and bytes of a value.
+    let (group, width) = match entry.element {
+        Element::F32 => (1, 4),
+        Element::I8 => (PANEL_GROUP, 1),
+    };
+    let panel = rows.next_multiple_of(group) * PANEL_WIDTH;
+    let mut values = Vec::with_capacity(rows * columns * width);
+    for row in 0..rows {
+        for column in 0..columns {
+            let lane = (row / group * PANEL_WIDTH + column % PANEL_WIDTH) * group + row % group;
+            values.extend(&bytes[(column / PANEL_WIDTH * panel + lane) * width..][..width]);
+        }
+    }
+    values
 }

@@ -11,7 +11,8 @@ use std::{
 };
 
 use bias_patch::{
-    Activation, Bundle, Config, Encoding, Family, Head, Kind, Linear, Patch, Pooling, Stored, StoredSlot, Task, Term,
+    Activation, Bundle, Config, Element, Encoding, Family, Frozen, Head, Kind, Linear, Patch, Pooling, Stored,
+    StoredSlot, Task, TensorEntry, Term,
 };
 use hf_checkpoint::{Checkpoint, NamedTensor, to_safetensors};
 
@@ -256,33 +257,39 @@ fn check_pooling(source: &Checkpoint, task: &Task) -> Result<()> {
     }
 }
 
-/// Every frozen tensor of the encoder has to be the checkpoint's, bit for bit.
+/// Every frozen tensor of the encoder has to be the checkpoint's, bit for bit; where the encoder holds codes, what the
+/// checkpoint's values round to.
 fn check_weights(source: &Checkpoint, bundle: &Bundle) -> Result<()> {
     /// Tensors named in the refusal.
     const LISTED: usize = 5;
     let tensors = &bundle.manifest().tensors;
-    let (mut count, mut list) = (0, String::new());
-    for tensor in tensors {
-        let stored = bundle.tensor(tensor)?;
+    let (mut count, mut of, mut list) = (0, 0, String::new());
+    // Scales follow from the values they are the scales of.
+    let scales: Vec<String> = tensors.iter().map(|t| TensorEntry::scales_of(&t.name)).collect();
+    for tensor in tensors.iter().filter(|t| !scales.contains(&t.name)) {
+        of += 1;
         // Dimensions of tensors that are in a file fit in memory's.
         let mut shape: Vec<usize> = tensor.shape.iter().map(|d| *d as usize).collect();
         if tensor.transposed {
             shape.reverse();
         }
-        let theirs = source.read(&tensor.name, &shape)?;
-        let place = |at: usize| match shape[..] {
-            [rows, columns] if tensor.transposed => (at % columns) * rows + at / columns,
-            _ => at,
-        };
-        let pairs = || theirs.iter().enumerate().filter_map(|(at, value)| Some((value, stored.get(place(at))?)));
-        let different = pairs().filter(|(a, b)| a.to_bits() != b.to_bits()).count();
-        if different > 0 {
+        let theirs = Frozen::of(&source.read(&tensor.name, &shape)?, tensor);
+        let ours = bundle.tensor(tensor)?;
+        let scales = tensors.iter().find(|t| t.name == TensorEntry::scales_of(&tensor.name));
+        let scales = scales.map(|scales| bundle.tensor(scales)).transpose()?.unwrap_or_default();
+        if ours != theirs.bytes || scales != theirs.scales {
             count += 1;
             if count <= LISTED {
-                let largest = pairs().map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                let width = usize::try_from(tensor.element.bytes()).unwrap_or(1);
+                let pairs = || ours.chunks(width).zip(theirs.bytes.chunks(width));
+                let different = pairs().filter(|(a, b)| a != b).count();
                 // Writing to a String cannot fail.
-                let _ =
-                    write!(list, "\n  {}: {different} of {} values, by up to {largest:e}", tensor.name, theirs.len());
+                let _ = write!(list, "\n  {}: {different} of {} values", tensor.name, pairs().count());
+                if tensor.element == Element::F32 {
+                    let value = |bytes: &[u8]| bytes.as_chunks().0.first().map_or(0.0, |b| f32::from_le_bytes(*b));
+                    let largest = pairs().map(|(a, b)| (value(a) - value(b)).abs()).fold(0.0, f32::max);
+                    let _ = write!(list, ", by up to {largest:e}");
+                }
             }
         }
     }
@@ -292,7 +299,7 @@ fn check_weights(source: &Checkpoint, bundle: &Bundle) -> Result<()> {
     if count > LISTED {
         list.push_str("\n  ...");
     }
-    Err(Error::WeightsDiffer { path: source.path().to_owned(), count, of: tensors.len(), list })
+    Err(Error::WeightsDiffer { path: source.path().to_owned(), count, of, list })
 }
 
 fn content(path: &Path, field: impl Into<String>, expected: impl Into<String>, found: impl ToString) -> Error {

@@ -2,8 +2,10 @@
 
 mod input;
 mod output;
+mod report;
 mod session;
 
 pub use input::{InputFormat, Record, Records};
 pub use output::{OutputFormat, Writer};
+pub use report::write_report;
 pub use session::{Outcome, Session, SessionOptions, run};

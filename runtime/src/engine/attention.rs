@@ -1,82 +1,127 @@
-//! Scaled dot-product attention of one sequence, head by head, over tiles that stay in the cache.
+//! Scaled dot-product attention, head by head, over tiles that stay in the cache.
 //!
 //! Keys and values of a head are laid out in panels, so both products are the kernel's. Of the S by S scores only the rows
 //! of one tile exist at a time.
 
 use bias_patch::PANEL_WIDTH;
 
-use crate::kernels::{Kernel, Panels, Rows, Start};
+use super::machine::{Machine, Scratch};
+use crate::kernels::{Panels, Rows, Start};
 
 /// Query rows of a tile: enough for the kernel's largest, few enough that scores of 512 keys stay in the first cache.
 const TILE_ROWS: usize = 16;
 
-/// Buffers that heads use in turn.
-#[derive(Default)]
-pub(super) struct Scratch {
-    keys: Vec<f32>,
-    values: Vec<f32>,
-    scores: Vec<f32>,
-}
-
-/// Queries, keys and values of one sequence: `[S, H]` each, a head being `width` columns.
+/// Queries, keys and values of a batch, side by side: `[N, 3 H]`, a head being `H / heads` columns of each.
 #[derive(Clone, Copy)]
 pub(super) struct Projections<'a> {
-    pub queries: &'a [f32],
-    pub keys: &'a [f32],
     pub values: &'a [f32],
     pub hidden: usize,
     pub heads: usize,
 }
 
-/// Writes softmax(q k^T / sqrt(D)) v of every head into `out`, `[S, H]`.
-pub(super) fn attend(kernel: &dyn Kernel, from: Projections<'_>, out: &mut [f32], scratch: &mut Scratch) {
-    let Projections { queries, keys, values, hidden, heads } = from;
-    let length = queries.len() / hidden;
+/// The keys and values of one sequence in panels, head after head.
+struct Sequence<'a> {
+    start: usize,
+    length: usize,
+    keys: Scratch<'a>,
+    values: Scratch<'a>,
+}
+
+/// Some query rows of one sequence, and where their answers go.
+struct Tile<'a> {
+    sequence: usize,
+    row: usize,
+    out: &'a mut [f32],
+}
+
+/// Writes softmax(q k^T / sqrt(D)) v of every head of every sequence into `out`, `[N, H]`. Sequence `i` has the rows from
+/// `starts[i]` to `starts[i + 1]`.
+pub(super) fn attend(machine: &Machine, from: Projections<'_>, starts: &[i64], out: &mut [f32]) {
+    let Projections { hidden, heads, .. } = from;
     let width = hidden / heads;
+    let mut sequences: Vec<Sequence<'_>> = starts
+        .windows(2)
+        .map(|pair| {
+            let (start, length) = (pair[0] as usize, (pair[1] - pair[0]) as usize);
+            let keys = machine.scratch(heads * width * length.next_multiple_of(PANEL_WIDTH));
+            let values = machine.scratch(heads * length * width.next_multiple_of(PANEL_WIDTH));
+            Sequence { start, length, keys, values }
+        })
+        .collect();
+    let mut parts = Vec::with_capacity(sequences.len() * heads);
+    for sequence in &mut sequences {
+        let (first, length) = (sequence.start * 3 * hidden, sequence.length);
+        let keys = sequence.keys.chunks_exact_mut(width * length.next_multiple_of(PANEL_WIDTH));
+        let values = sequence.values.chunks_exact_mut(length * width.next_multiple_of(PANEL_WIDTH));
+        let heads = keys.zip(values).enumerate();
+        parts.extend(heads.map(|(head, (keys, values))| (first + head * width, length, keys, values)));
+    }
     let scale = 1.0 / (width as f32).sqrt();
+    machine.each(parts, |(first, length, keys, values)| {
+        lay_out_keys(&from.values[first + hidden..], 3 * hidden, length, width, scale, keys);
+        lay_out_values(&from.values[first + 2 * hidden..], 3 * hidden, length, width, values);
+    });
+
+    let mut tiles = Vec::with_capacity(out.len() / hidden / TILE_ROWS + sequences.len());
+    let mut rest = out;
+    for (at, sequence) in sequences.iter().enumerate() {
+        for row in (0..sequence.length).step_by(TILE_ROWS) {
+            let (out, after) = rest.split_at_mut((sequence.length - row).min(TILE_ROWS) * hidden);
+            tiles.push(Tile { sequence: at, row, out });
+            rest = after;
+        }
+    }
+    machine.each(tiles, |tile| attend_tile(machine, from, &sequences[tile.sequence], tile.row, tile.out));
+}
+
+fn attend_tile(machine: &Machine, from: Projections<'_>, sequence: &Sequence<'_>, row: usize, out: &mut [f32]) {
+    let Projections { hidden, heads, .. } = from;
+    let (length, width) = (sequence.length, hidden / heads);
+    let count = out.len() / hidden;
     let stride = length.next_multiple_of(PANEL_WIDTH);
-    scratch.scores.resize(TILE_ROWS * stride, 0.0);
-    for head in 0..heads {
+    let mut scores = machine.scratch(count * stride);
+    let (kernel, mut sums) = (machine.kernel, [0.0; TILE_ROWS]);
+    let keys = sequence.keys.chunks_exact(width * stride);
+    let values = sequence.values.chunks_exact(length * width.next_multiple_of(PANEL_WIDTH));
+    for (head, (keys, values)) in keys.zip(values).enumerate() {
         let column = head * width;
-        panels_of_keys(&keys[column..], hidden, length, width, scale, &mut scratch.keys);
-        panels_of_values(&values[column..], hidden, length, width, &mut scratch.values);
-        for row in (0..length).step_by(TILE_ROWS) {
-            let count = (length - row).min(TILE_ROWS);
-            let tile = Rows { data: &queries[row * hidden + column..], stride: hidden, count };
-            let keys = Panels { data: &scratch.keys, depth: width, columns: length };
-            kernel.multiply(tile, keys, Start::Zero, &mut scratch.scores, stride);
-            for scores in scratch.scores.chunks_mut(stride).take(count) {
-                kernel.softmax(&mut scores[..length]);
-            }
-            let shares = Rows { data: &scratch.scores, stride, count };
-            let values = Panels { data: &scratch.values, depth: length, columns: width };
-            kernel.multiply(shares, values, Start::Zero, &mut out[row * hidden + column..], hidden);
+        let first = (sequence.start + row) * 3 * hidden + column;
+        let queries = Rows { data: &from.values[first..], stride: 3 * hidden, count };
+        let keys = Panels { data: keys, depth: width, columns: length };
+        kernel.multiply(queries, keys, Start::Zero, &mut scores, stride);
+        for (sum, scores) in sums.iter_mut().zip(scores.chunks_exact_mut(stride)) {
+            *sum = kernel.exponentials(&mut scores[..length]);
+        }
+        let shares = Rows { data: &scores, stride, count };
+        let values = Panels { data: values, depth: length, columns: width };
+        kernel.multiply(shares, values, Start::Zero, &mut out[column..], hidden);
+        // The softmax's division comes last: there are fewer columns of values than there are scores.
+        for (row, sum) in out.chunks_mut(hidden).zip(sums) {
+            row[column..column + width].iter_mut().for_each(|value| *value *= 1.0 / sum);
         }
     }
 }
 
-/// Keys as a matrix `[width, length]` in panels, times `scale`: a panel is sixteen keys, column by column.
-fn panels_of_keys(keys: &[f32], hidden: usize, length: usize, width: usize, scale: f32, panels: &mut Vec<f32>) {
-    panels.clear();
-    panels.resize(length.next_multiple_of(PANEL_WIDTH) * width, 0.0);
+/// Keys as a matrix `[width, length]` in panels, times `scale`: a panel is sixteen keys, column by column. What is beyond
+/// the last key stays as it is, for no score is read from there.
+fn lay_out_keys(keys: &[f32], stride: usize, length: usize, width: usize, scale: f32, panels: &mut [f32]) {
     for (panel, first) in panels.chunks_mut(width * PANEL_WIDTH).zip((0..length).step_by(PANEL_WIDTH)) {
         for lane in 0..(length - first).min(PANEL_WIDTH) {
-            let key = &keys[(first + lane) * hidden..][..width];
-            for (k, value) in key.iter().enumerate() {
-                panel[k * PANEL_WIDTH + lane] = value * scale;
+            let key = &keys[(first + lane) * stride..][..width];
+            for (row, value) in panel.chunks_exact_mut(PANEL_WIDTH).zip(key) {
+                row[lane] = value * scale;
             }
         }
     }
 }
 
-/// Values as a matrix `[length, width]` in panels: a panel is sixteen columns, token by token.
-fn panels_of_values(values: &[f32], hidden: usize, length: usize, width: usize, panels: &mut Vec<f32>) {
-    panels.clear();
-    panels.resize(width.next_multiple_of(PANEL_WIDTH) * length, 0.0);
+/// Values as a matrix `[length, width]` in panels: a panel is sixteen columns, token by token. What is beyond the last
+/// column stays as it is, for nothing is read from there.
+fn lay_out_values(values: &[f32], stride: usize, length: usize, width: usize, panels: &mut [f32]) {
     for (panel, first) in panels.chunks_mut(length * PANEL_WIDTH).zip((0..width).step_by(PANEL_WIDTH)) {
         let count = (width - first).min(PANEL_WIDTH);
         for (row, token) in panel.chunks_mut(PANEL_WIDTH).zip(0..length) {
-            row[..count].copy_from_slice(&values[token * hidden + first..][..count]);
+            row[..count].copy_from_slice(&values[token * stride + first..][..count]);
         }
     }
 }

@@ -1,51 +1,52 @@
 //! The graph as fused operators over mapped panels.
 //!
 //! In: a bundle. Out: a plan that is made once and serves every task, length and batch. tract parses the graph and runs
-//! the plan; the weights stay in the page cache, shared by all processes, and the biases of all tasks in a batch are
-//! rows of tables.
+//! the plan; the weights stay in the page cache, shared by all processes, and the biases of each task in a batch are a row
+//! of a table.
 
 use std::{path::PathBuf, sync::Arc};
 
 use bias_patch::Bundle;
-use ndarray::{Array2, s};
+use ndarray::{ArrayView2, s};
 use tract_onnx::{prelude::*, tract_core::internal::TractErrorContext as _};
 
-use super::{Hidden, Sequence, patterns, weights::Weights};
-use crate::{Error, Result, kernels};
+use super::{EngineOptions, Hidden, Sequence, machine::Machine, patterns, weights::Weights};
+use crate::{Error, Result};
 
 /// A loaded encoder.
 pub(crate) struct Lowered {
     plan: Arc<TypedRunnableModel>,
+    machine: Arc<Machine>,
     path: PathBuf,
     pooler: bool,
 }
 
-/// The values of a slot as an input, `[1, len]`.
-pub(super) fn table(values: Vec<f32>) -> TValue {
-    tract_ndarray::Array1::from(values).insert_axis(tract_ndarray::Axis(0)).into_tensor().into_tvalue()
+/// The values of every slot, one after the other, as an input: `[1, L]`.
+pub(super) fn table(slots: Vec<Vec<f32>>) -> TValue {
+    tract_ndarray::Array1::from(slots.concat()).insert_axis(tract_ndarray::Axis(0)).into_tensor().into_tvalue()
 }
 
 impl Lowered {
     /// Maps the weights of a bundle and plans its graph.
-    pub fn load(bundle: &Bundle) -> Result<Self> {
-        let kernel = kernels::select()?;
+    pub fn load(bundle: &Bundle, options: EngineOptions) -> Result<Self> {
+        let machine = Arc::new(Machine::new(options)?);
         let weights = Weights::open(bundle)?;
         let path = bundle.file("encoder.onnx")?;
         let plan = || -> TractResult<Arc<TypedRunnableModel>> {
             let proto = tract_onnx::onnx().proto_model_for_path(&path)?;
             let graph = proto.graph.as_ref().context("no graph")?;
-            patterns::lower(graph, bundle.manifest(), &weights, kernel)?.into_runnable()
+            patterns::lower(graph, bundle.manifest(), &weights, &machine)?.into_runnable()
         };
         let failed =
             |e: TractError| Error::Engine { path: path.clone(), action: "lower the graph", reason: format!("{e:#}") };
         let plan = plan().map_err(failed)?;
-        Ok(Lowered { plan, path: bundle.dir().to_owned(), pooler: bundle.manifest().config.pooler })
+        Ok(Lowered { plan, machine, path: bundle.dir().to_owned(), pooler: bundle.manifest().config.pooler })
     }
 
     /// The inputs of one run of several sequences.
     ///
-    /// With one task among them its values are shared. With several, their tables are put together: a copy of a hundred
-    /// kilobytes a task, beside milliseconds of work for each.
+    /// With one task among them its values are shared. With several, their rows are put together: a copy of a hundred
+    /// kilobytes a task, in microseconds, beside milliseconds of work for each.
     pub fn bind(&self, sequences: &[Sequence<'_>]) -> Result<TVec<TValue>> {
         let vector = |values: Vec<i64>| tract_ndarray::Array1::from(values).into_tensor().into_tvalue();
         let mut tasks: Vec<&super::Biases> = Vec::new();
@@ -62,15 +63,14 @@ impl Lowered {
             rows.resize(ids.len(), task as i64);
             sequence_rows.push(task as i64);
         }
-        let tables: Vec<TValue> = match &tasks[..] {
-            [one] => one.0.clone(),
+        let values = match &tasks[..] {
+            [one] => one.0[0].clone(),
             several => {
-                let slots = several.first().map_or(0, |task| task.0.len());
-                let stacked: TractResult<_> = (0..slots).map(|slot| stack(several, slot)).collect();
-                stacked.map_err(|e| self.failed(e))?
+                let rows: Vec<&Tensor> = several.iter().map(|task| &*task.0[0]).collect();
+                Tensor::stack_tensors(0, &rows).map_err(|e| self.failed(e))?.into_tvalue()
             }
         };
-        Ok([ids, types, starts, rows, sequence_rows].map(vector).into_iter().chain(tables).collect())
+        Ok([ids, types, starts, rows, sequence_rows].map(vector).into_iter().chain([values]).collect())
     }
 
     /// Runs sequences of these lengths.
@@ -83,10 +83,10 @@ impl Lowered {
     }
 
     fn evaluate(&self, inputs: TVec<TValue>, lengths: &[usize]) -> TractResult<Vec<Hidden>> {
-        let outputs = self.plan.run(inputs)?;
-        let matrix = |at: usize| -> TractResult<Array2<f32>> {
+        let outputs = self.machine.enter(|| self.plan.run(inputs))?;
+        let matrix = |at: usize| -> TractResult<ArrayView2<'_, f32>> {
             let output = outputs.get(at).with_context(|| format!("output {at}"))?;
-            Ok(output.to_plain_array_view::<f32>()?.into_dimensionality()?.to_owned())
+            Ok(output.to_plain_array_view::<f32>()?.into_dimensionality()?)
         };
         let tokens = matrix(0)?;
         let pooled = if self.pooler { Some(matrix(1)?) } else { None };
@@ -98,10 +98,4 @@ impl Lowered {
         });
         Ok(split.collect())
     }
-}
-
-/// One slot's values of several tasks, `[T, len]`.
-fn stack(tasks: &[&super::Biases], slot: usize) -> TractResult<TValue> {
-    let tables: Vec<Tensor> = tasks.iter().map(|task| task.0[slot].clone().into_tensor()).collect();
-    Ok(Tensor::stack_tensors(0, &tables)?.into_tvalue())
 }

@@ -5,8 +5,10 @@
 
 mod attention;
 mod lowered;
+mod machine;
 mod operators;
 mod patterns;
+mod product;
 mod reference;
 mod weights;
 
@@ -27,13 +29,40 @@ pub enum EngineKind {
     Reference,
 }
 
+/// What meets weights in codes of eight bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Activations {
+    /// Codes of eight bits too, with one scale a token: faster
+    #[default]
+    Int8,
+    /// Floats, so that only the weights are rounded
+    F32,
+}
+
+/// How an encoder runs.
+#[derive(Clone, Copy, Debug)]
+pub struct EngineOptions {
+    /// Which engine runs the graph.
+    pub engine: EngineKind,
+    /// What meets weights in codes; weights in f32 always meet f32. The reference engine has f32 only.
+    pub activations: Activations,
+    /// Threads the lowered engine runs on.
+    pub threads: usize,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        EngineOptions { engine: EngineKind::default(), activations: Activations::default(), threads: 1 }
+    }
+}
+
 /// A loaded encoder.
 pub(crate) enum Engine {
     Lowered(lowered::Lowered),
     Reference(reference::Reference),
 }
 
-/// The bias values of one task, ready to be inputs.
+/// The bias values of one task, ready to be inputs: all slots in one for the lowered engine, one each for the other.
 #[derive(Clone, Debug)]
 pub(crate) struct Biases(Vec<TValue>);
 
@@ -67,9 +96,9 @@ pub(crate) struct Hidden {
 
 impl Engine {
     /// Loads and plans the graph of a bundle, once for every task and length.
-    pub fn load(bundle: &Bundle, kind: EngineKind) -> Result<Self> {
-        Ok(match kind {
-            EngineKind::Lowered => Engine::Lowered(lowered::Lowered::load(bundle)?),
+    pub fn load(bundle: &Bundle, options: EngineOptions) -> Result<Self> {
+        Ok(match options.engine {
+            EngineKind::Lowered => Engine::Lowered(lowered::Lowered::load(bundle, options)?),
             EngineKind::Reference => Engine::Reference(reference::Reference::load(bundle)?),
         })
     }
@@ -77,7 +106,7 @@ impl Engine {
     /// Prepares the values of every slot, in the order of the manifest's.
     pub fn prepare(&self, values: Vec<Vec<f32>>) -> Biases {
         Biases(match self {
-            Engine::Lowered(_) => values.into_iter().map(lowered::table).collect(),
+            Engine::Lowered(_) => vec![lowered::table(values)],
             Engine::Reference(_) => values.into_iter().map(reference::vector).collect(),
         })
     }

@@ -1,19 +1,21 @@
 //! The fused operators of the lowered graph, as tract runs them.
 //!
 //! A batch has no padding: its sequences lie one after the other as N tokens, `starts` says where each begins (B + 1
-//! numbers, the last being N), and `rows` names for each token the row of the bias tables that its task has. So a batch
-//! may mix tasks and lengths, and no work is spent on tokens that are not there.
+//! numbers, the last being N), and `rows` names for each token the row of `values` that its task has. A row of `values`
+//! holds every slot of a task, so an operator knows its bias as a place in it. So a batch may mix tasks and lengths, and
+//! no work is spent on tokens that are not there.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
-use bias_patch::Activation;
+use bias_patch::{ALIGNMENT, Activation};
 use tract_onnx::tract_core::internal::*;
 
 use super::{
-    attention::{Projections, Scratch, attend},
+    attention::{Projections, attend},
+    machine::Machine,
+    product::{Biases, Layer, Operand},
     weights::Weight,
 };
-use crate::kernels::{Kernel, Panels, Rows, Start};
 
 /// A fused operator.
 #[derive(Clone, Debug)]
@@ -21,124 +23,140 @@ pub(super) struct Operator {
     /// The node it stands for, or the last of several.
     pub name: String,
     pub work: Work,
-    pub kernel: &'static dyn Kernel,
+    pub machine: Arc<Machine>,
 }
 
-/// What an operator does. Inputs are listed in their order; `T` is the number of rows of a bias table.
+/// What an operator does. Inputs are listed in their order; rows `[N]` and values `[T, L]` come last and are left out.
 #[derive(Clone, Debug)]
 pub(super) enum Work {
-    /// ids `[N]`, types `[N]`, starts `[B+1]`, rows `[N]`, bias `[T, E]` to `[N, E]`: word, position and type rows, summed
-    /// and normalised.
-    Embed { words: Weight, positions: Weight, first_position: usize, types: Option<Weight>, gain: Weight, epsilon: f32 },
-    /// x `[N, K]`, rows `[N]`, bias `[T, M]` to `[N, M]`: x W + b, activated.
-    Linear { weight: Weight, activation: Option<Activation> },
-    /// x `[N, H]`, starts `[B+1]`, rows `[N]`, three biases `[T, H]` to `[N, H]`: attention of each sequence.
-    Attention { query: Weight, key: Weight, value: Weight, heads: usize },
-    /// a `[N, H]`, b `[N, H]`, rows `[N]`, bias `[T, H]` to `[N, H]`: a + b, normalised.
-    AddNorm { gain: Weight, epsilon: f32 },
+    /// ids `[N]`, types `[N]`, starts `[B+1]` to `[N, E]`: word, position and type rows, summed and normalised.
+    Embed { words: Weight, positions: Weight, first_position: usize, types: Option<Weight>, norm: Norm },
+    /// x `[N, K]` to `[N, M]`: x W + b, activated.
+    Linear { layer: Layer, activation: Option<Activation> },
+    /// x `[N, K]`, residual `[N, H]` to `[N, H]`: x W + b + residual, normalised; where there is another layer before, x is
+    /// first what that one and its activation make of it.
+    LinearNorm { before: Option<(Layer, Activation)>, layer: Layer, norm: Norm },
+    /// x `[N, H]`, starts `[B+1]` to `[N, H]`: attention of each sequence; the layers are query, key and value.
+    Attention { layers: [Layer; 3], heads: usize },
     /// x `[N, H]`, starts `[B+1]` to `[B, H]`: the first token of each sequence.
     First,
 }
 
-impl Operator {
-    fn linear(&self, weight: &Weight, x: &[f32], rows: &[i64], bias: &[f32]) -> Vec<f32> {
-        let (depth, columns) = (weight.rows(), weight.columns());
-        let x = Rows { data: x, stride: depth, count: x.len() / depth };
-        let mut out = vec![0.0; x.count * columns];
-        let w = Panels { data: weight.floats(), depth, columns };
-        self.kernel.multiply(x, w, Start::Bias { table: bias, rows }, &mut out, columns);
-        out
-    }
+/// A frozen gain `[H]`, and where its bias is among the values of a task.
+#[derive(Clone, Debug)]
+pub(super) struct Norm {
+    pub gain: Weight,
+    pub bias: usize,
+    pub epsilon: f32,
+}
 
-    fn normalise(&self, out: &mut [f32], gain: &Weight, rows: &[i64], bias: &[f32], epsilon: f32) {
-        let width = gain.columns();
-        for (row, task) in out.chunks_mut(width).zip(rows) {
-            self.kernel.normalise(row, gain.floats(), &bias[*task as usize * width..][..width], epsilon);
+impl Operator {
+    fn normalise(&self, norm: &Norm, biases: Biases<'_>, out: &mut [f32]) {
+        let width = norm.gain.columns();
+        for (row, values) in out.chunks_mut(width).enumerate() {
+            let bias = biases.slot(norm.bias, width, row);
+            self.machine.kernel.normalise(values, norm.gain.vector(), bias, norm.epsilon);
         }
     }
 
-    fn run(&self, inputs: &[TValue]) -> TractResult<(usize, Vec<f32>)> {
+    /// Rows and width of the output.
+    fn shape(&self, inputs: &[TValue]) -> (usize, usize) {
+        let rows = inputs[0].shape()[0];
         match &self.work {
-            Work::Embed { words, positions, first_position, types, gain, epsilon } => {
-                let (ids, type_ids, starts, rows) =
-                    (ints(inputs, 0)?, ints(inputs, 1)?, ints(inputs, 2)?, ints(inputs, 3)?);
+            Work::Embed { words, .. } => (rows, words.columns()),
+            Work::Linear { layer, .. } | Work::LinearNorm { layer, .. } => (rows, layer.weight.columns()),
+            Work::Attention { layers, .. } => (rows, layers[0].weight.columns()),
+            Work::First => (inputs[1].shape()[0].saturating_sub(1), inputs[0].shape()[1]),
+        }
+    }
+
+    /// Computes the output into zeros.
+    fn run(&self, inputs: &[TValue], out: &mut [f32]) -> TractResult<()> {
+        let machine = &*self.machine;
+        let (inputs, table) = inputs.split_at(inputs.len() - if matches!(self.work, Work::First) { 0 } else { 2 });
+        let biases = match table {
+            [rows, values] => Biases { rows: ints(rows)?, stride: values.shape()[1], values: floats(values)? },
+            _ => Biases { rows: &[], stride: 0, values: &[] },
+        };
+        match &self.work {
+            Work::Embed { words, positions, first_position, types, norm } => {
+                let (ids, kinds, starts) = (ints(&inputs[0])?, ints(&inputs[1])?, ints(&inputs[2])?);
                 let width = words.columns();
-                let mut out = Vec::with_capacity(ids.len() * width);
-                let place = starts.windows(2).flat_map(|pair| 0..(pair[1] - pair[0]) as usize);
-                for ((id, kind), place) in ids.iter().zip(type_ids).zip(place) {
-                    let word = row(words, *id)?;
-                    let position = row(positions, (first_position + place) as i64)?;
-                    match types {
-                        Some(types) => {
-                            let kind = row(types, if types.rows() > 1 { *kind } else { 0 })?;
-                            out.extend(word.iter().zip(position).zip(kind).map(|((a, b), c)| a + b + c));
-                        }
-                        None => out.extend(word.iter().zip(position).map(|(a, b)| a + b)),
+                let places = starts.windows(2).flat_map(|pair| 0..pair[1] - pair[0]);
+                for (((out, id), kind), place) in out.chunks_mut(width).zip(ids).zip(kinds).zip(places) {
+                    add_row(words, *id, out)?;
+                    add_row(positions, *first_position as i64 + place, out)?;
+                    if let Some(types) = types {
+                        add_row(types, if types.rows() > 1 { *kind } else { 0 }, out)?;
                     }
                 }
-                self.normalise(&mut out, gain, rows, floats(inputs, 4)?, *epsilon);
-                Ok((width, out))
+                machine.split(out, width, |rows, out| self.normalise(norm, biases.of(rows), out));
             }
-            Work::Linear { weight, activation } => {
-                let mut out = self.linear(weight, floats(inputs, 0)?, ints(inputs, 1)?, floats(inputs, 2)?);
-                if let Some(activation) = activation {
-                    self.kernel.activate(*activation, &mut out);
-                }
-                Ok((weight.columns(), out))
+            Work::Linear { layer, activation } => {
+                let (x, depth, width) = (floats(&inputs[0])?, layer.weight.rows(), layer.weight.columns());
+                machine.split(out, width, |rows, out| {
+                    let x = Operand::new(machine, &x[rows.start * depth..rows.end * depth], &layer.weight);
+                    x.multiply(machine, layer, biases.of(rows), out, width);
+                    if let Some(activation) = activation {
+                        machine.kernel.activate(*activation, out);
+                    }
+                });
             }
-            Work::Attention { query, key, value, heads } => {
-                let (x, starts, rows) = (floats(inputs, 0)?, ints(inputs, 1)?, ints(inputs, 2)?);
-                let hidden = query.columns();
-                let queries = self.linear(query, x, rows, floats(inputs, 3)?);
-                let keys = self.linear(key, x, rows, floats(inputs, 4)?);
-                let values = self.linear(value, x, rows, floats(inputs, 5)?);
-                let mut out = vec![0.0; x.len()];
-                let mut scratch = Scratch::default();
-                for pair in starts.windows(2) {
-                    let part = pair[0] as usize * hidden..pair[1] as usize * hidden;
-                    let from = Projections {
-                        queries: &queries[part.clone()],
-                        keys: &keys[part.clone()],
-                        values: &values[part.clone()],
-                        hidden,
-                        heads: *heads,
-                    };
-                    attend(self.kernel, from, &mut out[part], &mut scratch);
-                }
-                Ok((hidden, out))
+            Work::LinearNorm { before, layer, norm } => {
+                let (x, residual) = (floats(&inputs[0])?, floats(&inputs[1])?);
+                let (depth, width) = (inputs[0].shape()[1], layer.weight.columns());
+                machine.split(out, width, |rows, out| {
+                    let (mut x, biases) = (&x[rows.start * depth..rows.end * depth], biases.of(rows.clone()));
+                    let mut middle;
+                    if let Some((before, activation)) = before {
+                        let width = before.weight.columns();
+                        middle = machine.scratch(rows.len() * width);
+                        Operand::new(machine, x, &before.weight).multiply(machine, before, biases, &mut middle, width);
+                        machine.kernel.activate(*activation, &mut middle);
+                        x = &middle;
+                    }
+                    Operand::new(machine, x, &layer.weight).multiply(machine, layer, biases, out, width);
+                    let residual = &residual[rows.start * width..];
+                    out.iter_mut().zip(residual).for_each(|(out, residual)| *out += residual);
+                    self.normalise(norm, biases, out);
+                });
             }
-            Work::AddNorm { gain, epsilon } => {
-                let (a, b) = (floats(inputs, 0)?, floats(inputs, 1)?);
-                let mut out: Vec<f32> = a.iter().zip(b).map(|(a, b)| a + b).collect();
-                self.normalise(&mut out, gain, ints(inputs, 2)?, floats(inputs, 3)?, *epsilon);
-                Ok((gain.columns(), out))
+            Work::Attention { layers, heads } => {
+                let (x, starts) = (floats(&inputs[0])?, ints(&inputs[1])?);
+                let (depth, hidden) = (layers[0].weight.rows(), layers[0].weight.columns());
+                let stride = layers.len() * hidden;
+                let mut projections = machine.scratch(x.len() / depth * stride);
+                machine.split(&mut projections, stride, |rows, out| {
+                    let x = Operand::new(machine, &x[rows.start * depth..rows.end * depth], &layers[0].weight);
+                    for (at, layer) in layers.iter().enumerate() {
+                        x.multiply(machine, layer, biases.of(rows.clone()), &mut out[at * hidden..], stride);
+                    }
+                });
+                attend(machine, Projections { values: &projections, hidden, heads: *heads }, starts, out);
             }
             Work::First => {
-                let (x, starts) = (&inputs[0], ints(inputs, 1)?);
-                let width = x.shape()[1];
-                let x = floats(inputs, 0)?;
-                let first = starts.windows(2).flat_map(|pair| &x[pair[0] as usize * width..][..width]);
-                Ok((width, first.copied().collect()))
+                let (width, starts) = (inputs[0].shape()[1], ints(&inputs[1])?);
+                let x = floats(&inputs[0])?;
+                for (out, start) in out.chunks_mut(width).zip(starts) {
+                    out.copy_from_slice(&x[*start as usize * width..][..width]);
+                }
             }
         }
+        Ok(())
     }
 }
 
-/// A row of an embedding table.
-fn row(table: &Weight, at: i64) -> TractResult<&[f32]> {
-    let width = table.columns();
-    let begin = usize::try_from(at).ok().and_then(|at| at.checked_mul(width));
-    begin
-        .and_then(|begin| table.floats().get(begin..begin + width))
-        .with_context(|| format!("row {at} of an embedding table of {} rows", table.rows()))
+fn add_row(table: &Weight, at: i64, out: &mut [f32]) -> TractResult<()> {
+    ensure!(table.add_row(at, out), "row {at} of an embedding table of {} rows", table.rows());
+    Ok(())
 }
 
-fn floats(inputs: &[TValue], at: usize) -> TractResult<&[f32]> {
-    inputs[at].try_as_plain_ram()?.as_slice::<f32>()
+fn floats(input: &TValue) -> TractResult<&[f32]> {
+    input.try_as_plain_ram()?.as_slice::<f32>()
 }
 
-fn ints(inputs: &[TValue], at: usize) -> TractResult<&[i64]> {
-    inputs[at].try_as_plain_ram()?.as_slice::<i64>()
+fn ints(input: &TValue) -> TractResult<&[i64]> {
+    input.try_as_plain_ram()?.as_slice::<i64>()
 }
 
 impl PartialEq for Operator {
@@ -162,7 +180,7 @@ impl Op for Operator {
             Work::Embed { .. } => "Embed",
             Work::Linear { .. } => "Linear",
             Work::Attention { .. } => "Attention",
-            Work::AddNorm { .. } => "AddNorm",
+            Work::LinearNorm { .. } => "LinearNorm",
             Work::First => "First",
         }
         .into()
@@ -175,19 +193,21 @@ impl EvalOp for Operator {
     not_out_of_plan!();
 
     fn eval(&self, _context: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
-        let (width, values) = self.run(&inputs).with_context(|| self.name.clone())?;
-        let shape = (values.len() / width.max(1), width);
-        Ok(tvec![tract_ndarray::Array2::from_shape_vec(shape, values)?.into_tensor().into_tvalue()])
+        let (rows, width) = self.shape(&inputs);
+        let mut output = Tensor::zero_aligned::<f32>(&[rows, width], ALIGNMENT as usize)?;
+        self.run(&inputs, output.try_as_plain_ram_mut()?.as_slice_mut()?).with_context(|| self.name.clone())?;
+        Ok(tvec![output.into_tvalue()])
     }
 }
 
 impl TypedOp for Operator {
     fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
+        let (rows, inner) = (inputs[0].shape[0].clone(), inputs[0].shape.last().cloned());
         let (count, width) = match &self.work {
-            Work::Embed { words, .. } => (inputs[0].shape[0].clone(), words.columns().to_dim()),
-            Work::Linear { weight, .. } => (inputs[0].shape[0].clone(), weight.columns().to_dim()),
-            Work::Attention { .. } | Work::AddNorm { .. } => (inputs[0].shape[0].clone(), inputs[0].shape[1].clone()),
-            Work::First => (inputs[1].shape[0].clone() - 1, inputs[0].shape[1].clone()),
+            Work::Embed { words, .. } => (rows, words.columns().to_dim()),
+            Work::Linear { layer, .. } | Work::LinearNorm { layer, .. } => (rows, layer.weight.columns().to_dim()),
+            Work::Attention { layers, .. } => (rows, layers[0].weight.columns().to_dim()),
+            Work::First => (inputs[1].shape[0].clone() - 1, inner.context("a width")?),
         };
         Ok(tvec![f32::fact([count, width])])
     }

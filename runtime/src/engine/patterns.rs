@@ -1,7 +1,7 @@
 //! Finds the fused operators in an exported graph.
 //!
 //! In: the nodes of `encoder.onnx`. Out: the same graph as a tract model of [`Operator`]s, whose inputs are token ids,
-//! the places of sequences, and a table for every slot. Refused: a node that is part of no known pattern; such a graph
+//! the places of sequences, and a table of the values of all slots. Refused: a node that is part of no known pattern; such a graph
 //! runs only with `--engine reference`.
 //!
 //! The search goes backwards from the outputs: each value asks for the pattern that ends in it, and that for its inputs.
@@ -15,20 +15,22 @@ use bias_patch::{Activation, Manifest};
 use tract_onnx::{pb, prelude::*, tract_core::internal::*};
 
 use super::{
-    operators::{Operator, Work},
+    machine::Machine,
+    operators::{Norm, Operator, Work},
+    product::Layer,
     weights::{Weight, Weights},
 };
-use crate::kernels::Kernel;
 
-/// Inputs of the lowered model, in their order; the slots follow in the manifest's.
-pub(super) const INPUTS: [&str; 5] = ["ids", "types", "starts", "rows", "sequence_rows"];
+/// Inputs of the lowered model, in their order; see [`super::operators`] for their meaning. What is made of sequences, not
+/// of tokens, takes `sequence_rows` for `rows`.
+const INPUTS: [&str; 6] = ["ids", "types", "starts", "rows", "sequence_rows", "values"];
 
 /// The lowered model of `graph`. Its outputs are those of the graph.
 pub(super) fn lower(
     graph: &pb::GraphProto,
     manifest: &Manifest,
     weights: &Arc<Weights>,
-    kernel: &'static dyn Kernel,
+    machine: &Arc<Machine>,
 ) -> TractResult<TypedModel> {
     check_order(graph)?;
     let producers = graph.node.iter().flat_map(|node| node.output.iter().map(move |name| (name.as_str(), node)));
@@ -37,32 +39,41 @@ pub(super) fn lower(
         producers: producers.collect(),
         constants: constants.collect(),
         weights,
-        kernel,
+        machine,
+        slots: places(manifest)?,
         epsilon: manifest.config.layer_norm_epsilon as f32,
         first_position: usize::try_from(manifest.config.position_offset)?,
         heads: usize::try_from(manifest.config.heads)?,
         model: TypedModel::default(),
         found: HashMap::new(),
     };
-    let dim = |search: &mut Search<'_>, name: &str| search.model.symbols.sym(name).to_dim();
-    let (tokens, tasks) = (dim(&mut search, "N"), dim(&mut search, "T"));
-    let sequences = dim(&mut search, "B");
+    let dim = |name: &str| search.model.symbols.sym(name).to_dim();
+    let (tokens, sequences, tasks) = (dim("N"), dim("B"), dim("T"));
+    let values: u64 = manifest.slots.iter().map(|slot| u64::from(slot.len)).sum();
     for name in INPUTS {
-        let length = match name {
-            "starts" => sequences.clone() + 1,
-            "sequence_rows" => sequences.clone(),
-            _ => tokens.clone(),
+        let fact = match name {
+            "starts" => i64::fact([sequences.clone() + 1]),
+            "sequence_rows" => i64::fact([sequences.clone()]),
+            "values" => f32::fact([tasks.clone(), values.to_dim()]),
+            _ => i64::fact([tokens.clone()]),
         };
-        let outlet = search.model.add_source(name, i64::fact([length]))?;
+        let outlet = search.model.add_source(name, fact)?;
         search.found.insert(name.to_owned(), outlet);
-    }
-    for slot in &manifest.slots {
-        let outlet = search.model.add_source(&slot.name, f32::fact([tasks.clone(), i64::from(slot.len).to_dim()]))?;
-        search.found.insert(slot.name.clone(), outlet);
     }
     let outputs = graph.output.iter().map(|output| search.value(&output.name)).collect::<TractResult<Vec<_>>>()?;
     search.model.select_output_outlets(&outputs)?;
     Ok(search.model)
+}
+
+/// Where each slot begins among the values of a task, by name.
+fn places(manifest: &Manifest) -> TractResult<HashMap<&str, usize>> {
+    let mut end = 0;
+    let mut places = HashMap::new();
+    for slot in &manifest.slots {
+        places.insert(slot.name.as_str(), end);
+        end += usize::try_from(slot.len)?;
+    }
+    Ok(places)
 }
 
 /// Nodes come after what they read, as ONNX requires, and known operators have their inputs: so the search below ends, and
@@ -90,7 +101,8 @@ struct Search<'a> {
     producers: HashMap<&'a str, &'a pb::NodeProto>,
     constants: HashMap<&'a str, &'a pb::TensorProto>,
     weights: &'a Arc<Weights>,
-    kernel: &'static dyn Kernel,
+    machine: &'a Arc<Machine>,
+    slots: HashMap<&'a str, usize>,
     epsilon: f32,
     first_position: usize,
     heads: usize,
@@ -110,18 +122,12 @@ impl<'a> Search<'a> {
         let (work, inputs) = match node.op_type.as_str() {
             "LayerNormalization" => self.norm(node, rows)?,
             "Add" => self.linear(node, None, rows)?,
-            "Gelu" => {
-                let tanh = node.attribute.iter().any(|a| a.name == "approximate" && a.s == b"tanh");
-                let activation = if tanh { Activation::GeluTanh } else { Activation::Gelu };
-                self.linear(self.producer(&node.input[0])?, Some(activation), rows)?
-            }
-            "Relu" => self.linear(self.producer(&node.input[0])?, Some(Activation::Relu), rows)?,
-            "Tanh" => self.linear(self.producer(&node.input[0])?, Some(Activation::Tanh), rows)?,
+            "Gelu" | "Relu" | "Tanh" => self.linear(self.producer(&node.input[0])?, activation(node), rows)?,
             "Reshape" => self.attention(node)?,
             "Gather" => (Work::First, vec![self.value(&node.input[0])?, self.input("starts")]),
             _ => return Err(unknown(node)),
         };
-        let operator = Operator { name: name.to_owned(), work, kernel: self.kernel };
+        let operator = Operator { name: name.to_owned(), work, machine: self.machine.clone() };
         let outlet = self.model.wire_node(name, operator, &inputs)?[0];
         self.found.insert(name.to_owned(), outlet);
         Ok(outlet)
@@ -140,23 +146,26 @@ impl<'a> Search<'a> {
         false
     }
 
-    /// LayerNormalization of a sum: of the embeddings, or of a block's output and its input.
+    /// LayerNormalization of a sum: of the embeddings, or of a linear layer and its block's input.
     fn norm(&mut self, node: &'a pb::NodeProto, rows: &str) -> TractResult<(Work, Vec<OutletId>)> {
         let [sum, gain, bias] = &node.input[..] else { return Err(unknown(node)) };
-        let (gain, bias, epsilon) = (self.weight(gain)?, self.value(bias)?, self.epsilon);
+        let norm = Norm { gain: self.weight(gain)?, bias: self.slot(bias)?, epsilon: self.epsilon };
         let sum = self.producer(sum)?;
         if let Some((words, positions, types)) = self.embeddings(sum)? {
-            let work = Work::Embed { words, positions, first_position: self.first_position, types, gain, epsilon };
-            return Ok((
-                work,
-                vec![self.input("ids"), self.input("types"), self.input("starts"), self.input(rows), bias],
-            ));
+            let work = Work::Embed { words, positions, first_position: self.first_position, types, norm };
+            return Ok((work, ["ids", "types", "starts", rows, "values"].map(|name| self.input(name)).to_vec()));
         }
         if sum.op_type != "Add" {
             return Err(unknown(sum));
         }
-        let (a, b) = (self.value(&sum.input[0])?, self.value(&sum.input[1])?);
-        Ok((Work::AddNorm { gain, epsilon }, vec![a, b, self.input(rows), bias]))
+        let (layer, mut x) = self.layer(self.producer(&sum.input[0])?)?;
+        let mut before = None;
+        if let Some(activation) = self.producers.get(x).and_then(|node| activation(node)) {
+            let (layer, input) = self.layer(self.producer(&self.producer(x)?.input[0])?)?;
+            (before, x) = (Some((layer, activation)), input);
+        }
+        let (x, residual) = (self.value(x)?, self.value(&sum.input[1])?);
+        Ok((Work::LinearNorm { before, layer, norm }, vec![x, residual, self.input(rows), self.input("values")]))
     }
 
     /// The tables of a sum of word, position and perhaps type rows; none if the sum is something else.
@@ -172,8 +181,8 @@ impl<'a> Search<'a> {
         };
         match parts(inner) {
             Some([Some(words), Some(positions)]) if words.op_type == "Gather" && positions.op_type == "Slice" => {
-                let types = types.map(|types| self.weight(&types.input[0])).transpose()?;
-                Ok(Some((self.weight(&words.input[0])?, self.weight(&positions.input[0])?, types)))
+                let types = types.map(|types| self.table(&types.input[0])).transpose()?;
+                Ok(Some((self.table(&words.input[0])?, self.table(&positions.input[0])?, types)))
             }
             _ => Ok(None),
         }
@@ -186,21 +195,19 @@ impl<'a> Search<'a> {
         activation: Option<Activation>,
         rows: &str,
     ) -> TractResult<(Work, Vec<OutletId>)> {
-        let (weight, inputs) = self.linear_parts(add)?;
-        let (x, bias) = (self.value(inputs.0)?, self.value(inputs.1)?);
-        Ok((Work::Linear { weight, activation }, vec![x, self.input(rows), bias]))
+        let (layer, x) = self.layer(add)?;
+        let x = self.value(x)?;
+        Ok((Work::Linear { layer, activation }, vec![x, self.input(rows), self.input("values")]))
     }
 
-    /// The weight of Add(MatMul(x, W), b), and the names of x and b.
-    fn linear_parts(&self, add: &'a pb::NodeProto) -> TractResult<(Weight, (&'a str, &'a str))> {
+    /// The matrix and bias of Add(MatMul(x, W), b), and the name of x.
+    fn layer(&self, add: &'a pb::NodeProto) -> TractResult<(Layer, &'a str)> {
         let product = self.producer(add.input.first().context("an input")?)?;
-        if add.op_type != "Add"
-            || product.op_type != "MatMul"
-            || !self.constants.contains_key(product.input[1].as_str())
-        {
+        if add.op_type != "Add" || product.op_type != "MatMul" {
             return Err(unknown(add));
         }
-        Ok((self.weight_laid_out(&product.input[1], true)?, (&product.input[0], &add.input[1])))
+        let weight = self.laid_out(self.frozen(&product.input[1]).ok_or_else(|| unknown(product))?, true)?;
+        Ok((Layer { weight, bias: self.slot(&add.input[1])? }, &product.input[0]))
     }
 
     /// Reshape(Transpose(MatMul(Softmax(Add(Mul(MatMul(q, k), scale), penalty)), v))), q, k and v each being
@@ -218,27 +225,23 @@ impl<'a> Search<'a> {
         let masked = step(&step(&context.input[0], "Softmax")?.input[0], "Add")?;
         let scaled = step(&masked.input[0], "Mul")?;
         let scores = step(&scaled.input[0], "MatMul")?;
-        let projection = |name: &str| -> TractResult<(Weight, (&'a str, &'a str))> {
+        let projection = |name: &str| -> TractResult<(Layer, &'a str)> {
             let split = step(&step(name, "Transpose")?.input[0], "Reshape")?;
-            self.linear_parts(self.producer(&split.input[0])?)
+            self.layer(self.producer(&split.input[0])?)
         };
-        let (query, (x, query_bias)) = projection(&scores.input[0])?;
-        let (key, (of_key, key_bias)) = projection(&scores.input[1])?;
-        let (value, (of_value, value_bias)) = projection(&context.input[1])?;
+        let (query, x) = projection(&scores.input[0])?;
+        let (key, of_key) = projection(&scores.input[1])?;
+        let (value, of_value) = projection(&context.input[1])?;
         if x != of_key || x != of_value {
             return Err(unknown(reshape));
         }
-        let due = 1.0 / ((query.columns() / self.heads) as f32).sqrt();
+        let due = 1.0 / ((query.weight.columns() / self.heads) as f32).sqrt();
         let found = scale(&scaled.input[1])?;
         if (found - due).abs() > 1e-6 {
             bail!("node {}: expected a scale of {due}, found {found}; --engine reference runs any graph", scaled.name);
         }
-        let biases = [query_bias, key_bias, value_bias].map(|name| self.value(name));
-        let mut inputs = vec![self.value(x)?, self.input("starts"), self.input("rows")];
-        for bias in biases {
-            inputs.push(bias?);
-        }
-        Ok((Work::Attention { query, key, value, heads: self.heads }, inputs))
+        let inputs = vec![self.value(x)?, self.input("starts"), self.input("rows"), self.input("values")];
+        Ok((Work::Attention { layers: [query, key, value], heads: self.heads }, inputs))
     }
 
     fn producer(&self, name: &str) -> TractResult<&'a pb::NodeProto> {
@@ -248,18 +251,35 @@ impl<'a> Search<'a> {
             .with_context(|| format!("{name}: expected a node that computes it, found none"))
     }
 
-    /// A table or a vector, row after row.
-    fn weight(&self, name: &str) -> TractResult<Weight> {
-        self.weight_laid_out(name, false)
+    /// The name of a frozen tensor: a constant, or codes that are cast and multiplied by their scales.
+    fn frozen(&self, name: &'a str) -> Option<&'a str> {
+        match self.producers.get(name) {
+            Some(node) if node.op_type == "Mul" || node.op_type == "Cast" => self.frozen(&node.input[0]),
+            Some(_) => None,
+            None => self.constants.contains_key(name).then_some(name),
+        }
     }
 
-    fn weight_laid_out(&self, name: &str, in_panels: bool) -> TractResult<Weight> {
+    /// Where a bias is among the values of a task.
+    fn slot(&self, name: &str) -> TractResult<usize> {
+        self.slots.get(name).copied().with_context(|| format!("{name}: expected a slot of the manifest, found another"))
+    }
+
+    /// A frozen table.
+    fn table(&self, name: &'a str) -> TractResult<Weight> {
+        self.weight(self.frozen(name).with_context(|| format!("{name}: expected a constant, found a value"))?)
+    }
+
+    /// A table or a vector, row after row.
+    fn weight(&self, name: &str) -> TractResult<Weight> {
+        self.laid_out(name, false)
+    }
+
+    fn laid_out(&self, name: &str, in_panels: bool) -> TractResult<Weight> {
         let weight = self.weights.get(name)?;
         if weight.in_panels() != in_panels {
-            bail!(
-                "{name}: expected it {} panels in the weights, found the other",
-                if in_panels { "in" } else { "not in" }
-            );
+            let not = if in_panels { "" } else { "not " };
+            bail!("{name}: expected it {not}in panels in the weights, found the other");
         }
         Ok(weight)
     }
@@ -267,6 +287,18 @@ impl<'a> Search<'a> {
     /// An input of the lowered model.
     fn input(&self, name: &str) -> OutletId {
         self.found[name]
+    }
+}
+
+/// The activation that a node is.
+fn activation(node: &pb::NodeProto) -> Option<Activation> {
+    let tanh = node.attribute.iter().any(|a| a.name == "approximate" && a.s == b"tanh");
+    match node.op_type.as_str() {
+        "Gelu" if tanh => Some(Activation::GeluTanh),
+        "Gelu" => Some(Activation::Gelu),
+        "Relu" => Some(Activation::Relu),
+        "Tanh" => Some(Activation::Tanh),
+        _ => None,
     }
 }
 

@@ -43,6 +43,10 @@ impl Reference {
     /// Loads and plans the graph of a bundle.
     pub fn load(bundle: &Bundle) -> Result<Self> {
         let path = bundle.file("encoder.onnx")?;
+        if !bundle.has_weights() {
+            let reason = "it reads weights.bin, which this bundle was exported without".to_owned();
+            return Err(Error::Engine { path: bundle.dir().to_owned(), action: "run as reference", reason });
+        }
         // Checked here because tract reads it by the name in the graph.
         bundle.file("weights.bin")?;
         let failed = |action| {

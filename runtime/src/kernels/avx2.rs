@@ -1,39 +1,71 @@
-//! AVX2 with FMA: tiles of six rows by one panel, a panel's row being two registers.
+//! AVX2 with FMA: tiles of six rows by one panel, a panel's row (or four rows of codes) being two registers.
 
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::{
-    __m256, _mm256_broadcast_ss, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_setzero_ps, _mm256_storeu_ps,
+    __m256, __m256i, _MM_HINT_T0, _mm_prefetch, _mm256_add_epi32, _mm256_and_si256, _mm256_broadcast_ss,
+    _mm256_dpbusd_avx_epi32, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_madd_epi16,
+    _mm256_set1_epi16, _mm256_set1_epi32, _mm256_setzero_ps, _mm256_setzero_si256, _mm256_slli_epi16,
+    _mm256_srai_epi16, _mm256_srli_epi16, _mm256_storeu_ps, _mm256_storeu_si256,
 };
 
-use bias_patch::PANEL_WIDTH;
+use bias_patch::{PANEL_GROUP, PANEL_WIDTH};
 
-use super::blocked::{Job, Tile};
+use super::blocked::{CodeJob, CodeTile, Job, Tile};
 
-/// Values in a register.
+/// Values of 32 bits in a register.
 const LANES: usize = 8;
 
-vector_unit! {
-    /// AVX2 and FMA.
-    Avx2, "avx2", "avx2,fma", "avx2", "fma"
+/// Picks the instance of `tile` for a number of rows.
+macro_rules! instance {
+    ($tile:ident, $rows:expr, $job:expr) => {
+        match $rows {
+            1 => $tile::<1>($job),
+            2 => $tile::<2>($job),
+            3 => $tile::<3>($job),
+            4 => $tile::<4>($job),
+            5 => $tile::<5>($job),
+            _ => $tile::<6>($job),
+        }
+    };
 }
 
-impl Tile for Avx2 {
+/// AVX2 and FMA.
+pub(super) struct Floats;
+
+impl Tile for Floats {
     const ROWS: usize = 6;
     const PANELS: usize = 1;
 
     unsafe fn add(rows: usize, _panels: usize, job: &Job) {
         // SAFETY: the caller vouches for AVX2, FMA and the job; `rows` is that of the instance.
-        unsafe {
-            match rows {
-                1 => tile::<1>(job),
-                2 => tile::<2>(job),
-                3 => tile::<3>(job),
-                4 => tile::<4>(job),
-                5 => tile::<5>(job),
-                _ => tile::<6>(job),
-            }
-        }
+        unsafe { instance!(add, rows, job) }
+    }
+}
+
+/// AVX2, which multiplies codes as 16-bit integers.
+pub(super) struct Codes;
+
+impl CodeTile for Codes {
+    const ROWS: usize = 4;
+    const PANELS: usize = 1;
+
+    unsafe fn dot(rows: usize, _panels: usize, job: &CodeJob) {
+        // SAFETY: the caller vouches for AVX2 and the job; `rows` is that of the instance.
+        unsafe { instance!(dot, rows, job) }
+    }
+}
+
+/// AVX-VNNI.
+pub(super) struct VnniCodes;
+
+impl CodeTile for VnniCodes {
+    const ROWS: usize = 6;
+    const PANELS: usize = 1;
+
+    unsafe fn dot(rows: usize, _panels: usize, job: &CodeJob) {
+        // SAFETY: the caller vouches for AVX-VNNI and the job; `rows` is that of the instance.
+        unsafe { instance!(dot_vnni, rows, job) }
     }
 }
 
@@ -42,9 +74,10 @@ impl Tile for Avx2 {
 /// # Safety
 /// As [`Tile::add`].
 #[target_feature(enable = "avx2,fma")]
-unsafe fn tile<const R: usize>(job: &Job) {
-    let Job { x, x_stride, w, depth, start, start_stride, out, stride, .. } = *job;
-    // SAFETY: every offset is within the ranges of the job: rows below `R`, `k` below `depth`.
+unsafe fn add<const R: usize>(job: &Job) {
+    let Job { x, x_stride, w, depth, start, start_stride, out, stride, fetch, .. } = *job;
+    // SAFETY: every offset is within the ranges of the job: rows below `R`, `k` below `depth`. Fetching an address,
+    // wherever it is, changes nothing.
     unsafe {
         let mut sums: [[__m256; 2]; R] = [[_mm256_setzero_ps(); 2]; R];
         if !start.is_null() {
@@ -54,7 +87,12 @@ unsafe fn tile<const R: usize>(job: &Job) {
                 }
             }
         }
+        let mut fetch_at = fetch.from;
         for k in 0..depth {
+            if k == fetch_at {
+                fetch_at += fetch.step;
+                _mm_prefetch::<_MM_HINT_T0>(fetch.ahead.wrapping_add(k * PANEL_WIDTH).cast());
+            }
             let low = _mm256_loadu_ps(w.add(k * PANEL_WIDTH));
             let high = _mm256_loadu_ps(w.add(k * PANEL_WIDTH + LANES));
             for (r, row) in sums.iter_mut().enumerate() {
@@ -70,3 +108,76 @@ unsafe fn tile<const R: usize>(job: &Job) {
         }
     }
 }
+
+/// Bytes at even and odd places as 16-bit integers with their signs.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn signed_halves(w: __m256i) -> [__m256i; 2] {
+    [_mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(w)), _mm256_srai_epi16::<8>(w)]
+}
+
+/// Bytes at even and odd places as 16-bit integers without signs.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn unsigned_halves(x: __m256i) -> [__m256i; 2] {
+    [_mm256_and_si256(x, _mm256_set1_epi16(0xff)), _mm256_srli_epi16::<8>(x)]
+}
+
+/// Adds the products of four bytes to each sum. AVX2's own instruction for bytes saturates; that for 16-bit integers
+/// does not.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn add_products(sum: __m256i, x: [__m256i; 2], w: [__m256i; 2]) -> __m256i {
+    _mm256_add_epi32(sum, _mm256_add_epi32(_mm256_madd_epi16(x[0], w[0]), _mm256_madd_epi16(x[1], w[1])))
+}
+
+/// The codes as they are.
+#[inline(always)]
+fn same(codes: __m256i) -> __m256i {
+    codes
+}
+
+/// A tile of codes: how weights and activations are made ready, and how their products are added.
+macro_rules! code_tile {
+    ($name:ident, $features:literal, $weights:expr, $activations:expr, $add:expr) => {
+        /// [`CodeTile::dot`] for `R` rows and one panel, the whole tile in registers.
+        ///
+        /// # Safety
+        /// As [`CodeTile::dot`].
+        #[target_feature(enable = $features)]
+        unsafe fn $name<const R: usize>(job: &CodeJob) {
+            /// Bytes of a panel's group, and of half of it.
+            const LINE: usize = PANEL_GROUP * PANEL_WIDTH;
+            const HALF: usize = LINE / 2;
+            let CodeJob { x, x_stride, w, groups, out, stride, fetch, .. } = *job;
+            // SAFETY: every offset is within the ranges of the job: rows below `R`, `g` below `groups`. Fetching an
+            // address, wherever it is, changes nothing.
+            unsafe {
+                let mut sums: [[__m256i; 2]; R] = [[_mm256_setzero_si256(); 2]; R];
+                let mut fetch_at = fetch.from;
+                for g in 0..groups {
+                    if g == fetch_at {
+                        fetch_at += fetch.step;
+                        _mm_prefetch::<_MM_HINT_T0>(fetch.ahead.wrapping_add(g * LINE));
+                    }
+                    let low = $weights(_mm256_loadu_si256(w.add(g * LINE).cast()));
+                    let high = $weights(_mm256_loadu_si256(w.add(g * LINE + HALF).cast()));
+                    for (r, row) in sums.iter_mut().enumerate() {
+                        let codes = x.add(r * x_stride + g * PANEL_GROUP).cast::<i32>().read_unaligned();
+                        let codes = $activations(_mm256_set1_epi32(codes));
+                        row[0] = $add(row[0], codes, low);
+                        row[1] = $add(row[1], codes, high);
+                    }
+                }
+                for (r, row) in sums.iter().enumerate() {
+                    for (half, sum) in row.iter().enumerate() {
+                        _mm256_storeu_si256(out.add(r * stride + half * LANES).cast(), *sum);
+                    }
+                }
+            }
+        }
+    };
+}
+
+code_tile!(dot, "avx2", signed_halves, unsigned_halves, add_products);
+code_tile!(dot_vnni, "avx2,avxvnni", same, same, _mm256_dpbusd_avx_epi32);

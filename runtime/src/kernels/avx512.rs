@@ -1,54 +1,65 @@
-//! AVX-512: tiles of eight rows by three panels, a panel's row being one register.
+//! AVX-512: tiles of eight rows by three panels, a panel's row (or four rows of codes) being one register.
 
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::{
-    __m512, _MM_HINT_T0, _mm_prefetch, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps,
-    _mm512_storeu_ps,
+    __m512, __m512i, _MM_HINT_T0, _mm_prefetch, _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_loadu_ps,
+    _mm512_loadu_si512, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_storeu_ps,
+    _mm512_storeu_si512,
 };
 
-use bias_patch::PANEL_WIDTH;
+use bias_patch::{PANEL_GROUP, PANEL_WIDTH};
 
-use super::blocked::{Job, Tile};
+use super::blocked::{CodeJob, CodeTile, Job, Tile};
 
-/// Rows of a panel to fetch before they are due.
-const AHEAD: usize = 64;
-
-vector_unit! {
-    /// AVX-512 F, which every CPU with AVX-512 has, and the FMA and AVX2 below it.
-    Avx512, "avx512", "avx512f,avx2,fma", "avx512f", "avx2", "fma"
+/// Picks the instance of `tile` for a number of rows and panels.
+macro_rules! instance {
+    ($tile:ident, $rows:expr, $panels:expr, $job:expr) => {{
+        macro_rules! rows {
+            ($r:literal) => {
+                match $panels {
+                    1 => $tile::<$r, 1>($job),
+                    2 => $tile::<$r, 2>($job),
+                    _ => $tile::<$r, 3>($job),
+                }
+            };
+        }
+        match $rows {
+            1 => rows!(1),
+            2 => rows!(2),
+            3 => rows!(3),
+            4 => rows!(4),
+            5 => rows!(5),
+            6 => rows!(6),
+            7 => rows!(7),
+            _ => rows!(8),
+        }
+    }};
 }
 
-impl Tile for Avx512 {
+/// AVX-512 F.
+pub(super) struct Floats;
+
+impl Tile for Floats {
     const ROWS: usize = 8;
     const PANELS: usize = 3;
 
     unsafe fn add(rows: usize, panels: usize, job: &Job) {
-        macro_rules! tile {
-            ($rows:literal) => {
-                match (panels, job.fetch) {
-                    (1, false) => tile::<$rows, 1, false>(job),
-                    (1, true) => tile::<$rows, 1, true>(job),
-                    (2, false) => tile::<$rows, 2, false>(job),
-                    (2, true) => tile::<$rows, 2, true>(job),
-                    (_, false) => tile::<$rows, 3, false>(job),
-                    (_, true) => tile::<$rows, 3, true>(job),
-                }
-            };
-        }
         // SAFETY: the caller vouches for AVX-512 F and the job; `rows` and `panels` are those of the instance.
-        unsafe {
-            match rows {
-                1 => tile!(1),
-                2 => tile!(2),
-                3 => tile!(3),
-                4 => tile!(4),
-                5 => tile!(5),
-                6 => tile!(6),
-                7 => tile!(7),
-                _ => tile!(8),
-            }
-        }
+        unsafe { instance!(add, rows, panels, job) }
+    }
+}
+
+/// AVX-512 VNNI.
+pub(super) struct Codes;
+
+impl CodeTile for Codes {
+    const ROWS: usize = 8;
+    const PANELS: usize = 3;
+
+    unsafe fn dot(rows: usize, panels: usize, job: &CodeJob) {
+        // SAFETY: the caller vouches for AVX-512 VNNI and the job; `rows` and `panels` are those of the instance.
+        unsafe { instance!(dot, rows, panels, job) }
     }
 }
 
@@ -57,8 +68,8 @@ impl Tile for Avx512 {
 /// # Safety
 /// As [`Tile::add`].
 #[target_feature(enable = "avx512f")]
-unsafe fn tile<const R: usize, const P: usize, const FETCH: bool>(job: &Job) {
-    let Job { x, x_stride, w, panel_stride, depth, start, start_stride, out, stride, .. } = *job;
+unsafe fn add<const R: usize, const P: usize>(job: &Job) {
+    let Job { x, x_stride, w, panel_stride, depth, start, start_stride, out, stride, fetch } = *job;
     // SAFETY: every offset is within the ranges of the job: rows below `R`, panels below `P`, `k` below `depth`. Fetching
     // an address, wherever it is, changes nothing.
     unsafe {
@@ -70,15 +81,18 @@ unsafe fn tile<const R: usize, const P: usize, const FETCH: bool>(job: &Job) {
                 }
             }
         }
+        let mut fetch_at = fetch.from;
         for k in 0..depth {
+            if k == fetch_at {
+                fetch_at += fetch.step;
+                for p in 0..P {
+                    let line = fetch.ahead.wrapping_add(p * panel_stride + k * PANEL_WIDTH);
+                    _mm_prefetch::<_MM_HINT_T0>(line.cast());
+                }
+            }
             let mut weights = [_mm512_setzero_ps(); P];
             for (p, weight) in weights.iter_mut().enumerate() {
-                let line = w.add(p * panel_stride + k * PANEL_WIDTH);
-                if FETCH {
-                    // The processor's own fetching ahead stops at every page.
-                    _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(AHEAD * PANEL_WIDTH).cast());
-                }
-                *weight = _mm512_loadu_ps(line);
+                *weight = _mm512_loadu_ps(w.add(p * panel_stride + k * PANEL_WIDTH));
             }
             for (r, row) in sums.iter_mut().enumerate() {
                 let value = _mm512_set1_ps(*x.add(r * x_stride + k));
@@ -90,6 +104,47 @@ unsafe fn tile<const R: usize, const P: usize, const FETCH: bool>(job: &Job) {
         for (r, row) in sums.iter().enumerate() {
             for (p, sum) in row.iter().enumerate() {
                 _mm512_storeu_ps(out.add(r * stride + p * PANEL_WIDTH), *sum);
+            }
+        }
+    }
+}
+
+/// [`CodeTile::dot`] for `R` rows and `P` panels, the whole tile in registers.
+///
+/// # Safety
+/// As [`CodeTile::dot`].
+#[target_feature(enable = "avx512f,avx512vnni")]
+unsafe fn dot<const R: usize, const P: usize>(job: &CodeJob) {
+    /// Bytes of a panel's group.
+    const LINE: usize = PANEL_GROUP * PANEL_WIDTH;
+    let CodeJob { x, x_stride, w, panel_stride, groups, out, stride, fetch } = *job;
+    // SAFETY: every offset is within the ranges of the job: rows below `R`, panels below `P`, `g` below `groups`. Fetching
+    // an address, wherever it is, changes nothing.
+    unsafe {
+        let mut sums: [[__m512i; P]; R] = [[_mm512_setzero_si512(); P]; R];
+        let mut fetch_at = fetch.from;
+        for g in 0..groups {
+            if g == fetch_at {
+                fetch_at += fetch.step;
+                for p in 0..P {
+                    _mm_prefetch::<_MM_HINT_T0>(fetch.ahead.wrapping_add(p * panel_stride + g * LINE));
+                }
+            }
+            let mut weights = [_mm512_setzero_si512(); P];
+            for (p, weight) in weights.iter_mut().enumerate() {
+                *weight = _mm512_loadu_si512(w.add(p * panel_stride + g * LINE).cast());
+            }
+            for (r, row) in sums.iter_mut().enumerate() {
+                let codes = x.add(r * x_stride + g * PANEL_GROUP).cast::<i32>().read_unaligned();
+                let codes = _mm512_set1_epi32(codes);
+                for (sum, weight) in row.iter_mut().zip(weights) {
+                    *sum = _mm512_dpbusd_epi32(*sum, codes, weight);
+                }
+            }
+        }
+        for (r, row) in sums.iter().enumerate() {
+            for (p, sum) in row.iter().enumerate() {
+                _mm512_storeu_si512(out.add(r * stride + p * PANEL_WIDTH).cast(), *sum);
             }
         }
     }

@@ -1,8 +1,8 @@
 //! The oracle: each formula in plain Rust, one value after the other.
 
-use bias_patch::{Activation, PANEL_WIDTH};
+use bias_patch::{Activation, PANEL_GROUP, PANEL_WIDTH};
 
-use super::{Kernel, Panels, Rows, Start, check_product};
+use super::{CodePanels, CodeRows, GROUP, Kernel, Panels, Rows, Scale, Start, check_codes, check_product};
 use crate::head::activate;
 
 /// Plain Rust.
@@ -24,9 +24,53 @@ impl Kernel for Naive {
                 let sum: f32 = row.iter().enumerate().map(|(k, x)| x * weight(k)).sum();
                 let begin = match start {
                     Start::Zero => 0.0,
-                    Start::Bias { table, rows } => table[rows[r] as usize * w.columns + c],
+                    Start::Bias { table, stride, rows } => table[rows[r] as usize * stride + c],
                 };
                 out[r * stride + c] = begin + sum;
+            }
+        }
+    }
+
+    fn multiply_codes(&self, x: CodeRows<'_>, w: CodePanels<'_>, start: Start<'_>, out: &mut [f32], stride: usize) {
+        check_codes(x, w, start, out, stride);
+        let groups = w.depth.div_ceil(GROUP);
+        for r in 0..x.count {
+            for c in 0..w.columns {
+                let mut sum = match start {
+                    Start::Zero => 0.0,
+                    Start::Bias { table, stride, rows } => table[rows[r] as usize * stride + c],
+                };
+                for g in 0..groups {
+                    let row = g * GROUP..w.depth.next_multiple_of(PANEL_GROUP).min((g + 1) * GROUP);
+                    let product =
+                        |k| i32::from(x.data[r * x.stride + k]) * i32::from(w.data[code_place(w.depth, k, c)]);
+                    let codes: i32 = row.map(product).sum();
+                    let (scale, place) = (x.scales[r * groups + g], g * w.columns + c);
+                    let centred = scale.zero.mul_add(-w.sums[place], codes as f32);
+                    sum = centred.mul_add(scale.step * w.scales[place], sum);
+                }
+                out[r * stride + c] = sum;
+            }
+        }
+    }
+
+    fn encode(&self, values: &[f32], codes: &mut [u8]) -> Scale {
+        let low = values.iter().fold(0.0, |low: f32, v| low.min(*v));
+        let high = values.iter().fold(0.0, |high: f32, v| high.max(*v));
+        let step = if high > low { (high - low) / 255.0 } else { 1.0 };
+        let inverse = 1.0 / step;
+        let zero = (-low * inverse).round_ties_even();
+        for (code, v) in codes.iter_mut().zip(values) {
+            *code = v.mul_add(inverse, zero).round_ties_even().clamp(0.0, 255.0) as u8;
+        }
+        Scale { step, zero }
+    }
+
+    fn widen(&self, panel: &[i8], scales: &[f32], out: &mut [f32]) {
+        let depth = out.len() / PANEL_WIDTH;
+        for (k, row) in out.chunks_mut(PANEL_WIDTH).enumerate() {
+            for (c, value) in row.iter_mut().enumerate() {
+                *value = f32::from(panel[code_place(depth, k, c)]) * scales.get(c).copied().unwrap_or(0.0);
             }
         }
     }
@@ -35,9 +79,10 @@ impl Kernel for Naive {
         values.iter_mut().for_each(|v| *v = activate(activation, *v));
     }
 
-    fn softmax(&self, row: &mut [f32]) {
-        let scores = crate::head::softmax(row);
-        row.copy_from_slice(&scores);
+    fn exponentials(&self, row: &mut [f32]) -> f32 {
+        let top = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        row.iter_mut().for_each(|v| *v = (*v - top).exp());
+        row.iter().sum()
     }
 
     fn normalise(&self, row: &mut [f32], gain: &[f32], bias: &[f32], epsilon: f32) {
@@ -49,4 +94,11 @@ impl Kernel for Naive {
             *v = ((f64::from(*v) - mean) / deviation) as f32 * gain + bias;
         }
     }
+}
+
+/// Where panels of codes have row `k` of column `c`.
+fn code_place(depth: usize, k: usize, c: usize) -> usize {
+    let (panel, lane) = (c / PANEL_WIDTH, c % PANEL_WIDTH);
+    let (group, byte) = (k / PANEL_GROUP, k % PANEL_GROUP);
+    ((panel * depth.div_ceil(PANEL_GROUP) + group) * PANEL_WIDTH + lane) * PANEL_GROUP + byte
 }

@@ -1,49 +1,76 @@
 //! Row arithmetic in groups of sixteen lanes, written once for every vector unit.
 //!
-//! These functions are inlined into callers that enable an instruction set, and become its instructions there. They are
-//! safe Rust; what they compute does not depend on who calls them, up to fused multiplication.
+//! These functions are inlined into callers that enable an instruction set with fused multiplication and addition, and
+//! become its instructions there. They are safe Rust, and compute the same whoever calls them.
 
-use bias_patch::Activation;
+use bias_patch::{Activation, PANEL_GROUP, PANEL_WIDTH};
+
+use super::Scale;
 
 const LANES: usize = 16;
 type Lanes = [f32; LANES];
 
-/// Applies `f` to each value; the last group is filled with zeros.
+/// Applies `f` to each value, sixteen at a time; the last group is filled with zeros.
 #[inline(always)]
-fn map(values: &mut [f32], f: impl Fn(&mut Lanes)) {
+fn map(values: &mut [f32], mut f: impl FnMut(&mut Lanes)) {
+    map_from(values, 0.0, &mut f);
+}
+
+/// As [`map`], the last group being filled with `neutral`.
+#[inline(always)]
+fn map_from(values: &mut [f32], neutral: f32, f: &mut impl FnMut(&mut Lanes)) {
     let (groups, rest) = values.as_chunks_mut::<LANES>();
-    groups.iter_mut().for_each(&f);
+    groups.iter_mut().for_each(&mut *f);
     if !rest.is_empty() {
-        let mut group = [0.0; LANES];
-        group[..rest.len()].copy_from_slice(rest);
+        let mut group = filled(rest, neutral);
         f(&mut group);
         rest.copy_from_slice(&group[..rest.len()]);
     }
 }
 
-/// One value of sixteen, by halves.
+/// Fewer than sixteen values, and `neutral` for the others.
 #[inline(always)]
-fn join(mut lanes: Lanes, f: impl Fn(f32, f32) -> f32) -> f32 {
-    for half in [8, 4, 2, 1] {
-        for lane in 0..half {
-            lanes[lane] = f(lanes[lane], lanes[lane + half]);
-        }
-    }
-    lanes[0]
+fn filled(rest: &[f32], neutral: f32) -> Lanes {
+    let mut group = [neutral; LANES];
+    group[..rest.len()].copy_from_slice(rest);
+    group
 }
 
-/// Folds all values into sixteen with `step`, and those into one with `both`.
+/// One value of sixteen, by halves.
 #[inline(always)]
-fn fold(values: &[f32], neutral: f32, step: impl Fn(f32, f32) -> f32, both: impl Fn(f32, f32) -> f32) -> f32 {
-    let mut sums = [neutral; LANES];
+fn join(lanes: Lanes, f: impl Fn(f32, f32) -> f32) -> f32 {
+    let (mut eight, mut four) = ([0.0; 8], [0.0; 4]);
+    for lane in 0..8 {
+        eight[lane] = f(lanes[lane], lanes[lane + 8]);
+    }
+    for lane in 0..4 {
+        four[lane] = f(eight[lane], eight[lane + 4]);
+    }
+    f(f(four[0], four[2]), f(four[1], four[3]))
+}
+
+/// Folds all values into sixteen with `step`, beginning with `first`, and those into one with `both`. A step with
+/// `neutral` changes nothing.
+#[inline(always)]
+fn fold(
+    values: &[f32],
+    first: f32,
+    neutral: f32,
+    step: impl Fn(f32, f32) -> f32,
+    both: impl Fn(f32, f32) -> f32,
+) -> f32 {
+    let mut sums = [first; LANES];
     let (groups, rest) = values.as_chunks::<LANES>();
     for group in groups {
         for lane in 0..LANES {
             sums[lane] = step(sums[lane], group[lane]);
         }
     }
-    for (sum, value) in sums.iter_mut().zip(rest) {
-        *sum = step(*sum, *value);
+    if !rest.is_empty() {
+        let group = filled(rest, neutral);
+        for lane in 0..LANES {
+            sums[lane] = step(sums[lane], group[lane]);
+        }
     }
     join(sums, both)
 }
@@ -62,20 +89,18 @@ fn larger(a: f32, b: f32) -> f32 {
 fn exp(x: f32) -> f32 {
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
-    // Adding and subtracting it rounds to a whole number.
-    const ROUND: f32 = 12_582_912.0;
     let x = larger(x, -87.3);
     let x = if x < 88.0 { x } else { 88.0 };
-    let rounded = x * std::f32::consts::LOG2_E + ROUND;
+    let rounded = x.mul_add(std::f32::consts::LOG2_E, ROUND);
     let n = rounded - ROUND;
-    let r = (x - n * LN2_HIGH) - n * LN2_LOW;
-    let p = 1.987_569_1e-4;
-    let p = p * r + 1.398_2e-3;
-    let p = p * r + 8.333_452e-3;
-    let p = p * r + 4.166_579_6e-2;
-    let p = p * r + 1.666_666_5e-1;
-    let p = p * r + 0.5;
-    let power = p * r * r + r + 1.0;
+    let r = n.mul_add(-LN2_LOW, n.mul_add(-LN2_HIGH, x));
+    let p = 1.987_569_1e-4f32;
+    let p = p.mul_add(r, 1.398_2e-3);
+    let p = p.mul_add(r, 8.333_452e-3);
+    let p = p.mul_add(r, 4.166_579_6e-2);
+    let p = p.mul_add(r, 1.666_666_5e-1);
+    let p = p.mul_add(r, 0.5);
+    let power = (p * r).mul_add(r, r + 1.0);
     // Times 2^n, n being a whole number from -126 to 127: the low bits of `rounded` are n, and go to the exponent.
     f32::from_bits(power.to_bits().wrapping_add(rounded.to_bits() << 23))
 }
@@ -86,18 +111,18 @@ fn erf(x: f32) -> f32 {
     let x = larger(x, -4.0);
     let x = if x < 4.0 { x } else { 4.0 };
     let t = x * x;
-    let p = -2.726_142_3e-10;
-    let p = p * t + 2.770_681_4e-8;
-    let p = p * t - 2.101_024e-6;
-    let p = p * t - 5.692_506_5e-5;
-    let p = p * t - 7.349_906_3e-4;
-    let p = p * t - 2.954_6e-3;
-    let p = (p * t - 1.609_603_3e-2) * x;
-    let q = -1.456_607_2e-5;
-    let q = q * t - 2.133_740_2e-4;
-    let q = q * t - 1.682_827e-3;
-    let q = q * t - 7.373_329_2e-3;
-    let q = q * t - 1.426_473_9e-2;
+    let p = -2.726_142_3e-10f32;
+    let p = p.mul_add(t, 2.770_681_4e-8);
+    let p = p.mul_add(t, -2.101_024e-6);
+    let p = p.mul_add(t, -5.692_506_5e-5);
+    let p = p.mul_add(t, -7.349_906_3e-4);
+    let p = p.mul_add(t, -2.954_6e-3);
+    let p = p.mul_add(t, -1.609_603_3e-2) * x;
+    let q = -1.456_607_2e-5f32;
+    let q = q.mul_add(t, -2.133_740_2e-4);
+    let q = q.mul_add(t, -1.682_827e-3);
+    let q = q.mul_add(t, -7.373_329_2e-3);
+    let q = q.mul_add(t, -1.426_473_9e-2);
     p / q
 }
 
@@ -130,33 +155,70 @@ pub(super) fn activate(activation: Activation, values: &mut [f32]) {
 }
 
 #[inline(always)]
-pub(super) fn softmax(row: &mut [f32]) {
-    let top = fold(row, f32::MIN, larger, larger);
+pub(super) fn exponentials(row: &mut [f32]) -> f32 {
+    let top = fold(row, f32::MIN, f32::MIN, larger, larger);
     let mut sums = [0.0; LANES];
-    let (groups, rest) = row.as_chunks_mut::<LANES>();
-    for group in groups {
+    map_from(row, f32::NEG_INFINITY, &mut |group: &mut Lanes| {
         for lane in 0..LANES {
             group[lane] = exp(group[lane] - top);
             sums[lane] += group[lane];
         }
-    }
-    for (sum, value) in sums.iter_mut().zip(rest) {
-        *value = exp(*value - top);
-        *sum += *value;
-    }
-    let share = 1.0 / join(sums, |a, b| a + b);
-    for value in row {
-        *value *= share;
-    }
+    });
+    join(sums, |a, b| a + b)
 }
 
 #[inline(always)]
 pub(super) fn normalise(row: &mut [f32], gain: &[f32], bias: &[f32], epsilon: f32) {
     let len = row.len() as f32;
-    let mean = fold(row, 0.0, |a, b| a + b, |a, b| a + b) / len;
-    let squares = fold(row, 0.0, |sum, v| sum + (v - mean) * (v - mean), |a, b| a + b);
+    let mean = fold(row, 0.0, 0.0, |a, b| a + b, |a, b| a + b) / len;
+    let squares = fold(row, 0.0, mean, |sum, v| (v - mean).mul_add(v - mean, sum), |a, b| a + b);
     let inverse = 1.0 / (squares / len + epsilon).sqrt();
     for ((v, gain), bias) in row.iter_mut().zip(gain).zip(bias) {
-        *v = (*v - mean) * inverse * gain + bias;
+        *v = ((*v - mean) * inverse).mul_add(*gain, *bias);
+    }
+}
+
+/// Adding and subtracting it rounds to a whole number, halves to even.
+const ROUND: f32 = 12_582_912.0;
+
+#[inline(always)]
+pub(super) fn encode(values: &[f32], codes: &mut [u8]) -> Scale {
+    let smaller = |a: f32, b: f32| if a < b { a } else { b };
+    let low = fold(values, 0.0, 0.0, smaller, smaller);
+    let high = fold(values, 0.0, 0.0, larger, larger);
+    let step = if high > low { (high - low) / 255.0 } else { 1.0 };
+    let inverse = 1.0 / step;
+    let zero = (-low * inverse + ROUND) - ROUND;
+    for (code, v) in codes.iter_mut().zip(values) {
+        let place = v.mul_add(inverse, zero);
+        let place = if place < 255.0 { place } else { 255.0 };
+        // The sum's low bits are the whole number.
+        *code = (larger(place, 0.0) + ROUND).to_bits() as u8;
+    }
+    Scale { step, zero }
+}
+
+/// Adds the scaled sums of a group to a row of a product. `sums` are of products of codes, `scales` and `code_sums` of the
+/// columns.
+#[inline(always)]
+pub(super) fn add_scaled(sums: &[i32], scales: &[f32], code_sums: &[f32], scale: Scale, out: &mut [f32]) {
+    for (((out, sum), column), code_sum) in out.iter_mut().zip(sums).zip(scales).zip(code_sums) {
+        // Both are whole numbers below 2^24, and so is their difference: it is exact.
+        let centred = scale.zero.mul_add(-code_sum, *sum as f32);
+        *out = centred.mul_add(scale.step * column, *out);
+    }
+}
+
+#[inline(always)]
+pub(super) fn widen(panel: &[i8], scales: &[f32], out: &mut [f32]) {
+    let mut lanes = [0.0; PANEL_WIDTH];
+    lanes[..scales.len()].copy_from_slice(scales);
+    let groups = panel.as_chunks::<{ PANEL_GROUP * PANEL_WIDTH }>().0;
+    for (group, rows) in groups.iter().zip(out.chunks_mut(PANEL_GROUP * PANEL_WIDTH)) {
+        for (k, row) in rows.chunks_exact_mut(PANEL_WIDTH).enumerate() {
+            for lane in 0..PANEL_WIDTH {
+                row[lane] = f32::from(group[lane * PANEL_GROUP + k]) * lanes[lane];
+            }
+        }
     }
 }

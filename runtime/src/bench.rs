@@ -1,0 +1,244 @@
+//! Times an encoder and counts its memory.
+//!
+//! In: a bundle, and which lengths to try. Out: a [`Report`]. Token ids are made by a formula, so that another program can
+//! run the same: id number `at` is `(7919 at + 1) mod vocabulary`. Times are of the encoder alone, by the wall clock.
+
+use std::{
+    hint::black_box,
+    time::{Duration, Instant},
+};
+
+use bias_patch::{Bundle, Element};
+use serde::Serialize;
+
+use crate::{
+    Encoder, EngineOptions, MappedMemory, Memory, Result,
+    engine::{Biases, Engine, Sequence},
+    kernels,
+};
+
+/// What to measure.
+#[derive(Clone, Debug)]
+pub struct BenchOptions {
+    /// How the encoder runs.
+    pub engine: EngineOptions,
+    /// Sequence lengths, in tokens.
+    pub lengths: Vec<u32>,
+    /// Sequences in a run.
+    pub batch: usize,
+    /// How long each figure is measured.
+    pub time: Duration,
+}
+
+/// What was measured.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// The checkpoint's name.
+    pub name: String,
+    /// What the frozen matrices are stored as.
+    pub weights: &'static str,
+    /// The kernel, by the name that `EDGE_RUN_ISA` takes.
+    pub kernel: &'static str,
+    /// Threads it ran on.
+    pub threads: usize,
+    /// Reading the tokenizer.
+    pub load_tokenizer_ms: f64,
+    /// Mapping the weights and planning the graph.
+    pub load_encoder_ms: f64,
+    /// Billions of multiplications and additions a second that the kernel reaches on one thread, in f32, on matrices that
+    /// are in the first cache.
+    pub peak_gflops: f64,
+    /// One for each length.
+    pub lengths: Vec<Length>,
+    /// From one resident task to another: making the inputs of a run of 32 tokens, in the median.
+    pub switch_us: f64,
+    /// Eight sequences of 32 tokens, of one task and of eight.
+    pub mixed: Mixed,
+    /// Thirty-two sequences of 4 to 128 tokens, shortest first.
+    pub batch: Batch,
+    /// Values of one task in memory.
+    pub task_bytes: usize,
+    /// Memory of this process at the end; none on systems that do not tell.
+    pub memory: Option<Memory>,
+    /// Memory of the mapped weights.
+    pub mapped: Option<MappedMemory>,
+}
+
+/// Runs of one length.
+#[derive(Clone, Debug, Serialize)]
+pub struct Length {
+    /// Tokens of a sequence.
+    pub tokens: u32,
+    /// Sequences in a run.
+    pub batch: usize,
+    /// The fastest run.
+    pub min_ms: f64,
+    /// Half of the runs were faster.
+    pub median_ms: f64,
+    /// Nineteen of twenty were faster.
+    pub p95_ms: f64,
+    /// Billions of multiplications and additions a second in the linear layers, by the median.
+    pub gflops: f64,
+    /// The first values of the last hidden state of the first token: the same in every engine.
+    pub hidden: Vec<f32>,
+}
+
+/// Batches of one task and of several.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Mixed {
+    /// One task, in the median.
+    pub one_task_ms: f64,
+    /// Eight tasks, in the median.
+    pub eight_tasks_ms: f64,
+    /// The median of the ratios of runs that followed each other.
+    pub ratio: f64,
+}
+
+/// A batch of many lengths.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Batch {
+    /// All of it, in the median.
+    pub median_ms: f64,
+    /// Sequences a second.
+    pub sequences_per_second: f64,
+    /// Tokens a second.
+    pub tokens_per_second: f64,
+}
+
+/// The lengths of [`Report::batch`].
+pub fn batch_lengths() -> impl Iterator<Item = usize> {
+    (1..=32).map(|at| 4 * at)
+}
+
+/// Measures an encoder.
+///
+/// # Errors
+/// When it cannot be loaded or run.
+pub fn bench(bundle: Bundle, options: &BenchOptions) -> Result<Report> {
+    let encoder = Encoder::load(bundle, options.engine)?;
+    let manifest = encoder.bundle().manifest();
+    let config = &manifest.config;
+    let longest = usize::try_from(config.max_length).unwrap_or(usize::MAX);
+    let tokens = |length: usize| -> Vec<u32> {
+        (0..length as u64).map(|at| ((7919 * at + 1) % u64::from(config.vocabulary)) as u32).collect()
+    };
+    let engine = &encoder.engine;
+    let tasks: Vec<Biases> = (0..8).map(|task| engine.prepare(nudged(encoder.base().slots(), task))).collect();
+    let base = engine.prepare(encoder.base().slots().to_vec());
+
+    let mut lengths = Vec::new();
+    for length in options.lengths.iter().filter(|length| **length as usize <= longest) {
+        let ids = tokens(*length as usize);
+        let zeros = vec![0; ids.len()];
+        let one = Sequence { ids: &ids, type_ids: &zeros, biases: &base };
+        let batch = vec![one; options.batch];
+        let hidden = engine.run(engine.bind(&batch)?)?;
+        let times = repeat(options.time, || run(engine, &batch))?;
+        let products = f64::from(config.layers)
+            * f64::from(config.hidden)
+            * (4.0 * f64::from(config.hidden) + 2.0 * f64::from(config.intermediate));
+        let median = quantile(&times, 0.5);
+        lengths.push(Length {
+            tokens: *length,
+            batch: options.batch,
+            min_ms: quantile(&times, 0.0),
+            median_ms: median,
+            p95_ms: quantile(&times, 0.95),
+            gflops: 2.0 * products * f64::from(*length) * options.batch as f64 / median / 1e6,
+            hidden: hidden[0].tokens.iter().take(8).copied().collect(),
+        });
+    }
+
+    let (ids, zeros) = (tokens(32.min(longest)), vec![0; 32.min(longest)]);
+    let of_task = |task: &'_ usize| Sequence { ids: &ids, type_ids: &zeros, biases: &tasks[*task] };
+    let mut at = 0;
+    let switch = repeat(options.time, || {
+        // The clock takes longer to read than a task to switch.
+        for _ in 0..64 {
+            at = (at + 1) % tasks.len();
+            black_box(engine.bind(&[of_task(&at)])?);
+        }
+        Ok(())
+    })?;
+    let (same, mixed): (Vec<_>, Vec<_>) = ([0; 8].iter().map(of_task).collect(), (0..8).collect::<Vec<_>>());
+    let mixed: Vec<_> = mixed.iter().map(of_task).collect();
+    let mut pairs = Vec::new();
+    let mut first = 0.0;
+    repeat(options.time, || {
+        let begun = Instant::now();
+        run(engine, &same)?;
+        first = begun.elapsed().as_secs_f64() * 1e3;
+        let begun = Instant::now();
+        run(engine, &mixed)?;
+        pairs.push((first, begun.elapsed().as_secs_f64() * 1e3));
+        Ok(())
+    })?;
+    let of_pairs = |f: fn(&(f64, f64)) -> f64| quantile(&pairs.iter().map(f).collect::<Vec<_>>(), 0.5);
+
+    let many: Vec<Vec<u32>> = batch_lengths().map(|length| tokens(length.min(longest))).collect();
+    let zeros = vec![0; longest];
+    let many: Vec<Sequence<'_>> =
+        many.iter().map(|ids| Sequence { ids, type_ids: &zeros[..ids.len()], biases: &base }).collect();
+    let runs = crate::encoder::runs(many.iter().map(|sequence| sequence.ids.len()));
+    let times = repeat(options.time, || runs.iter().try_for_each(|run_of| run(engine, &many[run_of.clone()])))?;
+    let batch_ms = quantile(&times, 0.5);
+    let all: usize = many.iter().map(|sequence| sequence.ids.len()).sum();
+
+    let load = encoder.load_timing();
+    Ok(Report {
+        name: manifest.name.clone(),
+        weights: match manifest.weights() {
+            Element::F32 => "f32",
+            Element::I8 => "int8",
+        },
+        kernel: kernels::select()?.name(),
+        threads: options.engine.threads,
+        load_tokenizer_ms: load.tokenizer.as_secs_f64() * 1e3,
+        load_encoder_ms: load.engine.as_secs_f64() * 1e3,
+        peak_gflops: kernels::peak_gflops(kernels::select()?, options.time),
+        lengths,
+        switch_us: quantile(&switch, 0.5) / 64.0 * 1e3,
+        mixed: Mixed {
+            one_task_ms: of_pairs(|pair| pair.0),
+            eight_tasks_ms: of_pairs(|pair| pair.1),
+            ratio: of_pairs(|pair| pair.1 / pair.0),
+        },
+        batch: Batch {
+            median_ms: batch_ms,
+            sequences_per_second: many.len() as f64 / batch_ms * 1e3,
+            tokens_per_second: all as f64 / batch_ms * 1e3,
+        },
+        task_bytes: 4 * manifest.slots.iter().map(|slot| slot.len as usize).sum::<usize>(),
+        memory: Memory::now(),
+        mapped: MappedMemory::of("panels-"),
+    })
+}
+
+fn run(engine: &Engine, sequences: &[Sequence<'_>]) -> Result<()> {
+    black_box(engine.run(engine.bind(sequences)?)?);
+    Ok(())
+}
+
+/// The values of a task like no other.
+fn nudged(slots: &[Vec<f32>], task: usize) -> Vec<Vec<f32>> {
+    slots.iter().map(|slot| slot.iter().map(|value| value + 1e-3 * task as f32).collect()).collect()
+}
+
+/// Times of `work` in milliseconds, one for each run: as many as `time` has room for, and at least five after a first one.
+fn repeat(time: Duration, mut work: impl FnMut() -> Result<()>) -> Result<Vec<f64>> {
+    work()?;
+    let begun = Instant::now();
+    let mut times = Vec::new();
+    while times.len() < 5 || begun.elapsed() < time {
+        let begun = Instant::now();
+        work()?;
+        times.push(begun.elapsed().as_secs_f64() * 1e3);
+    }
+    Ok(times)
+}
+
+fn quantile(times: &[f64], share: f64) -> f64 {
+    let mut sorted = times.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted[(share * (sorted.len() - 1) as f64).round() as usize]
+}

@@ -1,0 +1,65 @@
+//! A benchmark's report as tables for people.
+
+use std::io::{self, Write};
+
+use crate::bench::Report;
+
+/// Writes a report.
+///
+/// # Errors
+/// When the output cannot be written.
+pub fn write_report(out: &mut impl Write, report: &Report) -> io::Result<()> {
+    let Report { name, weights, kernel, threads, .. } = report;
+    writeln!(out, "encoder   {name}, {weights} weights, {kernel} kernels, threads: {threads}")?;
+    writeln!(
+        out,
+        "load      {:.1} ms the tokenizer, {:.1} ms the encoder",
+        report.load_tokenizer_ms, report.load_encoder_ms
+    )?;
+    writeln!(
+        out,
+        "\n{:>6} {:>5} {:>9} {:>9} {:>9} {:>8} {:>8}",
+        "tokens", "batch", "min ms", "median", "p95", "GFLOP/s", "of peak"
+    )?;
+    for l in &report.lengths {
+        let share = 100.0 * l.gflops / (report.peak_gflops * *threads as f64);
+        writeln!(
+            out,
+            "{:6} {:5} {:9.3} {:9.3} {:9.3} {:8.0} {share:6.0} %",
+            l.tokens, l.batch, l.min_ms, l.median_ms, l.p95_ms, l.gflops
+        )?;
+    }
+    writeln!(
+        out,
+        "peak      {:.0} GFLOP/s in f32, one thread, measured; the linear layers alone are counted",
+        report.peak_gflops
+    )?;
+    let (mixed, batch) = (report.mixed, report.batch);
+    writeln!(
+        out,
+        "batch     {:.1} ms for 32 texts of 4 to 128 tokens: {:.0} texts, {:.0} tokens a second",
+        batch.median_ms, batch.sequences_per_second, batch.tokens_per_second
+    )?;
+    writeln!(
+        out,
+        "mixed     {:.2} ms for 8 texts of 8 tasks, {:.2} ms of one task: {:.3} times",
+        mixed.eight_tasks_ms, mixed.one_task_ms, mixed.ratio
+    )?;
+    writeln!(
+        out,
+        "switch    {:.2} us from one resident task to another; {} bytes each",
+        report.switch_us, report.task_bytes
+    )?;
+    let megabytes = |bytes: u64| bytes as f64 / 1e6;
+    if let (Some(memory), Some(mapped)) = (report.memory, report.mapped) {
+        writeln!(
+            out,
+            "memory    {:.1} MB anonymous; weights: {:.1} MB mapped and resident, {:.1} MB of them this process's share, {} bytes changed",
+            megabytes(memory.anonymous_bytes),
+            megabytes(mapped.resident_bytes),
+            megabytes(mapped.proportional_bytes),
+            mapped.private_dirty_bytes
+        )?;
+    }
+    Ok(())
+}
