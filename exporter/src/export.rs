@@ -149,9 +149,10 @@ pub fn export(
     };
     match to {
         Destination::Store(_) => {
-            // The very same bundle may be there already, perhaps in use; only a damaged one is replaced.
+            // The very same bundle may be there already, perhaps in use; only one that is damaged, or lacks files that
+            // were asked for, is replaced.
             if let Some(staged) = staged.commit_if_absent(&target)?
-                && !is_intact(&target, &manifest)
+                && !(is_intact(&target, &manifest) && has_files(&target, options.panels))
             {
                 staged.commit(&target)?;
             }
@@ -168,6 +169,15 @@ pub fn export(
 /// Whether a bundle with this manifest is there, every byte of it.
 fn is_intact(target: &Path, manifest: &Manifest) -> bool {
     Bundle::open(target).is_ok_and(|there| there.manifest() == manifest && there.verify(|_| ()).is_ok())
+}
+
+/// Whether the bundle there has the files that were asked for.
+fn has_files(target: &Path, panels: Panels) -> bool {
+    Bundle::open(target).is_ok_and(|there| match panels {
+        Panels::Later => there.has_weights(),
+        Panels::Beside => there.has_weights() && there.panels().exists(),
+        Panels::Only => !there.has_weights(),
+    })
 }
 
 /// A directory may be replaced if there is nothing in it but a bundle and its panels.

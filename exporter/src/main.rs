@@ -7,7 +7,7 @@ use std::{
     process::ExitCode,
 };
 
-use bias_patch::{Bundle, Element, Store};
+use bias_patch::{Bundle, Element, Store, TensorEntry};
 use clap::{Parser, Subcommand, ValueEnum};
 use edge_export::{Destination, Options, Panels, Progress, Result, export, fetch, verify};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -150,7 +150,9 @@ fn show(bar: &ProgressBar, progress: Progress) {
 fn print_summary(out: &mut impl Write, bundle: &Bundle) -> io::Result<()> {
     let manifest = bundle.manifest();
     let biases: u64 = manifest.slots.iter().map(|s| u64::from(s.len)).sum();
-    let weights: u64 = manifest.tensors.iter().filter_map(|t| Some(t.bytes()? / t.element.bytes())).sum();
+    let scales: Vec<String> = manifest.tensors.iter().map(|t| TensorEntry::scales_of(&t.name)).collect();
+    let frozen = manifest.tensors.iter().filter(|t| !scales.contains(&t.name));
+    let weights: u64 = frozen.filter_map(|t| Some(t.bytes()? / t.element.bytes())).sum();
     let share = 100.0 * biases as f64 / (biases + weights) as f64;
     writeln!(out, "encoder  {}  {}", manifest.encoder.short(), manifest.name)?;
     writeln!(out, "weights  {weights} frozen, {} bytes", manifest.files.get("weights.bin").map_or(0, |f| f.bytes))?;

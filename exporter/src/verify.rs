@@ -21,8 +21,11 @@ pub fn verify(dir: &Path, progress: &mut dyn FnMut(Progress)) -> Result<Bundle> 
     let bundle = Bundle::open(dir)?;
     let manifest = bundle.manifest();
     let weights = manifest.files.get("weights.bin").map_or(0, |f| f.bytes);
-    let files: u64 = manifest.files.values().map(|f| f.bytes).sum();
-    progress(Progress::Stage("reading files", if bundle.has_weights() { files + weights } else { files - weights }));
+    let files = manifest.files.values().map(|f| f.bytes).fold(0, u64::saturating_add);
+    progress(Progress::Stage(
+        "reading files",
+        if bundle.has_weights() { files.saturating_add(weights) } else { files.saturating_sub(weights) },
+    ));
     bundle.verify(|bytes| progress(Progress::Advance(bytes)))?;
     bundle.base()?;
 

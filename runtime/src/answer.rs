@@ -100,8 +100,18 @@ pub(crate) fn rank(labels: &[Arc<str>], logits: &[f32], top: usize) -> Vec<Ranke
 
 /// One tag for each word of `text`, read off the first token of the word. `logits` is `[S, labels]`.
 pub(crate) fn tag(text: &str, tokens: &Tokens, logits: ArrayView2<'_, f32>, labels: &[Arc<str>]) -> Vec<Tag> {
+    let named = first_tokens(text, tokens).into_iter().map(|((start, end), token)| {
+        let best = token.and_then(|at| rank(labels, &logits.row(at).to_vec(), 1).into_iter().next());
+        let (label, score) = best.map(|b| (b.label, b.score)).unzip();
+        Tag { word: characters(text, (start, end)), start, end, label, score }
+    });
+    named.collect()
+}
+
+/// The first and last character of each word of `text`, and its first token; none where the text was cut before it.
+pub(crate) fn first_tokens(text: &str, tokens: &Tokens) -> Vec<((usize, usize), Option<usize>)> {
     let mut next = 0;
-    let mut tags = Vec::new();
+    let mut firsts = Vec::new();
     for (start, end) in words(text) {
         // Tokens come in the order of the text, so each word's search goes on where the last one's ended.
         let covers = |place: &Option<(usize, (usize, usize))>| {
@@ -109,14 +119,11 @@ pub(crate) fn tag(text: &str, tokens: &Tokens, logits: ArrayView2<'_, f32>, labe
         };
         let past = |place: &Option<(usize, (usize, usize))>| place.is_some_and(|(_, (from, _))| from >= end);
         let found = tokens.places.iter().enumerate().skip(next).take_while(|(_, p)| !past(p)).find(|(_, p)| covers(p));
-        let best = found.and_then(|(at, _)| {
-            next = at + 1;
-            rank(labels, &logits.row(at).to_vec(), 1).into_iter().next()
-        });
-        let (label, score) = best.map(|b| (b.label, b.score)).unzip();
-        tags.push(Tag { word: characters(text, (start, end)), start, end, label, score });
+        let token = found.map(|(at, _)| at);
+        next = token.map_or(next, |at| at + 1);
+        firsts.push(((start, end), token));
     }
-    tags
+    firsts
 }
 
 /// A candidate: characters of the second text, and the sum of its start and end logits.

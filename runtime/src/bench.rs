@@ -12,10 +12,13 @@ use bias_patch::{Bundle, Element};
 use serde::Serialize;
 
 use crate::{
-    Encoder, EngineOptions, MappedMemory, Memory, Result,
+    Encoder, EngineOptions, Error, MappedMemory, Memory, Result, Tokenized,
     engine::{Biases, Engine, Sequence},
     kernels,
 };
+
+/// Most sequences in a run.
+const MOST_SEQUENCES: usize = 4096;
 
 /// What to measure.
 #[derive(Clone, Debug)]
@@ -26,6 +29,8 @@ pub struct BenchOptions {
     pub lengths: Vec<u32>,
     /// Sequences in a run.
     pub batch: usize,
+    /// Whether to run backward as well.
+    pub gradients: bool,
     /// How long each figure is measured.
     pub time: Duration,
 }
@@ -37,8 +42,8 @@ pub struct Report {
     pub name: String,
     /// What the frozen matrices are stored as.
     pub weights: &'static str,
-    /// The kernel, by the name that `EDGE_RUN_ISA` takes.
-    pub kernel: &'static str,
+    /// The kernel, by the name that `EDGE_RUN_ISA` takes, and what meets weights in codes; or the reference engine.
+    pub arithmetic: String,
     /// Threads it ran on.
     pub threads: usize,
     /// Reading the tokenizer.
@@ -79,6 +84,9 @@ pub struct Length {
     pub p95_ms: f64,
     /// Billions of multiplications and additions a second in the linear layers, by the median.
     pub gflops: f64,
+    /// Forward and backward, to the gradients of all biases, in the median; where it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gradient_ms: Option<f64>,
     /// The first values of the last hidden state of the first token: the same in every engine.
     pub hidden: Vec<f32>,
 }
@@ -115,6 +123,15 @@ pub fn batch_lengths() -> impl Iterator<Item = usize> {
 /// # Errors
 /// When it cannot be loaded or run.
 pub fn bench(bundle: Bundle, options: &BenchOptions) -> Result<Report> {
+    let wrong =
+        |place: &str, expected: String, found: String| Err(Error::Input { place: place.to_owned(), expected, found });
+    let limit = bundle.manifest().config.max_length;
+    if let Some(length) = options.lengths.iter().find(|length| !(1..=limit).contains(*length)) {
+        return wrong("--lengths", format!("1 to {limit} tokens, as the encoder takes"), length.to_string());
+    }
+    if !(1..=MOST_SEQUENCES).contains(&options.batch) {
+        return wrong("--batch", format!("1 to {MOST_SEQUENCES}"), options.batch.to_string());
+    }
     let encoder = Encoder::load(bundle, options.engine)?;
     let manifest = encoder.bundle().manifest();
     let config = &manifest.config;
@@ -127,7 +144,7 @@ pub fn bench(bundle: Bundle, options: &BenchOptions) -> Result<Report> {
     let base = engine.prepare(encoder.base().slots().to_vec());
 
     let mut lengths = Vec::new();
-    for length in options.lengths.iter().filter(|length| **length as usize <= longest) {
+    for length in &options.lengths {
         let ids = tokens(*length as usize);
         let zeros = vec![0; ids.len()];
         let one = Sequence { ids: &ids, type_ids: &zeros, biases: &base };
@@ -138,6 +155,23 @@ pub fn bench(bundle: Bundle, options: &BenchOptions) -> Result<Report> {
             * f64::from(config.hidden)
             * (4.0 * f64::from(config.hidden) + 2.0 * f64::from(config.intermediate));
         let median = quantile(&times, 0.5);
+        let gradient_ms = match options.gradients {
+            true => {
+                let values = encoder.base().slots();
+                let text = Tokenized::of_ids(ids.clone());
+                let texts = vec![&text; options.batch];
+                let wanted = vec![true; values.len()];
+                let times = repeat(options.time, || {
+                    // A gradient like any other: the hidden states themselves.
+                    let gradient =
+                        encoder.gradient(values, &texts, &wanted, |_, tokens, _| (tokens.to_owned(), None))?;
+                    black_box(gradient);
+                    Ok(())
+                })?;
+                Some(quantile(&times, 0.5))
+            }
+            false => None,
+        };
         lengths.push(Length {
             tokens: *length,
             batch: options.batch,
@@ -145,6 +179,7 @@ pub fn bench(bundle: Bundle, options: &BenchOptions) -> Result<Report> {
             median_ms: median,
             p95_ms: quantile(&times, 0.95),
             gflops: 2.0 * products * f64::from(*length) * options.batch as f64 / median / 1e6,
+            gradient_ms,
             hidden: hidden[0].tokens.iter().take(8).copied().collect(),
         });
     }
@@ -191,7 +226,7 @@ pub fn bench(bundle: Bundle, options: &BenchOptions) -> Result<Report> {
             Element::F32 => "f32",
             Element::I8 => "int8",
         },
-        kernel: kernels::select()?.name(),
+        arithmetic: encoder.arithmetic(),
         threads: options.engine.threads,
         load_tokenizer_ms: load.tokenizer.as_secs_f64() * 1e3,
         load_encoder_ms: load.engine.as_secs_f64() * 1e3,

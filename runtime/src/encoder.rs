@@ -38,7 +38,7 @@ pub struct Encoder {
 pub struct LoadTiming {
     /// Reading the tokenizer.
     pub tokenizer: Duration,
-    /// Reading the manifest, checking files, and planning the graph.
+    /// Reading the base values, checking files, mapping the weights and planning the graph.
     pub engine: Duration,
 }
 
@@ -107,6 +107,11 @@ impl Encoder {
     /// The pre-trained bias values.
     pub fn base(&self) -> &Base {
         &self.base
+    }
+
+    /// What decides the rounding of its numbers, for people: the engine, the kernel and the activations.
+    pub fn arithmetic(&self) -> String {
+        self.engine.arithmetic()
     }
 
     /// What loading took.
@@ -234,6 +239,12 @@ impl Encoder {
             pending.timing.answer += begun.elapsed();
         }
         Ok(())
+    }
+
+    /// The tokens of a text for a task, in one sequence.
+    pub(crate) fn tokens(&self, task: &TaskSpec, text: &Text) -> Result<Tokens> {
+        text.check(task.inputs())?;
+        self.tokenizer.encode(text, self.limit(None, task.max_length()))
     }
 
     /// The most tokens a sequence may have.

@@ -27,7 +27,7 @@ pub enum Error {
     /// The panels cannot be used, and there is nothing here to make them from.
     #[error(
         "{reason}\nand {} has no weights.bin to make them from again; copy it anew, or export it anew with\n  \
-         edge-export CHECKPOINT --panels only",
+         edge-export CHECKPOINT --panels only --weights {weights}",
         path.display()
     )]
     PanelsLost {
@@ -35,6 +35,8 @@ pub enum Error {
         path: PathBuf,
         /// What is wrong with the panels.
         reason: bias_patch::Error,
+        /// How its weights were stored, as edge-export names it.
+        weights: &'static str,
     },
     /// The engine cannot run the graph.
     #[error("{}: the engine cannot {action}: {reason}", path.display())]

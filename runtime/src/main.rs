@@ -85,6 +85,9 @@ struct BenchArguments {
     /// Sequences in a run
     #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = at_least_one)]
     batch: usize,
+    /// Run backward too, as training does
+    #[arg(long)]
+    gradients: bool,
     /// Seconds to spend on each figure
     #[arg(short, long, value_name = "S", default_value_t = 1.0, value_parser = seconds)]
     seconds: f64,
@@ -163,6 +166,7 @@ fn measure(arguments: &BenchArguments) -> Result<()> {
         engine: arguments.engine.options(),
         lengths: arguments.lengths.clone(),
         batch: arguments.batch,
+        gradients: arguments.gradients,
         time: Duration::from_secs_f64(arguments.seconds),
     };
     let report = bench(Bundle::open(&arguments.bundle)?, &options)?;

@@ -11,7 +11,7 @@ use memmap2::Mmap;
 
 use crate::{Error, Result};
 
-/// A mapped file of little-endian floats.
+/// A mapped file of little-endian numbers.
 #[derive(Debug)]
 pub(crate) struct Mapped {
     map: Mmap,

@@ -63,8 +63,8 @@ impl Text {
 /// Tokens of one sequence.
 #[derive(Clone, Debug)]
 pub(crate) struct Tokens {
-    ids: Vec<u32>,
-    type_ids: Vec<u32>,
+    pub ids: Vec<u32>,
+    pub type_ids: Vec<u32>,
     /// For each token, the text it is of (0 or 1; none for special tokens) and its characters there.
     pub places: Vec<Option<(usize, (usize, usize))>>,
     /// Whether text was cut off.

@@ -3,8 +3,6 @@
 //! Helpers panic when something is not as they need it: that is a failed test.
 #![forbid(unsafe_code)]
 
-pub mod metrics;
-
 use std::{
     collections::BTreeMap,
     fs,

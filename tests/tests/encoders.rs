@@ -163,7 +163,6 @@ fn a_device_needs_only_the_panels() {
         let refused = Encoder::load(device.clone(), reference).err().unwrap().to_string();
         assert!(refused.contains("weights.bin") && refused.contains("reference"), "{refused}");
 
-        // Altered panels that still have the right checksum of their own are found by the tensors' digests.
         let panels = device.panels();
         let bytes = fs::read(&panels).unwrap();
         let mut altered = bytes.clone();
@@ -182,7 +181,7 @@ fn a_device_needs_only_the_panels() {
 #[test]
 fn panels_of_another_encoder_do_not_pass_for_this_ones() {
     let (home, bundle) = small_bundle_with("bert", Options { panels: Panels::Beside, ..int8() });
-    // The same weights in another order of sentences, so to speak: digest right, tensors wrong.
+    // One code altered and the file's own checksum made to fit: only the tensor's digest tells.
     let bytes = fs::read(bundle.panels()).unwrap();
     let begin = bytes.windows(32).position(|w| w == Digest::of(&bytes[begin_of_data(&bytes)..]).0).unwrap();
     let mut altered = bytes.clone();
@@ -396,6 +395,17 @@ fn the_command_exports_to_a_directory_and_to_the_store() {
     fs::write(stored.join("encoder.onnx"), bytes).unwrap();
     assert_succeeded(&command("edge-export", home.path()).arg(&checkpoint).output().unwrap());
     verify(&stored, &mut |_| ()).unwrap();
+    // So is one that lacks the files that are asked for now.
+    let has = |name: &str| stored.join(name).exists();
+    let export_with = |panels: &[&str]| {
+        assert_succeeded(&command("edge-export", home.path()).arg(&checkpoint).args(panels).output().unwrap());
+    };
+    export_with(&["--panels", "beside"]);
+    assert!(has("weights.bin") && has("panels-f32x16.bin"));
+    export_with(&["--panels", "only"]);
+    assert!(!has("weights.bin") && has("panels-f32x16.bin"));
+    export_with(&[]);
+    assert!(has("weights.bin"));
     assert_eq!(command("edge-export", home.path()).output().unwrap().status.code(), Some(2));
 }
 

@@ -50,7 +50,7 @@ fn quantise(values: &[f32], len: usize, group: usize) -> (Vec<u8>, Vec<f32>) {
         if top > 0.0 { top / 127.0 } else { 1.0 }
     };
     let scales: Vec<f32> = rows().map(scale).collect();
-    // A scale this close to zero may be a fraction of what it should be, having few bits left.
+    // Where weights are so small that their scale has few bits left, a quotient may be beyond 127.
     let code = |value: f32, scale: f32| ((value / scale).round_ties_even().clamp(-127.0, 127.0) as i8).cast_unsigned();
     let codes = rows().zip(&scales).flat_map(|(row, scale)| row.iter().map(|value| code(*value, *scale)));
     (codes.collect(), scales)

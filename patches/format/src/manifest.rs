@@ -106,6 +106,9 @@ impl TensorEntry {
         self.shape.iter().try_fold(self.element.bytes(), |n, dim| n.checked_mul(*dim))
     }
 
+    /// Bytes it may take at most when it is laid out: the format's limit on one tensor, so that no sum of places overflows.
+    const MOST_BYTES: u64 = 1 << 48;
+
     /// The name of the tensor that holds the scales of a tensor of codes.
     pub fn scales_of(name: &str) -> String {
         format!("{name}.scale")
@@ -277,6 +280,10 @@ impl Manifest {
             let dims = tensor.shape.iter().all(|dim| (1..=u64::from(u32::MAX)).contains(dim));
             if !dims || !(rank == 2 || rank == 1 && !tensor.transposed) {
                 let expected = "one or two dimensions (two if transposed) from 1 to 4294967295";
+                return Err(Error::field(format!("tensor {}", tensor.name), expected, format!("{:?}", tensor.shape)));
+            }
+            if tensor.bytes().is_none_or(|bytes| bytes > TensorEntry::MOST_BYTES) {
+                let expected = format!("at most {} bytes", TensorEntry::MOST_BYTES);
                 return Err(Error::field(format!("tensor {}", tensor.name), expected, format!("{:?}", tensor.shape)));
             }
             if tensor.element == Element::I8 {

@@ -35,6 +35,32 @@ pub enum Error {
         /// What is there.
         found: String,
     },
+    /// The encoder cannot be loaded or run.
+    #[error(transparent)]
+    Run(#[from] edge_run::Error),
+    /// A recipe for training cannot be followed.
+    #[error("{field}: expected {expected}, found {found}")]
+    Recipe {
+        /// What of it.
+        field: String,
+        /// What is allowed.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
+    /// The loss of a step is no number any more.
+    #[error(
+        "step {step}: the loss is not a finite number, at a learning rate of up to {rate}; try a lower rate, with another output \
+         or without the checkpoint (texts of this step, from 0: {texts:?})"
+    )]
+    Diverged {
+        /// The step, from 1.
+        step: u64,
+        /// The highest learning rate.
+        rate: f64,
+        /// The texts of the step, by their number.
+        texts: Vec<usize>,
+    },
     /// Weights that BitFit leaves alone are not the encoder's.
     #[error(
         "{}: {} of {} frozen tensors differ from the encoder's, so no patch of biases can stand for it:{list}",

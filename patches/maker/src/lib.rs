@@ -1,13 +1,18 @@
 //! Makes patches, and says what is in them.
 //!
-//! In: a file of biases or a fine-tuned checkpoint ([`import`]), or a patch ([`inspect`], [`difference`], [`extract`]).
-//! Out: a patch for one encoder, a report, or the biases as a file that other programs read.
+//! In: labelled texts ([`train`]), a file of biases or a fine-tuned checkpoint ([`import`]), or a patch ([`inspect`],
+//! [`evaluate`], [`difference`], [`extract`]). Out: a patch for one encoder, a report, or the biases as a file that other
+//! programs read.
 #![forbid(unsafe_code)]
 
 mod error;
+mod evaluate;
 mod import;
 mod inspect;
+pub mod metrics;
+pub mod train;
 
 pub use error::{Error, Result};
+pub use evaluate::{Evaluation, evaluate};
 pub use import::{Imported, extract, import};
 pub use inspect::{Difference, Report, SlotReport, difference, inspect, largest_change};

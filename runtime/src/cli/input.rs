@@ -1,4 +1,4 @@
-//! Texts from lines, TSV or JSON lines.
+//! Texts, and the labels that come with them, from lines, TSV or JSON lines.
 //!
 //! In: any bytes. Out: one [`Record`] for each line of data, with the line's number; a line that is not a record is one
 //! too, with the reason, so that answers never shift. Refused as a whole: a TSV header without a column of text.
@@ -28,12 +28,18 @@ pub struct Record {
     pub line: usize,
     /// The text, or why there is none.
     pub text: Result<Text, TextError>,
+    /// What a person says of the text, where the input has a column or field for it; of a list its parts with spaces
+    /// between.
+    pub label: Option<String>,
 }
 
 /// Column and field names that hold a text alone, or the first of two.
 const FIRST: [&str; 8] = ["text", "sentence", "sentence1", "question", "premise", "text_a", "question1", "tokens"];
 /// Names that hold the second of two.
 const SECOND: [&str; 7] = ["text_pair", "sentence2", "context", "hypothesis", "text_b", "question2", "passage"];
+
+/// Names that hold a label.
+const LABEL: [&str; 5] = ["label", "labels", "score", "tags", "gold"];
 
 /// Reads records one at a time.
 pub struct Records<R> {
@@ -50,6 +56,7 @@ pub struct Records<R> {
 struct Columns {
     first: usize,
     second: Option<usize>,
+    label: Option<usize>,
 }
 
 impl<R: BufRead> Records<R> {
@@ -80,11 +87,11 @@ impl<R: BufRead> Records<R> {
         let line = self.next_line();
         let line = line.map_err(|source| Error::Io { path: self.name.clone().into(), action: "read", source })?;
         let Some(bytes) = line else { return Ok(None) };
-        let text = match std::str::from_utf8(&bytes) {
-            Ok(line) => self.parse(line),
-            Err(error) => Err(TextError::Utf8(error.valid_up_to())),
+        let (text, label) = match std::str::from_utf8(&bytes) {
+            Ok(line) => (self.parse(line), self.label(line)),
+            Err(error) => (Err(TextError::Utf8(error.valid_up_to())), None),
         };
-        Ok(Some(Record { line: self.line, text }))
+        Ok(Some(Record { line: self.line, text, label }))
     }
 
     /// Bytes read so far.
@@ -107,6 +114,23 @@ impl<R: BufRead> Records<R> {
             bytes.drain(..3);
         }
         Ok(Some(bytes))
+    }
+
+    fn label(&self, line: &str) -> Option<String> {
+        match (self.format, self.columns) {
+            (InputFormat::Lines, _) => None,
+            (InputFormat::Jsonl, _) => {
+                let value: Value = serde_json::from_str(line).ok()?;
+                match LABEL.iter().find_map(|name| value.get(name))? {
+                    Value::String(label) => Some(label.clone()),
+                    Value::Array(parts) => {
+                        Some(parts.iter().map(|part| part.as_str()).collect::<Option<Vec<_>>>()?.join(" "))
+                    }
+                    other => Some(other.to_string()),
+                }
+            }
+            (InputFormat::Tsv, columns) => line.split('\t').nth(columns?.label?).map(str::to_owned),
+        }
     }
 
     fn parse(&self, line: &str) -> Result<Text, TextError> {
@@ -135,7 +159,7 @@ impl<R: BufRead> Records<R> {
 fn columns(header: &str) -> Option<Columns> {
     let names: Vec<&str> = header.split('\t').map(str::trim).collect();
     let find = |wanted: &[&str]| wanted.iter().find_map(|w| names.iter().position(|n| n.eq_ignore_ascii_case(w)));
-    Some(Columns { first: find(&FIRST)?, second: find(&SECOND) })
+    Some(Columns { first: find(&FIRST)?, second: find(&SECOND), label: find(&LABEL) })
 }
 
 fn json(line: &str) -> Result<Text, TextError> {

@@ -9,8 +9,8 @@ use crate::bench::Report;
 /// # Errors
 /// When the output cannot be written.
 pub fn write_report(out: &mut impl Write, report: &Report) -> io::Result<()> {
-    let Report { name, weights, kernel, threads, .. } = report;
-    writeln!(out, "encoder   {name}, {weights} weights, {kernel} kernels, threads: {threads}")?;
+    let Report { name, weights, arithmetic, threads, .. } = report;
+    writeln!(out, "encoder   {name}, {weights} weights, {arithmetic}, threads: {threads}")?;
     writeln!(
         out,
         "load      {:.1} ms the tokenizer, {:.1} ms the encoder",
@@ -28,6 +28,11 @@ pub fn write_report(out: &mut impl Write, report: &Report) -> io::Result<()> {
             "{:6} {:5} {:9.3} {:9.3} {:9.3} {:8.0} {share:6.0} %",
             l.tokens, l.batch, l.min_ms, l.median_ms, l.p95_ms, l.gflops
         )?;
+    }
+    for l in &report.lengths {
+        if let Some(gradient) = l.gradient_ms {
+            writeln!(out, "gradients {gradient:.3} ms for {} texts of {} tokens", l.batch, l.tokens)?;
+        }
     }
     writeln!(
         out,

@@ -19,6 +19,49 @@ pub(super) struct Projections<'a> {
     pub heads: usize,
 }
 
+/// One head of one sequence, as the adjoint of attention takes it apart. Rows of its operands are `stride` values apart,
+/// those of scores `length`.
+pub(super) struct Heads<'a> {
+    pub machine: &'a Machine,
+    pub length: usize,
+    pub width: usize,
+}
+
+impl Heads<'_> {
+    /// softmax(q k^T scale), `[S, S]`.
+    pub fn shares(&self, queries: &[f32], keys: &[f32], stride: usize, scale: f32, out: &mut [f32]) {
+        let (length, width) = (self.length, self.width);
+        let mut panels = self.machine.scratch(width * length.next_multiple_of(PANEL_WIDTH));
+        lay_out_keys(keys, stride, length, width, scale, &mut panels);
+        let queries = Rows { data: queries, stride, count: length };
+        let keys = Panels { data: &panels, depth: width, columns: length };
+        self.machine.kernel.multiply(queries, keys, Start::Zero, out, length);
+        for row in out.chunks_mut(length) {
+            let sum = self.machine.kernel.exponentials(row);
+            row.iter_mut().for_each(|share| *share *= 1.0 / sum);
+        }
+    }
+
+    /// a b^T, `[S, S]`, of rows `[S, D]`.
+    pub fn products(&self, a: &[f32], a_stride: usize, b: &[f32], b_stride: usize, out: &mut [f32]) {
+        let (length, width) = (self.length, self.width);
+        let mut panels = self.machine.scratch(width * length.next_multiple_of(PANEL_WIDTH));
+        lay_out_keys(b, b_stride, length, width, 1.0, &mut panels);
+        let b = Panels { data: &panels, depth: width, columns: length };
+        self.machine.kernel.multiply(Rows { data: a, stride: a_stride, count: length }, b, Start::Zero, out, length);
+    }
+
+    /// w x, `[S, D]`, of scores `[S, S]` and rows `[S, D]`.
+    pub fn weigh(&self, scores: &[f32], x: &[f32], stride: usize, out: &mut [f32], out_stride: usize) {
+        let (length, width) = (self.length, self.width);
+        let mut panels = self.machine.scratch(length * width.next_multiple_of(PANEL_WIDTH));
+        lay_out_values(x, stride, length, width, &mut panels);
+        let x = Panels { data: &panels, depth: length, columns: width };
+        let scores = Rows { data: scores, stride: length, count: length };
+        self.machine.kernel.multiply(scores, x, Start::Zero, out, out_stride);
+    }
+}
+
 /// The keys and values of one sequence in panels, head after head.
 struct Sequence<'a> {
     start: usize,

@@ -10,12 +10,19 @@ use bias_patch::Bundle;
 use ndarray::{ArrayView2, s};
 use tract_onnx::{prelude::*, tract_core::internal::TractErrorContext as _};
 
-use super::{EngineOptions, Hidden, Sequence, machine::Machine, patterns, weights::Weights};
+use super::{
+    EngineOptions, Hidden, Sequence,
+    adjoint::{Batch, Loss, Tape},
+    machine::Machine,
+    patterns,
+    weights::Weights,
+};
 use crate::{Error, Result};
 
 /// A loaded encoder.
 pub(crate) struct Lowered {
     plan: Arc<TypedRunnableModel>,
+    tape: Tape,
     machine: Arc<Machine>,
     path: PathBuf,
     pooler: bool,
@@ -32,15 +39,16 @@ impl Lowered {
         let machine = Arc::new(Machine::new(options)?);
         let weights = Weights::open(bundle)?;
         let path = bundle.file("encoder.onnx")?;
-        let plan = || -> TractResult<Arc<TypedRunnableModel>> {
+        let plan = || -> TractResult<(Tape, Arc<TypedRunnableModel>)> {
             let proto = tract_onnx::onnx().proto_model_for_path(&path)?;
             let graph = proto.graph.as_ref().context("no graph")?;
-            patterns::lower(graph, bundle.manifest(), &weights, &machine)?.into_runnable()
+            let model = patterns::lower(graph, bundle.manifest(), &weights, &machine)?;
+            Ok((Tape::of(&model)?, model.into_runnable()?))
         };
         let failed =
             |e: TractError| Error::Engine { path: path.clone(), action: "lower the graph", reason: format!("{e:#}") };
-        let plan = plan().map_err(failed)?;
-        Ok(Lowered { plan, machine, path: bundle.dir().to_owned(), pooler: bundle.manifest().config.pooler })
+        let (tape, plan) = plan().map_err(failed)?;
+        Ok(Lowered { plan, tape, machine, path: bundle.dir().to_owned(), pooler: bundle.manifest().config.pooler })
     }
 
     /// The inputs of one run of several sequences.
@@ -76,6 +84,22 @@ impl Lowered {
     /// Runs sequences of these lengths.
     pub fn run(&self, inputs: TVec<TValue>, lengths: &[usize]) -> Result<Vec<Hidden>> {
         self.evaluate(inputs, lengths).map_err(|e| self.failed(e))
+    }
+
+    /// The kernel and what it multiplies.
+    pub fn arithmetic(&self) -> String {
+        format!("{} {:?}", self.machine.kernel.name(), self.machine.activations)
+    }
+
+    /// Runs sequences of one task forward and backward: see [`Tape::gradient`].
+    pub fn gradient(
+        &self,
+        batch: &Batch<'_>,
+        wanted: &(dyn Fn(usize) -> bool + Sync),
+        loss: &mut Loss<'_>,
+    ) -> Result<Vec<f32>> {
+        let run = || self.tape.gradient(&self.machine, batch, wanted, loss);
+        self.machine.enter(run).map_err(|e| self.failed(e))
     }
 
     fn failed(&self, error: TractError) -> Error {

@@ -3,6 +3,7 @@
 //! [`lowered`] runs fused operators over mapped panels, several sequences at once; [`reference`] runs the graph as it
 //! is, one sequence after the other, and is what the first is tested against.
 
+pub(crate) mod adjoint;
 mod attention;
 mod lowered;
 mod machine;
@@ -32,7 +33,7 @@ pub enum EngineKind {
 /// What meets weights in codes of eight bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Activations {
-    /// Codes of eight bits too, with one scale a token: faster
+    /// Codes of eight bits too, with a scale for every 256 values of a token: faster
     #[default]
     Int8,
     /// Floats, so that only the weights are rounded
@@ -118,6 +119,22 @@ impl Engine {
             Engine::Reference(engine) => sequences.iter().map(|sequence| engine.bind(*sequence)).collect(),
         };
         Ok(Bound { runs, lengths: sequences.iter().map(|s| s.ids.len()).collect() })
+    }
+
+    /// What decides the rounding of its numbers.
+    pub fn arithmetic(&self) -> String {
+        match self {
+            Engine::Lowered(engine) => engine.arithmetic(),
+            Engine::Reference(_) => "reference".to_owned(),
+        }
+    }
+
+    /// The lowered engine, which alone runs backward.
+    pub fn lowered(&self) -> Option<&lowered::Lowered> {
+        match self {
+            Engine::Lowered(engine) => Some(engine),
+            Engine::Reference(_) => None,
+        }
     }
 
     /// Runs bound sequences; the results come in their order.

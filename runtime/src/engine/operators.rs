@@ -79,17 +79,9 @@ impl Operator {
             _ => Biases { rows: &[], stride: 0, values: &[] },
         };
         match &self.work {
-            Work::Embed { words, positions, first_position, types, norm } => {
-                let (ids, kinds, starts) = (ints(&inputs[0])?, ints(&inputs[1])?, ints(&inputs[2])?);
+            Work::Embed { words, norm, .. } => {
                 let width = words.columns();
-                let places = starts.windows(2).flat_map(|pair| 0..pair[1] - pair[0]);
-                for (((out, id), kind), place) in out.chunks_mut(width).zip(ids).zip(kinds).zip(places) {
-                    add_row(words, *id, out)?;
-                    add_row(positions, *first_position as i64 + place, out)?;
-                    if let Some(types) = types {
-                        add_row(types, if types.rows() > 1 { *kind } else { 0 }, out)?;
-                    }
-                }
+                embed(&self.work, ints(&inputs[0])?, ints(&inputs[1])?, ints(&inputs[2])?, out)?;
                 machine.split(out, width, |rows, out| self.normalise(norm, biases.of(rows), out));
             }
             Work::Linear { layer, activation } => {
@@ -144,6 +136,20 @@ impl Operator {
         }
         Ok(())
     }
+}
+
+/// Adds the rows of an [`Work::Embed`]'s tables, before they are normalised.
+pub(super) fn embed(work: &Work, ids: &[i64], kinds: &[i64], starts: &[i64], out: &mut [f32]) -> TractResult<()> {
+    let Work::Embed { words, positions, first_position, types, .. } = work else { return Ok(()) };
+    let places = starts.windows(2).flat_map(|pair| 0..pair[1] - pair[0]);
+    for (((out, id), kind), place) in out.chunks_mut(words.columns()).zip(ids).zip(kinds).zip(places) {
+        add_row(words, *id, out)?;
+        add_row(positions, *first_position as i64 + place, out)?;
+        if let Some(types) = types {
+            add_row(types, if types.rows() > 1 { *kind } else { 0 }, out)?;
+        }
+    }
+    Ok(())
 }
 
 fn add_row(table: &Weight, at: i64, out: &mut [f32]) -> TractResult<()> {

@@ -11,7 +11,7 @@ use std::{
     sync::Arc,
 };
 
-use bias_patch::{Activation, Manifest};
+use bias_patch::{Activation, Manifest, TensorEntry};
 use tract_onnx::{pb, prelude::*, tract_core::internal::*};
 
 use super::{
@@ -65,13 +65,14 @@ pub(super) fn lower(
     Ok(search.model)
 }
 
-/// Where each slot begins among the values of a task, by name.
-fn places(manifest: &Manifest) -> TractResult<HashMap<&str, usize>> {
+/// Where each slot begins among the values of a task and how many it has, by name.
+fn places(manifest: &Manifest) -> TractResult<HashMap<&str, (usize, usize)>> {
     let mut end = 0;
     let mut places = HashMap::new();
     for slot in &manifest.slots {
-        places.insert(slot.name.as_str(), end);
-        end += usize::try_from(slot.len)?;
+        let len = usize::try_from(slot.len)?;
+        places.insert(slot.name.as_str(), (end, len));
+        end += len;
     }
     Ok(places)
 }
@@ -102,7 +103,7 @@ struct Search<'a> {
     constants: HashMap<&'a str, &'a pb::TensorProto>,
     weights: &'a Arc<Weights>,
     machine: &'a Arc<Machine>,
-    slots: HashMap<&'a str, usize>,
+    slots: HashMap<&'a str, (usize, usize)>,
     epsilon: f32,
     first_position: usize,
     heads: usize,
@@ -149,9 +150,13 @@ impl<'a> Search<'a> {
     /// LayerNormalization of a sum: of the embeddings, or of a linear layer and its block's input.
     fn norm(&mut self, node: &'a pb::NodeProto, rows: &str) -> TractResult<(Work, Vec<OutletId>)> {
         let [sum, gain, bias] = &node.input[..] else { return Err(unknown(node)) };
-        let norm = Norm { gain: self.weight(gain)?, bias: self.slot(bias)?, epsilon: self.epsilon };
+        let gain = self.vector(gain)?;
+        let norm = Norm { bias: self.slot(bias, gain.columns())?, gain, epsilon: self.epsilon };
         let sum = self.producer(sum)?;
         if let Some((words, positions, types)) = self.embeddings(sum)? {
+            for table in types.iter().chain([&words, &positions]) {
+                same_width("embedding table", norm.gain.columns(), table.columns())?;
+            }
             let work = Work::Embed { words, positions, first_position: self.first_position, types, norm };
             return Ok((work, ["ids", "types", "starts", rows, "values"].map(|name| self.input(name)).to_vec()));
         }
@@ -163,6 +168,10 @@ impl<'a> Search<'a> {
         if let Some(activation) = self.producers.get(x).and_then(|node| activation(node)) {
             let (layer, input) = self.layer(self.producer(&self.producer(x)?.input[0])?)?;
             (before, x) = (Some((layer, activation)), input);
+        }
+        same_width("LayerNorm", layer.weight.columns(), norm.gain.columns())?;
+        if let Some((before, _)) = &before {
+            same_width("second layer", before.weight.columns(), layer.weight.rows())?;
         }
         let (x, residual) = (self.value(x)?, self.value(&sum.input[1])?);
         Ok((Work::LinearNorm { before, layer, norm }, vec![x, residual, self.input(rows), self.input("values")]))
@@ -207,7 +216,7 @@ impl<'a> Search<'a> {
             return Err(unknown(add));
         }
         let weight = self.laid_out(self.frozen(&product.input[1]).ok_or_else(|| unknown(product))?, true)?;
-        Ok((Layer { weight, bias: self.slot(&add.input[1])? }, &product.input[0]))
+        Ok((Layer { bias: self.slot(&add.input[1], weight.columns())?, weight }, &product.input[0]))
     }
 
     /// Reshape(Transpose(MatMul(Softmax(Add(Mul(MatMul(q, k), scale), penalty)), v))), q, k and v each being
@@ -235,6 +244,18 @@ impl<'a> Search<'a> {
         if x != of_key || x != of_value {
             return Err(unknown(reshape));
         }
+        for layer in [&key, &value] {
+            same_width("key or value", query.weight.columns(), layer.weight.columns())?;
+            same_width("key or value's input", query.weight.rows(), layer.weight.rows())?;
+        }
+        if self.heads == 0 || !query.weight.columns().is_multiple_of(self.heads) {
+            bail!(
+                "node {}: expected {} heads of one width, found {}",
+                reshape.name,
+                self.heads,
+                query.weight.columns()
+            );
+        }
         let due = 1.0 / ((query.weight.columns() / self.heads) as f32).sqrt();
         let found = scale(&scaled.input[1])?;
         if (found - due).abs() > 1e-6 {
@@ -251,23 +272,44 @@ impl<'a> Search<'a> {
             .with_context(|| format!("{name}: expected a node that computes it, found none"))
     }
 
-    /// The name of a frozen tensor: a constant, or codes that are cast and multiplied by their scales.
+    /// The name of a frozen tensor: a constant X, or Mul(Cast(X), scales), the scales being X's own or gathered from them.
     fn frozen(&self, name: &'a str) -> Option<&'a str> {
-        match self.producers.get(name) {
-            Some(node) if node.op_type == "Mul" || node.op_type == "Cast" => self.frozen(&node.input[0]),
-            Some(_) => None,
-            None => self.constants.contains_key(name).then_some(name),
+        let constant = |name: &'a str| self.constants.contains_key(name).then_some(name);
+        let Some(product) = self.producers.get(name) else { return constant(name) };
+        let cast = self.producers.get(product.input[0].as_str())?;
+        if product.op_type != "Mul" || cast.op_type != "Cast" {
+            return None;
         }
+        let codes = constant(&cast.input[0])?;
+        let scales = match self.producers.get(product.input[1].as_str()) {
+            Some(gather) if gather.op_type == "Gather" => constant(&gather.input[0])?,
+            Some(_) => return None,
+            None => constant(&product.input[1])?,
+        };
+        (scales == TensorEntry::scales_of(codes)).then_some(codes)
     }
 
-    /// Where a bias is among the values of a task.
-    fn slot(&self, name: &str) -> TractResult<usize> {
-        self.slots.get(name).copied().with_context(|| format!("{name}: expected a slot of the manifest, found another"))
+    /// Where a bias of `len` values is among the values of a task.
+    fn slot(&self, name: &str, len: usize) -> TractResult<usize> {
+        match self.slots.get(name) {
+            Some((place, found)) if *found == len => Ok(*place),
+            Some((_, found)) => bail!("{name}: expected {len} values, found a slot of {found}"),
+            None => bail!("{name}: expected a slot of the manifest, found another"),
+        }
     }
 
     /// A frozen table.
     fn table(&self, name: &'a str) -> TractResult<Weight> {
         self.weight(self.frozen(name).with_context(|| format!("{name}: expected a constant, found a value"))?)
+    }
+
+    /// A vector of floats.
+    fn vector(&self, name: &str) -> TractResult<Weight> {
+        let weight = self.weight(name)?;
+        if weight.rows() != 1 || weight.vector().len() != weight.columns() {
+            bail!("{name}: expected a vector of floats, found {} rows of {}", weight.rows(), weight.columns());
+        }
+        Ok(weight)
     }
 
     /// A table or a vector, row after row.
@@ -288,6 +330,14 @@ impl<'a> Search<'a> {
     fn input(&self, name: &str) -> OutletId {
         self.found[name]
     }
+}
+
+/// Widths that have to be the same for operators to be fused.
+fn same_width(what: &str, expected: usize, found: usize) -> TractResult<()> {
+    if expected != found {
+        bail!("{what}: expected a width of {expected}, found {found}");
+    }
+    Ok(())
 }
 
 /// The activation that a node is.

@@ -83,7 +83,7 @@ impl<'a> Operand<'a> {
     }
 }
 
-/// Weights in codes and activations in f32: some panels at a time become floats, which stay in the cache.
+/// Weights in codes and activations in f32.
 fn multiply_widened(
     machine: &Machine,
     x: Rows<'_>,
@@ -92,6 +92,18 @@ fn multiply_widened(
     out: &mut [f32],
     stride: usize,
 ) {
+    each_widened(machine, w, |first, panels| {
+        let start = match start {
+            Start::Zero | Start::There => start,
+            Start::Bias { table, stride, rows } => Start::Bias { table: &table[first..], stride, rows },
+        };
+        machine.kernel.multiply(x, panels, start, &mut out[first..], stride);
+    });
+}
+
+/// Makes floats of some panels of codes at a time, so that they stay in the cache, and calls `work` with them and their
+/// first column.
+fn each_widened(machine: &Machine, w: CodePanels<'_>, mut work: impl FnMut(usize, Panels<'_>)) {
     /// Columns widened together: the widest tile's.
     const COLUMNS: usize = 3 * PANEL_WIDTH;
     let panel = w.depth.next_multiple_of(PANEL_GROUP) * PANEL_WIDTH;
@@ -109,11 +121,26 @@ fn multiply_widened(
                 machine.kernel.widen(codes, &scales[column..w.columns.min(column + PANEL_WIDTH)], values);
             }
         }
-        let start = match start {
-            Start::Zero => Start::Zero,
-            Start::Bias { table, stride, rows } => Start::Bias { table: &table[first..], stride, rows },
-        };
-        let panels = Panels { data: &floats, depth: w.depth, columns };
-        machine.kernel.multiply(x, panels, start, &mut out[first..], stride);
+        work(first, Panels { data: &floats, depth: w.depth, columns });
+    }
+}
+
+/// Adds y W^T to rows of `out`: the adjoint of a product with respect to its rows. Rows of `y` begin `stride` values
+/// apart.
+pub(super) fn multiply_transposed(
+    machine: &Machine,
+    y: &[f32],
+    stride: usize,
+    count: usize,
+    weight: &Weight,
+    out: &mut [f32],
+) {
+    let y = Rows { data: y, stride, count };
+    match weight.matrix() {
+        Matrix::Floats(panels) => machine.kernel.multiply_transposed(y, panels, out, panels.depth),
+        Matrix::Codes(codes) => each_widened(machine, codes, |first, panels| {
+            let y = Rows { data: &y.data[first..], ..y };
+            machine.kernel.multiply_transposed(y, panels, out, codes.depth);
+        }),
     }
 }

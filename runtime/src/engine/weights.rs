@@ -58,7 +58,11 @@ impl Weights {
             }
         }
         if let (false, Some(reason)) = (bundle.has_weights(), reason) {
-            return Err(Error::PanelsLost { path: bundle.dir().to_owned(), reason });
+            let weights = match manifest.weights() {
+                Element::F32 => "f32",
+                Element::I8 => "int8",
+            };
+            return Err(Error::PanelsLost { path: bundle.dir().to_owned(), reason, weights });
         }
         // There are none, or they are of another version or damaged: they are made again.
         let path = match (PanelIndex::write(bundle, &beside), cached) {
@@ -113,9 +117,12 @@ impl Weights {
 }
 
 impl Weight {
-    /// The floats of a vector.
+    /// The floats of a vector; none of codes.
     pub fn vector(&self) -> &[f32] {
-        self.floats(&self.entry)
+        match self.entry.element {
+            Element::F32 => self.floats(&self.entry),
+            Element::I8 => &[],
+        }
     }
 
     /// A matrix in panels.

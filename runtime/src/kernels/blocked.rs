@@ -7,7 +7,9 @@
 
 use bias_patch::{PANEL_GROUP, PANEL_WIDTH};
 
-use super::{CodePanels, CodeRows, GROUP, Panels, Rows, Scale, Start, check_codes, check_product, wide};
+use super::{
+    CodePanels, CodeRows, GROUP, Panels, Rows, Scale, Start, check_codes, check_product, check_transposed, wide,
+};
 
 /// The innermost product of a vector unit.
 pub(super) trait Tile {
@@ -153,6 +155,32 @@ macro_rules! vector_unit {
                 unsafe { crate::kernels::blocked::multiply_codes::<$codes>(x, w, start, out, stride, |t| add_scaled(t)) }
             }
 
+            fn multiply_transposed(
+                &self,
+                y: crate::kernels::Rows<'_>,
+                w: crate::kernels::Panels<'_>,
+                out: &mut [f32],
+                stride: usize,
+            ) {
+                #[target_feature(enable = $features)]
+                fn turn(block: &[f32], turned: &mut [f32]) {
+                    crate::kernels::wide::turn(block, turned);
+                }
+                // SAFETY: as above.
+                unsafe {
+                    crate::kernels::blocked::multiply_transposed::<$floats>(y, w, out, stride, |a, b| turn(a, b))
+                }
+            }
+
+            fn activate_adjoint(&self, activation: bias_patch::Activation, values: &[f32], gradients: &mut [f32]) {
+                #[target_feature(enable = $features)]
+                fn activate_adjoint(activation: bias_patch::Activation, values: &[f32], gradients: &mut [f32]) {
+                    crate::kernels::wide::activate_adjoint(activation, values, gradients);
+                }
+                // SAFETY: as above.
+                unsafe { activate_adjoint(activation, values, gradients) }
+            }
+
             fn encode(&self, values: &[f32], codes: &mut [u8]) -> crate::kernels::Scale {
                 #[target_feature(enable = $features)]
                 fn encode(values: &[f32], codes: &mut [u8]) -> crate::kernels::Scale {
@@ -250,7 +278,8 @@ pub(super) unsafe fn multiply<T: Tile>(x: Rows<'_>, w: Panels<'_>, start: Start<
                             }
                         }
                     }
-                    _ if whole || block == 0 => {}
+                    Start::Zero if block == 0 => {}
+                    _ if whole => {}
                     _ => {
                         for r in 0..rows {
                             spill[r * SPILL_STRIDE..][..width].copy_from_slice(&place[r * stride..][..width]);
@@ -294,6 +323,52 @@ pub(super) unsafe fn multiply<T: Tile>(x: Rows<'_>, w: Panels<'_>, start: Start<
                 }
             }
         }
+    }
+}
+
+/// [`super::Kernel::multiply_transposed`]: some rows of the panels at a time become panels of the transpose, by
+/// `turn(block, transposed block)` of 16 by 16, and those are multiplied.
+///
+/// # Safety
+/// The CPU has the instructions of `T`.
+pub(super) unsafe fn multiply_transposed<T: Tile>(
+    y: Rows<'_>,
+    w: Panels<'_>,
+    out: &mut [f32],
+    stride: usize,
+    turn: impl Fn(&[f32], &mut [f32]),
+) {
+    /// Values in a block.
+    const SQUARE: usize = PANEL_WIDTH * PANEL_WIDTH;
+    /// Floats in a cache line.
+    const LINE: usize = 16;
+    check_transposed(y, w, out, stride);
+    let step = T::PANELS * PANEL_WIDTH;
+    // A panel of the transpose has a row for each column of `w`.
+    let panel = w.columns * PANEL_WIDTH;
+    let mut memory = vec![0.0f32; T::PANELS * panel + LINE];
+    let line = memory.as_ptr().align_offset(LINE * size_of::<f32>()).min(LINE);
+    let panels = &mut memory[line..];
+    let (mut block, mut turned) = ([0.0f32; SQUARE], [0.0f32; SQUARE]);
+    for first in (0..w.depth).step_by(step) {
+        let columns = (w.depth - first).min(step);
+        for (panel, rows) in panels.chunks_exact_mut(panel).zip((first..first + columns).step_by(PANEL_WIDTH)) {
+            let there = ((w.depth - rows) * PANEL_WIDTH).min(SQUARE);
+            for (square, to) in panel.chunks_mut(SQUARE).enumerate() {
+                let from = &w.data[(square * w.depth + rows) * PANEL_WIDTH..];
+                if there == SQUARE && to.len() == SQUARE {
+                    turn(&from[..SQUARE], to);
+                } else {
+                    // At the ends of the matrix a block is not full.
+                    block[..there].copy_from_slice(&from[..there]);
+                    turn(&block, &mut turned);
+                    to.copy_from_slice(&turned[..to.len()]);
+                }
+            }
+        }
+        let turned = Panels { data: panels, depth: w.columns, columns };
+        // SAFETY: the caller vouches for the instructions.
+        unsafe { multiply::<T>(y, turned, Start::There, &mut out[first..], stride) };
     }
 }
 
@@ -342,6 +417,7 @@ pub(super) unsafe fn multiply_codes<T: CodeTile>(
         let out = &mut out[r * stride..][..w.columns];
         match start {
             Start::Zero => out.fill(0.0),
+            Start::There => {}
             Start::Bias { table, stride, rows } => {
                 out.copy_from_slice(&table[rows[r] as usize * stride..][..w.columns]);
             }

@@ -94,6 +94,8 @@ pub(crate) struct CodePanels<'a> {
 pub(crate) enum Start<'a> {
     /// Nothing.
     Zero,
+    /// What is in its place already.
+    There,
     /// For each row of the product the row of `table` that `rows` names. Rows of `table` begin `stride` values apart and
     /// have at least as many as the product has columns.
     Bias { table: &'a [f32], stride: usize, rows: &'a [i64] },
@@ -109,6 +111,13 @@ pub(crate) trait Kernel: Debug + Send + Sync {
 
     /// As [`Kernel::multiply`], for codes: the sum of products of the codes of a group is exact, and then scaled.
     fn multiply_codes(&self, x: CodeRows<'_>, w: CodePanels<'_>, start: Start<'_>, out: &mut [f32], stride: usize);
+
+    /// `out[r, k] += sum over c of y[r, c] w[k, c]`: the adjoint of [`Kernel::multiply`] with respect to its rows. Rows of
+    /// `y` have as many values as `w` has columns, those of `out` are `stride` apart.
+    fn multiply_transposed(&self, y: Rows<'_>, w: Panels<'_>, out: &mut [f32], stride: usize);
+
+    /// Multiplies each gradient by the slope of an activation at the value that went into it.
+    fn activate_adjoint(&self, activation: Activation, values: &[f32], gradients: &mut [f32]);
 
     /// Codes of at most [`GROUP`] finite values, and their scale: 0 and 255 stand for the smallest and the largest, or
     /// for 0 if all are on one side of it, so that 0 has a code too.
@@ -134,6 +143,13 @@ fn check_product(x: Rows<'_>, w: Panels<'_>, start: Start<'_>, out: &[f32], stri
     assert!(x.data.len() >= reach(x.count, x.stride, w.depth), "rows beyond their data");
     assert!(w.data.len() >= w.columns.div_ceil(PANEL_WIDTH) * PANEL_WIDTH * w.depth, "panels beyond their data");
     check_sums(x.count, w.columns, start, out, stride);
+}
+
+/// Checks what every implementation of [`Kernel::multiply_transposed`] relies on.
+fn check_transposed(y: Rows<'_>, w: Panels<'_>, out: &[f32], stride: usize) {
+    assert!(y.data.len() >= reach(y.count, y.stride, w.columns), "rows beyond their data");
+    assert!(w.data.len() >= w.columns.div_ceil(PANEL_WIDTH) * PANEL_WIDTH * w.depth, "panels beyond their data");
+    assert!(out.len() >= reach(y.count, stride, w.depth), "products beyond their place");
 }
 
 /// Checks what every implementation of [`Kernel::multiply_codes`] relies on.
@@ -220,188 +236,4 @@ pub(crate) fn peak_gflops(kernel: &dyn Kernel, time: Duration) -> f64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Numbers in [-1, 1) from a fixed linear congruential generator.
-    fn numbers(count: usize, seed: u32) -> Vec<f32> {
-        let mut state = seed.wrapping_mul(2_654_435_761) | 1;
-        let mut next = || {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
-        };
-        (0..count).map(|_| next()).collect()
-    }
-
-    fn fast() -> Vec<&'static dyn Kernel> {
-        available().into_iter().filter(|k| k.name() != "naive").collect()
-    }
-
-    fn worst(a: &[f32], b: &[f32]) -> f32 {
-        assert_eq!(a.len(), b.len());
-        assert!(b.iter().all(|v| v.is_finite()));
-        a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
-    }
-
-    /// Summing `depth` products of numbers below 1 in another order moves the sum by a few roundings of its size.
-    fn product_bound(depth: usize) -> f32 {
-        f32::EPSILON * 2.0 * depth as f32
-    }
-
-    #[test]
-    fn products_agree_with_the_naive_kernel() {
-        for kernel in fast() {
-            for count in [1, 2, 3, 5, 6, 7, 8, 9, 13, 17] {
-                for (depth, columns) in
-                    [(1usize, 16usize), (7, 1), (32, 48), (33, 50), (384, 31), (385, 100), (800, 160)]
-                {
-                    let (x_stride, stride) = (depth + 3, columns + 5);
-                    let x = numbers(count * x_stride, 1);
-                    let panels = numbers(columns.div_ceil(PANEL_WIDTH) * PANEL_WIDTH * depth, 2);
-                    let bias_stride = columns + 2;
-                    let table = numbers(3 * bias_stride, 3);
-                    let rows: Vec<i64> = (0..count as i64).map(|r| r % 3).collect();
-                    let same = vec![1; count];
-                    for start in [
-                        Start::Zero,
-                        Start::Bias { table: &table, stride: bias_stride, rows: &rows },
-                        Start::Bias { table: &table, stride: bias_stride, rows: &same },
-                    ] {
-                        let x = Rows { data: &x, stride: x_stride, count };
-                        // What is beside the product has to stay as it is.
-                        let (mut expected, mut found) = (vec![9.0; count * stride], vec![9.0; count * stride]);
-                        let w = Panels { data: &panels, depth, columns };
-                        naive::Naive.multiply(x, w, start, &mut expected, stride);
-                        kernel.multiply(x, w, start, &mut found, stride);
-                        let worst = worst(&expected, &found);
-                        let what = format!("{}: {count} x {depth} x {columns}", kernel.name());
-                        assert!(worst <= product_bound(depth), "{what}: {worst:e}");
-                    }
-                }
-            }
-        }
-    }
-
-    /// Codes that are as extreme as they can be, so that sums that saturate show.
-    fn codes(count: usize, seed: u32) -> Vec<i8> {
-        let of = |v: f32| if v.abs() > 0.5 { 127f32.copysign(v) } else { v * 254.0 };
-        numbers(count, seed).iter().map(|v| of(*v) as i8).collect()
-    }
-
-    #[test]
-    fn products_of_codes_are_those_of_the_naive_kernel_to_the_bit() {
-        for count in [1, 2, 3, 5, 6, 7, 8, 9, 13, 17] {
-            for (depth, columns) in [(1usize, 16usize), (7, 1), (32, 48), (33, 50), (384, 31), (1537, 100)] {
-                let (groups, panels) = (depth.div_ceil(PANEL_GROUP), columns.div_ceil(PANEL_WIDTH));
-                let (x_stride, stride) = (groups * PANEL_GROUP + 4, columns + 5);
-                let x: Vec<u8> = codes(count * x_stride, 1).iter().map(|code| code.cast_unsigned() ^ 128).collect();
-                let data = codes(panels * groups * PANEL_GROUP * PANEL_WIDTH, 2);
-                let of_scales = depth.div_ceil(GROUP);
-                let scales = numbers(columns * of_scales, 3);
-                let sums: Vec<f32> = numbers(columns * of_scales, 5).iter().map(|v| (v * 1e4).round()).collect();
-                let x_scales: Vec<Scale> = numbers(count * of_scales, 6)
-                    .iter()
-                    .map(|v| Scale { step: *v, zero: (v * 100.0).round() + 128.0 })
-                    .collect();
-                let bias_stride = columns + 1;
-                let table = numbers(3 * bias_stride, 4);
-                let rows: Vec<i64> = (0..count as i64).map(|r| r % 3).collect();
-                let x = CodeRows { data: &x, stride: x_stride, count, scales: &x_scales };
-                let w = CodePanels { data: &data, depth, columns, scales: &scales, sums: &sums };
-                for start in [Start::Zero, Start::Bias { table: &table, stride: bias_stride, rows: &rows }] {
-                    let mut expected = vec![9.0; count * stride];
-                    naive::Naive.multiply_codes(x, w, start, &mut expected, stride);
-                    for kernel in fast() {
-                        let mut found = vec![9.0; count * stride];
-                        kernel.multiply_codes(x, w, start, &mut found, stride);
-                        assert_eq!(found, expected, "{}: {count} x {depth} x {columns}", kernel.name());
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn codes_stand_for_values_within_half_a_step() {
-        for kernel in available() {
-            for (len, shift) in [(1, 0.0), (5, 0.0), (16, 0.0), (100, 0.0), (256, 1.5), (31, -9.0)] {
-                let values: Vec<f32> = numbers(len, 8).iter().map(|v| v * 3.0 + shift).collect();
-                let (mut found, mut expected) = (vec![0; len], vec![0; len]);
-                let scale = kernel.encode(&values, &mut found);
-                assert_eq!(scale, naive::Naive.encode(&values, &mut expected));
-                assert_eq!(found, expected, "{} codes of {len}", kernel.name());
-                assert!((0.0..=255.0).contains(&scale.zero) && scale.zero.fract() == 0.0);
-                for (value, code) in values.iter().zip(&found) {
-                    // The zero's own rounding moves the ends by up to half a step.
-                    let error = value - scale.step * (f32::from(*code) - scale.zero);
-                    assert!(error.abs() <= 1.001 * scale.step, "{} {value} {code} {scale:?}", kernel.name());
-                }
-                assert_eq!(kernel.encode(&vec![0.0; len], &mut found), Scale { step: 1.0, zero: 0.0 });
-                assert_eq!(found, vec![0; len]);
-            }
-        }
-    }
-
-    #[test]
-    fn a_widened_panel_is_the_naive_kernels_to_the_bit() {
-        for depth in [1usize, 4, 6, 33] {
-            let panel = codes(depth.next_multiple_of(PANEL_GROUP) * PANEL_WIDTH, 9);
-            for columns in [1, 15, 16] {
-                let scales = numbers(columns, 10);
-                let mut expected = vec![9.0; depth * PANEL_WIDTH];
-                naive::Naive.widen(&panel, &scales, &mut expected);
-                assert_eq!(expected[0], f32::from(panel[0]) * scales[0]);
-                for kernel in fast() {
-                    let mut found = vec![9.0; depth * PANEL_WIDTH];
-                    kernel.widen(&panel, &scales, &mut found);
-                    assert_eq!(found, expected, "{}: {depth} x {columns}", kernel.name());
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn activations_agree_with_the_naive_kernel() {
-        let values: Vec<f32> = numbers(1003, 4).iter().map(|v| v * 12.0).chain([0.0, -0.0, 90.0, -90.0]).collect();
-        for kernel in fast() {
-            for activation in [Activation::Gelu, Activation::GeluTanh, Activation::Relu, Activation::Tanh] {
-                let (mut expected, mut found) = (values.clone(), values.clone());
-                naive::Naive.activate(activation, &mut expected);
-                kernel.activate(activation, &mut found);
-                // An erf or tanh that is off by 4e-7 moves the value by that share of its argument.
-                let errors =
-                    expected.iter().zip(&found).zip(&values).map(|((a, b), x)| (a - b).abs() / x.abs().max(1.0));
-                let worst = errors.fold(0.0, f32::max);
-                assert!(worst < 4e-7, "{} {activation:?}: {worst:e}", kernel.name());
-            }
-        }
-    }
-
-    #[test]
-    fn exponentials_and_normalise_agree_with_the_naive_kernel() {
-        for kernel in fast() {
-            for len in [1, 2, 15, 16, 17, 100, 384] {
-                let scores: Vec<f32> = numbers(len, 5).iter().map(|v| v * 30.0).collect();
-                let (mut expected, mut found) = (scores.clone(), scores.clone());
-                let sums = (naive::Naive.exponentials(&mut expected), kernel.exponentials(&mut found));
-                assert!(worst(&expected, &found) < 1e-6, "{} exponentials of {len}", kernel.name());
-                assert!((sums.0 - sums.1).abs() < 1e-5 * sums.0, "{} sum of {len}", kernel.name());
-
-                let (gain, bias) = (numbers(len, 6), numbers(len, 7));
-                let (mut expected, mut found) = (scores.clone(), scores);
-                naive::Naive.normalise(&mut expected, &gain, &bias, 1e-12);
-                kernel.normalise(&mut found, &gain, &bias, 1e-12);
-                assert!(worst(&expected, &found) < 1e-5, "{} normalise of {len}", kernel.name());
-            }
-        }
-    }
-
-    #[test]
-    fn scores_that_are_all_lowest_share_evenly() {
-        for kernel in available() {
-            let mut row = vec![f32::MIN; 20];
-            let sum = kernel.exponentials(&mut row);
-            assert!(row.iter().all(|v| (v / sum - 0.05).abs() < 1e-6), "{}", kernel.name());
-        }
-    }
-}
+mod tests;

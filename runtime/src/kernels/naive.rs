@@ -2,7 +2,9 @@
 
 use bias_patch::{Activation, PANEL_GROUP, PANEL_WIDTH};
 
-use super::{CodePanels, CodeRows, GROUP, Kernel, Panels, Rows, Scale, Start, check_codes, check_product};
+use super::{
+    CodePanels, CodeRows, GROUP, Kernel, Panels, Rows, Scale, Start, check_codes, check_product, check_transposed,
+};
 use crate::head::activate;
 
 /// Plain Rust.
@@ -24,6 +26,7 @@ impl Kernel for Naive {
                 let sum: f32 = row.iter().enumerate().map(|(k, x)| x * weight(k)).sum();
                 let begin = match start {
                     Start::Zero => 0.0,
+                    Start::There => out[r * stride + c],
                     Start::Bias { table, stride, rows } => table[rows[r] as usize * stride + c],
                 };
                 out[r * stride + c] = begin + sum;
@@ -38,6 +41,7 @@ impl Kernel for Naive {
             for c in 0..w.columns {
                 let mut sum = match start {
                     Start::Zero => 0.0,
+                    Start::There => out[r * stride + c],
                     Start::Bias { table, stride, rows } => table[rows[r] as usize * stride + c],
                 };
                 for g in 0..groups {
@@ -51,6 +55,35 @@ impl Kernel for Naive {
                 }
                 out[r * stride + c] = sum;
             }
+        }
+    }
+
+    fn multiply_transposed(&self, y: Rows<'_>, w: Panels<'_>, out: &mut [f32], stride: usize) {
+        check_transposed(y, w, out, stride);
+        for r in 0..y.count {
+            let row = &y.data[r * y.stride..][..w.columns];
+            for k in 0..w.depth {
+                let weight = |c: usize| w.data[(c / PANEL_WIDTH * w.depth + k) * PANEL_WIDTH + c % PANEL_WIDTH];
+                out[r * stride + k] += row.iter().enumerate().map(|(c, y)| y * weight(c)).sum::<f32>();
+            }
+        }
+    }
+
+    fn activate_adjoint(&self, activation: Activation, values: &[f32], gradients: &mut [f32]) {
+        for (x, gradient) in values.iter().zip(gradients) {
+            *gradient *= match activation {
+                // The normal distribution and, times x, its density.
+                Activation::Gelu => {
+                    let share = 0.5 * (1.0 + libm::erff(x * std::f32::consts::FRAC_1_SQRT_2));
+                    share + x * (-0.5 * x * x).exp() * 0.398_942_3
+                }
+                Activation::GeluTanh => {
+                    let tanh = (0.797_884_6 * (x + 0.044_715 * x.powi(3))).tanh();
+                    0.5 * (1.0 + tanh) + 0.5 * x * (1.0 - tanh * tanh) * 0.797_884_6 * (1.0 + 0.134_145 * x * x)
+                }
+                Activation::Relu => f32::from(u8::from(*x > 0.0)),
+                Activation::Tanh => 1.0 - x.tanh().powi(2),
+            };
         }
     }
 

@@ -155,6 +155,34 @@ pub(super) fn activate(activation: Activation, values: &mut [f32]) {
 }
 
 #[inline(always)]
+pub(super) fn activate_adjoint(activation: Activation, values: &[f32], gradients: &mut [f32]) {
+    #[inline(always)]
+    fn each(values: &[f32], gradients: &mut [f32], slope: impl Fn(f32) -> f32) {
+        for (gradient, x) in gradients.iter_mut().zip(values) {
+            *gradient *= slope(*x);
+        }
+    }
+    match activation {
+        // The normal distribution and, times x, its density.
+        Activation::Gelu => each(values, gradients, |x| {
+            let share = 0.5 * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2));
+            share + x * exp(-0.5 * x * x) * 0.398_942_3
+        }),
+        // x s(2u), s being the logistic function and u what tanh is taken of.
+        Activation::GeluTanh => each(values, gradients, |x| {
+            let u = 0.797_884_6 * (x + 0.044_715 * x * x * x);
+            let share = 1.0 / (1.0 + exp(-2.0 * u));
+            share + x * share * (1.0 - share) * 2.0 * 0.797_884_6 * (1.0 + 0.134_145 * x * x)
+        }),
+        Activation::Relu => each(values, gradients, |x| if x > 0.0 { 1.0 } else { 0.0 }),
+        Activation::Tanh => each(values, gradients, |x| {
+            let tanh = 2.0 / (1.0 + exp(-2.0 * x)) - 1.0;
+            1.0 - tanh * tanh
+        }),
+    }
+}
+
+#[inline(always)]
 pub(super) fn exponentials(row: &mut [f32]) -> f32 {
     let top = fold(row, f32::MIN, f32::MIN, larger, larger);
     let mut sums = [0.0; LANES];
@@ -219,6 +247,18 @@ pub(super) fn widen(panel: &[i8], scales: &[f32], out: &mut [f32]) {
             for lane in 0..PANEL_WIDTH {
                 row[lane] = f32::from(group[lane * PANEL_GROUP + k]) * lanes[lane];
             }
+        }
+    }
+}
+
+/// The transpose of 16 by 16 values.
+#[inline(always)]
+pub(super) fn turn(block: &[f32], turned: &mut [f32]) {
+    let (rows, _) = block.as_chunks::<LANES>();
+    let (columns, _) = turned.as_chunks_mut::<LANES>();
+    for (at, column) in columns.iter_mut().enumerate() {
+        for (value, row) in column.iter_mut().zip(rows) {
+            *value = row[at];
         }
     }
 }

@@ -1,6 +1,9 @@
 //! `edge-patch`: makes patches, and says what is in them.
 #![forbid(unsafe_code)]
 
+mod describe;
+mod training;
+
 use std::{
     collections::BTreeMap,
     fs,
@@ -9,9 +12,15 @@ use std::{
     process::ExitCode,
 };
 
-use bias_patch::{Base, Bundle, Encoding, Patch, Pooling, Store, Task, atomic};
+use bias_patch::{Base, Bundle, Encoding, Patch, Store, Task, atomic};
 use clap::{Parser, Subcommand};
-use edge_patch::{Difference, Error, Report, Result, difference, extract, import, inspect, largest_change};
+use edge_patch::{Error, Result, difference, evaluate, extract, import, inspect, largest_change, train::read_examples};
+use edge_run::{Encoder, EngineOptions};
+
+use crate::{
+    describe::{describe, describe_difference, describe_evaluation, describe_runs},
+    training::{TrainArguments, run_training},
+};
 
 /// Make and inspect patches: the few kilobytes that turn a frozen encoder to a task.
 #[derive(Parser)]
@@ -23,6 +32,27 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Train a patch on labelled texts
+    ///
+    /// Texts are TSV with a header (sentence or sentence1 and sentence2, and label) or JSON lines. A training that was
+    /// stopped goes on when the same command runs again: its state is beside the output until it is done.
+    Train(TrainArguments),
+    /// Say how well a patch answers labelled texts
+    Evaluate {
+        /// The patch
+        patch: PathBuf,
+        /// Labelled texts, TSV or JSON lines
+        data: PathBuf,
+        /// The encoder's bundle, if it is not in the store
+        #[arg(long, value_name = "BUNDLE")]
+        encoder: Option<PathBuf>,
+        /// Leave out rows that are not labelled texts
+        #[arg(long)]
+        skip_bad: bool,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Make a patch of biases that were trained elsewhere
     Import {
         /// The encoder's bundle
@@ -105,6 +135,10 @@ enum Command {
 
 const EXAMPLES: &str = "\
 Examples:
+  edge-patch train --encoder minilm --task sst2.json --train train.tsv --dev dev.tsv -o sst2.bias
+  edge-patch train --encoder minilm --task sst2.json --train train.tsv --dev dev.tsv -o small.bias \\
+      --slots bq,bm2 --lr 1e-3,3e-3 --seeds 3
+  edge-patch evaluate sst2.bias dev.tsv
   edge-patch import --encoder minilm --from biases.safetensors --task sst2.json -o sst2.bias
   edge-patch inspect sst2.bias
   edge-patch convert sst2.bias --encoding i4 -o small.bias
@@ -145,6 +179,27 @@ impl<E: Into<Error>> From<E> for Failure {
 fn run(command: Command, out: &mut impl Write) -> Result<(), Failure> {
     let mut lines = Vec::new();
     match command {
+        Command::Train(arguments) => {
+            let (trained, score) = run_training(&arguments)?;
+            describe_runs(&trained, &mut lines);
+            let bytes = trained.patch.to_bytes()?.len();
+            lines.push(format!("{}: {bytes} bytes, {} {score:.4}", arguments.output.display(), trained.metric));
+        }
+        Command::Evaluate { patch, data, encoder, skip_bad, json } => {
+            let opened = Patch::open(&patch)?;
+            let bundle = open_encoder(encoder.as_deref(), &opened)?.0;
+            let encoder = Encoder::load(bundle, EngineOptions::default())?;
+            let read = read_examples(&data, opened.task(), skip_bad)?;
+            let found = evaluate(&encoder, &opened, &read.examples)?;
+            if json {
+                // An evaluation holds only numbers, strings and lists.
+                lines.push(serde_json::to_string_pretty(&found).unwrap_or_default());
+            } else {
+                lines.push(format!("bytes           {:>9}", file_bytes(&patch)?));
+                describe_evaluation(&found, opened.task(), &mut lines);
+            }
+            report_skipped(&data, &read.skipped);
+        }
         Command::Import { encoder, from, task, output, notes } => {
             let bundle = Bundle::open(&encoder)?;
             let imported = import(&bundle, &from, read_task(&task)?, &notes)?;
@@ -263,46 +318,9 @@ fn open_encoder(dir: Option<&Path>, patch: &Patch) -> Result<(Bundle, Base)> {
     Ok((bundle, base))
 }
 
-fn describe_difference(difference: &Difference) -> String {
-    match difference.mean.is_nan() {
-        true => format!("{:20} {:>25}", difference.part, "of another shape"),
-        false => format!("{:20} {:12.6} {:12.6}", difference.part, difference.mean, difference.largest),
-    }
-}
-
-fn describe(report: &Report, lines: &mut Vec<String>) {
-    let task = &report.task;
-    lines.push(format!("task      {} ({})", task.name(), task.kind().name()));
-    if !task.kind().labels().is_empty() {
-        lines.push(format!("labels    {}", task.kind().labels().join(", ")));
-    }
-    let pooling = task.kind().pooling().map_or("each token", Pooling::name);
-    lines.push(format!(
-        "reads     {} text{}, {pooling}, at most {} tokens",
-        task.inputs(),
-        if task.inputs() == 2 { "s" } else { "" },
-        task.max_length()
-    ));
-    lines.push(format!("encoder   {}", report.encoder));
-    lines.push(format!("bytes     {}", report.bytes));
-    for (outputs, inputs, encoding) in &report.head {
-        lines.push(format!("head      {outputs} x {inputs}, {encoding}"));
-    }
-    lines.extend(report.metadata.iter().map(|(key, value)| format!("{key:9} {value}")));
-    lines.push(String::new());
-    lines.push(format!("{:8} {:>7} {:>9} {:>12} {:>12}", "slot", "values", "encoding", "mean change", "largest"));
-    let number = |v: Option<f32>| v.map_or("-".to_owned(), |v| format!("{v:.6}"));
-    lines.extend(report.slots.iter().map(|s| {
-        format!(
-            "{:8} {:>7} {:>9} {:>12} {:>12}",
-            s.slot,
-            s.values,
-            s.encoding,
-            number(s.mean_change),
-            number(s.largest_change)
-        )
-    }));
-    if report.slots.iter().any(|s| s.mean_change.is_none()) {
-        lines.push("changes are not shown: the encoder is not in the store, name its bundle with --encoder".to_owned());
+fn report_skipped(path: &Path, skipped: &[(usize, String)]) {
+    if let Some((line, reason)) = skipped.first() {
+        let count = skipped.len();
+        eprintln!("edge-patch: {}: rows left out: {count}, the first on line {line}: {reason}", path.display());
     }
 }

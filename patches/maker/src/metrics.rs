@@ -1,4 +1,4 @@
-//! The metrics of the paper's Table 5 that shipped patches are scored by.
+//! The metrics of the paper's Table 5.
 
 /// The share of predictions that are right.
 pub fn accuracy(found: &[usize], gold: &[usize]) -> f64 {
@@ -16,23 +16,46 @@ fn confusion(found: &[usize], gold: &[usize]) -> (f64, f64, f64, f64) {
 /// The harmonic mean of precision and recall of class 1.
 pub fn f1(found: &[usize], gold: &[usize]) -> f64 {
     let (tp, fp, fn_, _) = confusion(found, gold);
-    2.0 * tp / (2.0 * tp + fp + fn_)
+    or_zero(2.0 * tp / (2.0 * tp + fp + fn_))
 }
 
 /// Matthews' correlation of two classes.
 pub fn matthews(found: &[usize], gold: &[usize]) -> f64 {
     let (tp, fp, fn_, tn) = confusion(found, gold);
-    (tp * tn - fp * fn_) / ((tp + fp) * (tp + fn_) * (tn + fp) * (tn + fn_)).sqrt()
+    or_zero((tp * tn - fp * fn_) / ((tp + fp) * (tp + fn_) * (tn + fp) * (tn + fn_)).sqrt())
 }
 
 /// Spearman's rank correlation, ties having the mean of their ranks.
 pub fn spearman(found: &[f64], gold: &[f64]) -> f64 {
     assert_eq!(found.len(), gold.len());
-    let (a, b) = (ranks(found), ranks(gold));
+    pearson(&ranks(found), &ranks(gold))
+}
+
+/// Pearson's correlation; 0 where one side does not vary.
+pub fn pearson(found: &[f64], gold: &[f64]) -> f64 {
+    assert_eq!(found.len(), gold.len());
     let mean = |v: &[f64]| v.iter().sum::<f64>() / v.len() as f64;
-    let (ma, mb) = (mean(&a), mean(&b));
-    let sum = |f: &dyn Fn(f64, f64) -> f64| a.iter().zip(&b).map(|(x, y)| f(x - ma, y - mb)).sum::<f64>();
-    sum(&|x, y| x * y) / (sum(&|x, _| x * x) * sum(&|_, y| y * y)).sqrt()
+    let (of_found, of_gold) = (mean(found), mean(gold));
+    let sum =
+        |f: &dyn Fn(f64, f64) -> f64| found.iter().zip(gold).map(|(x, y)| f(x - of_found, y - of_gold)).sum::<f64>();
+    or_zero(sum(&|x, y| x * y) / (sum(&|x, _| x * x) * sum(&|_, y| y * y)).sqrt())
+}
+
+/// The expected calibration error (Guo et al. 2017): the mean over texts of the difference, in the text's tenth of the
+/// probabilities, between the mean probability and the share that is right.
+pub fn calibration_error(scores: &[f64], right: &[bool]) -> f64 {
+    assert_eq!(scores.len(), right.len());
+    let mut tenths = [(0.0, 0.0); 10];
+    for (score, right) in scores.iter().zip(right) {
+        let tenth = &mut tenths[((score * 10.0) as usize).min(9)];
+        *tenth = (tenth.0 + score, tenth.1 + f64::from(u8::from(*right)));
+    }
+    tenths.iter().map(|(scores, right)| (scores - right).abs()).sum::<f64>() / scores.len() as f64
+}
+
+/// A quotient, or 0 where there was nothing to divide by.
+fn or_zero(quotient: f64) -> f64 {
+    if quotient.is_finite() { quotient } else { 0.0 }
 }
 
 fn ranks(values: &[f64]) -> Vec<f64> {
@@ -61,5 +84,10 @@ mod tests {
         assert!((f1(&found, &gold) - 0.75).abs() < 1e-12);
         assert!((matthews(&found, &gold) - 0.25).abs() < 1e-12);
         assert!((spearman(&[1.0, 2.0, 2.0, 4.0], &[1.0, 3.0, 2.0, 4.0]) - 0.948_683_298_1).abs() < 1e-9);
+        assert!((pearson(&[1.0, 2.0, 2.0, 4.0], &[1.0, 3.0, 2.0, 5.0]) - 0.969_458_417_9).abs() < 1e-9);
+        assert_eq!((pearson(&[1.0, 1.0], &[1.0, 2.0]), matthews(&[1, 1], &[0, 1]), f1(&[0], &[0])), (0.0, 0.0, 0.0));
+        // Two at 0.95 of which one is right, one at 0.65 that is wrong.
+        let error = calibration_error(&[0.95, 0.95, 0.65], &[true, false, false]);
+        assert!((error - (0.9 + 0.65) / 3.0).abs() < 1e-12);
     }
 }

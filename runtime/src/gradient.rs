@@ -1,0 +1,109 @@
+//! Gradients of a loss with respect to an encoder's bias values: what training needs of the runtime.
+//!
+//! In: bias values, tokenized texts, and a loss of their hidden states. Out: the gradient of every wanted slot. The
+//! arithmetic is that of running: the same fused operators over the same mapped weights, and their adjoints.
+
+use bias_patch::Task as TaskSpec;
+use ndarray::{Array1, Array2, ArrayView1, ArrayView2};
+
+use crate::{Encoder, Error, Result, Text, answer::first_tokens, encoder::runs, engine::adjoint::Batch, text::Tokens};
+
+/// A text as the encoder reads it.
+#[derive(Clone, Debug)]
+pub struct Tokenized {
+    tokens: Tokens,
+    words: Vec<Option<usize>>,
+}
+
+impl Tokenized {
+    /// Token ids as they are, without words.
+    pub(crate) fn of_ids(ids: Vec<u32>) -> Self {
+        let (type_ids, places) = (vec![0; ids.len()], vec![None; ids.len()]);
+        Tokenized { tokens: Tokens { ids, type_ids, places, truncated: false }, words: Vec::new() }
+    }
+
+    /// Number of tokens, special tokens included.
+    #[expect(clippy::len_without_is_empty, reason = "special tokens are always there")]
+    pub fn len(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// The first token of each word of the first text; none for words that were cut off.
+    pub fn words(&self) -> &[Option<usize>] {
+        &self.words
+    }
+}
+
+impl Encoder {
+    /// Tokens of a text for a task. A text beyond the task's limit is cut.
+    ///
+    /// # Errors
+    /// When the text is empty or there are not as many texts as the task takes.
+    pub fn tokenized(&self, task: &TaskSpec, text: &Text) -> Result<Tokenized> {
+        let tokens = self.tokens(task, text)?;
+        let words = first_tokens(text.first(), &tokens).into_iter().map(|(_, token)| token).collect();
+        Ok(Tokenized { tokens, words })
+    }
+
+    /// The gradient of a loss with respect to the values of each slot; of slots that are not `wanted` it is zeros, and
+    /// what only they would need is not computed.
+    ///
+    /// `values` are the slots' in the order of the manifest. `loss` is called once for each text, in their order, with its
+    /// last hidden state `[S, H]` and the pooler's output `[H]` where there is one, and gives the gradients of the loss
+    /// with respect to the two (none for a pooler's output that it does not use).
+    ///
+    /// A key's bias has no effect, so its gradient is zeros too. Texts run some hundred tokens at a time, whatever their
+    /// number, so memory is bounded by that.
+    ///
+    /// # Errors
+    /// When the engine is the reference engine, which does not run backward, or fails, when values are not the slots', or
+    /// a gradient has another shape than what it is of.
+    pub fn gradient(
+        &self,
+        values: &[Vec<f32>],
+        texts: &[&Tokenized],
+        wanted: &[bool],
+        mut loss: impl FnMut(usize, ArrayView2<'_, f32>, Option<ArrayView1<'_, f32>>) -> (Array2<f32>, Option<Array1<f32>>)
+        + Send,
+    ) -> Result<Vec<Vec<f32>>> {
+        let engine = self.engine.lowered().ok_or_else(|| Error::Engine {
+            path: self.bundle().dir().to_owned(),
+            action: "run backward",
+            reason: "it is the reference engine; --engine lowered does".to_owned(),
+        })?;
+        let manifest = self.bundle().manifest();
+        let lengths = || manifest.slots.iter().map(|slot| slot.len as usize);
+        if !values.iter().map(Vec::len).eq(lengths()) || wanted.len() != values.len() {
+            return Err(Error::Input {
+                place: "values".to_owned(),
+                expected: format!("those of {} slots, and as many that are wanted or not", manifest.slots.len()),
+                found: format!("{} and {}, or other lengths", values.len(), wanted.len()),
+            });
+        }
+        let flat = values.concat();
+        let slot_of: Vec<usize> = values.iter().enumerate().flat_map(|(slot, v)| vec![slot; v.len()]).collect();
+        let is_wanted = |at: usize| slot_of.get(at).is_some_and(|slot| wanted.get(*slot) == Some(&true));
+        let mut sums = vec![0.0f32; flat.len()];
+        for run in runs(texts.iter().map(|text| text.len())) {
+            let (mut ids, mut types, mut starts) = (Vec::new(), Vec::new(), vec![0]);
+            for text in &texts[run.clone()] {
+                ids.extend(text.tokens.ids.iter().map(|id| i64::from(*id)));
+                types.extend(text.tokens.type_ids.iter().map(|id| i64::from(*id)));
+                starts.push(ids.len() as i64);
+            }
+            let batch = Batch { ids: &ids, types: &types, starts: &starts, values: &flat };
+            let mut of_run = |at: usize, tokens: ArrayView2<'_, f32>, pooled: Option<ArrayView1<'_, f32>>| {
+                loss(run.start + at, tokens, pooled)
+            };
+            let gradient = engine.gradient(&batch, &is_wanted, &mut of_run)?;
+            sums.iter_mut().zip(gradient).for_each(|(sum, gradient)| *sum += gradient);
+        }
+        let mut rest = &sums[..];
+        let parts = values.iter().map(|slot| {
+            let (part, after) = rest.split_at(slot.len());
+            rest = after;
+            part.to_vec()
+        });
+        Ok(parts.collect())
+    }
+}

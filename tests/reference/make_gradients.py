@@ -1,0 +1,89 @@
+"""Writes fixtures/gradients.json: PyTorch's gradients of the losses that edge-patch trains by, on the small encoders.
+
+Run after make_encoders.py, with the same packages. Everything is in f64. For each encoder, each kind of task and each bias
+vector: the gradient's norm, and its products with three vectors that `value` makes (tests/tests/training.rs does the same).
+The texts go through PyTorch as one padded batch, so padding has to cost nothing.
+"""
+
+import json
+import os
+import tempfile
+
+import torch
+import torch.nn.functional as F
+from make_encoders import ENCODERS, OUT, TEXTS, value
+from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+KINDS = ["mean", "cls", "pooler", "tagging"]
+
+
+def gradients(name, kind):
+    with open(os.path.join(OUT, name + ".json"), encoding="utf-8") as file:
+        fixture = json.load(file)
+    with tempfile.TemporaryDirectory() as directory:
+        for file, text in fixture["files"].items():
+            with open(os.path.join(directory, file), "w", encoding="utf-8") as out:
+                out.write(text)
+        with open(os.path.join(directory, "config.json"), "w") as out:
+            json.dump(fixture["config"], out)
+        tokenizer = AutoTokenizer.from_pretrained(directory)
+        model = AutoModel.from_config(AutoConfig.from_pretrained(directory), attn_implementation="eager").eval()
+    with torch.no_grad():
+        for parameter_name, parameter in model.named_parameters():
+            parameter.copy_(value(parameter_name, list(parameter.shape)))
+    model = model.double()
+    cases = [case for case in fixture["cases"] if kind != "tagging" or len(case["text"]) == 1]
+    rows = [tokenizer(*case["text"], return_offsets_mapping=True) for case in cases]
+    for row, case in zip(rows, cases):
+        assert row["input_ids"] == case["input_ids"], name
+    longest = max(len(row["input_ids"]) for row in rows)
+    pad = lambda lists, fill: torch.tensor([list(l) + [fill] * (longest - len(l)) for l in lists])
+    mask = pad([[1] * len(row["input_ids"]) for row in rows], 0)
+    inputs = {"input_ids": pad([row["input_ids"] for row in rows], tokenizer.pad_token_id or 0), "attention_mask": mask}
+    if "token_type_ids" in rows[0] and fixture["config"].get("type_vocab_size", 1) > 1:
+        inputs["token_type_ids"] = pad([row["token_type_ids"] for row in rows], 0)
+    output = model(**inputs)
+    hidden = output.last_hidden_state
+    outputs = 1 if kind == "cls" else 3
+    weight = value("head weight", [outputs, hidden.shape[-1]]).double().requires_grad_()
+    bias = value("head bias", [outputs]).double().requires_grad_()
+    if kind == "tagging":
+        losses = []
+        for at, (row, case) in enumerate(zip(rows, cases)):
+            text, position, firsts = case["text"][0], 0, []
+            for word in text.split():
+                start = text.index(word, position)
+                position = start + len(word)
+                covers = [i for i, (a, b) in enumerate(row["offset_mapping"]) if a < position and b > start and b > a]
+                firsts.append(next(i for i in covers if i not in firsts))
+            tags = torch.tensor([word % 3 for word in range(len(firsts))])
+            losses.append(F.cross_entropy(hidden[at, firsts] @ weight.T + bias, tags))
+        loss = torch.stack(losses).mean()
+    elif kind == "cls":
+        values = torch.tensor([0.5, -1.0, 2.0, 0.0], dtype=torch.float64)
+        loss = F.mse_loss((hidden[:, 0] @ weight.T + bias)[:, 0], values)
+    else:
+        if kind == "pooler":
+            vector = output.pooler_output
+        else:
+            vector = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+        loss = F.cross_entropy(vector @ weight.T + bias, torch.tensor([0, 1, 2, 0]))
+    loss.backward()
+    found = {"": [loss.item()]}
+    named = [(n, p) for n, p in model.named_parameters() if n.endswith(".bias") and not n.endswith("key.bias") and "k_lin" not in n]
+    for n, p in named + [("head weight", weight), ("head bias", bias)]:
+        gradient = torch.zeros_like(p) if p.grad is None else p.grad
+        probes = [float((gradient.flatten() * value(f"probe {i} {n}", [gradient.numel(), 1]).double().flatten()).sum()) for i in range(3)]
+        found[n] = [float(f"{number:.9g}") for number in [gradient.norm().item(), *probes]]
+    return found
+
+
+if __name__ == "__main__":
+    gradients_of = {}
+    for name, (_, fields) in ENCODERS.items():
+        kinds = [kind for kind in KINDS if kind != "pooler" or fields["model_type"] not in ("distilbert", "electra")]
+        gradients_of[name] = {kind: gradients(name, kind) for kind in kinds}
+        print(name, {kind: round(found[""][0], 6) for kind, found in gradients_of[name].items()})
+    with open(os.path.join(OUT, "..", "gradients.json"), "w", encoding="utf-8") as out:
+        json.dump(gradients_of, out, separators=(",", ":"))
+        out.write("\n")

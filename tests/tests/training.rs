@@ -1,0 +1,314 @@
+//! Training: gradients against PyTorch's, and patches that come out the same however often a run is stopped.
+
+use std::{collections::BTreeMap, fs, path::PathBuf, process::Stdio, time::Duration};
+
+use bias_patch::{Bundle, Patch, Task, Term};
+use edge_patch::train::{Gold, gradient};
+use edge_run::{Activations, Encoder, EngineOptions, Text, Tokenized};
+use serde_json::{Value, json};
+use system_tests::{
+    ENCODERS, Fixture, assert_refused, assert_succeeded, command, fixtures, int8, small_bundle, small_bundle_with,
+};
+use tempfile::TempDir;
+
+/// By encoder, kind of task and bias vector: the norm of its gradient and three products, as `make_gradients.py` wrote
+/// them; under the empty name the loss.
+type Gradients = BTreeMap<String, BTreeMap<String, BTreeMap<String, Vec<f64>>>>;
+
+/// f32 against f64, relative to the gradient's norm: 7e-6 was measured, at a ReLU's bend and where gradients cancel.
+const GRADIENT_BOUND: f64 = 3e-5;
+
+fn task_of(kind: &str) -> Task {
+    let labels = ["a", "b", "c"];
+    let json = match kind {
+        "tagging" => json!({ "name": "t", "kind": "tagging", "labels": labels }),
+        "cls" => json!({ "name": "t", "kind": "regression", "pooling": "cls" }),
+        pooling => json!({ "name": "t", "kind": "classification", "labels": labels, "pooling": pooling }),
+    };
+    serde_json::from_value(json).unwrap()
+}
+
+/// The fixture's texts as the task reads them, and what the script says is right of them.
+fn texts(encoder: &Encoder, fixture: &Fixture, task: &Task, kind: &str) -> Vec<(Tokenized, Gold)> {
+    let cases = fixture.cases.iter().filter(|case| kind != "tagging" || case.text.len() == 1);
+    let read = cases.enumerate().map(|(at, case)| {
+        let text = match &case.text[..] {
+            [one] => Text::one(one),
+            [first, second] => Text::pair(first, second),
+            other => panic!("{other:?}"),
+        };
+        let gold = match kind {
+            "tagging" => Gold::Tags((0..case.text[0].split_whitespace().count()).map(|word| word % 3).collect()),
+            "cls" => Gold::Value([0.5, -1.0, 2.0, 0.0][at]),
+            _ => Gold::Class([0, 1, 2, 0][at]),
+        };
+        // The task takes one text; a pair is only another way to have longer ones.
+        let mut json = serde_json::to_value(task).unwrap();
+        json["inputs"] = case.text.len().into();
+        let task: Task = serde_json::from_value(json).unwrap();
+        (encoder.tokenized(&task, &text).unwrap(), gold)
+    });
+    read.collect()
+}
+
+fn head_of(task: &Task) -> Vec<f32> {
+    let outputs = task.kind().outputs();
+    [Fixture::values("head weight", &[outputs, 32]), Fixture::values("head bias", &[outputs])].concat()
+}
+
+#[test]
+fn gradients_are_those_of_pytorch() {
+    let expected: Gradients = serde_json::from_slice(&fs::read(fixtures().join("gradients.json")).unwrap()).unwrap();
+    for name in ENCODERS {
+        let (_home, bundle) = small_bundle(name);
+        let fixture = Fixture::named(name);
+        for threads in [1, 2] {
+            let encoder = Encoder::load(bundle.clone(), EngineOptions { threads, ..EngineOptions::default() }).unwrap();
+            for (kind, expected) in &expected[name] {
+                let task = task_of(kind);
+                let texts = texts(&encoder, &fixture, &task, kind);
+                let texts: Vec<_> = texts.iter().map(|(text, gold)| (text, gold)).collect();
+                let values = encoder.base().slots();
+                let found =
+                    gradient(&encoder, &task, values, &head_of(&task), &texts, &vec![true; values.len()]).unwrap();
+                let due = expected[""][0];
+                assert!((found.loss - due).abs() < 1e-5 * due, "{name} {kind}: loss {}, expected {due}", found.loss);
+                let slots = bundle.manifest().slots.iter();
+                let slots = slots.zip(&found.slots).filter(|(slot, _)| slot.term != Term::Key);
+                let named = slots.map(|(slot, d)| (slot.name.as_str(), &d[..]));
+                let (d_weight, d_bias) = found.head.split_at(found.head.len() - task.kind().outputs());
+                let (mut worst, mut count) = (0.0f64, 0);
+                for (part, d) in named.chain([("head weight", d_weight), ("head bias", d_bias)]) {
+                    let due = &expected[part];
+                    for (probe, due_product) in due[1..].iter().enumerate() {
+                        let vector = Fixture::values(&format!("probe {probe} {part}"), &[d.len(), 1]);
+                        let product: f64 = d.iter().zip(&vector).map(|(d, v)| f64::from(*d) * f64::from(*v)).sum();
+                        let length = vector.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
+                        let error = (product - due_product).abs() / length;
+                        assert!(
+                            error <= GRADIENT_BOUND * due[0] + 1e-9,
+                            "{name} {kind} {part}: {product}, {due_product}"
+                        );
+                        worst = worst.max(error / due[0].max(1e-9));
+                    }
+                    count += 1;
+                }
+                assert_eq!(count + 1, expected.len(), "{name} {kind}: a bias vector is not compared");
+                println!("{name:16} {kind:8} {threads} threads: worst {worst:.1e}");
+            }
+        }
+    }
+}
+
+#[test]
+fn slots_that_are_not_wanted_change_nothing() {
+    let (_home, bundle) = small_bundle("bert");
+    let encoder = Encoder::load(bundle.clone(), EngineOptions::default()).unwrap();
+    let task = task_of("pooler");
+    let texts = texts(&encoder, &Fixture::named("bert"), &task, "pooler");
+    let texts: Vec<_> = texts.iter().map(|(text, gold)| (text, gold)).collect();
+    let values = encoder.base().slots();
+    let of = |wanted: &[bool]| gradient(&encoder, &task, values, &head_of(&task), &texts, wanted).unwrap();
+    let all = of(&vec![true; values.len()]);
+    for only in 0..values.len() {
+        let wanted: Vec<bool> = (0..values.len()).map(|at| at == only).collect();
+        let found = of(&wanted);
+        assert_eq!((found.loss, &found.head), (all.loss, &all.head));
+        for (at, (d, due)) in found.slots.iter().zip(&all.slots).enumerate() {
+            if at == only {
+                assert_eq!(d, due, "slot {at}");
+            } else {
+                assert!(d.iter().all(|d| *d == 0.0), "slot {at} while only {only} is wanted");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_loss_falls_along_the_gradient() {
+    for options in [edge_export::Options::default(), int8()] {
+        let (_home, bundle) = small_bundle_with("electra", options);
+        let engine = EngineOptions { activations: Activations::F32, ..EngineOptions::default() };
+        let encoder = Encoder::load(bundle.clone(), engine).unwrap();
+        let task = task_of("mean");
+        let texts = texts(&encoder, &Fixture::named("electra"), &task, "mean");
+        let texts: Vec<_> = texts.iter().map(|(text, gold)| (text, gold)).collect();
+        let base = encoder.base().slots();
+        let wanted = vec![true; base.len()];
+        let at = |values: &[Vec<f32>]| gradient(&encoder, &task, values, &head_of(&task), &texts, &wanted).unwrap();
+        let found = at(base);
+        let norm = found.slots.iter().flatten().map(|d| f64::from(*d).powi(2)).sum::<f64>().sqrt();
+        // Central differences along the gradient's direction.
+        let step = 1e-2;
+        let moved = |by: f64| -> Vec<Vec<f32>> {
+            let slot = |(base, d): (&Vec<f32>, &Vec<f32>)| {
+                base.iter().zip(d).map(|(v, d)| (f64::from(*v) + by * f64::from(*d) / norm) as f32).collect()
+            };
+            base.iter().zip(&found.slots).map(slot).collect()
+        };
+        let slope = (at(&moved(step)).loss - at(&moved(-step)).loss) / (2.0 * step);
+        assert!((slope / norm - 1.0).abs() < 5e-3, "slope {slope}, norm {norm}");
+    }
+}
+
+/// An encoder, a task of two labels and texts whose words give the label away.
+struct Place {
+    home: TempDir,
+    bundle: Bundle,
+}
+
+impl Place {
+    fn new() -> Self {
+        let (home, bundle) = small_bundle("bert");
+        let rows = |from: usize, count: usize| {
+            let row = |at: usize| {
+                let words = ["film", "very", "the", "was", "not", "it", "cafe"];
+                let (word, other) = (words[at * 3 % 7], words[at * 5 % 6]);
+                let (good, label) = if at.is_multiple_of(2) { ("good", 1) } else { ("bad", 0) };
+                format!("{word} {good} {other}\t{label}\n")
+            };
+            "sentence\tlabel\n".to_owned() + &(from..from + count).map(row).collect::<String>()
+        };
+        fs::write(home.path().join("train.tsv"), rows(0, 96)).unwrap();
+        fs::write(home.path().join("dev.tsv"), rows(500, 40)).unwrap();
+        let (labels, limit) = (["bad", "good"], 40);
+        let task = json!({ "name": "mood", "kind": "classification", "labels": labels, "pooling": "mean", "max_length": limit });
+        fs::write(home.path().join("task.json"), task.to_string()).unwrap();
+        Place { home, bundle }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.home.path().join(name)
+    }
+
+    fn train(&self, output: &str, extra: &[&str]) -> std::process::Command {
+        let mut train = command("edge-patch", self.home.path());
+        let fixed = ["train", "--encoder", "bundle", "--task", "task.json", "--train", "train.tsv", "--dev", "dev.tsv"];
+        train.current_dir(self.home.path()).args(fixed).args(["-o", output]).args(extra);
+        train
+    }
+}
+
+#[test]
+fn a_trained_patch_answers_and_is_the_same_each_time() {
+    let place = Place::new();
+    let recipe = ["--lr", "1e-2", "--epochs", "4", "--seeds", "2", "--log", "log.jsonl"];
+    let said = assert_succeeded(&place.train("mood.bias", &recipe).output().unwrap());
+    assert!(said.contains("deviation") && said.contains("accuracy 1.0000"), "{said}");
+    assert!(!place.path("mood.bias.training").exists() && !place.path("mood.bias.lock").exists());
+    assert_succeeded(&place.train("again.bias", &[&recipe[..], &["--threads", "2"]].concat()).output().unwrap());
+    assert_eq!(fs::read(place.path("mood.bias")).unwrap(), fs::read(place.path("again.bias")).unwrap());
+    let log = fs::read_to_string(place.path("log.jsonl")).unwrap();
+    let events: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let losses: Vec<f64> =
+        events.iter().filter(|e| e["event"] == "pass").map(|e| e["loss"].as_f64().unwrap()).collect();
+    assert_eq!(losses.len(), 2 * 2 * 4);
+    assert!(losses[3] < 0.7 * losses[0], "{losses:?}");
+
+    let evaluate = |extra: &[&str]| {
+        let mut evaluate = command("edge-patch", place.home.path());
+        let fixed = ["evaluate", "mood.bias", "dev.tsv", "--encoder", "bundle"];
+        assert_succeeded(&evaluate.current_dir(place.home.path()).args(fixed).args(extra).output().unwrap())
+    };
+    let found: Value = serde_json::from_str(&evaluate(&["--json"])).unwrap();
+    assert_eq!(found["confusion"], json!([[20, 0], [0, 20]]));
+    assert_eq!(found["metrics"][0], json!(["accuracy", 1.0]));
+    let said = evaluate(&[]);
+    for part in ["bytes", "accuracy", "Matthews", "calibration", "<- given"] {
+        assert!(said.contains(part), "{part} in {said}");
+    }
+    // The score is of these values: converting them makes it one of before.
+    let metric = "accuracy 1.0000 on 40 texts";
+    assert_eq!(Patch::open(&place.path("mood.bias")).unwrap().metadata()["metric"], metric);
+    let mut convert = command("edge-patch", place.home.path());
+    let fixed = ["convert", "mood.bias", "--encoder", "bundle", "--encoding", "i4", "-o", "small.bias"];
+    assert_succeeded(&convert.current_dir(place.home.path()).args(fixed).output().unwrap());
+    let notes = Patch::open(&place.path("small.bias")).unwrap().metadata().clone();
+    assert!(!notes.contains_key("metric") && notes["metric before conversion"] == metric, "{notes:?}");
+    // Only what was asked for is stored, and the frozen encoder is a head alone.
+    let slots = |name: &str, terms: &str| {
+        assert_succeeded(&place.train(name, &["--epochs", "1", "--slots", terms]).output().unwrap());
+        let patch = Patch::open(&place.path(name)).unwrap();
+        patch.check(place.bundle.manifest()).unwrap();
+        patch.slots().iter().map(|slot| slot.id.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(slots("two.bias", "bq,bm2"), ["bq.0", "bm2.0", "bq.1", "bm2.1"]);
+    assert!(slots("frozen.bias", "none").is_empty());
+}
+
+#[test]
+fn a_training_that_is_killed_goes_on_to_the_same_patch() {
+    let place = Place::new();
+    // Long enough to be caught in the middle many times.
+    let recipe = ["--lr", "3e-3,1e-2", "--epochs", "16", "--batch", "2"];
+    assert_succeeded(&place.train("whole.bias", &recipe).output().unwrap());
+    let mut kills = 0;
+    for attempt in 0u64.. {
+        let mut child = place.train("parts.bias", &recipe).stdout(Stdio::null()).spawn().unwrap();
+        // Other moments each time, counted from its first new checkpoint, so that every attempt gets further.
+        let checkpoint = place.path("parts.bias.training");
+        let kept = || fs::metadata(&checkpoint).and_then(|m| m.modified()).ok();
+        let before = kept();
+        while kept() == before && child.try_wait().unwrap().is_none() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        std::thread::sleep(Duration::from_millis(attempt * 7 % 31));
+        if child.try_wait().unwrap().is_some_and(|status| status.success()) {
+            break;
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        kills += 1;
+        assert!(kills < 1000, "it never ends");
+    }
+    println!("killed {kills} times");
+    assert!(kills >= 5, "killed {kills} times only");
+    assert_eq!(fs::read(place.path("whole.bias")).unwrap(), fs::read(place.path("parts.bias")).unwrap());
+    assert!(!place.path("parts.bias.training").exists());
+}
+
+#[test]
+fn bad_trainings_are_refused() {
+    let place = Place::new();
+    let refused = |extra: &[&str], parts: &[&str]| {
+        assert_refused(&place.train("x.bias", extra).output().unwrap(), parts);
+        assert!(!place.path("x.bias").exists());
+    };
+    let with = |name: &str, text: &str| fs::write(place.path(name), text).unwrap();
+    let good = fs::read_to_string(place.path("train.tsv")).unwrap();
+
+    with("train.tsv", &(good.clone() + "why\t7\n\t1\n"));
+    refused(&[], &["train.tsv", "2 that are not", "line 98", "expected one of bad, good, found \"7\"", "--skip-bad"]);
+    assert_succeeded(&place.train("skip.bias", &["--skip-bad", "--epochs", "1"]).output().unwrap());
+    with("train.tsv", "sentence\tlabel\ngood\t1\nvery good\t1\n");
+    refused(&[], &["train.tsv", "at least two that differ", "the same on every row"]);
+    with("train.tsv", "sentence\tlabel\n");
+    refused(&[], &["train.tsv", "expected labelled texts, found none"]);
+    with("train.tsv", "sentence\tmood\ngood\t1\n");
+    refused(&[], &["train.tsv", "expected a label, found none"]);
+    with("train.tsv", "sentence1\tsentence2\tlabel\ngood\tbad\t1\n");
+    refused(&[], &["expected 1 texts, found 2"]);
+    with("train.tsv", &good);
+    for wrong in ["bq,bx", "bk"] {
+        let output = place.train("x.bias", &["--slots", wrong]).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    refused(&["--slots", "bq,bpool"], &["--slots", "terms that this encoder and task have", "bpool"]);
+    let task = fs::read_to_string(place.path("task.json")).unwrap();
+    with("task.json", &task.replace("40", "4000"));
+    refused(&[], &["max_length", "expected at most 48"]);
+    with("task.json", &task);
+    fs::write(place.path("x.bias.training"), "no state").unwrap();
+    refused(&[], &["x.bias.training", "damaged", "remove the file"]);
+    fs::remove_file(place.path("x.bias.training")).unwrap();
+    // The state of another recipe is not mistaken for this one's.
+    let mut child = place.train("x.bias", &["--epochs", "400", "--batch", "1"]).spawn().unwrap();
+    while !place.path("x.bias.training").exists() {
+        assert!(child.try_wait().unwrap().is_none(), "it ended before its first checkpoint");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    refused(&["--epochs", "400", "--batch", "1"], &["x.bias", "one training at a time"]);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    refused(&["--epochs", "1"], &["x.bias.training", "of another training", "remove the file"]);
+}
