@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bias_patch::{Bundle, Element};
+use bias_patch::Bundle;
 use serde::Serialize;
 
 use crate::{
@@ -222,10 +222,7 @@ pub fn bench(bundle: Bundle, options: &BenchOptions) -> Result<Report> {
     let load = encoder.load_timing();
     Ok(Report {
         name: manifest.name.clone(),
-        weights: match manifest.weights() {
-            Element::F32 => "f32",
-            Element::I8 => "int8",
-        },
+        weights: manifest.weights().option(),
         arithmetic: encoder.arithmetic(),
         threads: options.engine.threads,
         load_tokenizer_ms: load.tokenizer.as_secs_f64() * 1e3,

@@ -67,6 +67,14 @@ impl Element {
         }
     }
 
+    /// What `edge-export --weights` calls it.
+    pub fn option(self) -> &'static str {
+        match self {
+            Element::F32 => "f32",
+            Element::I8 => "int8",
+        }
+    }
+
     /// Bytes of one.
     pub fn bytes(self) -> u64 {
         match self {

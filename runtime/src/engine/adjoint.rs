@@ -17,8 +17,8 @@ use tract_onnx::tract_core::internal::*;
 use super::{
     attention::{Heads, Projections, attend},
     machine::{Machine, Scratch},
-    operators::{Norm, Operator, Work, embed},
-    product::{Biases, Layer, Operand, multiply_transposed},
+    operators::{Norm, Operator, Work, embed, first_rows},
+    product::{Biases, Layer, multiply_transposed, project},
 };
 
 /// The operators of a lowered graph in their order, each with the steps that its activations come from.
@@ -256,13 +256,7 @@ fn forward<'m>(
         Work::Attention { layers, heads } => {
             let hidden = layers[0].weight.columns();
             let mut projections = machine.scratch(count * 3 * hidden);
-            let depth = layers[0].weight.rows();
-            machine.split(&mut projections, 3 * hidden, |rows, out| {
-                let x = Operand::new(machine, &inputs[0][rows.start * depth..rows.end * depth], &layers[0].weight);
-                for (at, layer) in layers.iter().enumerate() {
-                    x.multiply(machine, layer, biases.of(rows.clone()), &mut out[at * hidden..], 3 * hidden);
-                }
-            });
+            project(machine, inputs[0], layers, biases, &mut projections);
             let mut out = machine.scratch(count * hidden);
             attend(machine, Projections { values: &projections, hidden, heads: *heads }, batch.starts, &mut out);
             Ok((out, Saved::Attention { projections }))
@@ -271,9 +265,7 @@ fn forward<'m>(
             let width = inputs[0].len() / count.max(1);
             let starts = &batch.starts[..batch.starts.len() - 1];
             let mut out = machine.scratch(starts.len() * width);
-            for (out, start) in out.chunks_mut(width).zip(starts) {
-                out.copy_from_slice(&inputs[0][*start as usize * width..][..width]);
-            }
+            first_rows(inputs[0], width, starts, &mut out);
             Ok((out, Saved::Nothing))
         }
     }
@@ -367,11 +359,7 @@ fn backward<'m>(
 
 /// x W + b into rows of `out`.
 fn linear(machine: &Machine, x: &[f32], layer: &Layer, biases: Biases<'_>, out: &mut [f32]) {
-    let (depth, width) = (layer.weight.rows(), layer.weight.columns());
-    machine.split(out, width, |rows, out| {
-        let x = Operand::new(machine, &x[rows.start * depth..rows.end * depth], &layer.weight);
-        x.multiply(machine, layer, biases.of(rows), out, width);
-    });
+    project(machine, x, std::slice::from_ref(layer), biases, out);
 }
 
 /// The gradient of what went into a layer, `d W^T`; none if it is not needed.
@@ -485,7 +473,7 @@ fn attention_adjoint(
             all.shares(queries, keys, 3 * hidden, scale, &mut shares);
             turn(&shares, length, &mut turned);
             all.weigh(&turned, d_context, hidden, &mut d[2 * hidden + column..], 3 * hidden);
-            all.products(d_context, hidden, values, 3 * hidden, &mut d_shares);
+            all.products(d_context, hidden, values, 3 * hidden, 1.0, &mut d_shares);
             for (d, shares) in d_shares.chunks_mut(length).zip(shares.chunks(length)) {
                 let mean: f32 = d.iter().zip(shares).map(|(d, share)| d * share).sum();
                 d.iter_mut().zip(shares).for_each(|(d, share)| *d = share * (*d - mean) * scale);

@@ -30,23 +30,18 @@ pub(super) struct Heads<'a> {
 impl Heads<'_> {
     /// softmax(q k^T scale), `[S, S]`.
     pub fn shares(&self, queries: &[f32], keys: &[f32], stride: usize, scale: f32, out: &mut [f32]) {
-        let (length, width) = (self.length, self.width);
-        let mut panels = self.machine.scratch(width * length.next_multiple_of(PANEL_WIDTH));
-        lay_out_keys(keys, stride, length, width, scale, &mut panels);
-        let queries = Rows { data: queries, stride, count: length };
-        let keys = Panels { data: &panels, depth: width, columns: length };
-        self.machine.kernel.multiply(queries, keys, Start::Zero, out, length);
-        for row in out.chunks_mut(length) {
+        self.products(queries, stride, keys, stride, scale, out);
+        for row in out.chunks_mut(self.length) {
             let sum = self.machine.kernel.exponentials(row);
             row.iter_mut().for_each(|share| *share *= 1.0 / sum);
         }
     }
 
-    /// a b^T, `[S, S]`, of rows `[S, D]`.
-    pub fn products(&self, a: &[f32], a_stride: usize, b: &[f32], b_stride: usize, out: &mut [f32]) {
+    /// a b^T scale, `[S, S]`, of rows `[S, D]`.
+    pub fn products(&self, a: &[f32], a_stride: usize, b: &[f32], b_stride: usize, scale: f32, out: &mut [f32]) {
         let (length, width) = (self.length, self.width);
         let mut panels = self.machine.scratch(width * length.next_multiple_of(PANEL_WIDTH));
-        lay_out_keys(b, b_stride, length, width, 1.0, &mut panels);
+        lay_out_keys(b, b_stride, length, width, scale, &mut panels);
         let b = Panels { data: &panels, depth: width, columns: length };
         self.machine.kernel.multiply(Rows { data: a, stride: a_stride, count: length }, b, Start::Zero, out, length);
     }

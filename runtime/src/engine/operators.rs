@@ -13,7 +13,7 @@ use tract_onnx::tract_core::internal::*;
 use super::{
     attention::{Projections, attend},
     machine::Machine,
-    product::{Biases, Layer, Operand},
+    product::{Biases, Layer, Operand, project},
     weights::Weight,
 };
 
@@ -116,22 +116,13 @@ impl Operator {
             Work::Attention { layers, heads } => {
                 let (x, starts) = (floats(&inputs[0])?, ints(&inputs[1])?);
                 let (depth, hidden) = (layers[0].weight.rows(), layers[0].weight.columns());
-                let stride = layers.len() * hidden;
-                let mut projections = machine.scratch(x.len() / depth * stride);
-                machine.split(&mut projections, stride, |rows, out| {
-                    let x = Operand::new(machine, &x[rows.start * depth..rows.end * depth], &layers[0].weight);
-                    for (at, layer) in layers.iter().enumerate() {
-                        x.multiply(machine, layer, biases.of(rows.clone()), &mut out[at * hidden..], stride);
-                    }
-                });
+                let mut projections = machine.scratch(x.len() / depth * layers.len() * hidden);
+                project(machine, x, layers, biases, &mut projections);
                 attend(machine, Projections { values: &projections, hidden, heads: *heads }, starts, out);
             }
             Work::First => {
                 let (width, starts) = (inputs[0].shape()[1], ints(&inputs[1])?);
-                let x = floats(&inputs[0])?;
-                for (out, start) in out.chunks_mut(width).zip(starts) {
-                    out.copy_from_slice(&x[*start as usize * width..][..width]);
-                }
+                first_rows(floats(&inputs[0])?, width, starts, out);
             }
         }
         Ok(())
@@ -150,6 +141,13 @@ pub(super) fn embed(work: &Work, ids: &[i64], kinds: &[i64], starts: &[i64], out
         }
     }
     Ok(())
+}
+
+/// The first row of each sequence.
+pub(super) fn first_rows(x: &[f32], width: usize, starts: &[i64], out: &mut [f32]) {
+    for (out, start) in out.chunks_mut(width).zip(starts) {
+        out.copy_from_slice(&x[*start as usize * width..][..width]);
+    }
 }
 
 fn add_row(table: &Weight, at: i64, out: &mut [f32]) -> TractResult<()> {

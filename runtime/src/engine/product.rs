@@ -83,6 +83,19 @@ impl<'a> Operand<'a> {
     }
 }
 
+/// x W + b of layers of one shape that read the same rows `[N, K]`, side by side in rows of `out`.
+pub(super) fn project(machine: &Machine, x: &[f32], layers: &[Layer], biases: Biases<'_>, out: &mut [f32]) {
+    let Some(first) = layers.first() else { return };
+    let (depth, width) = (first.weight.rows(), first.weight.columns());
+    let stride = layers.len() * width;
+    machine.split(out, stride, |rows, out| {
+        let x = Operand::new(machine, &x[rows.start * depth..rows.end * depth], &first.weight);
+        for (at, layer) in layers.iter().enumerate() {
+            x.multiply(machine, layer, biases.of(rows.clone()), &mut out[at * width..], stride);
+        }
+    });
+}
+
 /// Weights in codes and activations in f32.
 fn multiply_widened(
     machine: &Machine,

@@ -58,10 +58,7 @@ impl Weights {
             }
         }
         if let (false, Some(reason)) = (bundle.has_weights(), reason) {
-            let weights = match manifest.weights() {
-                Element::F32 => "f32",
-                Element::I8 => "int8",
-            };
+            let weights = manifest.weights().option();
             return Err(Error::PanelsLost { path: bundle.dir().to_owned(), reason, weights });
         }
         // There are none, or they are of another version or damaged: they are made again.

@@ -137,7 +137,7 @@ pub fn train(
     let trainer = Trainer::new(encoder, task, learn, judge, recipe)?;
     // What would be wrong with the patch in the end is said now.
     trainer.patch(&trainer.begin(0).parameters)?.check(encoder.bundle().manifest())?;
-    let mut state = Checkpoint::open(checkpoint, trainer.fingerprint())?;
+    let mut state = Checkpoint::open(checkpoint, trainer.fingerprint)?;
     while state.done.len() < runs.len() {
         let at = state.done.len();
         let (rate, seed) = runs[at];
@@ -228,6 +228,7 @@ struct Trainer<'a> {
     recipe: &'a Recipe,
     /// For each slot of the encoder whether it is trained.
     wanted: Vec<bool>,
+    /// What a checkpoint has to be of: everything that decides the result, the kernel's rounding included.
     fingerprint: Digest,
 }
 
@@ -242,16 +243,16 @@ impl<'a> Trainer<'a> {
         let manifest = encoder.bundle().manifest();
         let pooler = task.kind().pooling() == Some(Pooling::Pooler);
         let trainable = |term: Term| term != Term::Key && (term != Term::Pooler || pooler);
-        for (field, there, expected) in [
-            ("texts to learn from", learn.len(), "at least one"),
-            ("texts to be judged by", judge.len(), "at least one"),
-            ("texts to a step", recipe.batch, "at least one"),
-            ("learning rates", recipe.rates.len(), "at least one"),
-            ("seeds", recipe.seeds.len(), "at least one"),
-            ("passes", usize::from(recipe.epochs > 0), "at least one"),
+        for (field, there) in [
+            ("texts to learn from", learn.len()),
+            ("texts to be judged by", judge.len()),
+            ("texts to a step", recipe.batch),
+            ("learning rates", recipe.rates.len()),
+            ("seeds", recipe.seeds.len()),
+            ("passes", usize::from(recipe.epochs > 0)),
         ] {
             if there == 0 {
-                return Err(wrong(field, expected, "none"));
+                return Err(wrong(field, "at least one", "none"));
             }
         }
         let most = u64::MAX / learn.len() as u64;
@@ -275,11 +276,6 @@ impl<'a> Trainer<'a> {
             wanted: wanted.collect(),
             fingerprint: digester.finish(),
         })
-    }
-
-    /// What a checkpoint has to be of: everything that decides the result, the kernel's rounding included.
-    fn fingerprint(&self) -> Digest {
-        self.fingerprint
     }
 
     fn hidden(&self) -> usize {
