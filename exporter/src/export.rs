@@ -13,7 +13,7 @@ use std::{
 
 use bias_patch::{
     Bundle, Digest, Digester, Element, FileEntry, Frozen, Golden, MANIFEST, Manifest, PanelIndex, Store, TensorEntry,
-    atomic::StagedDir,
+    VOCABULARY, atomic::StagedDir, vocabulary_of,
 };
 use hf_checkpoint::Checkpoint;
 use ndarray::Array;
@@ -110,6 +110,9 @@ pub fn export(
         Ok(())
     };
     small("tokenizer.json", &tokenizer)?;
+    if let Some(words) = vocabulary_of(&tokenizer)? {
+        small(VOCABULARY, &words)?;
+    }
     small("encoder.onnx", &model.encode_to_vec())?;
 
     progress(Progress::Stage("computing the golden output", 0));
@@ -191,11 +194,11 @@ fn check_replaceable(target: &Path) -> Result<()> {
         Err(source) => return Err(Error::Io { path: target.to_owned(), action: "read", source }),
     };
     let panels = [Element::F32, Element::I8].map(PanelIndex::file_name);
-    let of_bundle = ["weights.bin", "base.bias", "tokenizer.json", "encoder.onnx", MANIFEST, &panels[0], &panels[1]];
+    let files = ["weights.bin", "base.bias", "tokenizer.json", VOCABULARY, "encoder.onnx", MANIFEST];
     let mut empty = true;
     for entry in entries {
         let entry = entry.map_err(|source| Error::Io { path: target.to_owned(), action: "read", source })?;
-        let known = of_bundle.iter().any(|known| entry.file_name() == *known);
+        let known = files.into_iter().chain(panels.iter().map(String::as_str)).any(|known| entry.file_name() == *known);
         if !known || !entry.path().is_file() {
             return Err(Error::Occupied { path: entry.path() });
         }

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, fs, path::Path};
 
-use bias_patch::{ALIGNMENT, Bundle, Slot, TensorEntry};
+use bias_patch::{ALIGNMENT, Bundle, Slot, TensorEntry, VOCABULARY, vocabulary_of};
 use prost::Message;
 
 use crate::{
@@ -28,6 +28,7 @@ pub fn verify(dir: &Path, progress: &mut dyn FnMut(Progress)) -> Result<Bundle> 
     ));
     bundle.verify(|bytes| progress(Progress::Advance(bytes)))?;
     bundle.base()?;
+    check_vocabulary(&bundle)?;
 
     let path = dir.join("encoder.onnx");
     let bytes = fs::read(&path).map_err(|source| Error::Io { path: path.clone(), action: "read", source })?;
@@ -58,6 +59,22 @@ pub fn verify(dir: &Path, progress: &mut dyn FnMut(Progress)) -> Result<Bundle> 
         return Err(Error::Golden { path: dir.to_owned(), bound: GOLDEN_BOUND, difference });
     }
     Ok(bundle)
+}
+
+/// The words of `vocabulary.bin` are those of `tokenizer.json`.
+fn check_vocabulary(bundle: &Bundle) -> Result<()> {
+    if !bundle.manifest().files.contains_key(VOCABULARY) {
+        return Ok(());
+    }
+    let read = |name: &str| {
+        let path = bundle.dir().join(name);
+        fs::read(&path).map_err(|source| Error::Io { path, action: "read", source })
+    };
+    let due = vocabulary_of(&read("tokenizer.json")?).map_err(|e| e.in_file(&bundle.dir().join("tokenizer.json")))?;
+    match due {
+        Some(due) if due == read(VOCABULARY)? => Ok(()),
+        _ => Err(bad(VOCABULARY, "the words of tokenizer.json", "others")),
+    }
 }
 
 /// Every slot an input with its default in `base.bias`, every tensor an initializer in `weights.bin`, all aligned.

@@ -91,7 +91,7 @@ impl Encoder {
     /// As [`Encoder::open`].
     pub fn load(bundle: Bundle, options: EngineOptions) -> Result<Self> {
         let begun = Instant::now();
-        let tokenizer = Tokenizer::open(&bundle.file("tokenizer.json")?)?;
+        let tokenizer = Tokenizer::open(&bundle)?;
         let tokenized = Instant::now();
         let base = bundle.base()?;
         let engine = Engine::load(&bundle, options)?;

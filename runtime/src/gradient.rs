@@ -28,6 +28,11 @@ impl Tokenized {
         self.tokens.len()
     }
 
+    /// Token ids, special tokens included.
+    pub fn ids(&self) -> &[u32] {
+        &self.tokens.ids
+    }
+
     /// The first token of each word of the first text; none for words that were cut off.
     pub fn words(&self) -> &[Option<usize>] {
         &self.words

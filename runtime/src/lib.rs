@@ -34,6 +34,7 @@ mod kernels;
 mod mapped;
 mod memory;
 mod text;
+mod word_piece;
 
 pub use answer::{Answer, Prediction, Ranked, Span, Tag, Timing};
 pub use bias_patch::{Bundle, Patch, Store};

@@ -1,4 +1,4 @@
-//! Weights in a mapped file: read-only, used where they lie, shared by every process that maps them.
+//! A mapped file: read-only, used where it lies, shared by every process that maps it.
 //!
 //! What happens if the file changes underneath: whoever writes into it changes the weights of a running encoder, and
 //! whoever truncates it makes the next touch of a lost page kill the process (SIGBUS). The tools of this project never
@@ -11,7 +11,7 @@ use memmap2::Mmap;
 
 use crate::{Error, Result};
 
-/// A mapped file of little-endian numbers.
+/// A mapped file.
 #[derive(Debug)]
 pub(crate) struct Mapped {
     map: Mmap,
@@ -34,5 +34,11 @@ impl Mapped {
         let part = self.map.get(start..start.checked_add(usize::try_from(bytes).ok()?)?)?;
         // The machine's own byte order is the file's on every target: see `lib.rs`.
         bytemuck::try_cast_slice(part).ok()
+    }
+}
+
+impl AsRef<[u8]> for Mapped {
+    fn as_ref(&self) -> &[u8] {
+        &self.map
     }
 }

@@ -2,12 +2,13 @@
 //!
 //! In: one text or two. Out: token ids with special tokens, cut to a limit as Hugging Face's `truncation=True` cuts
 //! them, with the characters that each token stands for. The tokenizer file is the checkpoint's, run by the
-//! `tokenizers` crate.
+//! `tokenizers` crate; where the bundle has its words in a `vocabulary.bin`, they are searched there.
 
 use std::path::{Path, PathBuf};
 
+use bias_patch::{Bundle, VOCABULARY, Vocabulary};
 use tokenizers::{
-    Encoding, Tokenizer as Inner,
+    Encoding, PostProcessorWrapper, Tokenizer as WholeTokenizer,
     tokenizer::PostProcessor,
     utils::truncation::{TruncationDirection, TruncationParams, TruncationStrategy, truncate_encodings},
 };
@@ -16,6 +17,8 @@ use crate::{
     Error, Result,
     engine::{Biases, Sequence},
     error::TextError,
+    mapped::Mapped,
+    word_piece::{MappedTokenizer, mapped_tokenizer},
 };
 
 /// What a task answers: one text, or two that belong together.
@@ -95,13 +98,49 @@ pub(crate) struct Tokenizer {
     path: PathBuf,
 }
 
+/// The `tokenizers` crate's, with its words in memory or in a mapped file.
+enum Inner {
+    Whole(Box<WholeTokenizer>),
+    Mapped(Box<MappedTokenizer>),
+}
+
+impl Inner {
+    fn encode(&self, text: &str) -> tokenizers::Result<Encoding> {
+        match self {
+            Inner::Whole(inner) => inner.encode_char_offsets(text, false),
+            Inner::Mapped(inner) => inner.encode_char_offsets(text, false),
+        }
+    }
+
+    fn post_process(&self, first: Encoding, second: Option<Encoding>) -> tokenizers::Result<Encoding> {
+        match self {
+            Inner::Whole(inner) => inner.post_process(first, second, true),
+            Inner::Mapped(inner) => inner.post_process(first, second, true),
+        }
+    }
+
+    fn post_processor(&self) -> Option<&PostProcessorWrapper> {
+        match self {
+            Inner::Whole(inner) => inner.get_post_processor(),
+            Inner::Mapped(inner) => inner.get_post_processor(),
+        }
+    }
+}
+
 impl Tokenizer {
-    /// Reads a `tokenizer.json`.
-    pub fn open(path: &Path) -> Result<Self> {
-        let mut inner = Inner::from_file(path).map_err(failed(path))?;
+    /// The tokenizer of a bundle.
+    pub fn open(bundle: &Bundle) -> Result<Self> {
+        if bundle.manifest().files.contains_key(VOCABULARY) {
+            let path = bundle.file(VOCABULARY)?;
+            let words = Vocabulary::parse(Mapped::open(&path)?).map_err(|e| e.in_file(&path))?;
+            let inner = mapped_tokenizer(words).map_err(failed(&path))?;
+            return Ok(Tokenizer { inner: Inner::Mapped(Box::new(inner)), path });
+        }
+        let path = bundle.file("tokenizer.json")?;
+        let mut inner = WholeTokenizer::from_file(&path).map_err(failed(&path))?;
         // Limits are the task's, and sequences are never padded.
-        inner.with_truncation(None).map_err(failed(path))?.with_padding(None);
-        Ok(Tokenizer { inner, path: path.to_owned() })
+        inner.with_truncation(None).map_err(failed(&path))?.with_padding(None);
+        Ok(Tokenizer { inner: Inner::Whole(Box::new(inner)), path })
     }
 
     /// Tokens of one text or a pair, at most `limit`; of a pair the longer text is cut first.
@@ -154,7 +193,7 @@ impl Tokenizer {
 
     /// Tokens of a text without special tokens.
     fn plain(&self, text: &str) -> Result<Encoding> {
-        self.inner.encode_char_offsets(text, false).map_err(failed(&self.path))
+        self.inner.encode(text).map_err(failed(&self.path))
     }
 
     /// Tokens of a second text: of type 1, for post-processors that leave types as they are.
@@ -166,12 +205,12 @@ impl Tokenizer {
 
     /// Number of special tokens.
     fn special(&self, pair: bool) -> usize {
-        self.inner.get_post_processor().map_or(0, |p| p.added_tokens(pair))
+        self.inner.post_processor().map_or(0, |p| p.added_tokens(pair))
     }
 
     /// Adds special tokens.
     fn finish(&self, first: Encoding, second: Option<Encoding>, truncated: bool) -> Result<Tokens> {
-        let encoding = self.inner.post_process(first, second, true).map_err(failed(&self.path))?;
+        let encoding = self.inner.post_process(first, second).map_err(failed(&self.path))?;
         Ok(Tokens::new(&encoding, truncated))
     }
 }

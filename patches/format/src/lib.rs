@@ -20,6 +20,7 @@ mod patch;
 mod slot;
 mod store;
 mod task;
+mod vocabulary;
 mod wire;
 
 pub use bundle::{Base, Bundle};
@@ -34,3 +35,4 @@ pub use patch::{Head, Linear, Patch, StoredSlot};
 pub use slot::{SlotId, Term};
 pub use store::{Store, cache_dir};
 pub use task::{Kind, Pooling, Task};
+pub use vocabulary::{VOCABULARY, Vocabulary, vocabulary_of};

@@ -1,0 +1,107 @@
+//! The mapped vocabulary gives the token ids of `tokenizer.json`, whatever the text.
+
+use std::{fs, path::Path};
+
+use bias_patch::{Bundle, MANIFEST, VOCABULARY};
+use edge_export::verify;
+use edge_run::{Encoder, Text};
+use system_tests::{ENCODERS, real_bundle, small_bundle, task};
+use tempfile::TempDir;
+
+/// What is hard for a tokenizer: cases, accents, scripts without spaces, long words, special tokens as text, controls.
+const HARD: [&str; 14] = [
+    "The film was good!",
+    "unhappy, very unhappily bad",
+    "CAFÉ café cafe\u{301} ﬁlm",
+    "電影很好 the 映画",
+    "un un-happy unun ##happy # ##",
+    "[CLS] good [SEP] bad [UNK] [MASK]",
+    "good\u{0}bad\u{ad}\u{200b} \u{feff}film\tvery\r\nbad",
+    "👍🏽 naïve Ω≈ç√ ½ …—",
+    "'s don't $5.00 a_b x/y e@f.g",
+    "İstanbul ǅ ß ſ",
+    "ا ل ع ر ب ي ة हिन्दी",
+    "!!!???...,,,",
+    "a",
+    "goodgoodbadgoodunhappyverygoodgoodbadgoodunhappyverygoodgoodbadgoodunhappyverygoodgoodbadgoodunhappyverygoodgood",
+];
+
+/// The bundle as it was before there were vocabularies: an entry less in the manifest, and a file.
+fn without_vocabulary(bundle: &Bundle, dir: &Path) -> Bundle {
+    for entry in fs::read_dir(bundle.dir()).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), dir.join(entry.file_name())).unwrap();
+    }
+    let text = fs::read(dir.join(MANIFEST)).unwrap();
+    let mut manifest: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    manifest["files"].as_object_mut().unwrap().remove(VOCABULARY).expect("a vocabulary");
+    fs::write(dir.join(MANIFEST), manifest.to_string()).unwrap();
+    fs::remove_file(dir.join(VOCABULARY)).unwrap();
+    Bundle::open(dir).unwrap()
+}
+
+/// Compares the ids of every text, alone and paired with the one before; gives how many texts there were.
+fn compare(bundle: &Bundle, texts: &[String]) -> usize {
+    let dir = TempDir::new().unwrap();
+    let whole = Encoder::open(without_vocabulary(bundle, dir.path()).dir()).unwrap();
+    let mapped = Encoder::open(bundle.dir()).unwrap();
+    let (one, two) = (task("one", "classification", 1), task("two", "classification", 2));
+    let mut before = "good";
+    for text in texts {
+        for (task, text) in [(&one, Text::one(text)), (&two, Text::pair(before, text))] {
+            let due = whole.tokenized(task, &text).unwrap();
+            let found = mapped.tokenized(task, &text).unwrap();
+            assert_eq!(found.ids(), due.ids(), "{text:?}");
+            assert_eq!(found.words(), due.words(), "{text:?}");
+        }
+        before = text;
+    }
+    texts.len()
+}
+
+#[test]
+fn ids_are_those_of_the_whole_tokenizer() {
+    let mut compared = 0;
+    for name in ENCODERS {
+        let (_dir, bundle) = small_bundle(name);
+        if bundle.manifest().files.contains_key(VOCABULARY) {
+            compare(&bundle, &HARD.map(str::to_owned));
+            compared += 1;
+        }
+    }
+    // BERT thrice, DistilBERT and ELECTRA; the others have no WordPiece.
+    assert_eq!(compared, 5);
+}
+
+#[test]
+fn a_vocabulary_of_other_words_is_found_by_verify() {
+    let (_dir, bundle) = small_bundle("bert");
+    let path = bundle.dir().join(VOCABULARY);
+    let mut bytes = fs::read(&path).unwrap();
+    let at = bytes.len() - 1;
+    bytes[at] ^= 1;
+    fs::write(&path, &bytes).unwrap();
+    let error = verify(bundle.dir(), &mut |_| ()).map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains(VOCABULARY), "{error}");
+    // A manifest that agrees with the wrong words does not help.
+    let text = fs::read_to_string(bundle.dir().join(MANIFEST)).unwrap();
+    let old = bundle.manifest().files[VOCABULARY].sha256.to_string();
+    let new = bias_patch::Digest::of(&bytes).to_string();
+    fs::write(bundle.dir().join(MANIFEST), text.replace(&old, &new)).unwrap();
+    let error = verify(bundle.dir(), &mut |_| ()).map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains("the words of tokenizer.json"), "{error}");
+}
+
+#[test]
+#[ignore = "needs the real encoder and EDGE_REFERENCE"]
+fn ids_of_whole_data_sets_are_those_of_the_whole_tokenizer() {
+    let bundle = real_bundle();
+    compare(&bundle, &HARD.map(str::to_owned));
+    let data = Path::new(&std::env::var_os("EDGE_REFERENCE").expect("EDGE_REFERENCE names the reference directory"))
+        .join("data");
+    for set in ["SST-2", "MRPC", "STS-B", "CoLA", "RTE", "UD-EWT-POS"] {
+        let text = fs::read_to_string(data.join(set).join("dev.tsv")).unwrap();
+        let texts: Vec<String> = text.lines().map(|line| line.replace('\t', " ")).collect();
+        println!("{set:12} {} lines, the same ids", compare(&bundle, &texts));
+    }
+}
