@@ -100,10 +100,11 @@ impl<B: AsRef<[u8]>> Vocabulary<B> {
         let count = |at: usize| u64::from(word_at(&whole[PREAMBLE_BYTES - 16..], at).unwrap_or(0));
         let (places, tokens) = (count(1), count(2));
         // Sums of four numbers below 2^35.
-        let ends = [count(0), 4 * places, 8 * tokens, count(3)].into_iter().scan(PREAMBLE_BYTES as u64, |end, bytes| {
-            *end += bytes;
-            Some(*end)
-        });
+        let ends =
+            [count(0), 4 * places, 8 * tokens, count(3)].into_iter().scan(PREAMBLE_BYTES as u64, |end, bytes| {
+                *end += bytes;
+                Some(*end)
+            });
         let ends: Vec<u64> = ends.collect();
         if ends[3] != whole.len() as u64 {
             let found = whole.len() as u64;
@@ -231,7 +232,8 @@ mod tests {
     #[test]
     fn damaged_bytes_are_refused_or_find_nothing() {
         let whole = made();
-        for (at, said) in [(0, "BIASVOCB"), (8, "version"), (12, "bytes"), (16, "bytes"), (20, "bytes"), (24, "bytes")] {
+        for (at, said) in [(0, "BIASVOCB"), (8, "version"), (12, "bytes"), (16, "bytes"), (20, "bytes"), (24, "bytes")]
+        {
             let mut bytes = whole.clone();
             bytes[at] ^= 1;
             let error = Vocabulary::parse(bytes).unwrap_err().to_string();

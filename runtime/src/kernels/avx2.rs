@@ -4,9 +4,9 @@
 
 use std::arch::x86_64::{
     __m256, __m256i, _MM_HINT_T0, _mm_prefetch, _mm256_add_epi32, _mm256_and_si256, _mm256_broadcast_ss,
-    _mm256_dpbusd_avx_epi32, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_madd_epi16,
-    _mm256_set1_epi16, _mm256_set1_epi32, _mm256_setzero_ps, _mm256_setzero_si256, _mm256_slli_epi16,
-    _mm256_srai_epi16, _mm256_srli_epi16, _mm256_storeu_ps, _mm256_storeu_si256,
+    _mm256_cvtepi32_ps, _mm256_dpbusd_avx_epi32, _mm256_fmadd_ps, _mm256_fnmadd_ps, _mm256_loadu_ps,
+    _mm256_loadu_si256, _mm256_madd_epi16, _mm256_mul_ps, _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_ps,
+    _mm256_setzero_ps, _mm256_setzero_si256, _mm256_slli_epi16, _mm256_srai_epi16, _mm256_srli_epi16, _mm256_storeu_ps,
 };
 
 use bias_patch::{PANEL_GROUP, PANEL_WIDTH};
@@ -50,9 +50,9 @@ impl CodeTile for Codes {
     const ROWS: usize = 4;
     const PANELS: usize = 1;
 
-    unsafe fn dot(rows: usize, _panels: usize, job: &CodeJob) {
+    unsafe fn add(rows: usize, _panels: usize, job: &CodeJob) {
         // SAFETY: the caller vouches for AVX2 and the job; `rows` is that of the instance.
-        unsafe { instance!(dot, rows, job) }
+        unsafe { instance!(add_codes, rows, job) }
     }
 }
 
@@ -63,9 +63,9 @@ impl CodeTile for VnniCodes {
     const ROWS: usize = 6;
     const PANELS: usize = 1;
 
-    unsafe fn dot(rows: usize, _panels: usize, job: &CodeJob) {
+    unsafe fn add(rows: usize, _panels: usize, job: &CodeJob) {
         // SAFETY: the caller vouches for AVX-VNNI and the job; `rows` is that of the instance.
-        unsafe { instance!(dot_vnni, rows, job) }
+        unsafe { instance!(add_codes_vnni, rows, job) }
     }
 }
 
@@ -140,16 +140,16 @@ fn same(codes: __m256i) -> __m256i {
 /// A tile of codes: how weights and activations are made ready, and how their products are added.
 macro_rules! code_tile {
     ($name:ident, $features:literal, $weights:expr, $activations:expr, $add:expr) => {
-        /// [`CodeTile::dot`] for `R` rows and one panel, the whole tile in registers.
+        /// [`CodeTile::add`] for `R` rows and one panel, the whole tile in registers.
         ///
         /// # Safety
-        /// As [`CodeTile::dot`].
+        /// As [`CodeTile::add`].
         #[target_feature(enable = $features)]
         unsafe fn $name<const R: usize>(job: &CodeJob) {
             /// Bytes of a panel's group, and of half of it.
             const LINE: usize = PANEL_GROUP * PANEL_WIDTH;
             const HALF: usize = LINE / 2;
-            let CodeJob { x, x_stride, w, groups, out, stride, fetch, .. } = *job;
+            let CodeJob { x, x_stride, w, groups, start, start_stride, out, stride, fetch, .. } = *job;
             // SAFETY: every offset is within the ranges of the job: rows below `R`, `g` below `groups`. Fetching an
             // address, wherever it is, changes nothing.
             unsafe {
@@ -169,9 +169,20 @@ macro_rules! code_tile {
                         row[1] = $add(row[1], codes, high);
                     }
                 }
-                for (r, row) in sums.iter().enumerate() {
-                    for (half, sum) in row.iter().enumerate() {
-                        _mm256_storeu_si256(out.add(r * stride + half * LANES).cast(), *sum);
+                for half in 0..2 {
+                    let scales = _mm256_loadu_ps(job.scales.add(half * LANES));
+                    let code_sums = _mm256_loadu_ps(job.code_sums.add(half * LANES));
+                    for (r, row) in sums.iter().enumerate() {
+                        let scale = *job.x_scales.add(r * job.x_scale_stride);
+                        let (zero, step) = (_mm256_set1_ps(scale.zero), _mm256_set1_ps(scale.step));
+                        // Both are whole numbers below 2^24, and so is their difference: it is exact.
+                        let centred = _mm256_fnmadd_ps(zero, code_sums, _mm256_cvtepi32_ps(row[half]));
+                        let before = match start.is_null() {
+                            true => _mm256_setzero_ps(),
+                            false => _mm256_loadu_ps(start.add(r * start_stride + half * LANES)),
+                        };
+                        let after = _mm256_fmadd_ps(centred, _mm256_mul_ps(step, scales), before);
+                        _mm256_storeu_ps(out.add(r * stride + half * LANES), after);
                     }
                 }
             }
@@ -179,5 +190,5 @@ macro_rules! code_tile {
     };
 }
 
-code_tile!(dot, "avx2", signed_halves, unsigned_halves, add_products);
-code_tile!(dot_vnni, "avx2,avxvnni", same, same, _mm256_dpbusd_avx_epi32);
+code_tile!(add_codes, "avx2,fma", signed_halves, unsigned_halves, add_products);
+code_tile!(add_codes_vnni, "avx2,fma,avxvnni", same, same, _mm256_dpbusd_avx_epi32);

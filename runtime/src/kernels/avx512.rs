@@ -3,9 +3,9 @@
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::{
-    __m512, __m512i, _MM_HINT_T0, _mm_prefetch, _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_loadu_ps,
-    _mm512_loadu_si512, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_storeu_ps,
-    _mm512_storeu_si512,
+    __m512, __m512i, _MM_HINT_T0, _mm_prefetch, _mm512_cvtepi32_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps,
+    _mm512_fnmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mul_ps, _mm512_set1_epi32, _mm512_set1_ps,
+    _mm512_setzero_ps, _mm512_setzero_si512, _mm512_storeu_ps,
 };
 
 use bias_patch::{PANEL_GROUP, PANEL_WIDTH};
@@ -57,9 +57,9 @@ impl CodeTile for Codes {
     const ROWS: usize = 8;
     const PANELS: usize = 3;
 
-    unsafe fn dot(rows: usize, panels: usize, job: &CodeJob) {
+    unsafe fn add(rows: usize, panels: usize, job: &CodeJob) {
         // SAFETY: the caller vouches for AVX-512 VNNI and the job; `rows` and `panels` are those of the instance.
-        unsafe { instance!(dot, rows, panels, job) }
+        unsafe { instance!(add_codes, rows, panels, job) }
     }
 }
 
@@ -109,15 +109,15 @@ unsafe fn add<const R: usize, const P: usize>(job: &Job) {
     }
 }
 
-/// [`CodeTile::dot`] for `R` rows and `P` panels, the whole tile in registers.
+/// [`CodeTile::add`] for `R` rows and `P` panels, the whole tile in registers.
 ///
 /// # Safety
-/// As [`CodeTile::dot`].
+/// As [`CodeTile::add`].
 #[target_feature(enable = "avx512f,avx512vnni")]
-unsafe fn dot<const R: usize, const P: usize>(job: &CodeJob) {
+unsafe fn add_codes<const R: usize, const P: usize>(job: &CodeJob) {
     /// Bytes of a panel's group.
     const LINE: usize = PANEL_GROUP * PANEL_WIDTH;
-    let CodeJob { x, x_stride, w, panel_stride, groups, out, stride, fetch } = *job;
+    let CodeJob { x, x_stride, w, panel_stride, groups, start, start_stride, out, stride, fetch, .. } = *job;
     // SAFETY: every offset is within the ranges of the job: rows below `R`, panels below `P`, `g` below `groups`. Fetching
     // an address, wherever it is, changes nothing.
     unsafe {
@@ -142,9 +142,23 @@ unsafe fn dot<const R: usize, const P: usize>(job: &CodeJob) {
                 }
             }
         }
+        let (mut scales, mut code_sums) = ([_mm512_setzero_ps(); P], [_mm512_setzero_ps(); P]);
+        for p in 0..P {
+            scales[p] = _mm512_loadu_ps(job.scales.add(p * PANEL_WIDTH));
+            code_sums[p] = _mm512_loadu_ps(job.code_sums.add(p * PANEL_WIDTH));
+        }
         for (r, row) in sums.iter().enumerate() {
+            let scale = *job.x_scales.add(r * job.x_scale_stride);
+            let (zero, step) = (_mm512_set1_ps(scale.zero), _mm512_set1_ps(scale.step));
             for (p, sum) in row.iter().enumerate() {
-                _mm512_storeu_si512(out.add(r * stride + p * PANEL_WIDTH).cast(), *sum);
+                // Both are whole numbers below 2^24, and so is their difference: it is exact.
+                let centred = _mm512_fnmadd_ps(zero, code_sums[p], _mm512_cvtepi32_ps(*sum));
+                let before = match start.is_null() {
+                    true => _mm512_setzero_ps(),
+                    false => _mm512_loadu_ps(start.add(r * start_stride + p * PANEL_WIDTH)),
+                };
+                let after = _mm512_fmadd_ps(centred, _mm512_mul_ps(step, scales[p]), before);
+                _mm512_storeu_ps(out.add(r * stride + p * PANEL_WIDTH), after);
             }
         }
     }

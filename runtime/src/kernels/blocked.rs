@@ -1,15 +1,12 @@
 //! The loops around a product's innermost tile, the same for every vector unit.
 //!
 //! The product is cut into tiles of some rows by some panels, and its depth into blocks, so that a block of panels stays
-//! in the cache while all rows pass over it. A unit brings the tiles: [`Tile::add`] for floats, [`CodeTile::dot`] for codes
-//! of eight bits.
+//! in the cache while all rows pass over it. A unit brings the tiles: [`Tile`] for floats, [`CodeTile`] for codes of eight bits.
 #![allow(unsafe_code)]
 
 use bias_patch::{PANEL_GROUP, PANEL_WIDTH};
 
-use super::{
-    CodePanels, CodeRows, GROUP, Panels, Rows, Scale, Start, check_codes, check_product, check_transposed, wide,
-};
+use super::{CodePanels, CodeRows, GROUP, Panels, Rows, Scale, Start, check_codes, check_product, check_transposed};
 
 /// The innermost product of a vector unit.
 pub(super) trait Tile {
@@ -82,190 +79,122 @@ pub(super) trait CodeTile {
     /// Most panels of a tile.
     const PANELS: usize;
 
-    /// `out[r, c] = sum over k of x[r, k] w[k, c]`, exactly, `r` below `rows` and `c` in `panels` panels.
+    /// `out[r, c] = start[r, c] + step[r] scale[c] (sum over k of x[r, k] w[k, c] - zero[r] code_sum[c])`, the inner sum
+    /// exactly, `r` below `rows` and `c` in `panels` panels.
     ///
     /// # Safety
     /// The CPU has the unit's instructions, `rows` and `panels` are from 1 to their constants, and the pointers of `job`
     /// are as its fields say.
-    unsafe fn dot(rows: usize, panels: usize, job: &CodeJob);
+    unsafe fn add(rows: usize, panels: usize, job: &CodeJob);
 }
 
-/// Where a tile's codes are. Strides of `x` are in bytes, those of `out` in values.
+/// Where a tile's codes are, all of one group. Strides are from one row to the next, of `x` in bytes, else in values.
 pub(super) struct CodeJob {
     /// Readable for each row: `groups` times [`PANEL_GROUP`] bytes.
     pub x: *const u8,
     pub x_stride: usize,
+    /// Readable for each row: one.
+    pub x_scales: *const Scale,
+    pub x_scale_stride: usize,
     /// Readable for each panel: `groups` times [`PANEL_GROUP`] times [`PANEL_WIDTH`] bytes.
     pub w: *const i8,
     /// From one panel to the next, in bytes.
     pub panel_stride: usize,
     pub groups: usize,
+    /// Readable, both: [`PANEL_WIDTH`] values a panel.
+    pub scales: *const f32,
+    pub code_sums: *const f32,
+    /// Null for nothing; or readable for each row: [`PANEL_WIDTH`] values a panel. May be `out`.
+    pub start: *const f32,
+    pub start_stride: usize,
     /// Writable for each row: [`PANEL_WIDTH`] values a panel.
-    pub out: *mut i32,
+    pub out: *mut f32,
     pub stride: usize,
     pub fetch: Fetch<i8>,
 }
 
-/// A [`super::Kernel`] for a vector unit: `detect`, two tiles in their loops, and row arithmetic compiled for the unit's
-/// features.
-macro_rules! vector_unit {
-    ($(#[$doc:meta])* $unit:ident, $name:literal, $floats:ty, $codes:ty, $features:literal, $($feature:tt),+) => {
-        $(#[$doc])*
-        #[derive(Debug)]
-        pub(crate) struct $unit(());
-
-        impl $unit {
-            /// The kernel, if this CPU can run it.
-            pub(crate) fn detect() -> Option<&'static Self> {
-                static KERNEL: $unit = $unit(());
-                ($(is_x86_feature_detected!($feature))&&+).then_some(&KERNEL)
-            }
-        }
-
-        impl crate::kernels::Kernel for $unit {
-            fn name(&self) -> &'static str {
-                $name
-            }
-
-            fn multiply(
-                &self,
-                x: crate::kernels::Rows<'_>,
-                w: crate::kernels::Panels<'_>,
-                start: crate::kernels::Start<'_>,
-                out: &mut [f32],
-                stride: usize,
-            ) {
-                // SAFETY: `detect`, the only way to a kernel, has found the unit's features.
-                unsafe { crate::kernels::blocked::multiply::<$floats>(x, w, start, out, stride) }
-            }
-
-            fn multiply_codes(
-                &self,
-                x: crate::kernels::CodeRows<'_>,
-                w: crate::kernels::CodePanels<'_>,
-                start: crate::kernels::Start<'_>,
-                out: &mut [f32],
-                stride: usize,
-            ) {
-                #[target_feature(enable = $features)]
-                fn add_scaled(tile: crate::kernels::blocked::ScaledTile<'_>) {
-                    tile.add();
-                }
-                // SAFETY: as above.
-                unsafe { crate::kernels::blocked::multiply_codes::<$codes>(x, w, start, out, stride, |t| add_scaled(t)) }
-            }
-
-            fn multiply_transposed(
-                &self,
-                y: crate::kernels::Rows<'_>,
-                w: crate::kernels::Panels<'_>,
-                out: &mut [f32],
-                stride: usize,
-            ) {
-                #[target_feature(enable = $features)]
-                fn turn(block: &[f32], turned: &mut [f32]) {
-                    crate::kernels::wide::turn(block, turned);
-                }
-                // SAFETY: as above.
-                unsafe {
-                    crate::kernels::blocked::multiply_transposed::<$floats>(y, w, out, stride, |a, b| turn(a, b))
-                }
-            }
-
-            fn activate_adjoint(&self, activation: bias_patch::Activation, values: &[f32], gradients: &mut [f32]) {
-                #[target_feature(enable = $features)]
-                fn activate_adjoint(activation: bias_patch::Activation, values: &[f32], gradients: &mut [f32]) {
-                    crate::kernels::wide::activate_adjoint(activation, values, gradients);
-                }
-                // SAFETY: as above.
-                unsafe { activate_adjoint(activation, values, gradients) }
-            }
-
-            fn encode(&self, values: &[f32], codes: &mut [u8]) -> crate::kernels::Scale {
-                #[target_feature(enable = $features)]
-                fn encode(values: &[f32], codes: &mut [u8]) -> crate::kernels::Scale {
-                    crate::kernels::wide::encode(values, codes)
-                }
-                // SAFETY: as above.
-                unsafe { encode(values, codes) }
-            }
-
-            fn widen(&self, panel: &[i8], scales: &[f32], out: &mut [f32]) {
-                #[target_feature(enable = $features)]
-                fn widen(panel: &[i8], scales: &[f32], out: &mut [f32]) {
-                    crate::kernels::wide::widen(panel, scales, out);
-                }
-                // SAFETY: as above.
-                unsafe { widen(panel, scales, out) }
-            }
-
-            fn activate(&self, activation: bias_patch::Activation, values: &mut [f32]) {
-                #[target_feature(enable = $features)]
-                fn activate(activation: bias_patch::Activation, values: &mut [f32]) {
-                    crate::kernels::wide::activate(activation, values);
-                }
-                // SAFETY: as above.
-                unsafe { activate(activation, values) }
-            }
-
-            fn exponentials(&self, row: &mut [f32]) -> f32 {
-                #[target_feature(enable = $features)]
-                fn exponentials(row: &mut [f32]) -> f32 {
-                    crate::kernels::wide::exponentials(row)
-                }
-                // SAFETY: as above.
-                unsafe { exponentials(row) }
-            }
-
-            fn normalise(&self, row: &mut [f32], gain: &[f32], bias: &[f32], epsilon: f32) {
-                #[target_feature(enable = $features)]
-                fn normalise(row: &mut [f32], gain: &[f32], bias: &[f32], epsilon: f32) {
-                    crate::kernels::wide::normalise(row, gain, bias, epsilon);
-                }
-                // SAFETY: as above.
-                unsafe { normalise(row, gain, bias, epsilon) }
-            }
-        }
-    };
-}
-
-/// Depth of a block: three panels of it are 24 KB, half of a first-level cache.
+/// Depth of a block of floats: three panels of it are 24 KB, half of a first-level cache.
 const BLOCK: usize = 128;
 /// Values in the largest tile of any unit.
 const TILE: usize = 8 * SPILL_STRIDE;
 /// Values in a row of it.
 const SPILL_STRIDE: usize = 3 * PANEL_WIDTH;
 
-/// [`super::Kernel::multiply`] by tiles.
+/// How a product is cut: into tiles of at most `rows` rows by `panels` panels, and its depth into blocks.
+struct Cut {
+    rows: usize,
+    panels: usize,
+    block: usize,
+}
+
+/// A tile of a product: what of it, and where its sums come from and go.
+struct Place {
+    row: usize,
+    rows: usize,
+    column: usize,
+    panels: usize,
+    /// Columns, fewer than those of its panels if the last is not full.
+    width: usize,
+    /// The part of the depth.
+    k: usize,
+    depth: usize,
+    /// Its number among those of the same panels and depth, and how many there are.
+    tile: usize,
+    tiles: usize,
+    /// The column and the depth of the panels after these.
+    next: Option<(usize, usize)>,
+    /// As in [`Job`].
+    start: *const f32,
+    start_stride: usize,
+    out: *mut f32,
+    stride: usize,
+}
+
+impl Place {
+    /// Whether no panel reaches beyond the product's columns.
+    fn is_whole(&self) -> bool {
+        self.width == self.panels * PANEL_WIDTH
+    }
+
+    /// What to fetch during it; `at` gives the panels at a column and a depth, whose rows have `row` values.
+    fn fetch<T>(&self, at: impl Fn(usize, usize) -> *const T, row: usize) -> Fetch<T> {
+        let (w, next) = (at(self.column, self.k), self.next.map(|(column, k)| at(column, k)));
+        Fetch::of(self.tile, self.tiles, self.column == 0 && self.k == 0, w, next, row)
+    }
+}
+
+/// Calls `add` for every tile of a product of `count` rows, `depth` deep and `columns` wide. The pointers it gets hold
+/// until it returns: from `start` it may read, and to `out` write, whole panels of every row of the tile.
 ///
-/// # Safety
-/// The CPU has the instructions of `T`.
-pub(super) unsafe fn multiply<T: Tile>(x: Rows<'_>, w: Panels<'_>, start: Start<'_>, out: &mut [f32], stride: usize) {
-    const { assert!(T::ROWS * SPILL_STRIDE <= TILE && T::PANELS * PANEL_WIDTH <= SPILL_STRIDE) };
-    check_product(x, w, start, out, stride);
-    let Panels { data: panels, depth, columns } = w;
+/// Rows of `out` are `stride` apart and the caller has checked that they and the bias table reach every column.
+fn each_tile(
+    (count, depth, columns): (usize, usize, usize),
+    cut: Cut,
+    start: Start<'_>,
+    out: &mut [f32],
+    stride: usize,
+    mut add: impl FnMut(&Place),
+) {
     let mut spill = [0.0f32; TILE];
-    let panels_at = |column: usize, block: usize| panels[column * depth + block * PANEL_WIDTH..].as_ptr();
-    let tiles = x.count.div_ceil(T::ROWS);
-    for (panel, count) in tiles_of(columns.div_ceil(PANEL_WIDTH), T::PANELS) {
+    let tiles = count.div_ceil(cut.rows);
+    for (panel, panels) in tiles_of(columns.div_ceil(PANEL_WIDTH), cut.panels) {
         let column = panel * PANEL_WIDTH;
-        let after = column + count * PANEL_WIDTH;
+        let after = column + panels * PANEL_WIDTH;
         let width = columns.min(after) - column;
         // A last panel that is not full would be read and written beyond the row: it goes through `spill`.
-        let whole = width == count * PANEL_WIDTH;
-        for block in (0..depth.max(1)).step_by(BLOCK) {
-            let block_depth = depth.saturating_sub(block).min(BLOCK);
-            let next = match (block + BLOCK < depth, after < columns) {
-                (true, _) => Some(panels_at(column, block + BLOCK)),
-                (false, true) => Some(panels_at(after, 0)),
+        let whole = width == panels * PANEL_WIDTH;
+        for k in (0..depth.max(1)).step_by(cut.block) {
+            let next = match (k + cut.block < depth, after < columns) {
+                (true, _) => Some((column, k + cut.block)),
+                (false, true) => Some((after, 0)),
                 (false, false) => None,
             };
-            for (tile, (row, rows)) in tiles_of(x.count, T::ROWS).enumerate() {
+            for (tile, (row, rows)) in tiles_of(count, cut.rows).enumerate() {
                 let place = &mut out[row * stride + column..];
                 // Where the sums begin: at the row's bias, at what the blocks before have left, or at nothing.
                 let mut shared_bias = None;
                 match start {
-                    Start::Bias { table, stride: bias_stride, rows: tasks } if block == 0 => {
+                    Start::Bias { table, stride: bias_stride, rows: tasks } if k == 0 => {
                         let tasks = &tasks[row..row + rows];
                         let bias = |task: i64| &table[task as usize * bias_stride + column..][..width];
                         if whole && tasks.iter().all(|task| *task == tasks[0]) {
@@ -278,7 +207,7 @@ pub(super) unsafe fn multiply<T: Tile>(x: Rows<'_>, w: Panels<'_>, start: Start<
                             }
                         }
                     }
-                    Start::Zero if block == 0 => {}
+                    Start::Zero if k == 0 => {}
                     _ if whole => {}
                     _ => {
                         for r in 0..rows {
@@ -290,31 +219,26 @@ pub(super) unsafe fn multiply<T: Tile>(x: Rows<'_>, w: Panels<'_>, start: Start<
                 let (target, target_stride) =
                     if whole { (place.as_mut_ptr(), stride) } else { (spill.as_mut_ptr(), SPILL_STRIDE) };
                 let (from, from_stride) = match (start, shared_bias) {
-                    (Start::Zero, _) if block == 0 => (std::ptr::null(), 0),
+                    (Start::Zero, _) if k == 0 => (std::ptr::null(), 0),
                     (_, Some(bias)) => (bias.as_ptr(), 0),
                     _ => (target.cast_const(), target_stride),
                 };
-                // SAFETY: `check_product` has found that `x` reaches `x.count` rows of `depth` values, that `panels`
-                // holds every panel up to `columns`, that `out` reaches `x.count` rows of `columns` values, and that the
-                // bias table has the rows that are named; the ranges here are within those. `spill` has room for the
-                // largest tile. The caller vouches for the instructions.
-                unsafe {
-                    let w = panels_at(column, block);
-                    let first = column == 0 && block == 0;
-                    let job = Job {
-                        x: x.data.as_ptr().add(row * x.stride + block),
-                        x_stride: x.stride,
-                        w,
-                        panel_stride: depth * PANEL_WIDTH,
-                        depth: block_depth,
-                        start: from,
-                        start_stride: from_stride,
-                        out: target,
-                        stride: target_stride,
-                        fetch: Fetch::of(tile, tiles, first, w, next, PANEL_WIDTH),
-                    };
-                    T::add(rows, count, &job);
-                }
+                add(&Place {
+                    row,
+                    rows,
+                    column,
+                    panels,
+                    width,
+                    k,
+                    depth: depth.saturating_sub(k).min(cut.block),
+                    tile,
+                    tiles,
+                    next,
+                    start: from,
+                    start_stride: from_stride,
+                    out: target,
+                    stride: target_stride,
+                });
                 if !whole {
                     let place = &mut out[row * stride + column..];
                     for r in 0..rows {
@@ -324,6 +248,92 @@ pub(super) unsafe fn multiply<T: Tile>(x: Rows<'_>, w: Panels<'_>, start: Start<
             }
         }
     }
+}
+
+/// [`super::Kernel::multiply`] by tiles.
+///
+/// # Safety
+/// The CPU has the instructions of `T`.
+pub(super) unsafe fn multiply<T: Tile>(x: Rows<'_>, w: Panels<'_>, start: Start<'_>, out: &mut [f32], stride: usize) {
+    const { assert!(T::ROWS * SPILL_STRIDE <= TILE && T::PANELS * PANEL_WIDTH <= SPILL_STRIDE) };
+    check_product(x, w, start, out, stride);
+    let Panels { data: panels, depth, columns } = w;
+    let panels_at = |column: usize, k: usize| panels[column * depth + k * PANEL_WIDTH..].as_ptr();
+    let cut = Cut { rows: T::ROWS, panels: T::PANELS, block: BLOCK };
+    each_tile((x.count, depth, columns), cut, start, out, stride, |place| {
+        // SAFETY: `check_product` has found that `x` reaches `x.count` rows of `depth` values, that `panels` holds every
+        // panel up to `columns`, that `out` reaches `x.count` rows of `columns` values, and that the bias table has the
+        // rows that are named; the tile is within those. The caller vouches for the instructions.
+        unsafe {
+            let job = Job {
+                x: x.data.as_ptr().add(place.row * x.stride + place.k),
+                x_stride: x.stride,
+                w: panels_at(place.column, place.k),
+                panel_stride: depth * PANEL_WIDTH,
+                depth: place.depth,
+                start: place.start,
+                start_stride: place.start_stride,
+                out: place.out,
+                stride: place.stride,
+                fetch: place.fetch(panels_at, PANEL_WIDTH),
+            };
+            T::add(place.rows, place.panels, &job);
+        }
+    });
+}
+
+/// [`super::Kernel::multiply_codes`] by tiles, each of one group.
+///
+/// # Safety
+/// The CPU has the instructions of `T`.
+pub(super) unsafe fn multiply_codes<T: CodeTile>(
+    x: CodeRows<'_>,
+    w: CodePanels<'_>,
+    start: Start<'_>,
+    out: &mut [f32],
+    stride: usize,
+) {
+    const { assert!(T::ROWS * SPILL_STRIDE <= TILE && T::PANELS * PANEL_WIDTH <= SPILL_STRIDE) };
+    check_codes(x, w, start, out, stride);
+    let (groups, depth) = (w.depth.div_ceil(GROUP), w.depth.next_multiple_of(PANEL_GROUP));
+    let panels_at = |column: usize, k: usize| w.data[column * depth + k * PANEL_WIDTH..].as_ptr();
+    // Of a last panel that is not full there are fewer scales and sums than it has columns.
+    let (mut scales, mut code_sums) = ([0.0; SPILL_STRIDE], [0.0; SPILL_STRIDE]);
+    let cut = Cut { rows: T::ROWS, panels: T::PANELS, block: GROUP };
+    each_tile((x.count, depth, w.columns), cut, start, out, stride, |place| {
+        let group = place.k / GROUP;
+        let of_columns = group * w.columns + place.column..group * w.columns + place.column + place.width;
+        let (of_scales, of_sums) = (&w.scales[of_columns.clone()], &w.sums[of_columns]);
+        let (scales, code_sums) = if place.is_whole() {
+            (of_scales.as_ptr(), of_sums.as_ptr())
+        } else {
+            scales[..place.width].copy_from_slice(of_scales);
+            code_sums[..place.width].copy_from_slice(of_sums);
+            (scales.as_ptr(), code_sums.as_ptr())
+        };
+        // SAFETY: `check_codes` has found that `x` reaches `x.count` rows of `depth` codes and of their scales, that the
+        // panels, their scales and sums reach every column, that `out` reaches `x.count` rows of `columns` values, and that
+        // the bias table has the rows that are named; the tile is within those. The caller vouches for the instructions.
+        unsafe {
+            let job = CodeJob {
+                x: x.data[place.row * x.stride + place.k..].as_ptr(),
+                x_stride: x.stride,
+                x_scales: x.scales[place.row * groups + group..].as_ptr(),
+                x_scale_stride: groups,
+                w: panels_at(place.column, place.k),
+                panel_stride: depth * PANEL_WIDTH,
+                groups: place.depth / PANEL_GROUP,
+                scales,
+                code_sums,
+                start: place.start,
+                start_stride: place.start_stride,
+                out: place.out,
+                stride: place.stride,
+                fetch: place.fetch(panels_at, PANEL_GROUP * PANEL_WIDTH),
+            };
+            T::add(place.rows, place.panels, &job);
+        }
+    });
 }
 
 /// [`super::Kernel::multiply_transposed`]: some rows of the panels at a time become panels of the transpose, by
@@ -369,108 +379,6 @@ pub(super) unsafe fn multiply_transposed<T: Tile>(
         let turned = Panels { data: panels, depth: w.columns, columns };
         // SAFETY: the caller vouches for the instructions.
         unsafe { multiply::<T>(y, turned, Start::There, &mut out[first..], stride) };
-    }
-}
-
-/// The sums of a tile of codes, on their way into the product.
-pub(super) struct ScaledTile<'a> {
-    /// Rows of sums, [`SPILL_STRIDE`] apart.
-    sums: &'a [i32],
-    /// Of the columns, for this group.
-    scales: &'a [f32],
-    code_sums: &'a [f32],
-    /// Of the rows, for this group: every `groups`-th.
-    x_scales: &'a [Scale],
-    groups: usize,
-    rows: usize,
-    out: &'a mut [f32],
-    stride: usize,
-}
-
-impl ScaledTile<'_> {
-    /// Adds them.
-    #[inline(always)]
-    pub fn add(self) {
-        let width = self.scales.len();
-        for r in 0..self.rows {
-            let (sums, out) = (&self.sums[r * SPILL_STRIDE..][..width], &mut self.out[r * self.stride..][..width]);
-            wide::add_scaled(sums, self.scales, self.code_sums, self.x_scales[r * self.groups], out);
-        }
-    }
-}
-
-/// [`super::Kernel::multiply_codes`] by tiles, group after group. `add` is [`ScaledTile::add`] compiled for the unit.
-///
-/// # Safety
-/// The CPU has the instructions of `T`.
-pub(super) unsafe fn multiply_codes<T: CodeTile>(
-    x: CodeRows<'_>,
-    w: CodePanels<'_>,
-    start: Start<'_>,
-    out: &mut [f32],
-    stride: usize,
-    add: impl Fn(ScaledTile<'_>),
-) {
-    const { assert!(T::ROWS * SPILL_STRIDE <= TILE && T::PANELS * PANEL_WIDTH <= SPILL_STRIDE) };
-    check_codes(x, w, start, out, stride);
-    for r in 0..x.count {
-        let out = &mut out[r * stride..][..w.columns];
-        match start {
-            Start::Zero => out.fill(0.0),
-            Start::There => {}
-            Start::Bias { table, stride, rows } => {
-                out.copy_from_slice(&table[rows[r] as usize * stride..][..w.columns]);
-            }
-        }
-    }
-    let groups = w.depth.div_ceil(GROUP);
-    let depth = w.depth.next_multiple_of(PANEL_GROUP);
-    let panel_stride = depth * PANEL_WIDTH;
-    let panels_at = |column: usize, k: usize| w.data[column * depth + k * PANEL_WIDTH..].as_ptr();
-    let mut sums = [0i32; TILE];
-    let tiles = x.count.div_ceil(T::ROWS);
-    for (panel, count) in tiles_of(w.columns.div_ceil(PANEL_WIDTH), T::PANELS) {
-        let column = panel * PANEL_WIDTH;
-        let after = column + count * PANEL_WIDTH;
-        let width = w.columns.min(after) - column;
-        for group in 0..groups {
-            let k = group * GROUP;
-            let panels = panels_at(column, k);
-            let next = match (k + GROUP < depth, after < w.columns) {
-                (true, _) => Some(panels_at(column, k + GROUP)),
-                (false, true) => Some(panels_at(after, 0)),
-                (false, false) => None,
-            };
-            for (tile, (row, rows)) in tiles_of(x.count, T::ROWS).enumerate() {
-                let first = column == 0 && group == 0;
-                // SAFETY: `check_codes` has found that `x` reaches `x.count` rows of `depth` codes and that the panels
-                // reach every column; `sums` has room for the largest tile. The caller vouches for the instructions.
-                unsafe {
-                    let job = CodeJob {
-                        x: x.data[row * x.stride + k..].as_ptr(),
-                        x_stride: x.stride,
-                        w: panels,
-                        panel_stride,
-                        groups: (depth - k).min(GROUP) / PANEL_GROUP,
-                        out: sums.as_mut_ptr(),
-                        stride: SPILL_STRIDE,
-                        fetch: Fetch::of(tile, tiles, first, panels, next, PANEL_GROUP * PANEL_WIDTH),
-                    };
-                    T::dot(rows, count, &job);
-                }
-                let place = group * w.columns + column;
-                add(ScaledTile {
-                    sums: &sums,
-                    scales: &w.scales[place..][..width],
-                    code_sums: &w.sums[place..][..width],
-                    x_scales: &x.scales[row * groups + group..],
-                    groups,
-                    rows,
-                    out: &mut out[row * stride + column..],
-                    stride,
-                });
-            }
-        }
     }
 }
 

@@ -6,11 +6,13 @@
 
 #[cfg(target_arch = "x86_64")]
 #[macro_use]
-mod blocked;
+mod unit;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod blocked;
 mod naive;
 #[cfg(target_arch = "x86_64")]
 mod wide;

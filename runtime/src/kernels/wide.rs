@@ -226,17 +226,6 @@ pub(super) fn encode(values: &[f32], codes: &mut [u8]) -> Scale {
     Scale { step, zero }
 }
 
-/// Adds the scaled sums of a group to a row of a product. `sums` are of products of codes, `scales` and `code_sums` of the
-/// columns.
-#[inline(always)]
-pub(super) fn add_scaled(sums: &[i32], scales: &[f32], code_sums: &[f32], scale: Scale, out: &mut [f32]) {
-    for (((out, sum), column), code_sum) in out.iter_mut().zip(sums).zip(scales).zip(code_sums) {
-        // Both are whole numbers below 2^24, and so is their difference: it is exact.
-        let centred = scale.zero.mul_add(-code_sum, *sum as f32);
-        *out = centred.mul_add(scale.step * column, *out);
-    }
-}
-
 #[inline(always)]
 pub(super) fn widen(panel: &[i8], scales: &[f32], out: &mut [f32]) {
     let mut lanes = [0.0; PANEL_WIDTH];
