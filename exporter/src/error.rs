@@ -1,6 +1,8 @@
 //! Why a checkpoint could not be exported, or a bundle not verified.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use crate::onnx::ENCODER;
 
 /// The result of exporting or verifying.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -37,9 +39,11 @@ pub enum Error {
         /// What is there.
         found: String,
     },
-    /// A node or initializer of `encoder.onnx` is not as the exporter writes it.
-    #[error("encoder.onnx, {node}: expected {expected}, found {found}")]
+    /// A node or initializer of a graph is not as the exporter writes it.
+    #[error("{file}, {node}: expected {expected}, found {found}")]
     Graph {
+        /// The name of the graph's file.
+        file: String,
         /// The node or initializer.
         node: String,
         /// What was due.
@@ -74,4 +78,27 @@ pub enum Error {
         /// What is there.
         path: PathBuf,
     },
+}
+
+impl Error {
+    /// That a node or initializer, of encoder.onnx unless [`Error::in_graph_of`] says otherwise, is not as it should be.
+    pub(crate) fn graph(node: &str, expected: impl Into<String>, found: impl ToString) -> Self {
+        Error::Graph {
+            file: ENCODER.to_owned(),
+            node: node.to_owned(),
+            expected: expected.into(),
+            found: found.to_string(),
+        }
+    }
+
+    /// The same error, of the graph in another file.
+    pub(crate) fn in_graph_of(self, path: &Path) -> Self {
+        match self {
+            Error::Graph { node, expected, found, .. } => {
+                let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                Error::Graph { file, node, expected, found }
+            }
+            other => other,
+        }
+    }
 }

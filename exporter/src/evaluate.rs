@@ -1,8 +1,8 @@
 //! Runs an exported graph naively, in f64: the check that a bundle's files still mean what they meant.
 //!
-//! In: the graph and the files its initializers point to, and token ids. Out: the named outputs. Refused: operators and
-//! attributes that [`crate::encoder`] does not emit. It is slow, shares no code with the runtime, and is meant to be
-//! read beside the ONNX operator specification.
+//! In: the graph and the files its initializers point to, and its inputs. Out: the named outputs. Refused: operators and
+//! attributes that [`crate::encoder`] and [`crate::training`] do not emit. It is slow, shares no code with the runtime, and
+//! is meant to be read beside the ONNX operator specification.
 
 use std::{
     collections::HashMap,
@@ -15,14 +15,26 @@ use ndarray::{Array, ArrayD, ArrayView2, Axis, Ix2, IxDyn, Slice};
 
 use crate::{
     Error, Result,
-    onnx::{Attribute, EXTERNAL, FLOAT, Graph, INT8, INT64, Node, Tensor},
+    onnx::{Attribute, EXTERNAL, FLOAT, Graph, INT8, INT64, Model, Node, Tensor},
 };
 
-/// A value of the graph.
+/// A value of a graph.
 #[derive(Clone, Debug)]
-pub(crate) enum Value {
+pub enum Value {
+    /// Floating-point numbers of any width.
     Float(ArrayD<f64>),
+    /// Integers of any width.
     Int(ArrayD<i64>),
+}
+
+/// Runs a graph that was exported, `encoder.onnx` or `train.onnx` in a bundle, naively and in f64; inputs not given take
+/// their defaults. What other engines make of it can be checked against this.
+///
+/// # Errors
+/// When a file cannot be read, or a node is not as edge-export writes it or has no such input.
+pub fn evaluate(path: &Path, inputs: HashMap<String, Value>) -> Result<HashMap<String, Value>> {
+    let graph = Model::read(path)?.graph.unwrap_or_default();
+    run(&graph, path.parent().unwrap_or(Path::new("")), inputs).map_err(|e| e.in_graph_of(path))
 }
 
 /// Runs `graph`, whose external data is in `dir`, on the given inputs; inputs not given take their defaults.
@@ -54,16 +66,14 @@ pub(crate) fn run(graph: &Graph, dir: &Path, inputs: HashMap<String, Value>) -> 
                 }
             }
         }
-        let result = evaluate(node, &operands)?;
-        if let Some(name) = node.output.first() {
-            values.insert(name.clone(), result);
-        }
+        values.extend(node.output.iter().cloned().zip(apply(node, &operands)?));
     }
     values.retain(|name, _| kept.contains(&name.as_str()));
     Ok(values)
 }
 
-fn evaluate(node: &Node, operands: &[Value]) -> Result<Value> {
+/// The outputs of a node.
+fn apply(node: &Node, operands: &[Value]) -> Result<Vec<Value>> {
     let op = node.op_type.as_deref().unwrap_or("");
     let float = |at: usize| match operands.get(at) {
         Some(Value::Float(array)) => Ok(array),
@@ -74,11 +84,11 @@ fn evaluate(node: &Node, operands: &[Value]) -> Result<Value> {
         _ => Err(bad_node(node, format!("an integer as input {at}"), "another")),
     };
     let shape_error = |e: ndarray::ShapeError| bad_node(node, "shapes that fit", e);
-    Ok(Value::Float(match op {
+    Ok(vec![Value::Float(match op {
         "Add" if matches!(operands.first(), Some(Value::Int(_))) => {
             let (a, b) = (int(0)?, int(1)?);
             check_broadcast(node, a.shape(), b.shape())?;
-            return Ok(Value::Int(a + b));
+            return Ok(vec![Value::Int(a + b)]);
         }
         "Add" | "Sub" | "Mul" => {
             let (a, b) = (float(0)?, float(1)?);
@@ -92,6 +102,10 @@ fn evaluate(node: &Node, operands: &[Value]) -> Result<Value> {
         "Cast" => int(0)?.mapv(|v| v as f64),
         "Relu" => float(0)?.mapv(|v| v.max(0.0)),
         "Tanh" => float(0)?.mapv(f64::tanh),
+        "Erf" => float(0)?.mapv(erf),
+        "Exp" => float(0)?.mapv(f64::exp),
+        "Neg" => float(0)?.mapv(|v| -v),
+        "Sign" => float(0)?.mapv(|v| if v == 0.0 { 0.0 } else { v.signum() }),
         "Gelu" => {
             let tanh = attribute(node, "approximate").and_then(|a| a.s.as_deref()) == Some(b"tanh");
             float(0)?.mapv(if tanh { gelu_tanh } else { gelu })
@@ -103,7 +117,7 @@ fn evaluate(node: &Node, operands: &[Value]) -> Result<Value> {
                 .collect();
             let bound = |name, default| attribute(node, name).and_then(|a| a.i).map_or(default, |i| i.max(0) as usize);
             let part = dims.get(bound("start", 0)..bound("end", dims.len())).unwrap_or_default().to_vec();
-            return Ok(Value::Int(Array::from_vec(part).into_dyn()));
+            return Ok(vec![Value::Int(Array::from_vec(part).into_dyn())]);
         }
         "Slice" => {
             let bound = |at| int(at).map(|a| a.iter().next().copied().unwrap_or(0));
@@ -155,30 +169,75 @@ fn evaluate(node: &Node, operands: &[Value]) -> Result<Value> {
             }
             array
         }
-        "LayerNormalization" => {
-            let epsilon = f64::from(attribute(node, "epsilon").and_then(|a| a.f).unwrap_or(1e-5));
+        "LogSoftmax" => {
             let mut array = float(0)?.clone();
-            for mut row in array.rows_mut() {
-                let mean = row.mean().unwrap_or(0.0);
-                let variance = row.mapv(|v| (v - mean).powi(2)).mean().unwrap_or(0.0);
-                row.mapv_inplace(|v| (v - mean) / (variance + epsilon).sqrt());
+            let axis = attribute(node, "axis").and_then(|a| a.i).unwrap_or(-1);
+            let axis = check_axis(node, axis, array.ndim())?;
+            for mut lane in array.lanes_mut(Axis(axis)) {
+                let top = lane.fold(f64::NEG_INFINITY, |m, v| m.max(*v));
+                let sum: f64 = lane.iter().map(|v| (v - top).exp()).sum();
+                lane.mapv_inplace(|v| v - top - sum.ln());
             }
-            let (gain, bias) = (float(1)?, float(2)?);
-            let width = array.shape().last().copied().unwrap_or(0);
-            for vector in [gain, bias] {
-                if vector.shape() != [width] {
-                    return Err(bad_node(
-                        node,
-                        format!("gain and bias of {width} values"),
-                        format!("{:?}", vector.shape()),
-                    ));
-                }
-            }
-            array * gain + bias
+            array
         }
+        "ReduceSum" | "ReduceMean" | "ReduceL1" => {
+            let axes = if operands.len() > 1 { Some(int(1)?) } else { None };
+            reduce(node, float(0)?, axes)?
+        }
+        "Concat" => {
+            let parts = (0..operands.len()).map(float).collect::<Result<Vec<_>>>()?;
+            let parts: Vec<_> = parts.iter().map(|part| part.view()).collect();
+            let rank = parts.first().map_or(0, |part| part.ndim());
+            let axis = check_axis(node, attribute(node, "axis").and_then(|a| a.i).unwrap_or(0), rank)?;
+            ndarray::concatenate(Axis(axis), &parts).map_err(shape_error)?
+        }
+        "LayerNormalization" => return layer_norm(node, float(0)?, float(1)?, float(2)?),
         "MatMul" => matmul(node, float(0)?, float(1)?)?,
         other => return Err(bad_node(node, "an operator that edge-export emits", other)),
-    }))
+    })])
+}
+
+/// LayerNorm over the last dimension; the mean of each row and the inverse of its deviation are outputs too.
+fn layer_norm(node: &Node, x: &ArrayD<f64>, gain: &ArrayD<f64>, bias: &ArrayD<f64>) -> Result<Vec<Value>> {
+    let epsilon = f64::from(attribute(node, "epsilon").and_then(|a| a.f).unwrap_or(1e-5));
+    let shape_error = || bad_node(node, "rows of at least one value", format!("{:?}", x.shape()));
+    let last = Axis(x.ndim().checked_sub(1).ok_or_else(shape_error)?);
+    let width = x.len_of(last);
+    for vector in [gain, bias] {
+        if vector.shape() != [width] {
+            return Err(bad_node(node, format!("gain and bias of {width} values"), format!("{:?}", vector.shape())));
+        }
+    }
+    let mean = x.mean_axis(last).ok_or_else(shape_error)?.insert_axis(last);
+    let centred = x - &mean;
+    let variance = centred.mapv(|v| v * v).mean_axis(last).ok_or_else(shape_error)?.insert_axis(last);
+    let inverse = variance.mapv(|v| 1.0 / (v + epsilon).sqrt());
+    Ok([centred * &inverse * gain + bias, mean, inverse].map(Value::Float).into())
+}
+
+/// The sum, mean or sum of magnitudes along `axes`, or of all values.
+fn reduce(node: &Node, array: &ArrayD<f64>, axes: Option<&ArrayD<i64>>) -> Result<ArrayD<f64>> {
+    let op = node.op_type.as_deref().unwrap_or("");
+    let rank = array.ndim();
+    let mut along = match axes {
+        Some(axes) => axes.iter().map(|axis| check_axis(node, *axis, rank)).collect::<Result<Vec<_>>>()?,
+        None => (0..rank).collect(),
+    };
+    // The last first, so that the numbers of the others stay.
+    along.sort_unstable_by(|a, b| b.cmp(a));
+    let keep = attribute(node, "keepdims").and_then(|a| a.i).unwrap_or(1) != 0;
+    let mut array = if op == "ReduceL1" { array.mapv(f64::abs) } else { array.clone() };
+    for axis in along {
+        let count = array.shape()[axis] as f64;
+        array = array.sum_axis(Axis(axis));
+        if op == "ReduceMean" {
+            array /= count;
+        }
+        if keep {
+            array = array.insert_axis(Axis(axis));
+        }
+    }
+    Ok(array)
 }
 
 /// Rows (or, along axis 1, slices) of `table` by index; a scalar index drops the axis.
@@ -213,6 +272,7 @@ fn matmul(node: &Node, a: &ArrayD<f64>, b: &ArrayD<f64>) -> Result<ArrayD<f64>> 
     }
     let mut dims = a.shape().to_vec();
     dims[a.ndim() - 1] = n;
+    let (a, b) = (a.as_standard_layout(), b.as_standard_layout());
     if b.ndim() == 2 {
         let a: ArrayView2<f64> = a.view().into_shape_with_order((m, k)).map_err(shape_error)?;
         let b: ArrayView2<f64> = b.view().into_dimensionality::<Ix2>().map_err(shape_error)?;
@@ -229,8 +289,10 @@ fn matmul(node: &Node, a: &ArrayD<f64>, b: &ArrayD<f64>) -> Result<ArrayD<f64>> 
     product.into_shape_with_order(IxDyn(&dims)).map_err(shape_error)
 }
 
+/// An axis, counted from the end if it is negative.
 fn check_axis(node: &Node, axis: i64, rank: usize) -> Result<usize> {
-    let found = usize::try_from(axis).ok().filter(|axis| *axis < rank);
+    let from_start = if axis < 0 { axis + rank as i64 } else { axis };
+    let found = usize::try_from(from_start).ok().filter(|axis| *axis < rank);
     found.ok_or_else(|| bad_node(node, format!("an axis below {rank}"), axis))
 }
 
@@ -295,8 +357,7 @@ impl Files<'_> {
         } else {
             tensor.raw_data.clone().unwrap_or_default()
         };
-        let shape_error =
-            |e| Error::Graph { node: name.to_owned(), expected: format!("{dims:?}"), found: format!("{e}") };
+        let shape_error = |e: ndarray::ShapeError| Error::graph(name, format!("{dims:?}"), e);
         match tensor.data_type {
             Some(FLOAT) => {
                 let values = bytes.as_chunks::<4>().0.iter().map(|b| f64::from(f32::from_le_bytes(*b))).collect();
@@ -310,22 +371,14 @@ impl Files<'_> {
                 let values = bytes.as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b)).collect();
                 Ok(Value::Int(ArrayD::from_shape_vec(dims.clone(), values).map_err(shape_error)?))
             }
-            other => Err(Error::Graph {
-                node: name.to_owned(),
-                expected: "a type of float, int8 or int64".to_owned(),
-                found: format!("{other:?}"),
-            }),
+            other => Err(Error::graph(name, "a type of float, int8 or int64", format!("{other:?}"))),
         }
     }
 
     fn external(&mut self, tensor: &Tensor, name: &str) -> Result<Vec<u8>> {
         let entry = |key: &str| {
             let found = tensor.external_data.iter().find(|e| e.key.as_deref() == Some(key));
-            found.and_then(|e| e.value.clone()).ok_or_else(|| Error::Graph {
-                node: name.to_owned(),
-                expected: format!("an entry {key}"),
-                found: "none".to_owned(),
-            })
+            found.and_then(|e| e.value.clone()).ok_or_else(|| Error::graph(name, format!("an entry {key}"), "none"))
         };
         let location = entry("location")?;
         let path = self.dir.join(&location);
@@ -344,7 +397,7 @@ impl Files<'_> {
 }
 
 fn bad_node(node: &Node, expected: impl Into<String>, found: impl ToString) -> Error {
-    Error::Graph { node: node.name.clone().unwrap_or_default(), expected: expected.into(), found: found.to_string() }
+    Error::graph(node.name.as_deref().unwrap_or(""), expected, found)
 }
 
 #[cfg(test)]

@@ -13,18 +13,18 @@ use std::{
 
 use bias_patch::{
     Bundle, Digest, Digester, Element, FileEntry, Frozen, Golden, MANIFEST, Manifest, PanelIndex, Store, TensorEntry,
-    VOCABULARY, atomic::StagedDir, vocabulary_of,
+    Term, VOCABULARY, atomic::StagedDir, vocabulary_of,
 };
 use hf_checkpoint::Checkpoint;
 use ndarray::Array;
 use prost::Message;
 
 use crate::{
-    Error, Result, encoder,
+    Error, Result, Training, encoder,
     evaluate::{self, Value},
     family, graph,
-    onnx::Model,
-    tokenizer,
+    onnx::{ENCODER, Model, TRAINING},
+    tokenizer, training,
 };
 
 /// Where a bundle goes.
@@ -37,12 +37,14 @@ pub enum Destination {
 }
 
 /// How a bundle is made.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Options {
     /// What the frozen matrices are stored as.
     pub weights: Element,
     /// When the weights are laid out for the engine.
     pub panels: Panels,
+    /// Which bias vectors the training graph gives gradients of.
+    pub training: Training,
 }
 
 /// When the weights are laid out for the engine, and whether they are kept as they are as well.
@@ -83,6 +85,13 @@ pub fn export(
     let tokenizer = tokenizer::of_checkpoint(dir, config.vocabulary)?;
     let (model, weights, slots) = encoder::build(&config, options.weights)?.finish(name);
     check_shapes(&checkpoint, &weights, &slots)?;
+    let training = match &options.training {
+        Training::None => None,
+        wanted => {
+            check_terms(&checkpoint, wanted, &slots)?;
+            Some(training::build(&config, options.weights, name, wanted)?)
+        }
+    };
 
     if let Destination::Dir(target) = to {
         check_replaceable(target)?;
@@ -113,7 +122,10 @@ pub fn export(
     if let Some(words) = vocabulary_of(&tokenizer)? {
         small(VOCABULARY, &words)?;
     }
-    small("encoder.onnx", &model.encode_to_vec())?;
+    small(ENCODER, &model.encode_to_vec())?;
+    if let Some(training) = training {
+        small(TRAINING, &training.encode_to_vec())?;
+    }
 
     progress(Progress::Stage("computing the golden output", 0));
     let input_ids: Vec<u32> = (0..config.max_length.min(8)).map(|at| (at * 7919 + 1) % config.vocabulary).collect();
@@ -169,9 +181,14 @@ pub fn export(
     Ok(Bundle::open(&target)?)
 }
 
-/// Whether a bundle with this manifest is there, every byte of it.
+/// Whether a bundle with this manifest is there, every byte of it; it may have a training graph that is not asked for.
 fn is_intact(target: &Path, manifest: &Manifest) -> bool {
-    Bundle::open(target).is_ok_and(|there| there.manifest() == manifest && there.verify(|_| ()).is_ok())
+    let Ok(there) = Bundle::open(target) else { return false };
+    let mut found = there.manifest().clone();
+    if !manifest.files.contains_key(TRAINING) {
+        found.files.remove(TRAINING);
+    }
+    found == *manifest && there.verify(|_| ()).is_ok()
 }
 
 /// Whether the bundle there has the files that were asked for.
@@ -194,7 +211,7 @@ fn check_replaceable(target: &Path) -> Result<()> {
         Err(source) => return Err(Error::Io { path: target.to_owned(), action: "read", source }),
     };
     let panels = [Element::F32, Element::I8].map(PanelIndex::file_name);
-    let files = ["weights.bin", "base.bias", "tokenizer.json", VOCABULARY, "encoder.onnx", MANIFEST];
+    let files = ["weights.bin", "base.bias", "tokenizer.json", VOCABULARY, ENCODER, TRAINING, MANIFEST];
     let mut empty = true;
     for entry in entries {
         let entry = entry.map_err(|source| Error::Io { path: target.to_owned(), action: "read", source })?;
@@ -212,8 +229,7 @@ fn check_replaceable(target: &Path) -> Result<()> {
 
 /// The encoder's output for one sequence, by the naive evaluator.
 pub(crate) fn golden(model: &Model, dir: &Path, input_ids: &[u32]) -> Result<Golden> {
-    let missing =
-        |what: &str| Error::Graph { node: what.to_owned(), expected: "it".to_owned(), found: "nothing".to_owned() };
+    let missing = |what: &str| Error::graph(what, "it", "nothing");
     let graph = model.graph.as_ref().ok_or_else(|| missing("graph"))?;
     let ids = Array::from_iter(input_ids.iter().map(|id| i64::from(*id))).insert_axis(ndarray::Axis(0)).into_dyn();
     let mut outputs = evaluate::run(graph, dir, HashMap::from([("input_ids".to_owned(), Value::Int(ids))]))?;
@@ -258,6 +274,26 @@ fn check_shapes(checkpoint: &Checkpoint, weights: &[graph::Weight], slots: &[bia
         }
     }
     Ok(())
+}
+
+/// Terms of which gradients are asked for have to be the encoder's, and to have one.
+fn check_terms(checkpoint: &Checkpoint, wanted: &Training, slots: &[bias_patch::Slot]) -> Result<()> {
+    let Training::Terms(terms) = wanted else { return Ok(()) };
+    let trainable = |term: Term| term != Term::Key && slots.iter().any(|slot| slot.term == term);
+    match terms.iter().find(|term| !trainable(**term)) {
+        None => Ok(()),
+        Some(term) => Err(Error::Unsupported {
+            path: checkpoint.path().to_owned(),
+            field: "--training".to_owned(),
+            expected: Term::ALL
+                .into_iter()
+                .filter(|term| trainable(*term))
+                .map(Term::symbol)
+                .collect::<Vec<_>>()
+                .join(" "),
+            found: term.symbol().to_owned(),
+        }),
+    }
 }
 
 fn write_weights(

@@ -1,7 +1,9 @@
-//! Builds an ONNX graph node by node, and keeps account of the weights and slots it refers to.
+//! Builds an ONNX graph node by node, and keeps account of the weights and slots it refers to; cuts one to some outputs.
 //!
 //! Weights are placed in `weights.bin` and slots in `base.bias` as they are first named, each aligned, so
 //! the graph and the files agree by construction. Values are written later, one tensor at a time.
+
+use std::collections::HashSet;
 
 use bias_patch::{ALIGNMENT, Element, SCALE_GROUP, Slot, SlotId, TensorEntry};
 
@@ -22,6 +24,13 @@ pub(crate) struct Weight {
     pub transposed: bool,
     /// Byte offset in `weights.bin`.
     pub offset: u64,
+}
+
+/// A dimension of an input or output: whatever goes by a name, or so many.
+#[derive(Clone, Copy)]
+pub(crate) enum Size<'a> {
+    Any(&'a str),
+    Of(u32),
 }
 
 /// A graph in the making. A value of the graph is known by its name.
@@ -56,6 +65,15 @@ impl Builder {
         name.to_owned()
     }
 
+    /// The next of the further outputs that an operator has, of the node called `node`; gives its name.
+    pub fn further(&mut self, node: &str, output: &str) -> String {
+        let name = format!("{node}.{output}");
+        if let Some(node) = self.graph.node.iter_mut().find(|n| n.name.as_deref() == Some(node)) {
+            node.output.push(name.clone());
+        }
+        name
+    }
+
     /// A constant of 64-bit integers: a vector, or a matrix of one row.
     pub fn integers(&mut self, name: &str, dims: &[i64], values: &[i64]) -> String {
         let raw = values.iter().flat_map(|v| v.to_le_bytes()).collect();
@@ -70,6 +88,11 @@ impl Builder {
     /// A constant number.
     pub fn number(&mut self, name: &str, value: f32) -> String {
         self.constant(name, FLOAT, &[], value.to_le_bytes().to_vec())
+    }
+
+    /// A constant zero, of as many dimensions of one.
+    pub fn zero(&mut self, name: &str, rank: usize) -> String {
+        self.constant(name, FLOAT, &vec![1; rank], 0.0f32.to_le_bytes().to_vec())
     }
 
     /// A frozen tensor in `weights.bin`, as floats. A matrix of codes gets its scales beside it, and nodes that
@@ -114,22 +137,20 @@ impl Builder {
         let bytes = 4 * u64::from(len);
         let offset = place(&mut self.base_end, bytes);
         self.external(name, &[u64::from(len)], Element::F32, "base.bias", offset, bytes);
-        self.graph.input.push(value_info(name, FLOAT, &[Err(len)]));
+        self.input(name, FLOAT, &[Size::Of(len)]);
         self.slots.push(Slot { name: name.to_owned(), term: id.term, layer: id.layer, len, offset });
         name.to_owned()
     }
 
-    /// A graph input of 64-bit integers with symbolic dimensions.
-    pub fn input(&mut self, name: &str, dims: &[&str]) -> String {
-        let dims: Vec<_> = dims.iter().map(|&d| Ok(d)).collect();
-        self.graph.input.push(value_info(name, INT64, &dims));
+    /// A graph input.
+    pub fn input(&mut self, name: &str, elem_type: i32, dims: &[Size<'_>]) -> String {
+        self.graph.input.push(value_info(name, elem_type, dims));
         name.to_owned()
     }
 
-    /// Declares a graph output of floats; the last dimension is a number, the others are symbols.
-    pub fn output(&mut self, name: &str, symbols: &[&str], last: u32) {
-        let dims: Vec<_> = symbols.iter().map(|&d| Ok(d)).chain([Err(last)]).collect();
-        self.graph.output.push(value_info(name, FLOAT, &dims));
+    /// Declares a graph output of floats.
+    pub fn output(&mut self, name: &str, dims: &[Size<'_>]) {
+        self.graph.output.push(value_info(name, FLOAT, dims));
     }
 
     /// The whole model.
@@ -143,14 +164,17 @@ impl Builder {
         (model, self.weights, self.slots)
     }
 
+    /// A constant; one that is there already under this name is the same.
     fn constant(&mut self, name: &str, data_type: i32, dims: &[i64], raw: Vec<u8>) -> String {
-        self.graph.initializer.push(Tensor {
-            name: Some(name.to_owned()),
-            data_type: Some(data_type),
-            dims: dims.to_vec(),
-            raw_data: Some(raw),
-            ..Default::default()
-        });
+        if !self.graph.initializer.iter().any(|t| t.name.as_deref() == Some(name)) {
+            self.graph.initializer.push(Tensor {
+                name: Some(name.to_owned()),
+                data_type: Some(data_type),
+                dims: dims.to_vec(),
+                raw_data: Some(raw),
+                ..Default::default()
+            });
+        }
         name.to_owned()
     }
 
@@ -182,13 +206,33 @@ fn place(end: &mut u64, bytes: u64) -> u64 {
     offset
 }
 
-/// A named input or output; a dimension is a symbol or a number.
-fn value_info(name: &str, elem_type: i32, dims: &[Result<&str, u32>]) -> ValueInfo {
-    let dim = |d: &Result<&str, u32>| match d {
-        Ok(symbol) => Dim { value: Some(DimValue::Param((*symbol).to_owned())) },
-        Err(number) => Dim { value: Some(DimValue::Value(i64::from(*number))) },
+/// A named input or output.
+fn value_info(name: &str, elem_type: i32, dims: &[Size<'_>]) -> ValueInfo {
+    let dim = |d: &Size<'_>| match d {
+        Size::Any(symbol) => Dim { value: Some(DimValue::Param((*symbol).to_owned())) },
+        Size::Of(number) => Dim { value: Some(DimValue::Value(i64::from(*number))) },
     };
     let shape = Shape { dim: dims.iter().map(dim).collect() };
     let tensor_type = TensorType { elem_type: Some(elem_type), shape: Some(shape) };
     ValueInfo { name: Some(name.to_owned()), r#type: Some(Type { tensor_type: Some(tensor_type) }) }
+}
+
+/// Leaves of a graph the outputs that are wanted, and what they are computed from.
+pub(crate) fn cut(graph: &mut Graph, wanted: impl Fn(&str) -> bool) {
+    let name_of = |name: &Option<String>| name.clone().unwrap_or_default();
+    graph.output.retain(|output| wanted(output.name.as_deref().unwrap_or("")));
+    let mut needed: HashSet<String> = graph.output.iter().map(|output| name_of(&output.name)).collect();
+    // Nodes come after what they read, so whoever reads a value has been seen before its node is.
+    let mut kept = Vec::new();
+    for mut node in std::mem::take(&mut graph.node).into_iter().rev() {
+        let Some(last) = node.output.iter().rposition(|output| needed.contains(output)) else { continue };
+        // Further outputs of an operator are optional.
+        node.output.truncate(last + 1);
+        needed.extend(node.input.iter().cloned());
+        kept.push(node);
+    }
+    kept.reverse();
+    graph.node = kept;
+    graph.input.retain(|input| needed.contains(&name_of(&input.name)));
+    graph.initializer.retain(|tensor| needed.contains(&name_of(&tensor.name)));
 }

@@ -1,7 +1,8 @@
 //! Compiles a frozen encoder once, for every task: a Hugging Face checkpoint becomes a **bundle**, whose graph takes
 //! its bias vectors as inputs.
 //!
-//! In: a checkpoint ([`fetch`]). Out: a bundle ([`export`]), or the word that one is intact ([`verify`]).
+//! In: a checkpoint ([`fetch`]). Out: a bundle ([`export`]), or the word that one is intact ([`verify`]). What its graphs
+//! compute, [`evaluate`] computes from the same files in the plainest way.
 #![forbid(unsafe_code)]
 
 mod encoder;
@@ -13,9 +14,12 @@ mod fetch;
 mod graph;
 mod onnx;
 mod tokenizer;
+mod training;
 mod verify;
 
 pub use error::{Error, Result};
+pub use evaluate::{Value, evaluate};
 pub use export::{Destination, Options, Panels, Progress, export};
 pub use fetch::{Source, fetch};
+pub use training::Training;
 pub use verify::verify;

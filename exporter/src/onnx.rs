@@ -2,8 +2,16 @@
 //!
 //! Scalars of attributes are optional so that zeros are written: ONNX's checker asks which fields are present.
 
+use std::{fs, path::Path};
+
 use prost::Message;
 
+use crate::{Error, Result};
+
+/// The file of the encoder's graph in a bundle.
+pub(crate) const ENCODER: &str = "encoder.onnx";
+/// The file of the training graph in a bundle.
+pub(crate) const TRAINING: &str = "train.onnx";
 /// `TensorProto.DataType` FLOAT.
 pub(crate) const FLOAT: i32 = 1;
 /// `TensorProto.DataType` INT8.
@@ -27,6 +35,14 @@ pub(crate) struct Model {
     pub graph: Option<Graph>,
     #[prost(message, repeated, tag = "8")]
     pub opset_import: Vec<OperatorSet>,
+}
+
+impl Model {
+    /// Reads a model from its file.
+    pub(crate) fn read(path: &Path) -> Result<Self> {
+        let bytes = fs::read(path).map_err(|source| Error::Io { path: path.to_owned(), action: "read", source })?;
+        Model::decode(bytes.as_slice()).map_err(|e| Error::graph("file", "an ONNX model", e).in_graph_of(path))
+    }
 }
 
 #[derive(Clone, PartialEq, Message)]

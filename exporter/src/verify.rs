@@ -3,11 +3,10 @@
 use std::{collections::HashMap, fs, path::Path};
 
 use bias_patch::{ALIGNMENT, Bundle, Slot, TensorEntry, VOCABULARY, vocabulary_of};
-use prost::Message;
 
 use crate::{
     Error, Progress, Result, export,
-    onnx::{DimValue, EXTERNAL, Graph, Model, Tensor, ValueInfo},
+    onnx::{DimValue, ENCODER, EXTERNAL, Graph, Model, TRAINING, Tensor, ValueInfo},
 };
 
 /// Largest difference from the golden output, relative to values above 1: that output is f32, computed in f64.
@@ -30,15 +29,17 @@ pub fn verify(dir: &Path, progress: &mut dyn FnMut(Progress)) -> Result<Bundle> 
     bundle.base()?;
     check_vocabulary(&bundle)?;
 
-    let path = dir.join("encoder.onnx");
-    let bytes = fs::read(&path).map_err(|source| Error::Io { path: path.clone(), action: "read", source })?;
-    let model = Model::decode(bytes.as_slice()).map_err(|e| Error::Graph {
-        node: "file".to_owned(),
-        expected: "an ONNX model".to_owned(),
-        found: e.to_string(),
-    })?;
-    let graph = model.graph.clone().unwrap_or_default();
-    check_graph(&graph, &manifest.slots, &manifest.tensors)?;
+    let read = |file: &str| -> Result<Model> {
+        let path = dir.join(file);
+        let model = Model::read(&path)?;
+        let graph = model.graph.as_ref().ok_or_else(|| Error::graph("file", "a graph", "none").in_graph_of(&path))?;
+        check_graph(graph, &manifest.slots, &manifest.tensors).map_err(|e| e.in_graph_of(&path))?;
+        Ok(model)
+    };
+    let model = read(ENCODER)?;
+    if manifest.files.contains_key(TRAINING) {
+        read(TRAINING)?;
+    }
 
     if !bundle.has_weights() {
         // The naive evaluator reads weights.bin; the panels' tensors have been found to be the encoder's.
@@ -47,7 +48,7 @@ pub fn verify(dir: &Path, progress: &mut dyn FnMut(Progress)) -> Result<Bundle> 
     progress(Progress::Stage("recomputing the golden output", 0));
     let golden = &manifest.golden;
     if golden.input_ids.is_empty() || golden.input_ids.iter().any(|id| *id >= manifest.config.vocabulary) {
-        return Err(bad("golden input", "token ids of the vocabulary", "others"));
+        return Err(Error::graph("golden input", "token ids of the vocabulary", "others"));
     }
     let now = export::golden(&model, dir, &golden.input_ids)?;
     let pairs = golden.first.iter().zip(&now.first).chain(golden.last.iter().zip(&now.last));
@@ -73,7 +74,7 @@ fn check_vocabulary(bundle: &Bundle) -> Result<()> {
     let due = vocabulary_of(&read("tokenizer.json")?).map_err(|e| e.in_file(&bundle.dir().join("tokenizer.json")))?;
     match due {
         Some(due) if due == read(VOCABULARY)? => Ok(()),
-        _ => Err(bad(VOCABULARY, "the words of tokenizer.json", "others")),
+        _ => Err(Error::graph(VOCABULARY, "the words of tokenizer.json", "others")),
     }
 }
 
@@ -83,10 +84,10 @@ fn check_graph(graph: &Graph, slots: &[Slot], tensors: &[TensorEntry]) -> Result
     let initializers: HashMap<&str, &Tensor> =
         graph.initializer.iter().map(|t| (t.name.as_deref().unwrap_or(""), t)).collect();
     for slot in slots {
-        let input = inputs.get(slot.name.as_str()).ok_or_else(|| bad(&slot.name, "a graph input", "none"))?;
+        let input = inputs.get(slot.name.as_str()).ok_or_else(|| Error::graph(&slot.name, "a graph input", "none"))?;
         let found = numeric_dims(input);
         if found != [i64::from(slot.len)] {
-            return Err(bad(&slot.name, &format!("an input of shape [{}]", slot.len), format!("{found:?}")));
+            return Err(Error::graph(&slot.name, format!("an input of shape [{}]", slot.len), format!("{found:?}")));
         }
         check_place(&initializers, &slot.name, "base.bias", slot.offset, 4 * u64::from(slot.len))?;
     }
@@ -95,13 +96,13 @@ fn check_graph(graph: &Graph, slots: &[Slot], tensors: &[TensorEntry]) -> Result
     }
     let external = graph.initializer.iter().filter(|t| t.data_location == Some(EXTERNAL)).count();
     if external != slots.len() + tensors.len() {
-        return Err(bad("external initializers", &(slots.len() + tensors.len()).to_string(), external));
+        return Err(Error::graph("external initializers", (slots.len() + tensors.len()).to_string(), external));
     }
     Ok(())
 }
 
 fn check_place(initializers: &HashMap<&str, &Tensor>, name: &str, file: &str, offset: u64, bytes: u64) -> Result<()> {
-    let tensor = initializers.get(name).ok_or_else(|| bad(name, "an initializer", "none"))?;
+    let tensor = initializers.get(name).ok_or_else(|| Error::graph(name, "an initializer", "none"))?;
     let entry = |key: &str| {
         let found = tensor.external_data.iter().find(|e| e.key.as_deref() == Some(key));
         found.and_then(|e| e.value.clone()).unwrap_or_default()
@@ -109,7 +110,7 @@ fn check_place(initializers: &HashMap<&str, &Tensor>, name: &str, file: &str, of
     let found = (entry("location"), entry("offset"), entry("length"));
     let expected = (file.to_owned(), offset.to_string(), bytes.to_string());
     if found != expected || !offset.is_multiple_of(ALIGNMENT) {
-        return Err(bad(name, &format!("{expected:?}, a multiple of {ALIGNMENT}"), format!("{found:?}")));
+        return Err(Error::graph(name, format!("{expected:?}, a multiple of {ALIGNMENT}"), format!("{found:?}")));
     }
     Ok(())
 }
@@ -118,10 +119,6 @@ fn numeric_dims(info: &ValueInfo) -> Vec<i64> {
     let shape = info.r#type.as_ref().and_then(|t| t.tensor_type.as_ref()).and_then(|t| t.shape.as_ref());
     let dims = shape.map(|s| s.dim.as_slice()).unwrap_or_default();
     dims.iter().map(|d| if let Some(DimValue::Value(n)) = d.value { n } else { -1 }).collect()
-}
-
-fn bad(node: &str, expected: &str, found: impl ToString) -> Error {
-    Error::Graph { node: node.to_owned(), expected: expected.to_owned(), found: found.to_string() }
 }
 
 #[cfg(test)]

@@ -21,8 +21,8 @@ TEXTS = ["the film was good", "why was it bad? not happy!"]
 BOUND = 1e-4
 
 
-def main(bundle, values, rows, fixture=None):
-    path = os.path.join(bundle, "encoder.onnx")
+def session_of(path):
+    """Checks a graph, and opens it; gives also the names of its inputs, those with defaults too."""
     onnx.checker.check_model(path, full_check=True)
     onnx.shape_inference.infer_shapes(onnx.load(path), check_type=True, strict_mode=True, data_prop=True)
 
@@ -32,19 +32,29 @@ def main(bundle, values, rows, fixture=None):
     # by activations of eight bits.
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     session = onnxruntime.InferenceSession(path, options)
-    inputs = {i.name for i in session.get_inputs()} | {i.name for i in session.get_overridable_initializers()}
+    return session, {i.name for i in session.get_inputs()} | {i.name for i in session.get_overridable_initializers()}
+
+
+def tokenizer_of(bundle):
     tokenizer = Tokenizer.from_file(os.path.join(bundle, "tokenizer.json"))
     tokenizer.no_padding()
     tokenizer.no_truncation()
+    return tokenizer
 
-    def feeds(encodings):
-        length = max(len(e.ids) for e in encodings)
-        padded = lambda lists: np.array([list(l) + [0] * (length - len(l)) for l in lists], dtype=np.int64)
-        fed = {"input_ids": padded([e.ids for e in encodings]), "attention_mask": padded([[1] * len(e.ids) for e in encodings])}
-        if "token_type_ids" in inputs:
-            fed["token_type_ids"] = padded([e.type_ids for e in encodings])
-        return fed
 
+def feeds(encodings, inputs):
+    """One padded batch."""
+    length = max(len(e.ids) for e in encodings)
+    padded = lambda lists: np.array([list(l) + [0] * (length - len(l)) for l in lists], dtype=np.int64)
+    fed = {"input_ids": padded([e.ids for e in encodings]), "attention_mask": padded([[1] * len(e.ids) for e in encodings])}
+    if "token_type_ids" in inputs:
+        fed["token_type_ids"] = padded([e.type_ids for e in encodings])
+    return fed
+
+
+def main(bundle, values, rows, fixture=None):
+    session, inputs = session_of(os.path.join(bundle, "encoder.onnx"))
+    tokenizer = tokenizer_of(bundle)
     worst_base = 0.0
     if fixture:
         with open(fixture, encoding="utf-8") as file:
@@ -52,7 +62,7 @@ def main(bundle, values, rows, fixture=None):
         for case in cases:
             encoding = tokenizer.encode(*case["text"])
             assert encoding.ids == case["input_ids"], (encoding.ids, case["input_ids"])
-            fed = feeds([encoding])
+            fed = feeds([encoding], inputs)
             if len(case["text"]) == 1:
                 # Mask and types have defaults: token ids alone run the base model.
                 fed = {"input_ids": fed["input_ids"]}
@@ -66,7 +76,7 @@ def main(bundle, values, rows, fixture=None):
     missing = {n for n in inputs if n.endswith(".bias")} - set(slots)
     assert not missing, f"slots without values: {missing}"
     # One padded batch, so that the mask matters; edge-run answers each text alone.
-    fed = feeds([tokenizer.encode(text) for text in TEXTS])
+    fed = feeds([tokenizer.encode(text) for text in TEXTS], inputs)
     hidden = session.run(["last_hidden_state"], {**fed, **slots})[0]
     mask = fed["attention_mask"][..., None]
     pooled = (hidden * mask).sum(1) / mask.sum(1)

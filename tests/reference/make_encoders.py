@@ -2,7 +2,7 @@
 
 Run:  pip install -r requirements-make.txt && python make_encoders.py
 Each file holds a config, tokenizer files, the shape of every tensor, texts, and for each text its token ids and the
-last hidden state (and pooler output). Weights are not stored: `value` below makes them from a tensor's name, and
+last hidden state (and pooler output). Weights are not stored: numbers_of.py makes them from a tensor's name, and
 tests/src/lib.rs does the same.
 """
 
@@ -12,6 +12,7 @@ import tempfile
 
 import torch
 import transformers
+from numbers_of import numbers
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 OUT = os.path.join(os.path.dirname(__file__), "..", "fixtures", "encoders")
@@ -26,24 +27,7 @@ TEXTS = [
 
 
 def value(name, shape):
-    """Numbers in [-1, 1): a linear congruential generator seeded with the FNV-1a hash of the name, scaled by kind."""
-    state = 2166136261
-    for byte in name.encode():
-        state = ((state ^ byte) * 16777619) % 2**32
-    count = 1
-    for n in shape:
-        count *= n
-    numbers = []
-    for _ in range(count):
-        state = (state * 1664525 + 1013904223) % 2**32
-        numbers.append((state >> 8) / 2**23 - 1.0)
-    if name.endswith("bias"):
-        scaled = [0.2 * n for n in numbers]
-    elif len(shape) == 1:
-        scaled = [1.0 + 0.2 * n for n in numbers]
-    else:
-        scaled = [0.3 * n for n in numbers]
-    return torch.tensor(scaled, dtype=torch.float64).to(torch.float32).reshape(shape)
+    return torch.tensor(numbers(name, shape), dtype=torch.float64).to(torch.float32).reshape(shape)
 
 
 def byte_level():

@@ -128,6 +128,58 @@ impl Fixture {
     }
 }
 
+/// PyTorch's gradients on the small encoders: by encoder, kind of task and bias vector the norm of its gradient and three
+/// products, as `tests/reference/make_gradients.py` wrote them; under the empty name the loss.
+pub struct Gradients(BTreeMap<String, BTreeMap<String, BTreeMap<String, Vec<f64>>>>);
+
+/// The loss and the gradients of one kind of task on one encoder.
+pub struct Expected<'a>(&'a BTreeMap<String, Vec<f64>>);
+
+impl Gradients {
+    /// Reads them.
+    pub fn read() -> Self {
+        Gradients(serde_json::from_slice(&fs::read(fixtures().join("gradients.json")).unwrap()).unwrap())
+    }
+
+    /// Every kind of task that there is for an encoder, and what is expected of it.
+    pub fn kinds(&self, encoder: &str) -> impl Iterator<Item = (&str, Expected<'_>)> {
+        self.0[encoder].iter().map(|(kind, expected)| (kind.as_str(), Expected(expected)))
+    }
+}
+
+impl Expected<'_> {
+    /// Asserts that a loss and all gradients are as expected, and gives the largest difference: relative to a gradient's norm,
+    /// or to the largest one where it is zero in mathematics, as that of a bias that shifts all tokens alike is for spans.
+    pub fn compare<'a>(
+        &self,
+        what: &str,
+        loss: f64,
+        gradients: impl Iterator<Item = (&'a str, Vec<f64>)>,
+        bound: f64,
+    ) -> f64 {
+        let due = self.0[""][0];
+        assert!((loss - due).abs() < 1e-5 * due, "{what}: loss {loss}, expected {due}");
+        let norms = self.0.iter().filter(|(part, _)| !part.is_empty()).map(|(_, due)| due[0]);
+        let largest = norms.fold(0.0, f64::max);
+        let (mut worst, mut count) = (0.0f64, 0);
+        for (part, gradient) in gradients {
+            let due = &self.0[part];
+            let scale = if due[0] > 1e-12 * largest { due[0] } else { largest };
+            for (probe, due_product) in due[1..].iter().enumerate() {
+                let vector = Fixture::values(&format!("probe {probe} {part}"), &[gradient.len(), 1]);
+                let product: f64 = gradient.iter().zip(&vector).map(|(d, v)| d * f64::from(*v)).sum();
+                let length = vector.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
+                let error = (product - due_product).abs() / length;
+                assert!(error <= bound * scale, "{what} {part}: {product}, expected {due_product}");
+                worst = worst.max(error / scale);
+            }
+            count += 1;
+        }
+        assert_eq!(count + 1, self.0.len(), "{what}: a bias vector is not compared");
+        worst
+    }
+}
+
 /// A bundle of a fixture in a temporary directory.
 pub fn small_bundle(name: &str) -> (TempDir, Bundle) {
     small_bundle_with(name, Options::default())

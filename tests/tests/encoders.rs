@@ -100,7 +100,7 @@ fn a_second_export_gives_the_same_bytes() {
     let fixture = Fixture::named("electra");
     for options in [Options::default(), Options { panels: Panels::Beside, ..int8() }] {
         let (first, second) = (TempDir::new().unwrap(), TempDir::new().unwrap());
-        let (a, b) = (fixture.export(first.path(), options), fixture.export(second.path(), options));
+        let (a, b) = (fixture.export(first.path(), options.clone()), fixture.export(second.path(), options));
         for name in a.manifest().files.keys().map(String::as_str).chain([MANIFEST]) {
             assert_eq!(fs::read(a.dir().join(name)).unwrap(), fs::read(b.dir().join(name)).unwrap(), "{name}");
         }
@@ -150,7 +150,7 @@ fn weights_of_eight_bits_are_the_same_encoder_nearly() {
 fn a_device_needs_only_the_panels() {
     for weights in [Element::F32, Element::I8] {
         let (_whole, whole) = small_bundle_with("bert", Options { weights, ..Options::default() });
-        let (home, device) = small_bundle_with("bert", Options { weights, panels: Panels::Only });
+        let (home, device) = small_bundle_with("bert", Options { weights, panels: Panels::Only, ..Options::default() });
         assert!(!device.dir().join("weights.bin").exists());
         assert_eq!(whole.manifest(), device.manifest());
         let fixture = Fixture::named("bert");

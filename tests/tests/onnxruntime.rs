@@ -1,4 +1,5 @@
-//! ONNX Runtime as the oracle: it runs the exported graph, base and patched, to the same numbers.
+//! ONNX Runtime as the oracle: it runs the exported graph, base and patched, to the same numbers, and the training graph to
+//! PyTorch's loss and gradients.
 
 use std::{path::Path, process::Command};
 
@@ -9,7 +10,8 @@ use system_tests::{
 };
 use tempfile::TempDir;
 
-/// Runs `check_onnxruntime.py` on a bundle, one of its patches, and what edge-run says of some texts.
+/// Runs `check_onnxruntime.py` on a bundle, one of its patches, and what edge-run says of some texts; and
+/// `check_training.py` on the bundle.
 fn check(bundle: &Bundle, home: &Path, fixture: Option<&str>) {
     write_patches(bundle, home);
     let run = |name: &str, arguments: &[&str]| {
@@ -22,14 +24,19 @@ fn check(bundle: &Bundle, home: &Path, fixture: Option<&str>) {
     let rows =
         run("edge-run", &["--bundle", dir, "-p", "label.bias", "-o", "jsonl", "--logits", "--activations", "f32"]);
     std::fs::write(home.join("rows.jsonl"), rows).unwrap();
-    let script = fixtures().parent().unwrap().join("reference/check_onnxruntime.py");
-    let python = std::env::var("EDGE_PYTHON").unwrap_or_else(|_| "python3".into());
-    let mut check = Command::new(python);
-    check.arg(script).arg(bundle.dir()).arg(home.join("values.safetensors")).arg(home.join("rows.jsonl"));
-    if let Some(name) = fixture {
-        check.arg(fixtures().join("encoders").join(format!("{name}.json")));
+    let python = |script: &str| {
+        let mut check = Command::new(std::env::var("EDGE_PYTHON").unwrap_or_else(|_| "python3".into()));
+        check.arg(fixtures().parent().unwrap().join("reference").join(script)).arg(bundle.dir());
+        check
+    };
+    let mut encoder = python("check_onnxruntime.py");
+    encoder.arg(home.join("values.safetensors")).arg(home.join("rows.jsonl"));
+    for mut check in [encoder, python("check_training.py")] {
+        if let Some(name) = fixture {
+            check.arg(fixtures().join("encoders").join(format!("{name}.json")));
+        }
+        print!("{}", assert_succeeded(&check.output().unwrap()));
     }
-    print!("{}", assert_succeeded(&check.output().unwrap()));
 }
 
 #[test]
