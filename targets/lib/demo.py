@@ -1,6 +1,6 @@
 """The demo's encoder, tasks and texts, and this machine's commands to make and answer them with.
 
-In: what the weights are stored as. Out: a bundle in the user's store, exported the first time, and a patch for each task.
+In: what the weights are stored as. Out: a bundle in the user's store, exported if need be, and a patch for each task.
 """
 
 import re
@@ -50,5 +50,6 @@ class Host:
     def imported(self, bundle, biases, task, directory):
         """A patch made of biases for an encoder."""
         patch = directory / f"{task.stem}.bias"
-        self.run("edge-patch", "import", "--encoder", bundle, "--from", biases, "--task", task, "-o", patch, capture=True)
+        what = ("--encoder", bundle, "--from", biases, "--task", task)
+        self.run("edge-patch", "import", *what, "-o", patch, capture=True)
         return patch

@@ -1,12 +1,10 @@
 """A board's processor in qemu's user mode: right answers and exact counts of instructions, and no times.
 
-In: a program of the board. Out: what it writes, or how many instructions it executes. qemu shows a program the cpuinfo of
-the machine it runs on, so a root directory with the board's own is put under it; qemu looks there first.
+In: a program of the board. Out: what it writes, or how many instructions it executes. qemu shows a program the cpuinfo
+of the machine it runs on, so a root directory with the board's own is put under it; qemu looks there first.
 """
 
-import os
 import shutil
-import subprocess
 import tempfile
 from pathlib import Path
 
@@ -26,8 +24,8 @@ class Emulator:
         (self.root / "proc").mkdir(parents=True, exist_ok=True)
         cpu = board.cpu
         (self.root / "proc/cpuinfo").write_text(
-            f"processor\t: 0\nFeatures\t: {cpu.features}\nCPU implementer\t: 0x41\nCPU architecture: {cpu.architecture}\n"
-            f"CPU variant\t: 0x0\nCPU part\t: {cpu.part}\nCPU revision\t: 4\n\n")
+            f"processor\t: 0\nFeatures\t: {cpu.features}\nCPU implementer\t: 0x41\n"
+            f"CPU architecture: {cpu.architecture}\nCPU variant\t: 0x0\nCPU part\t: {cpu.part}\nCPU revision\t: 4\n\n")
         for name in ("bin", "include", "lib"):
             link, libraries = self.root / name, Path("/usr", board.architecture.gnu, name)
             if not link.is_symlink():
@@ -42,13 +40,14 @@ class Emulator:
         return run(*self.command(program, *arguments), **how)
 
     def count(self, program, *arguments, env=None, stdin=None):
-        """Instructions that a run executes: the same number every time, since addresses and seeds are the same."""
+        """Instructions that a run executes: the same number every time, for addresses and seeds are the same."""
         options = ["-seed", "1"]
         if not self.board.is_static:
             options += ["-E", f"LD_PRELOAD={self.built('constant_seeds.c', gnu_compiler(self.board))}"]
         with tempfile.NamedTemporaryFile(prefix="edge-run-count-") as counted:
             options += ["-plugin", f"{self.built('count.c', 'gcc')},out={counted.name}"]
-            run("setarch", "-R", *self.command(program, *arguments, options=options), env=env, stdin=stdin, capture=True)
+            command = self.command(program, *arguments, options=options)
+            run("setarch", "-R", *command, env=env, stdin=stdin, capture=True)
             found = Path(counted.name).read_text()
         if not found.strip().isdigit():
             raise Failure(f"count.c: expected a number of instructions, found {found!r}")

@@ -12,6 +12,7 @@ Refused: a bundle that has neither this board's panels nor the weights to make t
 import contextlib
 import json
 import os
+import re
 import shutil
 import tarfile
 import tempfile
@@ -87,7 +88,8 @@ def as_debian_package(board, directory, output):
     if shutil.which("dpkg-deb") is None:
         raise Failure("--deb: expected dpkg-deb on this machine, found none; use --tar")
     workspace = tomllib.loads((ROOT / "Cargo.toml").read_text())["workspace"]["package"]
-    depends = "" if board.is_static else "Depends: libc6, libgcc-s1\n"
+    glibc = ".".join(map(str, glibc_of(directory / "edge-run")))
+    depends = "" if board.is_static else f"Depends: libc6 (>= {glibc}), libgcc-s1\n"
     control = (f"Package: edge-run\nVersion: {workspace['version']}\nArchitecture: {board.architecture.debian}\n"
                f"Maintainer: whoever built it <root@localhost>\n{depends}"
                "Description: any number of tasks over one frozen encoder\n")
@@ -101,3 +103,10 @@ def as_debian_package(board, directory, output):
         os.rename(root / "usr/share/edge-run/edge-run", root / "usr/bin/edge-run")
         shutil.copy2(ROOT / "targets/edge-run.service", root / "lib/systemd/system")
         run("dpkg-deb", "--root-owner-group", "--build", root, output)
+
+
+def glibc_of(binary):
+    """The oldest glibc that has every symbol a binary needs, as numbers."""
+    symbols = run("readelf", "--version-info", "--wide", binary, capture=True)
+    versions = re.findall(r"GLIBC_(\d+(?:\.\d+)*)", symbols)
+    return max((tuple(map(int, version.split("."))) for version in versions), default=())

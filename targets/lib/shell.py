@@ -58,7 +58,7 @@ def run(*command, env=None, capture=False, codes=(0,), stdin=None, cwd=ROOT):
 
 
 def install(*packages):
-    """Installs packages of Debian or a system made of it; elsewhere, and without the right to, says which are missing."""
+    """Installs packages of Debian; on another system, and without the right to, says which are missing."""
     wish = f"apt-get install --no-install-recommends {' '.join(packages)}"
     if shutil.which("apt-get") is None:
         raise Failure(f"this machine lacks what Debian calls {', '.join(packages)}: install it")

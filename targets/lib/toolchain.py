@@ -1,8 +1,9 @@
 """Compilers for a board, and what they make.
 
-In: a board. Out: `edge-run` for it. Rust comes from rustup where it has, or can fetch, the standard library of the board's
-triple; elsewhere, or with EDGE_RUST=debian, from Debian's packages, unpacked into the cache, and the standard library is
-built of its source. The linker is Debian's cross gcc, or, for a static binary or an older C library, zig from PyPI.
+In: a board. Out: `edge-run` for it. Rust comes from rustup where it has, or can fetch, the standard library of the
+board's triple; elsewhere, or with EDGE_RUST=debian, from Debian's packages, unpacked into the cache, and the standard
+library is built of its source. The linker is Debian's cross gcc, or, for a static binary or an older C library, zig
+from PyPI.
 """
 
 import os
@@ -78,8 +79,8 @@ def debian_rust():
         raise Failure("no cargo: install rustup (https://rustup.rs), or Debian's cargo")
     if os.geteuid() == 0:
         run("apt-get", "update", "--quiet")
-    closure = run("apt-cache", "depends", "--recurse", "--no-recommends", "--no-suggests", "--no-conflicts", "--no-breaks",
-                  "--no-replaces", "--no-enhances", "rustc-web", capture=True)
+    kinds = ("recommends", "suggests", "conflicts", "breaks", "replaces", "enhances")
+    closure = run("apt-cache", "depends", "--recurse", *(f"--no-{kind}" for kind in kinds), "rustc-web", capture=True)
     libraries = re.findall(r"^(?:libstd-rust-web|libllvm)\S*$", closure, re.MULTILINE)
     place.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=place.parent, prefix=".debian-rust-") as staged:
@@ -89,7 +90,7 @@ def debian_rust():
         for package in sorted(packages.glob("*.deb")):
             run("dpkg", "-x", package, Path(staged, "root"))
         wrapper = Path(staged, "root", "rustc")
-        wrapper.write_text('#!/bin/sh\n# The compiler finds its libraries and its standard library from here, wherever this is.\n'
+        wrapper.write_text('#!/bin/sh\n# The compiler finds its libraries from here, wherever this is.\n'
                            'root=$(dirname "$(readlink -f "$0")")/usr\n'
                            'LD_LIBRARY_PATH="$root/lib/$(uname -m)-linux-gnu${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" '
                            'exec "$root/bin/rustc" "$@"\n')
