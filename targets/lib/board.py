@@ -68,5 +68,10 @@ class Board:
         return ARCHITECTURES[self.triple.split("-")[0]]
 
     @property
+    def variable(self):
+        """The triple as cargo's environment variables have it."""
+        return self.triple.upper().replace("-", "_")
+
+    @property
     def is_static(self):
         return self.triple.endswith("-musl")

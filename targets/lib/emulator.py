@@ -4,6 +4,7 @@ In: a program of the board. Out: what it writes, or how many instructions it exe
 of the machine it runs on, so a root directory with the board's own is put under it; qemu looks there first.
 """
 
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -31,16 +32,19 @@ class Emulator:
             if not link.is_symlink():
                 link.symlink_to(libraries)
 
-    def command(self, program, *arguments, options=()):
-        """The command that runs a program of the board here."""
-        emulator = [self.board.architecture.qemu, "-L", self.root, "-cpu", self.board.cpu.model, *options]
-        return [str(word) for word in (*emulator, program, *arguments)]
+    def command(self, *program, options=()):
+        """The command that runs a program of the board, and its arguments, here."""
+        emulator = (self.board.architecture.qemu, "-L", self.root, "-cpu", self.board.cpu.model)
+        return [str(word) for word in (*emulator, *options, *program)]
 
     def run(self, program, *arguments, **how):
         return run(*self.command(program, *arguments), **how)
 
     def count(self, program, *arguments, env=None, stdin=None):
-        """Instructions that a run executes: the same number every time, for addresses and seeds are the same."""
+        """Instructions that a run executes: the same number every time, for addresses and seeds are the same.
+
+        Only a static program draws seeds of its own; its counts are within a hundredth of each other.
+        """
         options = ["-seed", "1"]
         if not self.board.is_static:
             options += ["-E", f"LD_PRELOAD={self.built('constant_seeds.c', gnu_compiler(self.board))}"]
@@ -58,5 +62,8 @@ class Emulator:
         source = HERE / source
         library = cache_dir("emulated", f"{source.stem}-{compiler}.so")
         if not library.exists() or library.stat().st_mtime < source.stat().st_mtime:
-            run(compiler, "-O2", "-Wall", "-Werror", "-shared", "-fPIC", "-o", library, source)
+            # Renamed into place, for another process may be using or making it.
+            made = library.with_suffix(f".{os.getpid()}")
+            run(compiler, "-O2", "-Wall", "-Werror", "-shared", "-fPIC", "-o", made, source)
+            made.rename(library)
         return library

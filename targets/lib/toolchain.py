@@ -23,28 +23,32 @@ ZIG = ("cargo-zigbuild==0.24.0", "ziglang==0.17.1")
 
 def compile(board, glibc=None):
     """Builds edge-run, stripped; `glibc` is the oldest C library it is to run with, if not Debian's own."""
-    zig = board.is_static or glibc is not None
-    if board.is_static and glibc is not None:
-        raise Failure(f"--glibc: {board.name} is static and needs no C library")
+    built = cargo(board, "build", "--profile", PROFILE, "--package", "edge-run", "--bin", "edge-run", glibc=glibc)
+    return built / PROFILE / "edge-run"
+
+
+def cargo(board, command, *arguments, glibc=None, env=None):
+    """Runs a command of cargo for a board; gives the directory it builds in."""
     flags = os.environ.get("RUSTFLAGS", "").split()
-    env, arguments = rust(board.triple)
-    if zig:
+    needed, more = rust(board.triple)
+    if board.is_static or glibc is not None:
+        if board.is_static and glibc is not None:
+            raise Failure(f"--glibc: {board.name} is static and needs no C library")
         scripts = zig_scripts()
-        env["PATH"] = f"{scripts}{os.pathsep}{os.environ['PATH']}"
-        command = ["cargo-zigbuild", "zigbuild"]
+        needed["PATH"] = f"{scripts}{os.pathsep}{os.environ['PATH']}"
+        program = ("cargo-zigbuild", {"build": "zigbuild"}.get(command, command))
         if board.is_static:
             # The start-up files are zig's: Debian's Rust has none.
             flags.append("-Clink-self-contained=no")
     else:
-        gnu_compiler(board)
-        command = ["cargo", "build"]
-        env[f"CARGO_TARGET_{board.triple.upper().replace('-', '_')}_LINKER"] = f"{board.architecture.gnu}-gcc"
-    env["RUSTFLAGS"] = " ".join(flags)
+        needed[f"CARGO_TARGET_{board.variable}_LINKER"] = gnu_compiler(board)
+        program = ("cargo", command)
+    needed["RUSTFLAGS"] = " ".join(flags)
     directory = target_dir() / "boards" / (f"glibc-{glibc}" if glibc else "")
     target = f"{board.triple}.{glibc}" if glibc else board.triple
-    run(*command, "--locked", "--profile", PROFILE, "--package", "edge-run", "--bin", "edge-run",
-        "--target", target, "--target-dir", directory, *arguments, env=env)
-    return directory / board.triple / PROFILE / "edge-run"
+    where = ("--locked", "--target", target, "--target-dir", directory)
+    run(*program, *where, *more, *arguments, env={**needed, **(env or {})})
+    return directory / board.triple
 
 
 def gnu_compiler(board):
