@@ -72,6 +72,11 @@ struct Arguments {
 enum Command {
     /// Time an encoder, without texts or patches
     Bench(BenchArguments),
+    /// Lay the weights out for this processor and check every file, so that the first answer does not wait for it
+    Prepare {
+        /// The encoder's bundle
+        bundle: PathBuf,
+    },
 }
 
 #[derive(Args)]
@@ -124,6 +129,7 @@ Examples:
   edge-run -p mrpc.bias -i tsv -o jsonl pairs.tsv     columns sentence1 and sentence2
   tail -f log | edge-run -p alarm.bias --unbuffered   answers as lines come
   edge-run bench minilm --lengths 8,32 --threads 2    how fast is this machine?
+  edge-run prepare minilm                             once, before it is first needed
 
 Lines hold one text, or two with a tab between. In TSV and JSON the first text is called text, sentence, sentence1, question,
 premise, text_a, question1 or tokens, the second text_pair, sentence2, context, hypothesis, text_b, question2 or passage.
@@ -147,6 +153,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let done = match &arguments.command {
         Some(Command::Bench(arguments)) => measure(arguments).map(|()| true),
+        Some(Command::Prepare { bundle }) => Encoder::open(bundle).map(|_| true),
         None => answer(&arguments),
     };
     match done {

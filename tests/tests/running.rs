@@ -379,6 +379,19 @@ fn pooling_reads_what_it_says() {
 }
 
 #[test]
+fn a_prepared_encoder_has_its_panels_before_the_first_text() {
+    let place = Place::new("bert");
+    let panels = place.home.path().join("bundle/panels-f32x16.bin");
+    let prepare = || command("edge-run", place.home.path()).arg("prepare").arg(place.bundle.dir()).output().unwrap();
+    assert!(!panels.exists());
+    assert_eq!(assert_succeeded(&prepare()), "");
+    assert!(panels.exists());
+    fs::remove_file(&panels).unwrap();
+    fs::write(place.home.path().join("bundle/weights.bin"), b"short").unwrap();
+    assert_refused(&prepare(), &["weights.bin", "expected", "bytes, found 5"]);
+}
+
+#[test]
 fn panels_are_made_once_and_again_when_they_are_damaged() {
     let place = Place::new("bert");
     let panels = place.home.path().join("bundle/panels-f32x16.bin");

@@ -47,7 +47,7 @@ pub(crate) fn packed_bytes(len: usize, bits: u8) -> Option<usize> {
 
 /// Packs integers, lowest bits first.
 pub(crate) fn pack(codes: &[i8], bits: u8) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(codes.len() * usize::from(bits) / 8 + 1);
+    let mut bytes = Vec::with_capacity(packed_bytes(codes.len(), bits).unwrap_or(0));
     let (mut pending, mut filled) = (0u32, 0);
     for code in codes {
         pending |= u32::from(symbol(*code, bits)) << filled;
@@ -66,7 +66,7 @@ pub(crate) fn pack(codes: &[i8], bits: u8) -> Vec<u8> {
 
 /// Reads `len` integers from exactly the bytes [`pack`] makes of them.
 pub(crate) fn unpack(bytes: &[u8], len: usize, bits: u8) -> Result<Vec<i8>> {
-    let mut codes = Vec::with_capacity(len);
+    let mut codes = room_for(len)?;
     let (mut pending, mut filled, mut bytes) = (0u32, 0u8, bytes.iter());
     for at in 0..len {
         while filled < bits {
@@ -84,6 +84,13 @@ pub(crate) fn unpack(bytes: &[u8], len: usize, bits: u8) -> Result<Vec<i8>> {
     if pending != 0 {
         return Err(Error::field("bits after the last code", "zeros", format!("{pending:#b}")));
     }
+    Ok(codes)
+}
+
+/// An empty list with room for `len` integers: a byte of a file may stand for many, and 32-bit addresses for few.
+fn room_for(len: usize) -> Result<Vec<i8>> {
+    let mut codes = Vec::new();
+    codes.try_reserve_exact(len).map_err(|_| Error::field("codes", "as many as memory holds", len))?;
     Ok(codes)
 }
 
@@ -105,7 +112,7 @@ pub(crate) fn compress(runs: &[(u8, &[i8])]) -> Option<(Vec<Frequencies>, Vec<u8
     }
     let bytes: Vec<u8> = coder.into_compressed().ok()?.iter().flat_map(|word| word.to_le_bytes()).collect();
     let total: usize = runs.iter().map(|(_, codes)| codes.len()).sum();
-    (total <= bytes.len() * MAX_CODES_PER_BYTE).then_some((tables, bytes))
+    (total <= bytes.len().saturating_mul(MAX_CODES_PER_BYTE)).then_some((tables, bytes))
 }
 
 /// Reads the runs of the given widths and lengths from a stream of [`compress`].
@@ -132,7 +139,7 @@ pub(crate) fn decompress(tables: &[Frequencies], bytes: &[u8], runs: &[(u8, usiz
             .iter()
             .find(|(b, _)| b == bits)
             .ok_or_else(|| Error::field(format!("frequencies of {bits}-bit codes"), "a table", "none"))?;
-        let mut codes = Vec::with_capacity(*len);
+        let mut codes = room_for(*len)?;
         for symbol in coder.decode_iid_symbols(*len, model) {
             // Infallible for a stack held in memory: past its end it reads zeros, which the check below finds.
             let symbol = symbol.map_err(|_| Error::field("code stream", "more data", "its end"))?;
@@ -229,7 +236,7 @@ mod tests {
 
         let cut = decompress(&tables, &bytes[..bytes.len() - 2], &shape);
         assert!(cut.is_err(), "a cut stream was accepted");
-        let more = [(8, 3000), (4, 3000), (3, 3000), (2, 3000), (1, 1 << 40)];
+        let more = [(8, 3000), (4, 3000), (3, 3000), (2, 3000), (1, 1 << 30)];
         assert!(decompress(&tables, &bytes, &more).unwrap_err().to_string().contains("at most 64 a byte"));
     }
 

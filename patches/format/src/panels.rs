@@ -116,8 +116,13 @@ impl PanelIndex {
         let index = Self::read(path, manifest, |_, verify| verify())?;
         let mut file = File::open(path).map_err(Error::io(path, "open"))?;
         for (entry, tensor) in index.tensors.iter().zip(&manifest.tensors) {
+            let length = entry.end() - entry.offset;
             // The file was found to have this length, so this is what it holds and no more.
-            let mut bytes = vec![0; usize::try_from(entry.end() - entry.offset).unwrap_or(0)];
+            let length = usize::try_from(length).map_err(|_| {
+                let field = format!("tensor {}", entry.name);
+                Error::field(field, "as many bytes as this processor has addresses", length).in_file(path)
+            })?;
+            let mut bytes = vec![0; length];
             file.seek(SeekFrom::Start(entry.offset)).map_err(Error::io(path, "read"))?;
             file.read_exact(&mut bytes).map_err(Error::io(path, "read"))?;
             let values = taken_out(&bytes, entry);
@@ -280,7 +285,7 @@ fn lay_out_codes(codes: &[u8], entry: &PanelEntry, bytes: &mut Vec<u8>) {
             }
         }
     }
-    for group in codes.chunks(SCALE_GROUP as usize * columns) {
+    for group in codes.chunks((SCALE_GROUP as usize).saturating_mul(columns)) {
         let mut sums = vec![0.0f32; columns];
         for row in group.chunks(columns) {
             sums.iter_mut().zip(row).for_each(|(sum, code)| *sum += f32::from(code.cast_signed()));

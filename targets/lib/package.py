@@ -1,0 +1,112 @@
+"""What is copied to a board.
+
+In: its edge-run, an encoder's bundle, patches. Out: a directory, an archive or a Debian package of
+
+    edge-run      stripped
+    bundle/       the encoder, with the one panels file that this board maps, and without weights.bin
+    *.bias        the patches
+
+Refused: a bundle that has neither this board's panels nor the weights to make them of, a place where something else is.
+"""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import tarfile
+import tempfile
+import tomllib
+from pathlib import Path
+
+from lib.emulator import Emulator
+from lib.shell import ROOT, Failure, run
+
+
+@contextlib.contextmanager
+def stage(board, binary, bundle, patches):
+    """The directory, for as long as it is needed."""
+    with tempfile.TemporaryDirectory(prefix="edge-run-") as temporary:
+        directory = Path(temporary, f"edge-run-{board.name}")
+        directory.mkdir()
+        fill(board, binary, bundle, patches, directory)
+        yield directory
+
+
+def fill(board, binary, bundle, patches, directory):
+    """Puts what goes to a board into an empty directory."""
+    shutil.copy2(binary, directory / "edge-run")
+    for patch in patches:
+        shutil.copy2(patch, directory / patch.name)
+    if bundle is not None:
+        copy_bundle(board, directory / "edge-run", bundle, directory / "bundle")
+
+
+def copy_bundle(board, binary, bundle, to):
+    manifest = bundle / "bundle.json"
+    if not manifest.is_file():
+        raise Failure(f"{bundle}: expected a bundle, found no bundle.json; edge-export makes one")
+    tensors = json.loads(manifest.read_text())["tensors"]
+    kind = "i8" if any(tensor.get("type") == "i8" for tensor in tensors) else "f32"
+    panels = f"panels-{board.panels[kind]}.bin"
+    there = sorted(path.name for path in bundle.glob("panels-*.bin"))
+    make = panels not in there
+    if make and not (bundle / "weights.bin").is_file():
+        raise Failure(f"{bundle}: expected {panels}, as {board.title} maps it, or weights.bin to make it of, "
+                      f"found {', '.join(there) or 'neither'}; export the encoder again without --panels only")
+    unwanted = set(there) - {panels} | (set() if make else {"weights.bin"})
+    shutil.copytree(bundle, to, ignore=lambda _, names: unwanted & set(names))
+    if make:
+        # The board's own program lays them out, so that no other has to know how.
+        Emulator(board).run(binary, "prepare", to)
+        (to / "weights.bin").unlink()
+        if not (to / panels).is_file():
+            found = ", ".join(path.name for path in to.glob("panels-*.bin"))
+            raise Failure(f"boards/{board.name}.toml: panels: edge-run expected {found or 'none'}, found {panels}")
+
+
+def as_directory(board, directory, output):
+    if output.exists():
+        if not (output / "edge-run").is_file():
+            raise Failure(f"{output}: expected what this command has made before, or nothing, found something else")
+        shutil.rmtree(output)
+    shutil.copytree(directory, output)
+
+
+def as_archive(board, directory, output):
+    def of_root(entry):
+        entry.uid = entry.gid = 0
+        entry.uname = entry.gname = "root"
+        return entry
+
+    with tarfile.open(output, "w:gz", compresslevel=6) as archive:
+        archive.add(directory, arcname=directory.name, filter=of_root)
+
+
+def as_debian_package(board, directory, output):
+    """The program where programs are, the rest in /usr/share/edge-run, the unit for systemd beside it, not enabled."""
+    if shutil.which("dpkg-deb") is None:
+        raise Failure("--deb: expected dpkg-deb on this machine, found none; use --tar")
+    workspace = tomllib.loads((ROOT / "Cargo.toml").read_text())["workspace"]["package"]
+    glibc = ".".join(map(str, glibc_of(directory / "edge-run")))
+    depends = "" if board.is_static else f"Depends: libc6 (>= {glibc}), libgcc-s1\n"
+    control = (f"Package: edge-run\nVersion: {workspace['version']}\nArchitecture: {board.architecture.debian}\n"
+               f"Maintainer: whoever built it <root@localhost>\n{depends}"
+               "Description: any number of tasks over one frozen encoder\n")
+    with tempfile.TemporaryDirectory() as temporary:
+        root = Path(temporary)
+        root.chmod(0o755)
+        for place in ("DEBIAN", "usr/bin", "usr/share/edge-run", "lib/systemd/system"):
+            (root / place).mkdir(parents=True)
+        (root / "DEBIAN/control").write_text(control)
+        shutil.copytree(directory, root / "usr/share/edge-run", dirs_exist_ok=True)
+        os.rename(root / "usr/share/edge-run/edge-run", root / "usr/bin/edge-run")
+        shutil.copy2(ROOT / "targets/edge-run.service", root / "lib/systemd/system")
+        run("dpkg-deb", "--root-owner-group", "--build", root, output)
+
+
+def glibc_of(binary):
+    """The oldest glibc that has every symbol a binary needs, as numbers."""
+    symbols = run("readelf", "--version-info", "--wide", binary, capture=True)
+    versions = re.findall(r"GLIBC_(\d+(?:\.\d+)*)", symbols)
+    return max((tuple(map(int, version.split("."))) for version in versions), default=())

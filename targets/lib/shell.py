@@ -1,0 +1,69 @@
+"""What every command here needs: to run a program, to fail with a message, to know where things are.
+
+Nothing is installed but what a command asks `install` for, and nothing is kept outside `cache_dir`.
+"""
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Failure(Exception):
+    """Says what was expected, what was found and what to do."""
+
+
+def main(run):
+    """Runs a command: exit code 1 after a failure, which is said in a line, as the commands of this project do."""
+    name = f"targets/{Path(sys.argv[0]).name}"
+    try:
+        run()
+    except (Failure, OSError) as error:
+        sys.exit(f"{name}: {error}")
+
+
+def say(*words):
+    print(*words, file=sys.stderr, flush=True)
+
+
+def cache_dir(*parts):
+    """Where this project keeps what it can make again."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home, "edge-run", *parts)
+
+
+def target_dir():
+    """Where cargo builds for this machine."""
+    return Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target").absolute()
+
+
+def run(*command, env=None, capture=False, codes=(0,), stdin=None, cwd=ROOT):
+    """Runs a program to its end, on the file `stdin` if there is one; gives its standard output if `capture`."""
+    command = [str(word) for word in command]
+    whole = {**os.environ, **(env or {})}
+    # What is not captured is for people: standard output is left to the command's own result.
+    out = subprocess.PIPE if capture else sys.stderr
+    try:
+        with open(stdin or os.devnull) as source:
+            done = subprocess.run(command, env=whole, cwd=cwd, stdin=source, stdout=out, text=True)
+    except FileNotFoundError as error:
+        raise Failure(f"{error.filename}: no such file or program") from None
+    if done.returncode not in codes:
+        raise Failure(f"exit code {done.returncode}, expected {codes[0]}: {shlex.join(command)}")
+    return done.stdout
+
+
+def install(*packages):
+    """Installs packages of Debian; on another system, and without the right to, says which are missing."""
+    wish = f"apt-get install --no-install-recommends {' '.join(packages)}"
+    if shutil.which("apt-get") is None:
+        raise Failure(f"this machine lacks what Debian calls {', '.join(packages)}: install it")
+    if os.geteuid() != 0:
+        raise Failure(f"this machine lacks {', '.join(packages)}: sudo {wish}")
+    quiet = {"DEBIAN_FRONTEND": "noninteractive"}
+    run("apt-get", "update", "--quiet", env=quiet)
+    run(*shlex.split(wish), "--yes", "--quiet", env=quiet)

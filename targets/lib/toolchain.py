@@ -1,0 +1,117 @@
+"""Compilers for a board, and what they make.
+
+In: a board. Out: `edge-run` for it. Rust comes from rustup where it has, or can fetch, the standard library of the
+board's triple; elsewhere, or with EDGE_RUST=debian, from Debian's packages, unpacked into the cache, and the standard
+library is built of its source. The linker is Debian's cross gcc, or, for a static binary or an older C library, zig
+from PyPI.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from lib.shell import Failure, cache_dir, install, run, say, target_dir
+
+PROFILE = "board"
+# In one place, so that two machines link the same.
+ZIG = ("cargo-zigbuild==0.24.0", "ziglang==0.17.1")
+
+
+def compile(board, glibc=None):
+    """Builds edge-run, stripped; `glibc` is the oldest C library it is to run with, if not Debian's own."""
+    built = cargo(board, "build", "--profile", PROFILE, "--package", "edge-run", "--bin", "edge-run", glibc=glibc)
+    return built / PROFILE / "edge-run"
+
+
+def cargo(board, command, *arguments, glibc=None, env=None):
+    """Runs a command of cargo for a board; gives the directory it builds in."""
+    flags = os.environ.get("RUSTFLAGS", "").split()
+    needed, more = rust(board.triple)
+    if board.is_static or glibc is not None:
+        if board.is_static and glibc is not None:
+            raise Failure(f"--glibc: {board.name} is static and needs no C library")
+        scripts = zig_scripts()
+        needed["PATH"] = f"{scripts}{os.pathsep}{os.environ['PATH']}"
+        program = ("cargo-zigbuild", {"build": "zigbuild"}.get(command, command))
+        if board.is_static:
+            # The start-up files are zig's: Debian's Rust has none.
+            flags.append("-Clink-self-contained=no")
+    else:
+        needed[f"CARGO_TARGET_{board.variable}_LINKER"] = gnu_compiler(board)
+        program = ("cargo", command)
+    needed["RUSTFLAGS"] = " ".join(flags)
+    directory = target_dir() / "boards" / (f"glibc-{glibc}" if glibc else "")
+    target = f"{board.triple}.{glibc}" if glibc else board.triple
+    where = ("--locked", "--target", target, "--target-dir", directory)
+    run(*program, *where, *more, *arguments, env={**needed, **(env or {})})
+    return directory / board.triple
+
+
+def gnu_compiler(board):
+    """The board's gcc and C library; Debian's are installed if they are missing."""
+    gcc = f"{board.architecture.gnu}-gcc"
+    there = shutil.which(gcc) and os.path.isabs(run(gcc, "-print-file-name=crt1.o", capture=True).strip())
+    if not there:
+        install(f"gcc-{board.architecture.gnu}", f"libc6-dev-{board.architecture.debian}-cross")
+    return gcc
+
+
+def rust(triple):
+    """Environment and arguments with which cargo builds for a triple."""
+    if os.environ.get("EDGE_RUST") != "debian" and shutil.which("rustup"):
+        installed = run("rustup", "target", "list", "--installed", capture=True).split()
+        if triple in installed or subprocess.run(["rustup", "target", "add", triple]).returncode == 0:
+            return {}, []
+        say(f"rustup has no {triple} here: Debian's compiler is taken")
+    # The standard library is built with the board's own profile; that needs what is not yet stable in cargo.
+    return {"RUSTC": str(debian_rust()), "RUSTC_BOOTSTRAP": "1"}, ["-Zbuild-std=std,panic_abort"]
+
+
+def debian_rust():
+    """Debian's rustc and the source of its standard library, unpacked beside no other: nothing of it is installed."""
+    place = cache_dir("debian-rust")
+    rustc = place / "rustc"
+    if rustc.exists():
+        return rustc
+    if shutil.which("apt-get") is None:
+        raise Failure("no standard library for the board: install rustup (https://rustup.rs)")
+    if shutil.which("cargo") is None:
+        raise Failure("no cargo: install rustup (https://rustup.rs), or Debian's cargo")
+    if os.geteuid() == 0:
+        run("apt-get", "update", "--quiet")
+    kinds = ("recommends", "suggests", "conflicts", "breaks", "replaces", "enhances")
+    closure = run("apt-cache", "depends", "--recurse", *(f"--no-{kind}" for kind in kinds), "rustc-web", capture=True)
+    libraries = re.findall(r"^(?:libstd-rust-web|libllvm)\S*$", closure, re.MULTILINE)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=place.parent, prefix=".debian-rust-") as staged:
+        packages = Path(staged, "packages")
+        packages.mkdir()
+        run("apt-get", "download", "--quiet", "rustc-web", "rust-web-src", *libraries, cwd=packages)
+        for package in sorted(packages.glob("*.deb")):
+            run("dpkg", "-x", package, Path(staged, "root"))
+        wrapper = Path(staged, "root", "rustc")
+        wrapper.write_text('#!/bin/sh\n# The compiler finds its libraries from here, wherever this is.\n'
+                           'root=$(dirname "$(readlink -f "$0")")/usr\n'
+                           'LD_LIBRARY_PATH="$root/lib/$(uname -m)-linux-gnu${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" '
+                           'exec "$root/bin/rustc" "$@"\n')
+        wrapper.chmod(0o755)
+        os.rename(Path(staged, "root"), place)
+    return rustc
+
+
+def zig_scripts():
+    """The directory of cargo-zigbuild and zig, in a virtual environment of their own."""
+    place = cache_dir("zig")
+    scripts = place / "bin"
+    if not (scripts / "cargo-zigbuild").exists():
+        try:
+            import ensurepip  # noqa: F401 (Debian has it in a package of its own)
+        except ImportError:
+            install("python3-venv")
+        run(sys.executable, "-m", "venv", "--clear", place)
+        run(scripts / "pip", "install", "--quiet", "--disable-pip-version-check", *ZIG)
+    return scripts
