@@ -4,17 +4,19 @@
 //! [`naive`] is the oracle: plain Rust, in the order of the formulas. The others are tested against it (products of codes
 //! are exact, so they agree to the bit) and chosen at run time by what the CPU has; `EDGE_RUN_ISA` forces one.
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 #[macro_use]
 mod unit;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod blocked;
 mod naive;
-#[cfg(target_arch = "x86_64")]
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod wide;
 #[cfg(target_arch = "x86_64")]
 mod x86;
@@ -189,6 +191,11 @@ fn available() -> Vec<&'static dyn Kernel> {
         found.extend(x86::Avx512::detect().map(|k| k as &dyn Kernel));
         found.extend(x86::AvxVnni::detect().map(|k| k as &dyn Kernel));
         found.extend(x86::Avx2::detect().map(|k| k as &dyn Kernel));
+    }
+    #[cfg(target_arch = "aarch64")]
+    {
+        found.extend(neon::NeonDot::detect().map(|k| k as &dyn Kernel));
+        found.extend(neon::Neon::detect().map(|k| k as &dyn Kernel));
     }
     found.push(&naive::Naive);
     found
