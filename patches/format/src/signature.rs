@@ -97,7 +97,7 @@ mod tests {
         let path = dir.path().join("key.pub");
         for text in ["", "one line", "a comment\nnot base64 at all\n"] {
             fs::write(&path, text).unwrap();
-            let error = Keys::open(&[path.clone()]).unwrap_err().to_string();
+            let error = Keys::open(std::slice::from_ref(&path)).unwrap_err().to_string();
             assert!(error.contains("key.pub: public key: expected"), "{error}");
         }
     }

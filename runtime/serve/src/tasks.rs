@@ -250,8 +250,6 @@ impl Directory {
         }
         self.metrics.unloads.inc();
         tracing::info!(task, "task unloaded on request");
-        // Another file may have waited for the name.
-        self.retry();
         self.publish();
         true
     }
@@ -302,7 +300,7 @@ impl Directory {
     fn retry(&mut self) {
         let due = |known: &Known| match known.refused.as_ref().map(|refused| &refused.until) {
             Some(Until::Stored(encoder)) => self.encoders.is_stored(*encoder),
-            Some(Until::Free(task)) => !self.tasks.contains_key(task),
+            Some(Until::Free(task)) => self.holder(task).is_none(),
             Some(Until::Replaced) | None => false,
         };
         let due: Vec<OsString> =
@@ -378,12 +376,12 @@ impl Directory {
         }
         let patch = Patch::from_bytes(&bytes).map_err(|e| Refused::for_good(e.in_file(&path)))?;
         let task = patch.task().name().to_owned();
-        if let Some(holder) = self.tasks.get(&task).filter(|resident| resident.file != name) {
+        if let Some(holder) = self.holder(&task).filter(|holder| *holder != name) {
             let reason = format!(
                 "{}: task name: expected one that no other file has, found {task}, which {} answers for; remove one of \
                  the two",
                 path.display(),
-                holder.file.display()
+                holder.display()
             );
             return Err(Refused { reason, until: Until::Free(task) });
         }
@@ -425,14 +423,17 @@ impl Directory {
         Ok(bytes)
     }
 
-    /// The file that answers, or would, for a task; else one that is called so.
+    /// The file that has a task's name: the one that answers, or that was unloaded.
+    fn holder(&self, task: &str) -> Option<&OsStr> {
+        let answers = self.tasks.get(task).map(|resident| resident.file.as_os_str());
+        let unloaded = || self.files.iter().find(|(_, known)| known.unloaded && known.task.as_deref() == Some(task));
+        answers.or_else(|| unloaded().map(|(name, _)| name.as_os_str()))
+    }
+
+    /// The file that has a task's name; else one that is called so.
     fn file_of(&self, task: &str) -> Option<OsString> {
-        if let Some(resident) = self.tasks.get(task) {
-            return Some(resident.file.clone());
-        }
-        let known = self.files.iter().find(|(_, known)| known.task.as_deref() == Some(task));
-        let called = || self.files.iter().find(|(name, _)| stem(name) == task);
-        known.or_else(called).map(|(name, _)| name.clone())
+        let called = || self.files.keys().find(|name| stem(name) == task).map(OsString::as_os_str);
+        self.holder(task).or_else(called).map(OsStr::to_owned)
     }
 
     fn publish(&mut self) {
