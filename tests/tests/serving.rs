@@ -3,10 +3,10 @@
 use std::{
     fs,
     io::{ErrorKind, Read, Write},
-    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    net::{Shutdown, SocketAddr, TcpStream},
     os::unix::fs::symlink,
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    path::PathBuf,
+    process::{Child, Command},
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
@@ -14,11 +14,12 @@ use std::{
 
 use bias_patch::{Bundle, Head, Linear, Patch};
 use serde_json::{Value, json};
-use system_tests::{assert_refused, assert_succeeded, command, patch, small_bundle, task};
+use system_tests::{
+    assert_refused, assert_succeeded, command,
+    http::{PATIENCE, Reply, ask, connect, reply, start},
+    patch, small_bundle, task,
+};
 use tempfile::TempDir;
-
-/// How long a change may take to be seen.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A server of its own, with a directory of patches; it is killed at the end.
 struct Server {
@@ -27,23 +28,6 @@ struct Server {
     patches: PathBuf,
     address: SocketAddr,
     child: Child,
-}
-
-/// What came back.
-struct Reply {
-    status: u16,
-    head: String,
-    body: Vec<u8>,
-}
-
-impl Reply {
-    fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&self.body)))
-    }
-
-    fn error(&self) -> String {
-        self.json()["error"].as_str().unwrap_or_else(|| panic!("no error in {}", self.json())).to_owned()
-    }
 }
 
 impl Server {
@@ -59,12 +43,12 @@ impl Server {
         for name in tasks {
             patch(&bundle, task(name, "classification", 1), name).save(&patches.join(format!("{name}.bias"))).unwrap();
         }
-        let (address, child) = start(home.path(), arguments);
+        let (address, child) = start(home.path(), bundle.dir(), arguments);
         Server { home, bundle, patches, address, child }
     }
 
     fn restart(&mut self) {
-        (self.address, self.child) = start(self.home.path(), &[]);
+        (self.address, self.child) = start(self.home.path(), self.bundle.dir(), &[]);
     }
 
     fn connect(&self) -> TcpStream {
@@ -111,62 +95,6 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// Starts a server on the bundle and the patches in `home`, on a free port, and waits until it answers.
-fn start(home: &Path, arguments: &[&str]) -> (SocketAddr, Child) {
-    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let mut command = command("edge-serve", home);
-    command.current_dir(home).args(["--patches", "patches", "--bundle", "bundle", "--listen", &address.to_string()]);
-    let log = fs::OpenOptions::new().create(true).append(true).open(home.join("log")).unwrap();
-    let mut child = command.args(arguments).stdout(Stdio::null()).stderr(log).spawn().unwrap();
-    let begun = Instant::now();
-    while TcpStream::connect(address).is_err() {
-        let log = || fs::read_to_string(home.join("log")).unwrap();
-        assert!(child.try_wait().unwrap().is_none(), "edge-serve stopped; it said: {}", log());
-        assert!(begun.elapsed() < PATIENCE, "edge-serve does not listen; it said: {}", log());
-        thread::sleep(Duration::from_millis(5));
-    }
-    (address, child)
-}
-
-fn connect(address: SocketAddr) -> TcpStream {
-    let stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream.set_nodelay(true).unwrap();
-    stream
-}
-
-fn ask(stream: &mut TcpStream, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
-    let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-    let length = body.len();
-    let head = format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n{headers}\r\n");
-    stream.write_all(&[head.as_bytes(), body].concat()).unwrap();
-    reply(stream).expect("an answer")
-}
-
-/// The next response on a connection; none if it was closed instead.
-fn reply(stream: &mut TcpStream) -> Option<Reply> {
-    let (mut bytes, mut part) = (Vec::new(), [0; 4096]);
-    let end = loop {
-        if let Some(at) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
-            break at + 4;
-        }
-        match stream.read(&mut part) {
-            Ok(0) | Err(_) => return None,
-            Ok(read) => bytes.extend(&part[..read]),
-        }
-    };
-    let head = String::from_utf8(bytes[..end].to_vec()).unwrap().to_ascii_lowercase();
-    let mut body = bytes.split_off(end);
-    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).map_or(0, |n| n.parse().unwrap());
-    while body.len() < length {
-        match stream.read(&mut part) {
-            Ok(0) | Err(_) => return None,
-            Ok(read) => body.extend(&part[..read]),
-        }
-    }
-    Some(Reply { status: head.split(' ').nth(1).unwrap().parse().unwrap(), head, body })
 }
 
 /// A patch whose answer says which one it is: the head's weights are zeros, so its logits are its biases.
@@ -364,7 +292,7 @@ fn only_signed_patches_answer_where_keys_are_trusted() {
     fs::write(&public, pair.pk.to_box().unwrap().into_string()).unwrap();
     let path = patches.join("a.bias");
     patch(&bundle, task("a", "classification", 1), "a").save(&path).unwrap();
-    let (address, child) = start(home.path(), &["--trust", "key.pub"]);
+    let (address, child) = start(home.path(), bundle.dir(), &["--trust", "key.pub"]);
     let server = Server { home, bundle, patches, address, child };
     let found = server.wait("a refusal", |tasks| reasons(tasks).contains("expected a signature"));
     assert!(names(&found).is_empty());
@@ -392,7 +320,7 @@ fn only_who_knows_the_token_may_ask() {
     let patches = home.path().join("patches");
     fs::create_dir(&patches).unwrap();
     fs::write(home.path().join("token"), "0123456789abcdef\n").unwrap();
-    let (address, child) = start(home.path(), &["--token-file", "token"]);
+    let (address, child) = start(home.path(), bundle.dir(), &["--token-file", "token"]);
     let server = Server { home, bundle, patches, address, child };
     assert_eq!((server.get("/tasks").status, server.get("/v2/health/live").status), (401, 200));
     for (token, status) in

@@ -16,12 +16,12 @@ pub(crate) type Reply = Response<Full<Bytes>>;
 pub(crate) struct Refusal {
     pub status: StatusCode,
     pub message: String,
-    header: Option<(HeaderName, &'static str)>,
+    headers: Vec<(HeaderName, &'static str)>,
 }
 
 impl Refusal {
     pub fn new(status: StatusCode, message: impl Into<String>) -> Self {
-        Refusal { status, message: message.into(), header: None }
+        Refusal { status, message: message.into(), headers: Vec::new() }
     }
 
     /// The request is not one.
@@ -73,13 +73,14 @@ impl Refusal {
         Refusal { message: format!("{place}: {}", self.message), ..self }
     }
 
-    fn with(self, name: HeaderName, value: &'static str) -> Self {
-        Refusal { header: Some((name, value)), ..self }
+    fn with(mut self, name: HeaderName, value: &'static str) -> Self {
+        self.headers.push((name, value));
+        self
     }
 
     pub fn into_reply(self) -> Reply {
         let mut reply = json(self.status, &Failure { error: &self.message });
-        if let Some((name, value)) = self.header {
+        for (name, value) in self.headers {
             reply.headers_mut().insert(name, HeaderValue::from_static(value));
         }
         reply
