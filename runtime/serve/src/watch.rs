@@ -44,6 +44,9 @@ pub(crate) fn keep(mut directory: Directory) -> Result<Sender<Wake>> {
     let (sender, receiver) = mpsc::channel();
     // Before the first look, so that nothing is missed after it.
     let mut watcher = watch(&directory, &sender);
+    if watcher.is_none() {
+        tracing::warn!("the directory cannot be watched: it is looked at every {} seconds", POLL.as_secs());
+    }
     directory.scan(&BTreeSet::new());
     let wakes = sender.clone();
     let run = move || {
@@ -126,7 +129,7 @@ fn watch(directory: &Directory, wakes: &Sender<Wake>) -> Option<RecommendedWatch
             Some(watcher)
         }
         Err(error) => {
-            tracing::debug!(%error, "the directory cannot be watched and is looked at every two seconds");
+            tracing::debug!(%error, "the directory cannot be watched");
             None
         }
     }
