@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Tokens that run together: enough rows for the kernels, few enough that a layer's values stay in the cache.
-const RUN_TOKENS: usize = 256;
+pub const RUN_TOKENS: usize = 256;
 
 /// A loaded encoder.
 pub struct Encoder {

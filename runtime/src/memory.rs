@@ -16,7 +16,14 @@ pub struct Memory {
 impl Memory {
     /// Reads `/proc/self/smaps_rollup`; none on systems that do not have it.
     pub fn now() -> Option<Self> {
-        parse(&fs::read_to_string("/proc/self/smaps_rollup").ok()?)
+        Self::of_rollup(&fs::read_to_string("/proc/self/smaps_rollup").ok()?)
+    }
+
+    /// Reads the text of a `smaps_rollup`, for a process that opened it before it locked itself in.
+    pub fn of_rollup(rollup: &str) -> Option<Self> {
+        let number = |name: &str| rollup.lines().find_map(|line| bytes(line, name));
+        let (resident, anonymous) = (number("Rss:")?, number("Anonymous:")?);
+        Some(Memory { anonymous_bytes: anonymous, file_bytes: resident.saturating_sub(anonymous) })
     }
 }
 
@@ -36,12 +43,6 @@ impl MappedMemory {
     pub fn of(name: &str) -> Option<Self> {
         parse_mapped(&fs::read_to_string("/proc/self/smaps").ok()?, name)
     }
-}
-
-fn parse(rollup: &str) -> Option<Memory> {
-    let number = |name: &str| rollup.lines().find_map(|line| bytes(line, name));
-    let (resident, anonymous) = (number("Rss:")?, number("Anonymous:")?);
-    Some(Memory { anonymous_bytes: anonymous, file_bytes: resident.saturating_sub(anonymous) })
 }
 
 fn parse_mapped(smaps: &str, name: &str) -> Option<MappedMemory> {
@@ -78,8 +79,8 @@ mod tests {
     fn a_rollup_is_split_by_what_backs_it() {
         let rollup =
             "5500-7ffc ---p 00000000 00:00 0   [rollup]\nRss:      3480 kB\nPss:  1234 kB\nAnonymous:     480 kB\n";
-        assert_eq!(parse(rollup), Some(Memory { anonymous_bytes: 480 * 1024, file_bytes: 3000 * 1024 }));
-        assert_eq!(parse("Rss: x kB"), None);
+        assert_eq!(Memory::of_rollup(rollup), Some(Memory { anonymous_bytes: 480 * 1024, file_bytes: 3000 * 1024 }));
+        assert_eq!(Memory::of_rollup("Rss: x kB"), None);
     }
 
     #[test]

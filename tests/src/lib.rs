@@ -3,6 +3,8 @@
 //! Helpers panic when something is not as they need it: that is a failed test.
 #![forbid(unsafe_code)]
 
+pub mod http;
+
 use std::{
     collections::BTreeMap,
     fs,

@@ -94,6 +94,18 @@ pub enum Error {
         /// Layers of the encoder.
         layers: u32,
     },
+    /// A patch has no signature, and keys were given.
+    #[error("{}: expected a signature, found none; `edge-patch sign PATCH --key KEY` makes it", signature.display())]
+    Unsigned {
+        /// Where it should be.
+        signature: PathBuf,
+    },
+    /// The signature is not one of these bytes by a trusted key.
+    #[error("signed by none of the {keys} trusted keys, or changed since; get it again from whoever signed it")]
+    BadSignature {
+        /// Keys that were tried.
+        keys: usize,
+    },
     /// No bundle for a digest in the store.
     #[error(
         "no bundle of encoder {digest} in the store {}; export its checkpoint with `edge-export CHECKPOINT`, or name its bundle (edge-run --bundle, edge-patch --encoder)",
@@ -111,9 +123,11 @@ impl Error {
     /// Names the file that the error is in.
     pub fn in_file(self, path: &Path) -> Self {
         match self {
-            named @ (Error::Io { .. } | Error::InFile { .. } | Error::NotInStore { .. } | Error::NotABundle { .. }) => {
-                named
-            }
+            named @ (Error::Io { .. }
+            | Error::InFile { .. }
+            | Error::NotInStore { .. }
+            | Error::NotABundle { .. }
+            | Error::Unsigned { .. }) => named,
             source => Error::InFile { path: path.to_owned(), source: Box::new(source) },
         }
     }

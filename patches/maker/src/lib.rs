@@ -10,9 +10,11 @@ mod evaluate;
 mod import;
 mod inspect;
 pub mod metrics;
+mod sign;
 pub mod train;
 
 pub use error::{Error, Result};
 pub use evaluate::{Evaluation, evaluate};
 pub use import::{Imported, extract, import};
 pub use inspect::{Difference, Report, SlotReport, difference, inspect, largest_change};
+pub use sign::sign;

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod describe;
+mod signing;
 mod training;
 
 use std::{
@@ -19,6 +20,7 @@ use edge_run::{Encoder, EngineOptions};
 
 use crate::{
     describe::{describe, describe_difference, describe_evaluation, describe_runs},
+    signing::{SignArguments, check_signature, run_signing},
     training::{TrainArguments, run_training},
 };
 
@@ -89,7 +91,12 @@ enum Command {
         /// The encoder's bundle, if it is not in the store
         #[arg(long, value_name = "BUNDLE")]
         encoder: Option<PathBuf>,
+        /// A public key that has to have signed it; repeat it for more, of which one is enough
+        #[arg(long = "key", value_name = "FILE")]
+        keys: Vec<PathBuf>,
     },
+    /// Sign patches for a device that trusts a key, with the signature beside each
+    Sign(SignArguments),
     /// Show in which slots two patches of one encoder differ
     Diff {
         /// A patch
@@ -142,7 +149,9 @@ Examples:
   edge-patch import --encoder minilm --from biases.safetensors --task sst2.json -o sst2.bias
   edge-patch inspect sst2.bias
   edge-patch convert sst2.bias --encoding i4 -o small.bias
-  edge-patch diff sst2.bias small.bias";
+  edge-patch diff sst2.bias small.bias
+  edge-patch sign sst2.bias --key minisign.key
+  edge-patch verify sst2.bias --key minisign.pub";
 
 fn note(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE")?;
@@ -230,7 +239,9 @@ fn run(command: Command, out: &mut impl Write) -> Result<(), Failure> {
                 describe(&report, &mut lines);
             }
         }
-        Command::Verify { patch, encoder } => {
+        Command::Sign(arguments) => run_signing(&arguments, &mut lines)?,
+        Command::Verify { patch, encoder, keys } => {
+            check_signature(&patch, &keys)?;
             let opened = Patch::open(&patch)?;
             let (bundle, base) = open_encoder(encoder.as_deref(), &opened)?;
             opened.apply(bundle.manifest(), &base).map_err(|e| e.in_file(&patch))?;

@@ -1,0 +1,38 @@
+//! `edge-patch sign`, and the keys of `edge-patch verify`.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use bias_patch::Keys;
+use clap::Args;
+use edge_patch::{Result, sign};
+
+/// Sign patches.
+#[derive(Args)]
+pub(crate) struct SignArguments {
+    /// The patches
+    #[arg(required = true)]
+    patches: Vec<PathBuf>,
+    /// The secret key, as `minisign -G` makes it; its password, if it has one, is asked for
+    #[arg(long, value_name = "FILE")]
+    key: PathBuf,
+}
+
+/// Signs each patch.
+pub(crate) fn run_signing(arguments: &SignArguments, lines: &mut Vec<String>) -> Result<()> {
+    for patch in &arguments.patches {
+        lines.push(format!("{}: signs {}", sign(patch, &arguments.key)?.display(), patch.display()));
+    }
+    Ok(())
+}
+
+/// Checks that one of the keys signed a patch, if there are keys.
+pub(crate) fn check_signature(patch: &Path, keys: &[PathBuf]) -> Result<()> {
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let bytes = fs::read(patch).map_err(bias_patch::Error::io(patch, "read"))?;
+    Ok(Keys::open(keys)?.check(patch, &bytes)?)
+}

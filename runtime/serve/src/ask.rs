@@ -1,0 +1,72 @@
+//! From texts and tasks to predictions: the limits of a request, the queues of its encoders, and the wait.
+
+use std::{sync::Arc, time::Duration};
+
+use edge_run::{Error, Prediction, Text};
+use hyper::StatusCode;
+
+use crate::{
+    batcher::{Answered, Job, Station},
+    limits,
+    reply::Refusal,
+    tasks::Resident,
+};
+
+/// A prediction, and how long its text waited for the encoder.
+pub(crate) struct Answer {
+    pub prediction: Prediction,
+    pub waited: Duration,
+}
+
+/// Asks every text of its task, all together; the answers come in the order of the questions. Dropping the future
+/// cancels what has not run.
+///
+/// # Errors
+/// When there are more questions than a request may have, a text is too long, or a queue is full.
+pub(crate) async fn ask(questions: Vec<(Arc<Resident>, Arc<Text>)>) -> Result<Vec<Result<Answer, Refusal>>, Refusal> {
+    if questions.len() > limits::ANSWERS {
+        let found = questions.len();
+        let expected = limits::ANSWERS;
+        return Err(Refusal::too_large(format!(
+            "expected at most {expected} answers for a request, its texts times its tasks, found {found}"
+        )));
+    }
+    let mut stations: Vec<(Arc<Station>, Vec<Job>)> = Vec::new();
+    let mut receivers = Vec::with_capacity(questions.len());
+    for (resident, text) in questions {
+        for part in [Some(text.first()), text.second()].into_iter().flatten() {
+            if part.len() > limits::TEXT_BYTES {
+                let (expected, found) = (limits::TEXT_BYTES, part.len());
+                return Err(Refusal::too_large(format!("expected a text of at most {expected} bytes, found {found}")));
+            }
+        }
+        let (job, receiver) = Job::new(resident.task.clone(), text);
+        receivers.push(receiver);
+        match stations.iter_mut().find(|(station, _)| Arc::ptr_eq(station, &resident.station)) {
+            Some((_, jobs)) => jobs.push(job),
+            None => stations.push((resident.station.clone(), vec![job])),
+        }
+    }
+    for (station, jobs) in stations {
+        let full = |_| Refusal::busy("more texts wait than the queue holds; ask again in a second");
+        station.submit(jobs).map_err(full)?;
+    }
+    let mut answers = Vec::with_capacity(receivers.len());
+    for receiver in receivers {
+        answers.push(receiver.await.map_err(|_| internal("the engine gave no answer")).and_then(answer));
+    }
+    Ok(answers)
+}
+
+fn answer((answered, waited): Answered) -> Result<Answer, Refusal> {
+    match answered {
+        Ok(prediction) => Ok(Answer { prediction, waited }),
+        Err(error @ (Error::Text(_) | Error::Tokenizer { .. })) => Err(Refusal::bad(error.to_string())),
+        Err(error) => Err(internal(&error.to_string())),
+    }
+}
+
+fn internal(message: &str) -> Refusal {
+    tracing::error!(message, "a text has no answer");
+    Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, message)
+}

@@ -1,0 +1,66 @@
+//! Why the process could not start.
+
+use std::{io, path::PathBuf};
+
+/// The result of starting.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why the process could not start, or not go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A bundle or a key is not as it should be.
+    #[error(transparent)]
+    Format(#[from] bias_patch::Error),
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {source}{}", hint(source))]
+    Listen {
+        /// What was asked for.
+        address: String,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// systemd handed over something else than one listening socket.
+    #[error("expected one listening stream socket from systemd, found {found}")]
+    Activation {
+        /// What it handed over.
+        found: String,
+    },
+    /// The file of the bearer token has none in it.
+    #[error("{}: expected a token of at least 16 characters on one line, found {found}", path.display())]
+    Token {
+        /// The file.
+        path: PathBuf,
+        /// What is there.
+        found: String,
+    },
+    /// The kernel has Landlock and refused to use it.
+    #[error("cannot restrict this process to its files: {reason}")]
+    Sandbox {
+        /// Its reason.
+        reason: String,
+    },
+    /// A thread, the clock or the signals cannot be had.
+    #[error("cannot {action}: {source}")]
+    System {
+        /// What was attempted.
+        action: &'static str,
+        /// The system's reason.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// The error of the operating system when it refuses to `action`.
+    pub(crate) fn system(action: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Error::System { action, source }
+    }
+}
+
+fn hint(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::AddrInUse => "; another process has it: stop that one, or choose another with --listen",
+        io::ErrorKind::PermissionDenied => "; choose a port above 1023 or a path you may write to with --listen",
+        _ => "",
+    }
+}

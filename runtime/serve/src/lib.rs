@@ -1,0 +1,31 @@
+//! A resident process for an encoder and its tasks: patches come and go as files of one directory, and texts are answered
+//! over the Open Inference Protocol.
+//!
+//! Where a request goes: `listen` takes its connection, `server` its HTTP, `predict` or `protocol` makes texts of it, `ask`
+//! keeps it to its limits, `batcher` runs it beside others. Where a patch goes: `watch` hears of it, `tasks` checks it and
+//! lets it answer. `sandbox` keeps the process to its own files.
+#![forbid(unsafe_code)]
+
+#[cfg(not(unix))]
+compile_error!("edge-serve needs a Unix system");
+
+mod ask;
+mod batcher;
+mod error;
+mod limits;
+mod listen;
+mod metrics;
+mod predict;
+mod protocol;
+mod reply;
+mod sandbox;
+mod serve;
+mod server;
+mod tasks;
+mod watch;
+
+pub use batcher::Batching;
+pub use error::{Error, Result};
+pub use listen::{Address, Listener, Supervisor};
+pub use sandbox::Enforced;
+pub use serve::{Options, run};

@@ -1,0 +1,152 @@
+//! The plain call for people: one text in, what one task or every task says of it out.
+//!
+//! In: `{"text": "..."}`, with `"text_pair"` for tasks on two texts, and for all tasks at once perhaps `"tasks"`, a list of
+//! names. Out: label, score and what they took. Refused: other fields, so that a slip of the pen is not passed over.
+
+use std::{sync::Arc, time::Instant};
+
+use edge_run::{Answer as Said, Ranked, Span, Tag, Text};
+use hyper::StatusCode;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    ask::{Answer, ask},
+    reply::{Refusal, Reply, json},
+    tasks::{Listing, Resident},
+};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Question {
+    text: String,
+    text_pair: Option<String>,
+    tasks: Option<Vec<String>>,
+}
+
+/// What a task says of a text, or why it says nothing.
+#[derive(Serialize)]
+struct Row<'a> {
+    task: &'a str,
+    #[serde(flatten)]
+    said: Option<Prediction<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Prediction<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    label: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    score: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    top: Option<&'a [Ranked]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tags: Option<&'a [Tag]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    spans: Option<&'a [Span]>,
+    #[serde(skip_serializing_if = "<[f32]>::is_empty")]
+    logits: &'a [f32],
+    tokens: usize,
+    truncated: bool,
+    /// Milliseconds of this text's share of the work, and before that in the queue.
+    ms: f64,
+    waited_ms: f64,
+    bytes: usize,
+    version: String,
+}
+
+/// Rows of several tasks.
+#[derive(Serialize)]
+struct Rows<'a> {
+    answers: Vec<Row<'a>>,
+    ms: f64,
+}
+
+/// What one task says of one text.
+///
+/// # Errors
+/// When there is no such task, the body is not a question, or the text has no answer.
+pub(crate) async fn one(listing: &Listing, task: &str, body: &[u8]) -> Result<Reply, Refusal> {
+    let resident = listing.tasks.get(task).ok_or_else(|| Refusal::no_task(task))?;
+    let question = parse(body)?;
+    if question.tasks.is_some() {
+        return Err(Refusal::expected("tasks", "none, for the address names the task", "a list"));
+    }
+    let answer = ask(vec![(resident.clone(), question.into_text())]).await?.remove(0)?;
+    Ok(json(StatusCode::OK, &row(resident, &Ok(answer))))
+}
+
+/// What all tasks say of one text, or those that are named.
+///
+/// # Errors
+/// When a task is not there or the body is not a question. A task that cannot answer this text has a row that says why.
+pub(crate) async fn all(listing: &Listing, body: &[u8]) -> Result<Reply, Refusal> {
+    let begun = Instant::now();
+    let question = parse(body)?;
+    let residents: Vec<&Arc<Resident>> = match &question.tasks {
+        None => listing.tasks.values().collect(),
+        Some(names) => names
+            .iter()
+            .map(|name| listing.tasks.get(name).ok_or_else(|| Refusal::no_task(name)))
+            .collect::<Result<_, _>>()?,
+    };
+    let text = question.into_text();
+    let questions = residents.iter().map(|resident| ((*resident).clone(), text.clone())).collect();
+    let answers = ask(questions).await?;
+    let rows = residents.into_iter().zip(&answers).map(|(resident, answer)| row(resident, answer)).collect();
+    Ok(json(StatusCode::OK, &Rows { answers: rows, ms: begun.elapsed().as_secs_f64() * 1e3 }))
+}
+
+fn parse(body: &[u8]) -> Result<Question, Refusal> {
+    serde_json::from_slice(body).map_err(|e| Refusal::expected("body", r#"JSON such as {"text": "..."}"#, e))
+}
+
+impl Question {
+    fn into_text(self) -> Arc<Text> {
+        Arc::new(match self.text_pair {
+            Some(second) => Text::pair(self.text, second),
+            None => Text::one(self.text),
+        })
+    }
+}
+
+fn row<'a>(resident: &'a Resident, answer: &'a Result<Answer, Refusal>) -> Row<'a> {
+    let task = &resident.name;
+    let Answer { prediction, waited } = match answer {
+        Ok(answer) => answer,
+        Err(refusal) => return Row { task, said: None, error: Some(&refusal.message) },
+    };
+    let timing = &prediction.timing;
+    let took = timing.tokenize + timing.switch + timing.encode + timing.answer;
+    let mut said = Prediction {
+        label: None,
+        score: None,
+        value: None,
+        top: None,
+        tags: None,
+        spans: None,
+        logits: &prediction.logits,
+        tokens: timing.tokens,
+        truncated: prediction.truncated,
+        ms: took.as_secs_f64() * 1e3,
+        waited_ms: waited.as_secs_f64() * 1e3,
+        bytes: resident.bytes,
+        version: resident.version(),
+    };
+    match &prediction.answer {
+        Said::Labels(ranked) => {
+            (said.label, said.score) = ranked.first().map(|best| (&*best.label, best.score)).unzip();
+            said.top = Some(ranked);
+        }
+        Said::Value(value) => said.value = Some(*value),
+        Said::Tags(tags) => said.tags = Some(tags),
+        Said::Spans(spans) => {
+            (said.label, said.score) = spans.first().map(|best| (&*best.text, best.score)).unzip();
+            said.spans = Some(spans);
+        }
+    }
+    Row { task, said: Some(said), error: None }
+}

@@ -1,0 +1,144 @@
+//! The Open Inference Protocol, version 2, as KServe, Triton's clients and gateways speak it over HTTP, with Triton's
+//! extensions for binary tensors and for the repository of models. A model is a task; its version is the patch's.
+//!
+//! <https://github.com/kserve/open-inference-protocol>,
+//! <https://github.com/triton-inference-server/server/tree/main/docs/protocol>
+
+mod infer;
+mod repository;
+mod tensors;
+
+use bias_patch::{Kind, Task};
+use hyper::StatusCode;
+use serde::Serialize;
+
+use crate::{
+    reply::{Refusal, Reply, json},
+    tasks::{Listing, Resident},
+};
+
+pub(crate) use infer::infer;
+pub(crate) use repository::{index, load, unload};
+pub(crate) use tensors::HEADER_BYTES;
+
+/// The name of the first text's input.
+const TEXT: &str = "text";
+/// The name of the second text's input.
+const TEXT_PAIR: &str = "text_pair";
+
+#[derive(Serialize)]
+struct Server {
+    name: &'static str,
+    version: &'static str,
+    extensions: [&'static str; 2],
+}
+
+#[derive(Serialize)]
+struct Model<'a> {
+    name: &'a str,
+    versions: [String; 1],
+    platform: &'static str,
+    inputs: Vec<Tensor>,
+    outputs: Vec<Tensor>,
+}
+
+/// What is said of a tensor ahead; -1 is for any number of texts.
+#[derive(Serialize)]
+struct Tensor {
+    name: &'static str,
+    datatype: &'static str,
+    shape: Vec<i64>,
+}
+
+/// What kind of tensor an output is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Output {
+    /// The likeliest label, or the best span.
+    Label,
+    /// Its probability.
+    Score,
+    /// A regression's number.
+    Value,
+    /// The head's outputs.
+    Logits,
+    /// A JSON list for each text: its tags.
+    Tags,
+    /// A JSON list for each text: its spans.
+    Spans,
+}
+
+impl Output {
+    /// The outputs of a task.
+    fn of(task: &Task) -> &'static [Output] {
+        match task.kind() {
+            Kind::Classification { .. } => &[Output::Label, Output::Score, Output::Logits],
+            Kind::Regression { .. } => &[Output::Value, Output::Logits],
+            Kind::Tagging { .. } => &[Output::Tags],
+            Kind::Span => &[Output::Label, Output::Score, Output::Spans],
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Output::Label => "label",
+            Output::Score => "score",
+            Output::Value => "value",
+            Output::Logits => "logits",
+            Output::Tags => "tags",
+            Output::Spans => "spans",
+        }
+    }
+
+    fn datatype(self) -> &'static str {
+        match self {
+            Output::Label | Output::Tags | Output::Spans => "BYTES",
+            Output::Score | Output::Value | Output::Logits => "FP32",
+        }
+    }
+}
+
+/// What this server is.
+pub(crate) fn server() -> Reply {
+    let extensions = ["model_repository", "binary_tensor_data"];
+    json(StatusCode::OK, &Server { name: "edge-serve", version: env!("CARGO_PKG_VERSION"), extensions })
+}
+
+/// What a task takes and gives.
+pub(crate) fn metadata(resident: &Resident) -> Reply {
+    let spec = resident.task.spec();
+    let text = |name| Tensor { name, datatype: "BYTES", shape: vec![-1] };
+    let output = |output: &Output| {
+        let mut shape = vec![-1];
+        if *output == Output::Logits {
+            shape.push(spec.kind().outputs() as i64);
+        }
+        Tensor { name: output.name(), datatype: output.datatype(), shape }
+    };
+    let model = Model {
+        name: &resident.name,
+        versions: [resident.version()],
+        platform: "edge_bias_patch",
+        inputs: [TEXT, TEXT_PAIR].into_iter().take(usize::from(spec.inputs())).map(text).collect(),
+        outputs: Output::of(spec).iter().map(output).collect(),
+    };
+    json(StatusCode::OK, &model)
+}
+
+/// A task by name and, if one is asked for, version.
+///
+/// # Errors
+/// When there is none, or it is of another version by now.
+pub(crate) fn find<'a>(
+    listing: &'a Listing,
+    name: &str,
+    version: Option<&str>,
+) -> Result<&'a std::sync::Arc<Resident>, Refusal> {
+    let resident = listing.tasks.get(name).ok_or_else(|| Refusal::no_task(name))?;
+    match version.filter(|version| *version != resident.version()) {
+        None => Ok(resident),
+        Some(other) => Err(Refusal::new(
+            StatusCode::NOT_FOUND,
+            format!("task {name}: expected version {}, found {}", resident.version(), crate::reply::quoted(other)),
+        )),
+    }
+}

@@ -1,0 +1,142 @@
+//! The life of the process: what it opens, what it gives up, when it is ready, and how it ends.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use bias_patch::{Bundle, Digest, Keys, Store, cache_dir};
+use edge_run::EngineOptions;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{
+    Batching, Enforced, Listener, Supervisor,
+    error::{Error, Result},
+    metrics::Metrics,
+    sandbox,
+    server::Server,
+    tasks::{Board, Directory, Encoders},
+    watch::keep,
+};
+
+/// What to serve, and to whom.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The directory of patches.
+    pub patches: PathBuf,
+    /// Bundles that are not in the store.
+    pub bundles: Vec<PathBuf>,
+    /// How encoders run.
+    pub engine: EngineOptions,
+    /// How texts are put together.
+    pub batching: Batching,
+    /// The file of the bearer token, if one is asked for.
+    pub token_file: Option<PathBuf>,
+    /// Public keys, one of which has to have signed a patch; none if patches need no signature.
+    pub trust: Vec<PathBuf>,
+}
+
+/// Serves on a socket until the process is told to stop.
+///
+/// # Errors
+/// When a file that was named cannot be used, or the system refuses what the process needs.
+pub fn run(options: &Options, listener: Listener, supervisor: &Supervisor) -> Result<()> {
+    let token = options.token_file.as_deref().map(read_token).transpose()?;
+    let keys = if options.trust.is_empty() { None } else { Some(Keys::open(&options.trust)?) };
+    let bundles: Vec<Bundle> = options.bundles.iter().map(|dir| Bundle::open(dir)).collect::<Result<_, _>>()?;
+    let store = Store::of_user().ok();
+    make_directories(&options.patches, store.as_ref());
+    if token.is_none() && !listener.is_local() {
+        tracing::warn!("anyone who reaches this address may ask, load and unload; --token-file asks for a token");
+    }
+    let metrics = Arc::new(Metrics::new());
+
+    // Before any thread is started: threads inherit it.
+    let mut read: Vec<&Path> = vec![&options.patches];
+    read.extend(options.bundles.iter().map(PathBuf::as_path));
+    read.extend(store.as_ref().map(Store::root));
+    match sandbox::enter(&read, cache_dir().as_deref())? {
+        Enforced::Fully => {
+            tracing::info!("sandbox: files and connections outward are denied, but for patches and bundles")
+        }
+        Enforced::Partly => {
+            tracing::warn!("sandbox: files are denied but for patches and bundles; the kernel is too old for the rest")
+        }
+        Enforced::Not => tracing::warn!("sandbox: none, for this kernel has no Landlock or has it switched off"),
+    }
+
+    let board = Arc::new(Board::default());
+    let encoders = Encoders::new(bundles, store, options.engine, options.batching);
+    let wakes = keep(Directory::new(options.patches.clone(), encoders, keys, board.clone(), metrics.clone()))?;
+    let tasks = board.now().tasks.len();
+    if tasks == 0 {
+        tracing::warn!(dir = %options.patches.display(), "no task yet: waiting for a patch to be renamed into the directory");
+    }
+    // One thread is enough to move texts; the work is the encoders'.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(Error::system("wait for connections"))?.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).map_err(Error::system("wait for signals"))?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::system("wait for signals"))?;
+        let stop = async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            supervisor.tell("STOPPING=1");
+        };
+        let name = listener.name().to_owned();
+        let acceptor = listener.acceptor().map_err(Error::system("listen"))?;
+        tracing::info!(tasks, "ready on {name}");
+        supervisor.tell("READY=1");
+        Server::new(board, wakes, metrics, token).serve(acceptor, stop).await;
+        tracing::info!("stopped");
+        Ok(())
+    })
+}
+
+/// Makes the directories that the process keeps itself to, as far as they are not there: what does not exist cannot be
+/// kept open. Where one cannot be made, whoever reads it says so.
+fn make_directories(patches: &Path, store: Option<&Store>) {
+    if !patches.exists() && fs::create_dir_all(patches).is_ok() {
+        tracing::warn!(dir = %patches.display(), "the directory of patches was not there and is made");
+    }
+    for dir in store.map(|store| store.root().to_owned()).into_iter().chain(cache_dir()) {
+        let _ = fs::create_dir_all(dir);
+    }
+}
+
+/// The digest of the token in a file: all of its one line.
+fn read_token(path: &Path) -> Result<Digest> {
+    /// Fewer characters can be guessed.
+    const LEAST: usize = 16;
+    let text = fs::read_to_string(path).map_err(bias_patch::Error::io(path, "read"))?;
+    let token = text.trim_end_matches(['\r', '\n']);
+    let wrong = |found: String| Error::Token { path: path.to_owned(), found };
+    if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(wrong("white space or other characters than ASCII's".to_owned()));
+    }
+    match token.len() {
+        length if length < LEAST => Err(wrong(length.to_string())),
+        _ => Ok(Digest::of(token.as_bytes())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_one_line_that_cannot_be_guessed() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let path = dir.path().join("token");
+        let read = |text: &str| {
+            fs::write(&path, text).unwrap();
+            read_token(&path)
+        };
+        assert_eq!(read("0123456789abcdef\n").unwrap(), Digest::of(b"0123456789abcdef"));
+        for bad in ["", "short\n", "0123456789abcdef\nsecond line\n", "0123456789 abcdef"] {
+            assert!(read(bad).unwrap_err().to_string().contains("expected a token"), "{bad:?} was accepted");
+        }
+    }
+}

@@ -1,0 +1,431 @@
+//! HTTP: connections, who may ask, which address leads where.
+//!
+//! In: bytes of anyone who can reach the socket. Out: an answer, or a refusal as JSON, with a 4xx status for whatever is
+//! wrong with a request. A request that is no HTTP is answered by hyper, with an empty 4xx, and its connection closed.
+//! No part of a request ever becomes a path: names of tasks are looked up among those that are loaded.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    io,
+    pin::pin,
+    sync::{Arc, mpsc::Sender},
+    time::{Duration, Instant},
+};
+
+use bias_patch::Digest;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::{
+    Method, Request, StatusCode,
+    body::{Body as _, Bytes, Incoming},
+    header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, HOST, HeaderMap, HeaderValue, ORIGIN},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::graceful::GracefulShutdown,
+};
+use serde::Serialize;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{sleep, timeout},
+};
+
+use crate::{
+    limits,
+    listen::{Acceptor, Stream},
+    metrics::Metrics,
+    predict, protocol,
+    reply::{Refusal, Reply, bytes, json},
+    tasks::{Board, Listing, Resident},
+    watch::Wake,
+};
+
+/// The page for people.
+const PAGE: &str = include_str!("page.html");
+/// The page needs nothing from anywhere else.
+const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; \
+                           img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// What every request needs.
+pub(crate) struct Server {
+    board: Arc<Board>,
+    wakes: Sender<Wake>,
+    metrics: Arc<Metrics>,
+    /// Digest of the bearer token, where one is asked for.
+    token: Option<Digest>,
+    /// Bytes of bodies that may still be taken in.
+    bodies: Arc<Semaphore>,
+}
+
+/// Where an address leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Route<'a> {
+    Page,
+    Metrics,
+    Tasks,
+    PredictAll,
+    Predict(&'a str),
+    Live,
+    Ready,
+    Server,
+    Model(&'a str, Option<&'a str>),
+    ModelReady(&'a str, Option<&'a str>),
+    Infer(&'a str, Option<&'a str>),
+    Index,
+    Load(&'a str),
+    Unload(&'a str),
+}
+
+impl<'a> Route<'a> {
+    fn of(path: &'a str) -> Option<Self> {
+        let parts: Vec<&str> = path.strip_prefix('/')?.split('/').collect();
+        Some(match parts[..] {
+            [""] => Route::Page,
+            ["metrics"] => Route::Metrics,
+            ["tasks"] => Route::Tasks,
+            ["predict"] => Route::PredictAll,
+            ["predict", task] => Route::Predict(task),
+            ["v2"] => Route::Server,
+            ["v2", "health", "live"] => Route::Live,
+            ["v2", "health", "ready"] => Route::Ready,
+            ["v2", "models", task] => Route::Model(task, None),
+            ["v2", "models", task, "ready"] => Route::ModelReady(task, None),
+            ["v2", "models", task, "infer"] => Route::Infer(task, None),
+            ["v2", "models", task, "versions", version] => Route::Model(task, Some(version)),
+            ["v2", "models", task, "versions", version, "ready"] => Route::ModelReady(task, Some(version)),
+            ["v2", "models", task, "versions", version, "infer"] => Route::Infer(task, Some(version)),
+            ["v2", "repository", "index"] => Route::Index,
+            ["v2", "repository", "models", task, "load"] => Route::Load(task),
+            ["v2", "repository", "models", task, "unload"] => Route::Unload(task),
+            _ => return None,
+        })
+    }
+
+    /// What metrics call it.
+    fn name(self) -> &'static str {
+        match self {
+            Route::Page => "page",
+            Route::Metrics => "metrics",
+            Route::Tasks => "tasks",
+            Route::PredictAll | Route::Predict(_) => "predict",
+            Route::Live | Route::Ready => "health",
+            Route::Server | Route::Model(..) | Route::ModelReady(..) => "metadata",
+            Route::Infer(..) => "infer",
+            Route::Index | Route::Load(_) | Route::Unload(_) => "repository",
+        }
+    }
+
+    /// Whether it takes a body, and so a POST.
+    fn takes_body(self) -> bool {
+        match self {
+            Route::PredictAll | Route::Predict(_) | Route::Infer(..) => true,
+            Route::Index | Route::Load(_) | Route::Unload(_) => true,
+            Route::Page | Route::Metrics | Route::Tasks | Route::Live | Route::Ready => false,
+            Route::Server | Route::Model(..) | Route::ModelReady(..) => false,
+        }
+    }
+
+    /// Whether it says nothing that a token should protect.
+    fn is_open(self) -> bool {
+        matches!(self, Route::Page | Route::Live | Route::Ready)
+    }
+}
+
+/// What `GET /tasks` says of a task.
+#[derive(Serialize)]
+struct Task<'a> {
+    name: &'a str,
+    kind: &'static str,
+    labels: &'a [String],
+    inputs: u8,
+    max_length: u32,
+    encoder: String,
+    encoder_name: &'a str,
+    file: String,
+    bytes: usize,
+    resident_bytes: usize,
+    version: String,
+}
+
+#[derive(Serialize)]
+struct Silent<'a> {
+    file: &'a str,
+    task: &'a str,
+    reason: &'a str,
+}
+
+#[derive(Serialize)]
+struct Tasks<'a> {
+    tasks: Vec<Task<'a>>,
+    refused: Vec<Silent<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unreadable: Option<&'a str>,
+}
+
+impl Server {
+    pub fn new(board: Arc<Board>, wakes: Sender<Wake>, metrics: Arc<Metrics>, token: Option<Digest>) -> Self {
+        let bodies = Arc::new(Semaphore::new(limits::BODIES_BYTES));
+        Server { board, wakes, metrics, token, bodies }
+    }
+
+    /// Answers connections until `stop`, and then what is still in flight.
+    pub async fn serve(self, acceptor: Acceptor, stop: impl Future<Output = ()>) {
+        let server = Arc::new(self);
+        let connections = Arc::new(Semaphore::new(limits::CONNECTIONS));
+        let graceful = GracefulShutdown::new();
+        let mut stop = pin!(stop);
+        loop {
+            let accepted = async {
+                // The semaphore is never closed.
+                let permit = connections.clone().acquire_owned().await;
+                (permit, acceptor.accept().await)
+            };
+            let (permit, accepted) = tokio::select! {
+                accepted = accepted => accepted,
+                () = &mut stop => break,
+            };
+            match accepted {
+                Ok(stream) => {
+                    let connection = connection(server.clone(), stream, &graceful);
+                    tokio::spawn(async move {
+                        connection.await;
+                        drop(permit);
+                    });
+                }
+                // The client has gone already.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) => {
+                    tracing::warn!(%error, "a connection cannot be accepted");
+                    sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+        // Nobody new is let in.
+        drop(acceptor);
+        let left = graceful.count();
+        tracing::info!(connections = left, "stopping");
+        if timeout(limits::STOP_TIME, graceful.shutdown()).await.is_err() {
+            tracing::warn!("connections that did not end in time are closed");
+        }
+    }
+
+    /// Answers a request, and counts it.
+    async fn answer(&self, request: Request<Incoming>) -> Result<Reply, Infallible> {
+        let begun = Instant::now();
+        let path = request.uri().path().to_owned();
+        let route = Route::of(&path);
+        let reply = match route {
+            None => Err(Refusal::new(StatusCode::NOT_FOUND, "no such address; the README lists them")),
+            Some(route) => self.route(route, request).await,
+        };
+        let reply = reply.unwrap_or_else(Refusal::into_reply);
+        self.metrics.request(route.map_or("other", Route::name), reply.status(), begun.elapsed());
+        Ok(reply)
+    }
+
+    async fn route(&self, route: Route<'_>, request: Request<Incoming>) -> Result<Reply, Refusal> {
+        check_origin(request.headers())?;
+        if !route.is_open() {
+            self.check_token(request.headers())?;
+        }
+        match (route.takes_body(), request.method()) {
+            (true, &Method::POST) | (false, &Method::GET | &Method::HEAD) => {}
+            (true, _) => return Err(Refusal::method("POST")),
+            (false, _) => return Err(Refusal::method("GET")),
+        }
+        // From here on the request sees one state, whatever happens to the files.
+        let listing = self.board.now();
+        if !route.takes_body() {
+            return self.tell(route, &listing);
+        }
+        let head_bytes = match request.headers().get(protocol::HEADER_BYTES) {
+            None => None,
+            Some(value) => {
+                let text = value.to_str().map_err(|_| Refusal::bad(format!("{}: not text", protocol::HEADER_BYTES)))?;
+                Some(text.to_owned())
+            }
+        };
+        let (body, _taken) = self.body(request).await?;
+        match route {
+            Route::PredictAll => predict::all(&listing, &body).await,
+            Route::Predict(task) => predict::one(&listing, task, &body).await,
+            Route::Infer(task, version) => {
+                protocol::infer(protocol::find(&listing, task, version)?, &body, head_bytes.as_deref()).await
+            }
+            Route::Index => protocol::index(&listing, &body),
+            Route::Load(task) => protocol::load(&self.wakes, task, &body).await,
+            Route::Unload(task) => protocol::unload(&self.wakes, task, &body).await,
+            _ => self.tell(route, &listing),
+        }
+    }
+
+    /// What takes no body.
+    fn tell(&self, route: Route<'_>, listing: &Listing) -> Result<Reply, Refusal> {
+        #[derive(Serialize)]
+        struct Live {
+            live: bool,
+        }
+        #[derive(Serialize)]
+        struct Ready<'a> {
+            #[serde(skip_serializing_if = "Option::is_none")]
+            name: Option<&'a str>,
+            ready: bool,
+        }
+        match route {
+            Route::Page => {
+                let mut page = bytes(StatusCode::OK, "text/html; charset=utf-8", PAGE);
+                page.headers_mut().insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(PAGE_POLICY));
+                Ok(page)
+            }
+            Route::Metrics => Ok(bytes(StatusCode::OK, "text/plain; version=0.0.4", self.metrics.text())),
+            Route::Tasks => Ok(json(StatusCode::OK, &tasks(listing))),
+            Route::Live => Ok(json(StatusCode::OK, &Live { live: true })),
+            // Connections are only accepted once the directory has been read.
+            Route::Ready => Ok(json(StatusCode::OK, &Ready { name: None, ready: true })),
+            Route::Server => Ok(protocol::server()),
+            Route::Model(task, version) => Ok(protocol::metadata(protocol::find(listing, task, version)?)),
+            Route::ModelReady(task, version) => {
+                let resident = protocol::find(listing, task, version)?;
+                Ok(json(StatusCode::OK, &Ready { name: Some(&resident.name), ready: true }))
+            }
+            _ => Err(Refusal::method("POST")),
+        }
+    }
+
+    fn check_token(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+        let Some(token) = self.token else { return Ok(()) };
+        let given = headers.get(AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
+        // Digests are compared, so that the time this takes says nothing about the token.
+        match given.is_some_and(|given| Digest::of(given) == token) {
+            true => Ok(()),
+            false => Err(Refusal::unauthorized()),
+        }
+    }
+
+    /// The body of a request, and room for it that is given back when the request is answered.
+    async fn body(&self, request: Request<Incoming>) -> Result<(Bytes, OwnedSemaphorePermit), Refusal> {
+        if request.headers().get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
+            let message = "content-encoding: expected none, for bodies are not decompressed here";
+            return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message).closing());
+        }
+        let most = limits::BODY_BYTES;
+        let too_large = || Refusal::too_large(format!("expected a body of at most {most} bytes, found more")).closing();
+        let body = request.into_body();
+        let announced = body.size_hint().upper().unwrap_or(most as u64);
+        let announced = u32::try_from(announced).ok().filter(|bytes| *bytes as usize <= most).ok_or_else(too_large)?;
+        let room = self.bodies.clone().try_acquire_many_owned(announced);
+        let room = room.map_err(|_| Refusal::busy("too many requests at once; ask again in a second").closing())?;
+        match timeout(limits::BODY_TIME, Limited::new(body, most).collect()).await {
+            Ok(Ok(body)) => Ok((body.to_bytes(), room)),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+            Ok(Err(error)) => Err(Refusal::bad(format!("body: {error}")).closing()),
+            Err(_) => {
+                let seconds = limits::BODY_TIME.as_secs();
+                let message = format!("expected the whole body within {seconds} seconds");
+                Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, message).closing())
+            }
+        }
+    }
+}
+
+/// Serves one connection to its end.
+fn connection(server: Arc<Server>, stream: Stream, graceful: &GracefulShutdown) -> impl Future<Output = ()> + use<> {
+    let watcher = graceful.watcher();
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(limits::HEADER_TIME)
+        .max_headers(limits::HEADERS)
+        .max_header_size(limits::HEADER_BYTES)
+        .max_buf_size(limits::BUFFER_BYTES);
+    let service = service_fn(move |request| {
+        let server = server.clone();
+        async move { server.answer(request).await }
+    });
+    async move {
+        // How a connection ends is the client's business: it went, was too slow, or spoke something else.
+        let _ = watcher.watch(http.serve_connection(TokioIo::new(stream), service)).await;
+    }
+}
+
+/// Refuses what another site's page asks: a browser says where a page came from.
+fn check_origin(headers: &HeaderMap) -> Result<(), Refusal> {
+    let Some(origin) = headers.get(ORIGIN) else { return Ok(()) };
+    let site = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, site)| site.as_bytes());
+    match site.is_some() && site == headers.get(HOST).map(HeaderValue::as_bytes) {
+        true => Ok(()),
+        false => {
+            Err(Refusal::new(StatusCode::FORBIDDEN, "a page of another site asks, and only this server's own page may"))
+        }
+    }
+}
+
+fn tasks(listing: &Listing) -> Tasks<'_> {
+    Tasks {
+        tasks: listing.tasks.values().map(|resident| Task::of(resident)).collect(),
+        refused: listing.silent.iter().map(Silent::of).collect(),
+        unreadable: listing.unreadable.as_deref(),
+    }
+}
+
+impl<'a> Task<'a> {
+    fn of(resident: &'a Resident) -> Self {
+        let (spec, manifest) = (resident.task.spec(), resident.station.encoder().bundle().manifest());
+        Task {
+            name: &resident.name,
+            kind: spec.kind().name(),
+            labels: spec.kind().labels(),
+            inputs: spec.inputs(),
+            max_length: spec.max_length(),
+            encoder: manifest.encoder.short(),
+            encoder_name: &manifest.name,
+            file: resident.file.to_string_lossy().into_owned(),
+            bytes: resident.bytes,
+            resident_bytes: resident.task.resident_bytes(),
+            version: resident.version(),
+        }
+    }
+}
+
+impl<'a> Silent<'a> {
+    fn of(silent: &'a crate::tasks::Silent) -> Self {
+        Silent { file: &silent.file, task: &silent.task, reason: &silent.reason }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_lead_where_the_protocol_says_and_nowhere_else() {
+        for (path, route) in [
+            ("/", Some(Route::Page)),
+            ("/predict/sst2", Some(Route::Predict("sst2"))),
+            ("/v2", Some(Route::Server)),
+            ("/v2/models/a/versions/1/infer", Some(Route::Infer("a", Some("1")))),
+            ("/v2/repository/models/a/unload", Some(Route::Unload("a"))),
+            ("/v2/models/../../etc/passwd", None),
+            ("/predict/", Some(Route::Predict(""))),
+            ("//", None),
+            ("*", None),
+            ("", None),
+        ] {
+            assert_eq!(Route::of(path), route, "{path}");
+        }
+    }
+
+    #[test]
+    fn only_the_servers_own_page_may_ask() {
+        let headers = |pairs: &[(hyper::header::HeaderName, &'static str)]| {
+            pairs.iter().map(|(name, value)| (name.clone(), HeaderValue::from_static(value))).collect::<HeaderMap>()
+        };
+        check_origin(&headers(&[(HOST, "pi:8080")])).unwrap();
+        check_origin(&headers(&[(HOST, "pi:8080"), (ORIGIN, "http://pi:8080")])).unwrap();
+        for origin in ["http://evil", "null", "http://pi:80", "pi:8080"] {
+            assert!(check_origin(&headers(&[(HOST, "pi:8080"), (ORIGIN, origin)])).is_err(), "{origin} was accepted");
+        }
+        assert!(check_origin(&headers(&[(ORIGIN, "http://pi:8080")])).is_err());
+    }
+}

@@ -1,0 +1,146 @@
+"""Looks at edge-serve's page as a person does, in headless Chromium: three tasks answer, and a swapped file is seen.
+
+usage: browser.py [--edge-serve PATH] [--bundle DIR] [--patches DIR] [--screenshot FILE]
+(apt-get install chromium chromium-driver; cargo build --release --bin edge-serve)
+
+WebDriver is spoken as plain HTTP, so nothing else has to be installed. Exits with 1 at the first thing that is not so.
+"""
+
+import argparse
+import base64
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+
+ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
+
+
+class Browser:
+    """One window."""
+
+    def __init__(self, port):
+        self.base = f"http://127.0.0.1:{port}"
+        options = {"args": ["--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=430,932"]}
+        capabilities = {"capabilities": {"alwaysMatch": {"goog:chromeOptions": options}}}
+        self.base += "/session/" + self.call("POST", "/session", capabilities)["sessionId"]
+
+    def call(self, method, path, body=None):
+        data = json.dumps(body or {}).encode() if method == "POST" else None
+        request = urllib.request.Request(self.base + path, data=data, method=method)
+        with urllib.request.urlopen(request, timeout=60) as reply:
+            return json.load(reply)["value"]
+
+    def run(self, script, *arguments):
+        return self.call("POST", "/execute/sync", {"script": script, "args": list(arguments)})
+
+    def type(self, selector, text):
+        found = self.call("POST", "/element", {"using": "css selector", "value": selector})[ELEMENT]
+        self.call("POST", f"/element/{found}/value", {"text": text})
+
+    def wait(self, what, script, *arguments):
+        for _ in range(200):
+            found = self.run(script, *arguments)
+            if found:
+                print(f"ok    {what}", flush=True)
+                return found
+            time.sleep(0.1)
+        sys.exit(f"{what} was not seen; the page says: {self.run('return document.body.innerText')}")
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return free.getsockname()[1]
+
+
+def wait_for(port, process):
+    for _ in range(400):
+        if process.poll() is not None:
+            sys.exit(f"{process.args[0]} stopped")
+        try:
+            return socket.create_connection(("127.0.0.1", port)).close()
+        except OSError:
+            time.sleep(0.05)
+    sys.exit(f"{process.args[0]} does not listen")
+
+
+def put(patch, patches, name):
+    shutil.copy(patch, os.path.join(patches, ".new"))
+    os.rename(os.path.join(patches, ".new"), os.path.join(patches, name))
+
+
+ANSWERS = "return [...document.querySelectorAll('#answers li')].map(item => item.dataset.task).join()"
+VERSION = "return document.querySelector('#answers [data-task=sst2] .facts')?.lastChild.textContent"
+
+
+def look(browser, url, library, patches, small, screenshot):
+    browser.call("POST", "/url", {"url": url})
+    browser.wait("three tasks to tick", "return document.querySelectorAll('#tasks input').length === 3")
+    browser.type("#text", "A man is playing a guitar, and it is wonderful.")
+    browser.wait("an answer of the task on one text", f"{ANSWERS} === 'sst2'")
+    browser.type("#second", "Someone plays the guitar.")
+    browser.wait("answers of three tasks", f"{ANSWERS} === 'mrpc,sst2,stsb'")
+    browser.wait("a bar of the right width", "return document.querySelector('[role=meter] i').offsetWidth > 0")
+    fits = "return document.documentElement.scrollWidth <= window.innerWidth"
+    browser.wait("a page as wide as a phone's window", fits)
+    with open(screenshot, "wb") as out:
+        out.write(base64.b64decode(browser.call("GET", "/screenshot")))
+    print(f"      {screenshot}", flush=True)
+
+    before = browser.run(VERSION)
+    put(small, patches, "sst2.bias")
+    browser.wait("a swapped file", f"const now = (() => {{ {VERSION} }})(); return now && now !== arguments[0]", before)
+    os.remove(os.path.join(patches, "mrpc.bias"))
+    browser.wait("a removed file", f"{ANSWERS} === 'sst2,stsb'")
+    with open(os.path.join(patches, "bad.bias"), "wb") as out:
+        out.write(b"BIASPTCH")
+    browser.wait("a refused file", "return document.querySelector('#refused').innerText.includes('bad.bias')")
+    put(os.path.join(library, "mrpc.bias"), patches, "mrpc.bias")
+    browser.wait("a file that came back", f"{ANSWERS} === 'mrpc,sst2,stsb'")
+    browser.run("document.querySelector('[data-task=stsb]').click()")
+    browser.wait("a task that is not ticked", f"{ANSWERS} === 'mrpc,sst2'")
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--edge-serve", default="target/release/edge-serve")
+    parser.add_argument("--edge-patch", default="target/release/edge-patch")
+    parser.add_argument("--bundle", help="the encoder's bundle, if it is not in the store")
+    parser.add_argument("--patches", default="patches/library")
+    parser.add_argument("--screenshot", default="target/edge-serve.png")
+    arguments = parser.parse_args()
+    port, driver_port = free_port(), free_port()
+    processes = []
+    with tempfile.TemporaryDirectory() as home:
+        patches, small = os.path.join(home, "patches"), os.path.join(home, "small.bias")
+        os.mkdir(patches)
+        for name in ["sst2", "mrpc", "stsb"]:
+            put(os.path.join(arguments.patches, f"{name}.bias"), patches, f"{name}.bias")
+        bundle = ["--bundle", arguments.bundle] if arguments.bundle else []
+        encoder = ["--encoder", arguments.bundle] if arguments.bundle else []
+        convert = ["convert", os.path.join(patches, "sst2.bias"), "--encoding", "i2", "-o", small]
+        subprocess.run([arguments.edge_patch, *convert, *encoder], check=True, stdout=subprocess.DEVNULL)
+        try:
+            listen = ["--listen", f"127.0.0.1:{port}"]
+            processes.append(subprocess.Popen([arguments.edge_serve, "--patches", patches, *listen, *bundle]))
+            processes.append(subprocess.Popen(["chromedriver", f"--port={driver_port}", "--log-level=OFF"]))
+            for at, process in zip([port, driver_port], processes):
+                wait_for(at, process)
+            browser = Browser(driver_port)
+            try:
+                look(browser, f"http://127.0.0.1:{port}/", arguments.patches, patches, small, arguments.screenshot)
+            finally:
+                browser.call("DELETE", "")
+        finally:
+            for process in processes:
+                process.terminate()
+                process.wait(15)
+
+
+if __name__ == "__main__":
+    main()

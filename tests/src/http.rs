@@ -1,0 +1,99 @@
+//! A server in a process of its own, and a client that is nothing but a socket.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::Path,
+    process::{Child, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+use crate::command;
+
+/// How long a change may take to be seen.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What came back.
+pub struct Reply {
+    /// Its status.
+    pub status: u16,
+    /// Its first line and headers, in small letters.
+    pub head: String,
+    /// Its body.
+    pub body: Vec<u8>,
+}
+
+impl Reply {
+    /// Its body as JSON.
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&self.body)))
+    }
+
+    /// The error that its body is.
+    pub fn error(&self) -> String {
+        self.json()["error"].as_str().unwrap_or_else(|| panic!("no error in {}", self.json())).to_owned()
+    }
+}
+
+/// Starts a server on the bundle and the patches in `home`, on a free port, and waits until it answers.
+pub fn start(home: &Path, bundle: &Path, arguments: &[&str]) -> (SocketAddr, Child) {
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut command = command("edge-serve", home);
+    command.current_dir(home).args(["--patches", "patches", "--listen", &address.to_string()]);
+    command.arg("--bundle").arg(bundle);
+    let log = fs::OpenOptions::new().create(true).append(true).open(home.join("log")).unwrap();
+    let mut child = command.args(arguments).stdout(Stdio::null()).stderr(log).spawn().unwrap();
+    let begun = Instant::now();
+    while TcpStream::connect(address).is_err() {
+        let log = || fs::read_to_string(home.join("log")).unwrap();
+        assert!(child.try_wait().unwrap().is_none(), "edge-serve stopped; it said: {}", log());
+        assert!(begun.elapsed() < PATIENCE, "edge-serve does not listen; it said: {}", log());
+        thread::sleep(Duration::from_millis(5));
+    }
+    (address, child)
+}
+
+/// A connection, on which nothing is waited for longer than [`PATIENCE`].
+pub fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream
+}
+
+/// Sends a request with a body and gives what comes back.
+pub fn ask(stream: &mut TcpStream, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
+    let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let length = body.len();
+    let head = format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n{headers}\r\n");
+    stream.write_all(&[head.as_bytes(), body].concat()).unwrap();
+    reply(stream).expect("an answer")
+}
+
+/// The next response on a connection; none if it was closed instead.
+pub fn reply(stream: &mut TcpStream) -> Option<Reply> {
+    let (mut bytes, mut part) = (Vec::new(), [0; 4096]);
+    let end = loop {
+        if let Some(at) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
+            break at + 4;
+        }
+        match stream.read(&mut part) {
+            Ok(0) | Err(_) => return None,
+            Ok(read) => bytes.extend(&part[..read]),
+        }
+    };
+    let head = String::from_utf8(bytes[..end].to_vec()).unwrap().to_ascii_lowercase();
+    let mut body = bytes.split_off(end);
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).map_or(0, |n| n.parse().unwrap());
+    while body.len() < length {
+        match stream.read(&mut part) {
+            Ok(0) | Err(_) => return None,
+            Ok(read) => body.extend(&part[..read]),
+        }
+    }
+    Some(Reply { status: head.split(' ').nth(1).unwrap().parse().unwrap(), head, body })
+}
