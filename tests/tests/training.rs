@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fs, path::PathBuf, process::Stdio, time::Duration};
 
 use bias_patch::{Bundle, Patch, Task, Term};
-use edge_patch::train::{Gold, gradient};
+use edge_patch::{data::Gold, train::gradient};
 use edge_run::{Activations, Encoder, EngineOptions, Text, Tokenized};
 use serde_json::{Value, json};
 use system_tests::{
@@ -18,11 +18,15 @@ type Gradients = BTreeMap<String, BTreeMap<String, BTreeMap<String, Vec<f64>>>>;
 /// f32 against f64, relative to the gradient's norm: 7e-6 was measured, at a ReLU's bend and where gradients cancel.
 const GRADIENT_BOUND: f64 = 3e-5;
 
+/// The answer to the only pair among the fixture's texts, as in `make_gradients.py`.
+const ANSWER: &str = "was happy";
+
 fn task_of(kind: &str) -> Task {
     let labels = ["a", "b", "c"];
     let json = match kind {
         "tagging" => json!({ "name": "t", "kind": "tagging", "labels": labels }),
         "cls" => json!({ "name": "t", "kind": "regression", "pooling": "cls" }),
+        "span" => json!({ "name": "t", "kind": "span", "inputs": 2 }),
         pooling => json!({ "name": "t", "kind": "classification", "labels": labels, "pooling": pooling }),
     };
     serde_json::from_value(json).unwrap()
@@ -30,7 +34,12 @@ fn task_of(kind: &str) -> Task {
 
 /// The fixture's texts as the task reads them, and what the script says is right of them.
 fn texts(encoder: &Encoder, fixture: &Fixture, task: &Task, kind: &str) -> Vec<(Tokenized, Gold)> {
-    let cases = fixture.cases.iter().filter(|case| kind != "tagging" || case.text.len() == 1);
+    let suits = |texts: usize| match kind {
+        "tagging" => texts == 1,
+        "span" => texts == 2,
+        _ => true,
+    };
+    let cases = fixture.cases.iter().filter(|case| suits(case.text.len()));
     let read = cases.enumerate().map(|(at, case)| {
         let text = match &case.text[..] {
             [one] => Text::one(one),
@@ -39,6 +48,11 @@ fn texts(encoder: &Encoder, fixture: &Fixture, task: &Task, kind: &str) -> Vec<(
         };
         let gold = match kind {
             "tagging" => Gold::Tags((0..case.text[0].split_whitespace().count()).map(|word| word % 3).collect()),
+            "span" => {
+                // Characters are bytes here.
+                let start = case.text[1].find(ANSWER).unwrap();
+                Gold::Span(vec![(start, start + ANSWER.len())])
+            }
             "cls" => Gold::Value([0.5, -1.0, 2.0, 0.0][at]),
             _ => Gold::Class([0, 1, 2, 0][at]),
         };
@@ -46,7 +60,7 @@ fn texts(encoder: &Encoder, fixture: &Fixture, task: &Task, kind: &str) -> Vec<(
         let mut json = serde_json::to_value(task).unwrap();
         json["inputs"] = case.text.len().into();
         let task: Task = serde_json::from_value(json).unwrap();
-        (encoder.tokenized(&task, &text).unwrap(), gold)
+        (encoder.tokenized(&task, &text).unwrap().remove(0), gold)
     });
     read.collect()
 }
@@ -285,7 +299,7 @@ fn bad_trainings_are_refused() {
     with("train.tsv", "sentence\tlabel\n");
     refused(&[], &["train.tsv", "expected labelled texts, found none"]);
     with("train.tsv", "sentence\tmood\ngood\t1\n");
-    refused(&[], &["train.tsv", "expected a label, found none"]);
+    refused(&[], &["train.tsv", "header", "a column of labels, one of label"]);
     with("train.tsv", "sentence1\tsentence2\tlabel\ngood\tbad\t1\n");
     refused(&[], &["expected 1 texts, found 2"]);
     with("train.tsv", &good);
