@@ -14,7 +14,7 @@ use std::{
 
 use bias_patch::{Base, Bundle, Encoding, Patch, Store, Task, atomic};
 use clap::{Parser, Subcommand};
-use edge_patch::{Error, Result, difference, evaluate, extract, import, inspect, largest_change, train::read_examples};
+use edge_patch::{Error, Result, data::read_examples, difference, evaluate, extract, import, inspect, largest_change};
 use edge_run::{Encoder, EngineOptions};
 
 use crate::{
@@ -34,14 +34,15 @@ struct Arguments {
 enum Command {
     /// Train a patch on labelled texts
     ///
-    /// Texts are TSV with a header (sentence or sentence1 and sentence2, and label) or JSON lines. A training that was
-    /// stopped goes on when the same command runs again: its state is beside the output until it is done.
+    /// Texts are TSV with a header (sentence or sentence1 and sentence2, and label), as GLUE's files are, .csv, .jsonl, .conll
+    /// or .conllu for tags, or SQuAD's .json for spans. A training that was stopped goes on when the same command runs again:
+    /// its state is beside the output until it is done.
     Train(TrainArguments),
     /// Say how well a patch answers labelled texts
     Evaluate {
         /// The patch
         patch: PathBuf,
-        /// Labelled texts, TSV or JSON lines
+        /// Labelled texts, as for training
         data: PathBuf,
         /// The encoder's bundle, if it is not in the store
         #[arg(long, value_name = "BUNDLE")]

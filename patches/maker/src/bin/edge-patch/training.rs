@@ -10,7 +10,8 @@ use bias_patch::{Bundle, Pooling, Task, Term};
 use clap::Args;
 use edge_patch::{
     Error, Result,
-    train::{Event, Recipe, Trained, check_variety, read_examples, train},
+    data::{check_variety, read_examples},
+    train::{Event, Recipe, Trained, train},
 };
 use edge_run::{Encoder, EngineOptions};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -35,7 +36,7 @@ pub(crate) struct TrainArguments {
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: PathBuf,
     /// Biases to train, by the paper's terms: bq bv bm1 bln1 bm2 bm3 bln2; beln, beproj of the embeddings, bpool of the
-    /// pooler; all, or none for the head alone
+    /// pooler; all, or frozen for the head alone
     #[arg(long, value_name = "TERM,...", value_delimiter = ',', default_value = "all", value_parser = terms)]
     slots: Vec<Terms>,
     /// How a text's tokens become one vector, if not as the task says
@@ -56,6 +57,9 @@ pub(crate) struct TrainArguments {
     /// Texts to a step
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..))]
     batch: u32,
+    /// Judge by this metric of the task's, such as F1 or Matthews, and not by its first
+    #[arg(long, value_name = "NAME")]
+    metric: Option<String>,
     /// Stop a run after N passes without a better score
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     patience: Option<u64>,
@@ -82,6 +86,7 @@ pub(crate) fn run_training(arguments: &TrainArguments) -> Result<(Trained, f64)>
         seeds: (0..arguments.seeds).map(|at| u64::from(arguments.seed) + u64::from(at)).collect(),
         epochs: arguments.epochs.into(),
         batch: arguments.batch as usize,
+        metric: arguments.metric.clone(),
         patience: arguments.patience,
         ..Recipe::default()
     };
@@ -172,6 +177,9 @@ fn show(bar: &ProgressBar, event: &Event) {
             bar.set_position(*step);
             bar.set_message(format!("loss {loss:.3}"));
         }
+        Event::Unheld { texts } => {
+            bar.println(format!("texts left out, for no window holds the whole answer: {texts}"))
+        }
         Event::Diverged { reason } => bar.println(format!("{}  given up: {reason}", bar.prefix())),
         Event::Epoch { epoch, loss, score } => {
             bar.println(format!("{}  pass {epoch}: loss {loss:.4}, dev {score:.4}", bar.prefix()));
@@ -188,6 +196,7 @@ fn logged(event: &Event) -> serde_json::Value {
         Event::Step { step, loss, norm } => {
             serde_json::json!({ "event": "step", "step": step, "loss": loss, "norm": norm })
         }
+        Event::Unheld { texts } => serde_json::json!({ "event": "left out", "texts": texts }),
         Event::Diverged { reason } => serde_json::json!({ "event": "diverged", "reason": reason }),
         Event::Epoch { epoch, loss, score } => {
             serde_json::json!({ "event": "pass", "pass": epoch, "loss": loss, "dev": score })
@@ -207,7 +216,7 @@ fn terms(word: &str) -> Result<Terms, String> {
     match word.trim() {
         "all" => Ok(Terms(Recipe::default().terms)),
         // A head without any bias: the frozen encoder.
-        "none" => Ok(Terms(Vec::new())),
+        "none" | "frozen" => Ok(Terms(Vec::new())),
         "bk" => Err("a key's bias has no effect, so it cannot be trained".to_owned()),
         symbol => symbol.parse().map(|term| Terms(vec![term])).map_err(|e: bias_patch::Error| e.to_string()),
     }
