@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Tokens that run together: enough rows for the kernels, few enough that a layer's values stay in the cache.
-const RUN_TOKENS: usize = 256;
+pub const RUN_TOKENS: usize = 256;
 
 /// A loaded encoder.
 pub struct Encoder {
@@ -155,7 +155,7 @@ impl Encoder {
             .flat_map(|(at, p)| (0..p.as_ref().map_or(0, |p| p.windows.len())).map(move |window| (at, window)))
             .collect();
         let length = |(at, window): &(usize, usize)| pending[*at].as_ref().map_or(0, |p| p.windows[*window].len());
-        for run in runs(places.iter().map(length)) {
+        for run in runs(places.iter().map(length), RUN_TOKENS) {
             // A text of several windows may have failed with its first.
             let run: Vec<_> = places[run].iter().copied().filter(|(at, _)| pending[*at].is_ok()).collect();
             if run.is_empty() {
@@ -253,13 +253,13 @@ impl Encoder {
     }
 }
 
-/// Which sequences run together: as many as have [`RUN_TOKENS`] tokens, and at least one.
-pub(crate) fn runs(lengths: impl Iterator<Item = usize>) -> Vec<Range<usize>> {
+/// Which sequences run together: as many as have `most` tokens, and at least one.
+pub(crate) fn runs(lengths: impl Iterator<Item = usize>, most: usize) -> Vec<Range<usize>> {
     let (mut runs, mut tokens) = (Vec::<Range<usize>>::new(), 0);
     for (at, length) in lengths.enumerate() {
         tokens += length;
         match runs.last_mut() {
-            Some(run) if tokens <= RUN_TOKENS => run.end = at + 1,
+            Some(run) if tokens <= most => run.end = at + 1,
             _ => {
                 runs.push(at..at + 1);
                 tokens = length;

@@ -86,8 +86,8 @@ impl Encoder {
     /// last hidden state `[S, H]` and the pooler's output `[H]` where there is one, and gives the gradients of the loss
     /// with respect to the two (none for a pooler's output that it does not use).
     ///
-    /// A key's bias has no effect, so its gradient is zeros too. Texts run some hundred tokens at a time, whatever their
-    /// number, so memory is bounded by that.
+    /// A key's bias has no effect, so its gradient is zeros too. Texts run `tokens` tokens at a time, or one by one where they
+    /// are longer, whatever their number, so memory is bounded by that; [`crate::RUN_TOKENS`] is fast.
     ///
     /// # Errors
     /// When the engine is the reference engine, which does not run backward, or fails, when values are not the slots', or
@@ -97,6 +97,7 @@ impl Encoder {
         values: &[Vec<f32>],
         texts: &[&Tokenized],
         wanted: &[bool],
+        tokens: usize,
         mut loss: impl FnMut(usize, ArrayView2<'_, f32>, Option<ArrayView1<'_, f32>>) -> (Array2<f32>, Option<Array1<f32>>)
         + Send,
     ) -> Result<Vec<Vec<f32>>> {
@@ -118,7 +119,7 @@ impl Encoder {
         let slot_of: Vec<usize> = values.iter().enumerate().flat_map(|(slot, v)| vec![slot; v.len()]).collect();
         let is_wanted = |at: usize| slot_of.get(at).is_some_and(|slot| wanted.get(*slot) == Some(&true));
         let mut sums = vec![0.0f32; flat.len()];
-        for run in runs(texts.iter().map(|text| text.len())) {
+        for run in runs(texts.iter().map(|text| text.len()), tokens) {
             let (mut ids, mut types, mut starts) = (Vec::new(), Vec::new(), vec![0]);
             for text in &texts[run.clone()] {
                 ids.extend(text.ids.iter().map(|id| i64::from(*id)));

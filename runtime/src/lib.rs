@@ -37,7 +37,7 @@ mod text;
 
 pub use answer::{Answer, Prediction, Ranked, Span, Tag, Timing};
 pub use bias_patch::{Bundle, Patch, Store};
-pub use encoder::{Encoder, LoadTiming, Options, Request, Task};
+pub use encoder::{Encoder, LoadTiming, Options, RUN_TOKENS, Request, Task};
 pub use engine::{Activations, EngineKind, EngineOptions};
 pub use error::{Error, Result, TextError};
 pub use gradient::Tokenized;

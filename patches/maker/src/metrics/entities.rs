@@ -43,7 +43,7 @@ mod tests {
 
     #[test]
     fn entities_are_those_of_seqeval() {
-        let of = |labels: &str| entities(&labels.split(' ').collect::<Vec<_>>());
+        let of = |labels: &'static str| entities(&labels.split(' ').collect::<Vec<_>>());
         assert_eq!(of("B-A I-A O B-B"), [("A", 0, 2), ("B", 3, 4)]);
         assert_eq!(of("I-A I-A I-B B-B I-B"), [("A", 0, 2), ("B", 2, 3), ("B", 3, 5)]);
         assert_eq!(of("O O"), []);

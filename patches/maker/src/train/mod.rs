@@ -4,19 +4,20 @@
 //! did best on the latter, over all learning rates and seeds of the recipe. A run that is stopped at any moment goes on
 //! from its last checkpoint, and ends with the very same patch.
 
+mod average;
 mod checkpoint;
 mod head;
+mod memory;
 mod optimizer;
-mod random;
 mod recipe;
 mod trainer;
 
 use std::path::Path;
 
-use bias_patch::{Patch, Task};
+use bias_patch::{Digest, Digester, Patch, Task};
 use edge_run::{Encoder, Tokenized};
 
-pub use recipe::{Event, Recipe};
+pub use recipe::{Average, Event, Recipe};
 
 use self::{
     checkpoint::{Checkpoint, Done},
@@ -26,6 +27,7 @@ use self::{
 use crate::{
     Error, Result,
     data::{Example, Gold},
+    random::Random,
 };
 
 /// A trained patch.
@@ -37,6 +39,57 @@ pub struct Trained {
     pub metric: &'static str,
     /// For each run its learning rate, seed and best score; none if it diverged.
     pub runs: Vec<(f64, u64, Option<f64>)>,
+}
+
+/// What a training is of: another fingerprint, another result. It tells apart encoders, the rounding of their kernels, tasks,
+/// texts and recipes.
+pub fn fingerprint(encoder: &Encoder, task: &Task, learn: &[Example], judge: &[Example], recipe: &Recipe) -> Digest {
+    let mut digester = Digester::default();
+    let (digest, arithmetic) = (encoder.bundle().manifest().encoder, encoder.arithmetic());
+    digester.update(format!("{digest} {arithmetic}\n{task:?}\n{recipe:?}\n").as_bytes());
+    for example in learn.iter().chain(judge) {
+        digester.update(format!("{example:?}\n").as_bytes());
+    }
+    digester.finish()
+}
+
+/// What the seeds of one learning rate came to.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct OfRate {
+    /// The learning rate.
+    pub rate: f64,
+    /// Runs that did not diverge.
+    pub runs: usize,
+    /// Their mean score; not a number where there are none.
+    pub mean: f64,
+    /// The standard deviation of their scores.
+    pub deviation: f64,
+    /// The best score.
+    pub best: f64,
+}
+
+/// Mean and deviation over the seeds of each learning rate, as the paper reports them.
+pub fn by_rate(runs: &[(f64, u64, Option<f64>)]) -> Vec<OfRate> {
+    let mut rates: Vec<f64> = runs.iter().map(|run| run.0).collect();
+    rates.dedup();
+    let of = |rate: f64| {
+        let scores: Vec<f64> = runs.iter().filter(|run| run.0 == rate).filter_map(|run| run.2).collect();
+        let mean = scores.iter().sum::<f64>() / scores.len() as f64;
+        let squares = scores.iter().map(|score| (score - mean).powi(2)).sum::<f64>();
+        let deviation = (squares / (scores.len() as f64 - 1.0).max(1.0)).sqrt();
+        let best = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        OfRate { rate, runs: scores.len(), mean, deviation, best }
+    };
+    rates.into_iter().map(of).collect()
+}
+
+/// So many of the texts, and the same ones among more of them.
+pub fn subset(examples: &[Example], size: usize) -> Vec<Example> {
+    /// The stream of random numbers that is this order's.
+    const PURPOSE: u64 = u64::MAX;
+    let mut order: Vec<usize> = (0..examples.len()).collect();
+    Random::new(0, PURPOSE).shuffle(&mut order);
+    order.into_iter().take(size).map(|at| examples[at].clone()).collect()
 }
 
 /// Trains a patch for `task`; `checkpoint` is where the state is kept until it is done.
@@ -116,7 +169,8 @@ pub struct Gradient {
 /// The mean loss of tokenized texts under a task's values, and its gradients.
 ///
 /// `values` are the slots', `head` its weight `[outputs, H]` and then its bias `[outputs]`, `wanted` says for each slot
-/// whether its gradient is asked for.
+/// whether its gradient is asked for, and `tokens` is how many run together at most: [`edge_run::RUN_TOKENS`], or fewer for
+/// less memory.
 ///
 /// # Errors
 /// When the encoder cannot run backward.
@@ -127,6 +181,7 @@ pub fn gradient(
     head: &[f32],
     texts: &[(&Tokenized, &Gold)],
     wanted: &[bool],
+    tokens: usize,
 ) -> Result<Gradient> {
     let hidden = encoder.bundle().manifest().config.hidden as usize;
     let share = 1.0 / texts.len().max(1) as f64;
@@ -134,7 +189,7 @@ pub fn gradient(
     let mut d_head = vec![0.0f32; head.len()];
     let head = Head { parameters: head, task, hidden };
     let tokenized: Vec<&Tokenized> = texts.iter().map(|(text, _)| *text).collect();
-    let slots = encoder.gradient(values, &tokenized, wanted, |at, tokens, pooled| {
+    let slots = encoder.gradient(values, &tokenized, wanted, tokens, |at, tokens, pooled| {
         let (text, gold) = texts[at];
         let found = head.loss(tokens, pooled, text, gold, share, &mut d_head);
         loss += found.value;

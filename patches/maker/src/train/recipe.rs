@@ -1,6 +1,17 @@
 //! How a patch is trained, and what is said on the way.
 
-use bias_patch::Term;
+use bias_patch::{Encoding, Patch, Term};
+
+/// Which parameters of a run are judged, and kept if they are the best.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Average {
+    /// Those of the last step.
+    None,
+    /// An exponential moving average over all steps, of this decay.
+    Moving(f64),
+    /// The mean over the ends of so many passes, the last ones.
+    Last(u64),
+}
 
 /// How a patch is trained.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,6 +34,14 @@ pub struct Recipe {
     pub decay: f64,
     /// The metric that scores are of, by name; none for the first of the task's kind.
     pub metric: Option<String>,
+    /// Which parameters are judged.
+    pub average: Average,
+    /// Bytes of anonymous memory to stay within; none for no limit.
+    pub memory_limit: Option<u64>,
+    /// A patch to begin with, in place of the encoder's own biases and a random head.
+    pub start: Option<Patch>,
+    /// How biases and head will be stored: every step rounds them so, and its gradients move them as if it had not.
+    pub grid: Option<(Encoding, Encoding)>,
     /// Passes without a better score after which a run stops; none for never.
     pub patience: Option<u64>,
 }
@@ -39,6 +58,10 @@ impl Default for Recipe {
             clip: 1.0,
             decay: 0.0,
             metric: None,
+            average: Average::None,
+            memory_limit: None,
+            start: None,
+            grid: None,
             patience: None,
         }
     }

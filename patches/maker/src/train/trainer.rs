@@ -5,24 +5,24 @@
 
 use std::path::Path;
 
-use bias_patch::{
-    Digest, Digester, Encoding, Head as PatchHead, Linear, Patch, Pooling, Stored, StoredSlot, Task, Term,
-};
+use bias_patch::{Digest, Encoding, Head as PatchHead, Linear, Patch, Pooling, Stored, StoredSlot, Task, Term};
 use edge_run::{Encoder, Tokenized};
 
 use super::{
     Event, Recipe,
+    average::Averaged,
     checkpoint::{Best, Checkpoint, Current},
-    gradient,
+    fingerprint, gradient,
     head::Head,
+    memory::{Load, fitting},
     optimizer::{AdamW, clip, rate_at},
-    random::Random,
     wrong,
 };
 use crate::{
     Error, Result,
     data::{Example, Gold},
     evaluate, metric_named,
+    random::Random,
 };
 
 /// What a step may learn from: a text, or a window of one that holds its answer.
@@ -42,6 +42,10 @@ pub(super) struct Trainer<'a> {
     recipe: &'a Recipe,
     /// For each slot of the encoder whether it is trained.
     wanted: Vec<bool>,
+    /// Every slot's values before the first step.
+    first: Vec<Vec<f32>>,
+    /// Tokens that run together.
+    tokens: usize,
     /// What a checkpoint has to be of: everything that decides the result, the kernel's rounding included.
     pub fingerprint: Digest,
     /// The metric that scores are of.
@@ -82,20 +86,33 @@ impl<'a> Trainer<'a> {
             return Err(wrong("passes", &format!("at most {most}"), &recipe.epochs.to_string()));
         }
         let wanted = manifest.slots.iter().map(|slot| recipe.terms.contains(&slot.term) && trainable(slot.term));
-        let mut digester = Digester::default();
-        let arithmetic = encoder.arithmetic();
-        digester.update(format!("{} {arithmetic}\n{task:?}\n{recipe:?}\n", manifest.encoder).as_bytes());
-        for example in learn.iter().chain(judge) {
-            digester.update(format!("{example:?}\n").as_bytes());
-        }
+        let wanted: Vec<bool> = wanted.collect();
+        let first = match &recipe.start {
+            Some(patch) if patch.head().dense.is_some() => {
+                return Err(wrong("head to begin with", "one linear layer", "one after a hidden layer"));
+            }
+            Some(patch) => patch.apply(manifest, encoder.base())?,
+            None => encoder.base().slots().to_vec(),
+        };
+        let hidden = manifest.config.hidden as usize;
+        let of_slots = manifest.slots.iter().zip(&wanted).filter(|(_, wanted)| **wanted);
+        let load = Load {
+            texts: learn.iter().chain(judge).map(|example| 200 + example.text.bytes()).sum::<usize>()
+                + lessons.iter().map(|lesson| 200 + 8 * lesson.text.len()).sum::<usize>(),
+            parameters: of_slots.map(|(slot, _)| slot.len as usize).sum::<usize>() + Head::count(task, hidden),
+            longest: lessons.iter().map(|lesson| lesson.text.len()).max().unwrap_or_default(),
+        };
+        let tokens = fitting(&manifest.config, load, recipe.memory_limit)?;
         Ok(Trainer {
             encoder,
             task,
             learn: lessons,
             judge,
             recipe,
-            wanted: wanted.collect(),
-            fingerprint: digester.finish(),
+            wanted,
+            first,
+            tokens,
+            fingerprint: fingerprint(encoder, task, learn, judge, recipe),
             metric: metric_named(task.kind(), recipe.metric.as_deref())?,
             unheld,
         })
@@ -123,38 +140,49 @@ impl<'a> Trainer<'a> {
         symbols.join(" ")
     }
 
-    /// The first state of a run: the encoder's own biases, and a head of small random numbers.
+    /// The first state of a run: the encoder's own biases and a head of small random numbers, or what there is to begin with.
     pub fn begin(&self, seed: u64) -> Current {
         let mut parameters: Vec<f32> = Vec::new();
-        for (slot, wanted) in self.encoder.base().slots().iter().zip(&self.wanted) {
+        for (slot, wanted) in self.first.iter().zip(&self.wanted) {
             if *wanted {
                 parameters.extend(slot);
             }
         }
-        let (outputs, mut random) = (self.task.kind().outputs(), Random::new(seed, 0));
-        parameters.extend((0..outputs * self.hidden()).map(|_| (0.02 * random.normal()) as f32));
-        parameters.extend(std::iter::repeat_n(0.0, outputs));
-        let adam = AdamW::new(parameters.len());
-        Current { parameters, adam, loss: 0.0, best: None, since_best: 0 }
-    }
-
-    /// Every slot's values, those that are trained from the parameters.
-    fn values(&self, parameters: &[f32]) -> Vec<Vec<f32>> {
-        let mut rest = parameters;
-        let values = self.encoder.base().slots().iter().zip(&self.wanted).map(|(slot, wanted)| {
-            if !wanted {
-                return slot.clone();
+        let outputs = self.task.kind().outputs();
+        match &self.recipe.start {
+            Some(patch) => {
+                let output = &patch.head().output;
+                parameters.extend(output.weight.values(None));
+                parameters.extend(output.bias.values(None));
             }
-            let (values, after) = rest.split_at(slot.len());
-            rest = after;
-            values.to_vec()
-        });
-        values.collect()
+            None => {
+                let mut random = Random::new(seed, 0);
+                parameters.extend((0..outputs * self.hidden()).map(|_| (0.02 * random.normal()) as f32));
+                parameters.extend(std::iter::repeat_n(0.0, outputs));
+            }
+        }
+        let adam = AdamW::new(parameters.len());
+        Current { parameters, adam, averaged: Averaged::default(), loss: 0.0, best: None, since_best: 0 }
     }
 
-    /// The part of the parameters that is the head's.
-    fn head_at(&self, parameters: usize) -> usize {
-        parameters - Head::count(self.task, self.hidden())
+    /// Every slot's values, and the head's: those that are trained from the parameters, on their grid if there is one.
+    fn values(&self, parameters: &[f32]) -> Result<(Vec<Vec<f32>>, Vec<f32>)> {
+        let rounded = |values: &[f32], base: Option<&[f32]>, encoding: Option<Encoding>| match encoding {
+            Some(encoding) => Ok::<_, Error>(Stored::encode(values, base, encoding)?.values(base)),
+            None => Ok(values.to_vec()),
+        };
+        let (of_slots, of_head) = self.recipe.grid.unzip();
+        let (mut rest, head) = parameters.split_at(parameters.len() - Head::count(self.task, self.hidden()));
+        let mut slots = Vec::with_capacity(self.first.len());
+        for ((first, base), wanted) in self.first.iter().zip(self.encoder.base().slots()).zip(&self.wanted) {
+            let mut values = &first[..];
+            if *wanted {
+                (values, rest) = rest.split_at(first.len());
+            }
+            slots.push(rounded(values, Some(base), of_slots)?);
+        }
+        let (weight, bias) = head.split_at(self.task.kind().outputs() * self.hidden());
+        Ok((slots, [rounded(weight, None, of_head)?, rounded(bias, None, of_head)?].concat()))
     }
 
     /// Runs to the end, and gives the best parameters.
@@ -186,13 +214,14 @@ impl<'a> Trainer<'a> {
             current.loss += loss * batch.len() as f64;
             event(Event::Step { step: step + 1, loss, norm });
             if (step + 1).is_multiple_of(epoch_steps) {
-                let patch = self.patch(&current.parameters)?;
+                let judged = current.averaged.pass(self.recipe.average, &current.parameters);
+                let patch = self.patch(&judged)?;
                 let score = evaluate(self.encoder, &patch, self.judge)?.metric(self.metric);
                 event(Event::Epoch { epoch: epoch + 1, loss: current.loss / self.learn.len() as f64, score });
                 current.loss = 0.0;
                 current.since_best += 1;
                 if current.best.as_ref().is_none_or(|best| score > best.score) {
-                    current.best = Some(Best { score, parameters: current.parameters.clone() });
+                    current.best = Some(Best { score, parameters: judged });
                     current.since_best = 0;
                 }
                 if self.recipe.patience.is_some_and(|patience| current.since_best >= patience) {
@@ -211,10 +240,10 @@ impl<'a> Trainer<'a> {
 
     /// One step: gives the mean loss and the gradients' norm.
     fn step(&self, current: &mut Current, batch: &[usize], rate: f64) -> Result<(f64, f64)> {
-        let (of_slots, of_head) = current.parameters.split_at(self.head_at(current.parameters.len()));
+        let (slots, head) = self.values(&current.parameters)?;
         let lessons = batch.iter().map(|at| &self.learn[*at]);
         let texts: Vec<(&Tokenized, &Gold)> = lessons.clone().map(|lesson| (&lesson.text, lesson.gold)).collect();
-        let found = gradient(self.encoder, self.task, &self.values(of_slots), of_head, &texts, &self.wanted)?;
+        let found = gradient(self.encoder, self.task, &slots, &head, &texts, &self.wanted, self.tokens)?;
         let loss = found.loss;
         let trained = found.slots.into_iter().zip(&self.wanted).filter(|(_, wanted)| **wanted);
         let mut gradients: Vec<f32> = trained.flat_map(|(d, _)| d).chain(found.head).collect();
@@ -228,22 +257,22 @@ impl<'a> Trainer<'a> {
         }
         let rate = rate_at(rate, current.adam.steps, self.steps(), self.recipe.warmup);
         current.adam.step(&mut current.parameters, &gradients, rate, self.recipe.decay);
+        current.averaged.step(self.recipe.average, current.adam.steps, &current.parameters);
         Ok((loss, norm))
     }
 
     /// The patch that parameters amount to; slots that are as in the encoder are left out.
     pub fn patch(&self, parameters: &[f32]) -> Result<Patch> {
         let manifest = self.encoder.bundle().manifest();
-        let (of_slots, of_head) = parameters.split_at(self.head_at(parameters.len()));
+        let (all, head) = self.values(parameters)?;
         let mut slots = Vec::new();
-        for ((slot, base), values) in manifest.slots.iter().zip(self.encoder.base().slots()).zip(self.values(of_slots))
-        {
+        for ((slot, base), values) in manifest.slots.iter().zip(self.encoder.base().slots()).zip(all) {
             if values != *base {
                 let values = Stored::encode(&values, Some(base), Encoding::F32)?;
                 slots.push(StoredSlot { id: slot.id(), values });
             }
         }
-        let (weight, bias) = of_head.split_at(self.task.kind().outputs() * self.hidden());
+        let (weight, bias) = head.split_at(self.task.kind().outputs() * self.hidden());
         let head = PatchHead { dense: None, output: Linear::exact(weight, bias)? };
         Ok(Patch::new(manifest.encoder, self.task.clone(), slots, head, [])?)
     }

@@ -1,24 +1,27 @@
 //! `edge-patch`: makes patches, and says what is in them.
 #![forbid(unsafe_code)]
 
+mod cells;
+mod convert;
 mod describe;
+mod progress;
 mod training;
 
 use std::{
-    collections::BTreeMap,
     fs,
     io::{self, Write},
     path::{Path, PathBuf},
     process::ExitCode,
 };
 
-use bias_patch::{Base, Bundle, Encoding, Patch, Store, Task, atomic};
+use bias_patch::{Base, Bundle, Patch, Store, Task, atomic};
 use clap::{Parser, Subcommand};
-use edge_patch::{Error, Result, data::read_examples, difference, evaluate, extract, import, inspect, largest_change};
+use edge_patch::{Error, Result, data::read_examples, difference, evaluate, extract, import, inspect};
 use edge_run::{Encoder, EngineOptions};
 
 use crate::{
-    describe::{describe, describe_difference, describe_evaluation, describe_runs},
+    convert::{ConvertArguments, run_conversion},
+    describe::{describe, describe_difference, describe_evaluation},
     training::{TrainArguments, run_training},
 };
 
@@ -102,25 +105,7 @@ enum Command {
         encoder: Option<PathBuf>,
     },
     /// Store a patch's values in fewer bytes
-    Convert {
-        /// The patch
-        patch: PathBuf,
-        /// The patch to write
-        #[arg(short, long, value_name = "FILE")]
-        output: PathBuf,
-        /// For biases: f32, f16, i8, i4, i3, i2, i1, or with a scale for every 64 values i4/64
-        #[arg(long, value_name = "ENCODING")]
-        encoding: Encoding,
-        /// For the head
-        #[arg(long, value_name = "ENCODING", default_value = "f16")]
-        head: Encoding,
-        /// A line of free text to keep in the patch, as KEY=VALUE; repeat it for more
-        #[arg(long = "note", value_name = "KEY=VALUE", value_parser = note)]
-        notes: Vec<(String, String)>,
-        /// The encoder's bundle, if it is not in the store
-        #[arg(long, value_name = "BUNDLE")]
-        encoder: Option<PathBuf>,
-    },
+    Convert(ConvertArguments),
     /// Write all biases with the patch applied, and its head, as safetensors for other programs
     Extract {
         /// The patch
@@ -139,10 +124,13 @@ Examples:
   edge-patch train --encoder minilm --task sst2.json --train train.tsv --dev dev.tsv -o sst2.bias
   edge-patch train --encoder minilm --task sst2.json --train train.tsv --dev dev.tsv -o small.bias \\
       --slots bq,bm2 --lr 1e-3,3e-3 --seeds 3
+  edge-patch train --encoder minilm --task sst2.json --train train.tsv --dev dev.tsv -o sst2.bias \\
+      --train-sizes 100,300,1000
   edge-patch evaluate sst2.bias dev.tsv
   edge-patch import --encoder minilm --from biases.safetensors --task sst2.json -o sst2.bias
   edge-patch inspect sst2.bias
   edge-patch convert sst2.bias --encoding i4 -o small.bias
+  edge-patch convert sst2.bias --max-loss 0.2 --data dev.tsv -o small.bias
   edge-patch diff sst2.bias small.bias";
 
 fn note(text: &str) -> Result<(String, String), String> {
@@ -181,10 +169,7 @@ fn run(command: Command, out: &mut impl Write) -> Result<(), Failure> {
     let mut lines = Vec::new();
     match command {
         Command::Train(arguments) => {
-            let (trained, score) = run_training(&arguments)?;
-            describe_runs(&trained, &mut lines);
-            let bytes = trained.patch.to_bytes()?.len();
-            lines.push(format!("{}: {bytes} bytes, {} {score:.4}", arguments.output.display(), trained.metric));
+            lines = run_training(&arguments)?;
         }
         Command::Evaluate { patch, data, encoder, skip_bad, json } => {
             let opened = Patch::open(&patch)?;
@@ -256,20 +241,7 @@ fn run(command: Command, out: &mut impl Write) -> Result<(), Failure> {
             }
             lines.push(format!("{} parts differ", found.len()));
         }
-        Command::Convert { patch, output, encoding, head, encoder, notes } => {
-            let opened = Patch::open(&patch)?;
-            let (bundle, base) = open_encoder(encoder.as_deref(), &opened)?;
-            let converted = opened.convert(bundle.manifest(), &base, encoding, head).map_err(|e| e.in_file(&patch))?;
-            let converted =
-                converted.with_metadata(converted_notes(&opened, &format!("{encoding}, head {head}"), notes));
-            converted.save(&output)?;
-            let change = largest_change(&opened, &converted, bundle.manifest(), &base)?;
-            let (before, after) = (file_bytes(&patch)?, file_bytes(&output)?);
-            lines.push(format!(
-                "{}: {before} -> {after} bytes, largest change of a value {change:.6}",
-                output.display()
-            ));
-        }
+        Command::Convert(arguments) => lines = run_conversion(&arguments)?,
         Command::Extract { patch, output, encoder } => {
             let opened = Patch::open(&patch)?;
             let (bundle, _) = open_encoder(encoder.as_deref(), &opened)?;
@@ -287,17 +259,6 @@ fn run(command: Command, out: &mut impl Write) -> Result<(), Failure> {
 fn file_bytes(path: &Path) -> Result<u64, bias_patch::Error> {
     let failed = |source| bias_patch::Error::Io { path: path.to_owned(), action: "read", source };
     Ok(fs::metadata(path).map_err(failed)?.len())
-}
-
-/// A converted patch keeps its notes, but for a metric: that was of the values before.
-fn converted_notes(patch: &Patch, how: &str, notes: Vec<(String, String)>) -> BTreeMap<String, String> {
-    let mut kept = patch.metadata().clone();
-    if let Some(metric) = kept.remove("metric") {
-        kept.insert("metric before conversion".to_owned(), metric);
-    }
-    kept.insert("stored as".to_owned(), how.to_owned());
-    kept.extend(notes);
-    kept
 }
 
 fn read_task(path: &Path) -> Result<Task> {
