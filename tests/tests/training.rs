@@ -378,14 +378,17 @@ fn averages_memory_limits_and_sizes_are_trained_and_kept() {
 fn the_smallest_encoding_keeps_the_metric() {
     let place = Place::new();
     assert_succeeded(&place.train("mood.bias", &["--lr", "1e-2", "--epochs", "4"]).output().unwrap());
-    let search = |output: &str| {
+    let search = |output: &str, extra: &[&str]| {
         let mut convert = command("edge-patch", place.home.path());
         let fixed = ["convert", "mood.bias", "--encoder", "bundle", "--max-loss", "2.5", "--data", "dev.tsv", "-o"];
-        assert_succeeded(&convert.current_dir(place.home.path()).args(fixed).arg(output).output().unwrap())
+        let convert = convert.current_dir(place.home.path()).args(fixed).arg(output).args(extra);
+        assert_succeeded(&convert.output().unwrap())
     };
-    let said = search("small.bias");
+    let said = search("small.bias", &[]);
     assert!(said.contains("i2") && said.contains("searched") && said.contains("parts: "), "{said}");
-    search("again.bias");
+    search("again.bias", &[]);
+    search("refined.bias", &["--quantization-aware", "--train", "train.tsv"]);
+    assert!(!place.path("refined.bias.refined").exists());
     let bytes = |name: &str| fs::read(place.path(name)).unwrap();
     assert_eq!(bytes("small.bias"), bytes("again.bias"));
     assert!(bytes("small.bias").len() < bytes("mood.bias").len() / 3);
@@ -395,7 +398,9 @@ fn the_smallest_encoding_keeps_the_metric() {
         let said = assert_succeeded(&evaluate.current_dir(place.home.path()).args(fixed).output().unwrap());
         serde_json::from_str::<Value>(&said).unwrap()["metrics"][0][1].as_f64().unwrap()
     };
-    assert!(evaluate("small.bias") >= evaluate("mood.bias") - 0.025 - 1e-9);
+    for found in ["small.bias", "refined.bias"] {
+        assert!(evaluate(found) >= evaluate("mood.bias") - 0.025 - 1e-9, "{found}");
+    }
 }
 
 #[test]
@@ -466,4 +471,34 @@ fn losses_that_are_no_numbers_and_disks_that_are_full_are_said() {
     assert_refused(&full, &["/dev/full", "cannot write"]);
     // What was trained is not lost for a log.
     assert!(place.path("x.bias").exists());
+}
+
+#[test]
+fn a_table_is_made_once() {
+    let place = Place::new();
+    let table = |recipe: &[&str]| {
+        let mut table = command("edge-patch", place.home.path());
+        let fixed = [
+            "table",
+            "--encoder",
+            "bundle",
+            "--data",
+            "mood=task.json,train.tsv,dev.tsv,F1",
+            "--rows",
+            "frozen,bq+bm2",
+        ];
+        let files = ["--results", "results", "-o", "table.md"];
+        table.current_dir(place.home.path()).args(fixed).args(files).args(recipe).output().unwrap()
+    };
+    let recipe = ["--lr", "1e-2", "--epochs", "2", "--seeds", "2"];
+    let said = assert_succeeded(&table(&recipe));
+    for part in ["mood, F1", "| frozen |", "| bq+bm2 |", " ± ", "over 2 seeds"] {
+        assert!(said.contains(part), "{part} in {said}");
+    }
+    assert_eq!(fs::read_to_string(place.path("table.md")).unwrap(), said);
+    let kept = || fs::metadata(place.path("results/mood-frozen.bias")).unwrap().modified().unwrap();
+    let before = kept();
+    assert_eq!(assert_succeeded(&table(&recipe)), said);
+    assert_eq!(kept(), before);
+    assert_refused(&table(&["--epochs", "1"]), &["mood-frozen.bias.json", "remove the file to train anew"]);
 }

@@ -1,14 +1,28 @@
 //! The command `edge-patch convert`: a patch in fewer bytes, in an encoding that is given or in the smallest that scores enough.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+};
 
-use bias_patch::{Encoding, Patch};
+use bias_patch::{Encoding, Patch, Term};
 use clap::Args;
-use edge_patch::{Error, Result, data::read_examples, evaluate, largest_change, metric_named, search};
+use edge_patch::{
+    Error, Result,
+    data::{Example, read_examples},
+    evaluate, largest_change, metric_named, search,
+    train::Recipe,
+};
 use edge_run::{Encoder, EngineOptions};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::{describe::describe_search, file_bytes, note, open_encoder, report_skipped};
+use crate::{
+    describe::describe_search,
+    file_bytes, note, open_encoder,
+    progress::{Job, Progress, beside},
+    report_skipped,
+};
 
 #[derive(Args)]
 pub(crate) struct ConvertArguments {
@@ -32,7 +46,23 @@ pub(crate) struct ConvertArguments {
     /// Search by this metric of the task's, and not by its first
     #[arg(long, value_name = "NAME", requires = "max_loss")]
     metric: Option<String>,
-    /// Threads to search on
+    /// Before that, train the values on the grid of --grid for some passes over --train: each step rounds them as they will be
+    /// stored, and its gradients move them as if it had not
+    #[arg(long, requires = "max_loss", requires = "train")]
+    quantization_aware: bool,
+    /// Texts to learn from
+    #[arg(long, value_name = "FILE", requires = "quantization_aware")]
+    train: Option<PathBuf>,
+    /// The encoding that biases are trained for; the head stays in f16
+    #[arg(long, value_name = "ENCODING", default_value = "i2", requires = "quantization_aware")]
+    grid: Encoding,
+    /// Passes over the texts
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
+    epochs: u32,
+    /// The highest learning rate
+    #[arg(long = "lr", value_name = "RATE", default_value_t = 3e-4)]
+    rate: f64,
+    /// Threads to run on
     #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     threads: u32,
     /// Leave out rows that are not labelled texts
@@ -61,6 +91,11 @@ pub(crate) fn run_conversion(arguments: &ConvertArguments) -> Result<Vec<String>
             let engine = EngineOptions { threads: arguments.threads as usize, ..EngineOptions::default() };
             let encoder = Encoder::load(bundle.clone(), engine)?;
             let before = evaluate(&encoder, &opened, &read.examples)?.metric(metric);
+            let refined = match &arguments.train {
+                Some(train) => Some(refine(arguments, &encoder, &opened, train, &read.examples)?),
+                None => None,
+            };
+            let exact = refined.as_ref().unwrap_or(&opened);
             let bar = ProgressBar::new(0);
             if let Ok(style) =
                 ProgressStyle::with_template("[{bar:30}] {pos} of at most {len} patches tried, {eta} left")
@@ -71,7 +106,7 @@ pub(crate) fn run_conversion(arguments: &ConvertArguments) -> Result<Vec<String>
                 bar.set_length(most as u64);
                 bar.set_position(tried as u64);
             };
-            let found = search(&encoder, &opened, &read.examples, metric, before - points / 100.0, &mut progress);
+            let found = search(&encoder, exact, &read.examples, metric, before - points / 100.0, &mut progress);
             bar.finish_and_clear();
             let found = found?;
             describe_search(&found, metric, &mut lines);
@@ -96,6 +131,36 @@ pub(crate) fn run_conversion(arguments: &ConvertArguments) -> Result<Vec<String>
     let (before, after) = (file_bytes(path)?, file_bytes(output)?);
     lines.push(format!("{}: {before} -> {after} bytes, largest change of a value {change:.6}", output.display()));
     Ok(lines)
+}
+
+/// The patch after some passes of training on the grid that its values will be stored on.
+fn refine(
+    arguments: &ConvertArguments,
+    encoder: &Encoder,
+    patch: &Patch,
+    train: &Path,
+    judge: &[Example],
+) -> Result<Patch> {
+    let learn = read_examples(train, patch.task(), arguments.skip_bad)?;
+    report_skipped(train, &learn.skipped);
+    let terms: BTreeSet<Term> = patch.slots().iter().map(|slot| slot.id.term).collect();
+    let recipe = Recipe {
+        terms: terms.into_iter().collect(),
+        rates: vec![arguments.rate],
+        epochs: arguments.epochs.into(),
+        metric: arguments.metric.clone(),
+        start: Some(patch.clone()),
+        grid: Some((arguments.grid, Encoding::F16)),
+        ..Recipe::default()
+    };
+    let mut progress = Progress::new(None)?;
+    let output = beside(&arguments.output, ".refined");
+    let (task, learn) = (patch.task(), &learn.examples);
+    let refined = Job { encoder, task, learn, judge, recipe: &recipe, output: &output }.carry_out(&mut progress)?;
+    progress.finish()?;
+    // The search stores it anew.
+    fs::remove_file(&output).map_err(bias_patch::Error::io(&output, "remove"))?;
+    Ok(refined.patch)
 }
 
 /// A converted patch keeps its notes, but for a metric: that was of the values before.

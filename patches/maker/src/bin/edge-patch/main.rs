@@ -5,6 +5,7 @@ mod cells;
 mod convert;
 mod describe;
 mod progress;
+mod table;
 mod training;
 
 use std::{
@@ -22,6 +23,7 @@ use edge_run::{Encoder, EngineOptions};
 use crate::{
     convert::{ConvertArguments, run_conversion},
     describe::{describe, describe_difference, describe_evaluation},
+    table::{TableArguments, run_table},
     training::{TrainArguments, run_training},
 };
 
@@ -41,6 +43,10 @@ enum Command {
     /// or .conllu for tags, or SQuAD's .json for spans. A training that was stopped goes on when the same command runs again:
     /// its state is beside the output until it is done.
     Train(TrainArguments),
+    /// Train some biases, on some data sets, with some seeds each, and write a table of the scores
+    ///
+    /// Every result is kept: a table that was stopped goes on when the same command runs again.
+    Table(TableArguments),
     /// Say how well a patch answers labelled texts
     Evaluate {
         /// The patch
@@ -171,6 +177,7 @@ fn run(command: Command, out: &mut impl Write) -> Result<(), Failure> {
         Command::Train(arguments) => {
             lines = run_training(&arguments)?;
         }
+        Command::Table(arguments) => lines = run_table(&arguments)?,
         Command::Evaluate { patch, data, encoder, skip_bad, json } => {
             let opened = Patch::open(&patch)?;
             let bundle = open_encoder(encoder.as_deref(), &opened)?.0;
