@@ -11,6 +11,7 @@ mod evaluate;
 mod import;
 mod inspect;
 pub mod metrics;
+pub mod plot;
 mod random;
 mod search;
 pub mod train;

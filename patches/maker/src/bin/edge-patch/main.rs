@@ -17,7 +17,7 @@ use std::{
 
 use bias_patch::{Base, Bundle, Patch, Store, Task, atomic};
 use clap::{Parser, Subcommand};
-use edge_patch::{Error, Result, data::read_examples, difference, evaluate, extract, import, inspect};
+use edge_patch::{Error, Result, data::read_examples, difference, evaluate, extract, import, inspect, plot};
 use edge_run::{Encoder, EngineOptions};
 
 use crate::{
@@ -92,6 +92,17 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Show how much each bias vector changed by term and layer, as a picture or in the terminal
+    Plot {
+        /// The patch
+        patch: PathBuf,
+        /// The picture to write, as SVG
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+        /// The encoder's bundle, if it is not in the store
+        #[arg(long, value_name = "BUNDLE")]
+        encoder: Option<PathBuf>,
+    },
     /// Check that a patch is intact and fits its encoder
     Verify {
         /// The patch
@@ -135,6 +146,7 @@ Examples:
   edge-patch evaluate sst2.bias dev.tsv
   edge-patch import --encoder minilm --from biases.safetensors --task sst2.json -o sst2.bias
   edge-patch inspect sst2.bias
+  edge-patch plot sst2.bias -o changes.svg
   edge-patch convert sst2.bias --encoding i4 -o small.bias
   edge-patch convert sst2.bias --max-loss 0.2 --data dev.tsv -o small.bias
   edge-patch diff sst2.bias small.bias";
@@ -221,6 +233,16 @@ fn run(command: Command, out: &mut impl Write) -> Result<(), Failure> {
                 lines.push(serde_json::to_string_pretty(&report).unwrap_or_default());
             } else {
                 describe(&report, &mut lines);
+            }
+        }
+        Command::Plot { patch, output, encoder } => {
+            let opened = Patch::open(&patch)?;
+            let (bundle, base) = open_encoder(encoder.as_deref(), &opened)?;
+            let report = inspect(&opened, file_bytes(&patch)?, Some((bundle.manifest(), &base)));
+            let report = report.map_err(|e| e.in_file(&patch))?;
+            match output {
+                Some(output) => atomic::write_file(&output, plot::changes_as_svg(&report).as_bytes())?,
+                None => lines = plot::changes_as_text(&report),
             }
         }
         Command::Verify { patch, encoder } => {
