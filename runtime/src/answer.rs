@@ -126,6 +126,12 @@ pub(crate) fn first_tokens(text: &str, tokens: &Tokens) -> Vec<((usize, usize), 
     firsts
 }
 
+/// The tokens of the second text, with their characters there: those in which an answer may begin and end.
+pub(crate) fn second_tokens(tokens: &Tokens) -> Vec<(usize, (usize, usize))> {
+    let places = tokens.places.iter().enumerate();
+    places.filter_map(|(at, place)| place.filter(|(text, _)| *text == 1).map(|(_, place)| (at, place))).collect()
+}
+
 /// A candidate: characters of the second text, and the sum of its start and end logits.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Candidate {
@@ -139,15 +145,9 @@ pub(crate) fn candidates(tokens: &Tokens, logits: ArrayView2<'_, f32>) -> Vec<Ca
     /// Starts and ends that are tried with each other, and tokens in the longest answer, as in BERT's SQuAD reader.
     const BEST: usize = 20;
     const LONGEST: usize = 30;
-    let inside: Vec<usize> = tokens
-        .places
-        .iter()
-        .enumerate()
-        .filter(|(_, p)| p.is_some_and(|(text, _)| text == 1))
-        .map(|(at, _)| at)
-        .collect();
+    let inside = second_tokens(tokens);
     let best = |column: usize| {
-        let mut sorted = inside.clone();
+        let mut sorted: Vec<usize> = inside.iter().map(|(at, _)| *at).collect();
         sorted.sort_by(|a, b| logits[[*b, column]].total_cmp(&logits[[*a, column]]));
         sorted.truncate(BEST);
         sorted

@@ -163,8 +163,9 @@ pub fn bench(bundle: Bundle, options: &BenchOptions) -> Result<Report> {
                 let wanted = vec![true; values.len()];
                 let times = repeat(options.time, || {
                     // A gradient like any other: the hidden states themselves.
-                    let gradient =
-                        encoder.gradient(values, &texts, &wanted, |_, tokens, _| (tokens.to_owned(), None))?;
+                    let gradient = encoder.gradient(values, &texts, &wanted, crate::RUN_TOKENS, |_, tokens, _| {
+                        (tokens.to_owned(), None)
+                    })?;
                     black_box(gradient);
                     Ok(())
                 })?;
@@ -214,7 +215,7 @@ pub fn bench(bundle: Bundle, options: &BenchOptions) -> Result<Report> {
     let zeros = vec![0; longest];
     let many: Vec<Sequence<'_>> =
         many.iter().map(|ids| Sequence { ids, type_ids: &zeros[..ids.len()], biases: &base }).collect();
-    let runs = crate::encoder::runs(many.iter().map(|sequence| sequence.ids.len()));
+    let runs = crate::encoder::runs(many.iter().map(|sequence| sequence.ids.len()), crate::RUN_TOKENS);
     let times = repeat(options.time, || runs.iter().try_for_each(|run_of| run(engine, &many[run_of.clone()])))?;
     let batch_ms = quantile(&times, 0.5);
     let all: usize = many.iter().map(|sequence| sequence.ids.len()).sum();

@@ -155,7 +155,7 @@ impl Encoder {
             .flat_map(|(at, p)| (0..p.as_ref().map_or(0, |p| p.windows.len())).map(move |window| (at, window)))
             .collect();
         let length = |(at, window): &(usize, usize)| pending[*at].as_ref().map_or(0, |p| p.windows[*window].len());
-        for run in runs(places.iter().map(length)) {
+        for run in runs(places.iter().map(length), RUN_TOKENS) {
             // A text of several windows may have failed with its first.
             let run: Vec<_> = places[run].iter().copied().filter(|(at, _)| pending[*at].is_ok()).collect();
             if run.is_empty() {
@@ -199,13 +199,9 @@ impl Encoder {
                 found: self.bundle.manifest().encoder,
             });
         }
-        text.check(task.spec.inputs())?;
         let limit = self.limit(options.max_length, task.spec.max_length());
         let begun = Instant::now();
-        let windows = match (task.spec.kind(), text.second()) {
-            (Kind::Span, Some(context)) => self.tokenizer.windows(text.first(), context, limit)?,
-            _ => vec![self.tokenizer.encode(text, limit)?],
-        };
+        let windows = self.windows(&task.spec, text, limit)?;
         let timing =
             Timing { tokens: windows.iter().map(Tokens::len).sum(), tokenize: begun.elapsed(), ..Timing::default() };
         Ok(Pending { windows, logits: Vec::new(), timing })
@@ -241,26 +237,29 @@ impl Encoder {
         Ok(())
     }
 
-    /// The tokens of a text for a task, in one sequence.
-    pub(crate) fn tokens(&self, task: &TaskSpec, text: &Text) -> Result<Tokens> {
+    /// The tokens of a text for a task: one sequence, or for the context of a span task as many as it takes.
+    pub(crate) fn windows(&self, task: &TaskSpec, text: &Text, limit: usize) -> Result<Vec<Tokens>> {
         text.check(task.inputs())?;
-        self.tokenizer.encode(text, self.limit(None, task.max_length()))
+        match (task.kind(), text.second()) {
+            (Kind::Span, Some(context)) => self.tokenizer.windows(text.first(), context, limit),
+            _ => Ok(vec![self.tokenizer.encode(text, limit)?]),
+        }
     }
 
     /// The most tokens a sequence may have.
-    fn limit(&self, asked: Option<u32>, task: u32) -> usize {
+    pub(crate) fn limit(&self, asked: Option<u32>, task: u32) -> usize {
         let limit = self.bundle.manifest().config.max_length.min(task).min(asked.unwrap_or(u32::MAX));
         usize::try_from(limit).unwrap_or(usize::MAX)
     }
 }
 
-/// Which sequences run together: as many as have [`RUN_TOKENS`] tokens, and at least one.
-pub(crate) fn runs(lengths: impl Iterator<Item = usize>) -> Vec<Range<usize>> {
+/// Which sequences run together: as many as have `most` tokens, and at least one.
+pub(crate) fn runs(lengths: impl Iterator<Item = usize>, most: usize) -> Vec<Range<usize>> {
     let (mut runs, mut tokens) = (Vec::<Range<usize>>::new(), 0);
     for (at, length) in lengths.enumerate() {
         tokens += length;
         match runs.last_mut() {
-            Some(run) if tokens <= RUN_TOKENS => run.end = at + 1,
+            Some(run) if tokens <= most => run.end = at + 1,
             _ => {
                 runs.push(at..at + 1);
                 tokens = length;

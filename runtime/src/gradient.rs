@@ -3,51 +3,85 @@
 //! In: bias values, tokenized texts, and a loss of their hidden states. Out: the gradient of every wanted slot. The
 //! arithmetic is that of running: the same fused operators over the same mapped weights, and their adjoints.
 
-use bias_patch::Task as TaskSpec;
+use bias_patch::{Kind, Task as TaskSpec};
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2};
 
-use crate::{Encoder, Error, Result, Text, answer::first_tokens, encoder::runs, engine::adjoint::Batch, text::Tokens};
+use crate::{
+    Encoder, Error, Result, Text,
+    answer::{first_tokens, second_tokens},
+    encoder::runs,
+    engine::adjoint::Batch,
+    text::Tokens,
+};
 
-/// A text as the encoder reads it.
+/// A text as the encoder reads it, or a window of one that is too long, with no more of its places than its task's head
+/// asks for: a training holds all its texts.
 #[derive(Clone, Debug)]
 pub struct Tokenized {
-    tokens: Tokens,
+    ids: Vec<u32>,
+    type_ids: Vec<u32>,
     words: Vec<Option<usize>>,
+    second: Vec<(usize, (usize, usize))>,
 }
 
 impl Tokenized {
     /// Token ids as they are, without words.
     pub(crate) fn of_ids(ids: Vec<u32>) -> Self {
-        let (type_ids, places) = (vec![0; ids.len()], vec![None; ids.len()]);
-        Tokenized { tokens: Tokens { ids, type_ids, places, truncated: false }, words: Vec::new() }
+        Tokenized { type_ids: vec![0; ids.len()], ids, words: Vec::new(), second: Vec::new() }
+    }
+
+    fn new(task: &TaskSpec, text: &Text, tokens: Tokens) -> Self {
+        let (mut words, mut second) = (Vec::new(), Vec::new());
+        match task.kind() {
+            Kind::Tagging { .. } => {
+                words = first_tokens(text.first(), &tokens).into_iter().map(|(_, token)| token).collect();
+            }
+            Kind::Span => second = second_tokens(&tokens),
+            Kind::Classification { .. } | Kind::Regression { .. } => {}
+        }
+        Tokenized { ids: tokens.ids, type_ids: tokens.type_ids, words, second }
     }
 
     /// Number of tokens, special tokens included.
     #[expect(clippy::len_without_is_empty, reason = "special tokens are always there")]
     pub fn len(&self) -> usize {
-        self.tokens.len()
+        self.ids.len()
     }
 
     /// Token ids, special tokens included.
     pub fn ids(&self) -> &[u32] {
-        &self.tokens.ids
+        &self.ids
     }
 
-    /// The first token of each word of the first text; none for words that were cut off.
+    /// For tagging, the first token of each word; none for words that were cut off.
     pub fn words(&self) -> &[Option<usize>] {
         &self.words
+    }
+
+    /// For span extraction, the tokens of the second text.
+    pub fn second(&self) -> impl Iterator<Item = usize> {
+        self.second.iter().map(|(token, _)| *token)
+    }
+
+    /// For span extraction, the first and the last token of the characters `start..end` of the second text; none where this
+    /// window does not hold all of them.
+    pub fn span(&self, (start, end): (usize, usize)) -> Option<(usize, usize)> {
+        let overlaps = |(_, (from, to)): &&(usize, (usize, usize))| *from < end && *to > start && to > from;
+        let (first, (from, _)) = self.second.iter().find(overlaps)?;
+        let (last, (_, to)) = self.second.iter().rev().find(overlaps)?;
+        (*from <= start && *to >= end).then_some((*first, *last))
     }
 }
 
 impl Encoder {
-    /// Tokens of a text for a task. A text beyond the task's limit is cut.
+    /// Tokens of a text for a task: one sequence, cut at the task's limit; for span extraction the same windows of the
+    /// second text as an answer is looked for in.
     ///
     /// # Errors
     /// When the text is empty or there are not as many texts as the task takes.
-    pub fn tokenized(&self, task: &TaskSpec, text: &Text) -> Result<Tokenized> {
-        let tokens = self.tokens(task, text)?;
-        let words = first_tokens(text.first(), &tokens).into_iter().map(|(_, token)| token).collect();
-        Ok(Tokenized { tokens, words })
+    pub fn tokenized(&self, task: &TaskSpec, text: &Text) -> Result<Vec<Tokenized>> {
+        let windows = self.windows(task, text, self.limit(None, task.max_length()))?;
+        Ok(windows.into_iter().map(|tokens| Tokenized::new(task, text, tokens)).collect())
     }
 
     /// The gradient of a loss with respect to the values of each slot; of slots that are not `wanted` it is zeros, and
@@ -57,8 +91,8 @@ impl Encoder {
     /// last hidden state `[S, H]` and the pooler's output `[H]` where there is one, and gives the gradients of the loss
     /// with respect to the two (none for a pooler's output that it does not use).
     ///
-    /// A key's bias has no effect, so its gradient is zeros too. Texts run some hundred tokens at a time, whatever their
-    /// number, so memory is bounded by that.
+    /// A key's bias has no effect, so its gradient is zeros too. Texts run `tokens` tokens at a time, or one by one where they
+    /// are longer, whatever their number, so memory is bounded by that; [`crate::RUN_TOKENS`] is fast.
     ///
     /// # Errors
     /// When the engine is the reference engine, which does not run backward, or fails, when values are not the slots', or
@@ -68,6 +102,7 @@ impl Encoder {
         values: &[Vec<f32>],
         texts: &[&Tokenized],
         wanted: &[bool],
+        tokens: usize,
         mut loss: impl FnMut(usize, ArrayView2<'_, f32>, Option<ArrayView1<'_, f32>>) -> (Array2<f32>, Option<Array1<f32>>)
         + Send,
     ) -> Result<Vec<Vec<f32>>> {
@@ -89,11 +124,11 @@ impl Encoder {
         let slot_of: Vec<usize> = values.iter().enumerate().flat_map(|(slot, v)| vec![slot; v.len()]).collect();
         let is_wanted = |at: usize| slot_of.get(at).is_some_and(|slot| wanted.get(*slot) == Some(&true));
         let mut sums = vec![0.0f32; flat.len()];
-        for run in runs(texts.iter().map(|text| text.len())) {
+        for run in runs(texts.iter().map(|text| text.len()), tokens) {
             let (mut ids, mut types, mut starts) = (Vec::new(), Vec::new(), vec![0]);
             for text in &texts[run.clone()] {
-                ids.extend(text.tokens.ids.iter().map(|id| i64::from(*id)));
-                types.extend(text.tokens.type_ids.iter().map(|id| i64::from(*id)));
+                ids.extend(text.ids.iter().map(|id| i64::from(*id)));
+                types.extend(text.type_ids.iter().map(|id| i64::from(*id)));
                 starts.push(ids.len() as i64);
             }
             let batch = Batch { ids: &ids, types: &types, starts: &starts, values: &flat };

@@ -49,6 +49,11 @@ impl Text {
         self.second.as_deref()
     }
 
+    /// Bytes of all its text.
+    pub fn bytes(&self) -> usize {
+        self.first.len() + self.second.as_ref().map_or(0, String::len)
+    }
+
     /// Checks that there are as many texts as a task takes, and something in each.
     pub(crate) fn check(&self, inputs: u8) -> Result<(), TextError> {
         let name = |two| if two { "a pair of texts" } else { "one text" };

@@ -2,7 +2,8 @@
 
 Run after make_encoders.py, with the same packages. Everything is in f64. For each encoder, each kind of task and each bias
 vector: the gradient's norm, and its products with three vectors that `value` makes (tests/tests/training.rs does the same).
-The texts go through PyTorch as one padded batch, so padding has to cost nothing.
+The texts go through PyTorch as one padded batch, so padding has to cost nothing. The softmax of an answer's start and end is
+over the tokens of the second text.
 """
 
 import json
@@ -14,7 +15,8 @@ import torch.nn.functional as F
 from make_encoders import ENCODERS, OUT, TEXTS, value
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-KINDS = ["mean", "cls", "pooler", "tagging"]
+KINDS = ["mean", "cls", "pooler", "tagging", "span"]
+ANSWER = "was happy"
 
 
 def gradients(name, kind):
@@ -32,7 +34,8 @@ def gradients(name, kind):
         for parameter_name, parameter in model.named_parameters():
             parameter.copy_(value(parameter_name, list(parameter.shape)))
     model = model.double()
-    cases = [case for case in fixture["cases"] if kind != "tagging" or len(case["text"]) == 1]
+    texts = {"tagging": [1], "span": [2]}.get(kind, [1, 2])
+    cases = [case for case in fixture["cases"] if len(case["text"]) in texts]
     rows = [tokenizer(*case["text"], return_offsets_mapping=True) for case in cases]
     for row, case in zip(rows, cases):
         assert row["input_ids"] == case["input_ids"], name
@@ -44,7 +47,7 @@ def gradients(name, kind):
         inputs["token_type_ids"] = pad([row["token_type_ids"] for row in rows], 0)
     output = model(**inputs)
     hidden = output.last_hidden_state
-    outputs = 1 if kind == "cls" else 3
+    outputs = {"cls": 1, "span": 2}.get(kind, 3)
     weight = value("head weight", [outputs, hidden.shape[-1]]).double().requires_grad_()
     bias = value("head bias", [outputs]).double().requires_grad_()
     if kind == "tagging":
@@ -58,6 +61,16 @@ def gradients(name, kind):
                 firsts.append(next(i for i in covers if i not in firsts))
             tags = torch.tensor([word % 3 for word in range(len(firsts))])
             losses.append(F.cross_entropy(hidden[at, firsts] @ weight.T + bias, tags))
+        loss = torch.stack(losses).mean()
+    elif kind == "span":
+        losses = []
+        for at, (row, case) in enumerate(zip(rows, cases)):
+            start = case["text"][1].index(ANSWER)
+            second = [i for i, text in enumerate(row.sequence_ids(0)) if text == 1]
+            place = row["offset_mapping"]
+            covers = [i for i, token in enumerate(second) if place[token][0] < start + len(ANSWER) and place[token][1] > start]
+            logits = hidden[at, second] @ weight.T + bias
+            losses += [F.cross_entropy(logits[:, column], torch.tensor(covers[-column])) for column in (0, 1)]
         loss = torch.stack(losses).mean()
     elif kind == "cls":
         values = torch.tensor([0.5, -1.0, 2.0, 0.0], dtype=torch.float64)

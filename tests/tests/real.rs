@@ -66,7 +66,7 @@ fn score(task: &TaskSpec, metric: &str, predictions: &[Prediction], gold: &[Stri
     100.0
         * match metric {
             "accuracy" | "acc" => metrics::accuracy(&classes, &gold_class()),
-            "F1" | "f1" => metrics::f1(&classes, &gold_class()),
+            "F1" | "f1" => metrics::f1(&classes, &gold_class(), 1),
             "mcc" => metrics::matthews(&classes, &gold_class()),
             "Spearman" | "spearman" => {
                 metrics::spearman(&values, &gold.iter().map(|g| g.parse().unwrap()).collect::<Vec<f64>>())

@@ -3,8 +3,8 @@
 use std::{fs, path::PathBuf, process::Stdio, time::Duration};
 
 use bias_patch::{Bundle, Patch, Task, Term};
-use edge_patch::train::{Gold, gradient};
-use edge_run::{Activations, Encoder, EngineOptions, Text, Tokenized};
+use edge_patch::{data::Gold, train::gradient};
+use edge_run::{Activations, Encoder, EngineOptions, RUN_TOKENS, Text, Tokenized};
 use serde_json::{Value, json};
 use system_tests::{
     ENCODERS, Fixture, Gradients, assert_refused, assert_succeeded, command, int8, small_bundle, small_bundle_with,
@@ -14,11 +14,15 @@ use tempfile::TempDir;
 /// f32 against f64, relative to the gradient's norm: 7e-6 was measured, at a ReLU's bend and where gradients cancel.
 const GRADIENT_BOUND: f64 = 3e-5;
 
+/// The answer to the only pair among the fixture's texts, as in `make_gradients.py`.
+const ANSWER: &str = "was happy";
+
 fn task_of(kind: &str) -> Task {
     let labels = ["a", "b", "c"];
     let json = match kind {
         "tagging" => json!({ "name": "t", "kind": "tagging", "labels": labels }),
         "cls" => json!({ "name": "t", "kind": "regression", "pooling": "cls" }),
+        "span" => json!({ "name": "t", "kind": "span", "inputs": 2 }),
         pooling => json!({ "name": "t", "kind": "classification", "labels": labels, "pooling": pooling }),
     };
     serde_json::from_value(json).unwrap()
@@ -26,7 +30,12 @@ fn task_of(kind: &str) -> Task {
 
 /// The fixture's texts as the task reads them, and what the script says is right of them.
 fn texts(encoder: &Encoder, fixture: &Fixture, task: &Task, kind: &str) -> Vec<(Tokenized, Gold)> {
-    let cases = fixture.cases.iter().filter(|case| kind != "tagging" || case.text.len() == 1);
+    let suits = |texts: usize| match kind {
+        "tagging" => texts == 1,
+        "span" => texts == 2,
+        _ => true,
+    };
+    let cases = fixture.cases.iter().filter(|case| suits(case.text.len()));
     let read = cases.enumerate().map(|(at, case)| {
         let text = match &case.text[..] {
             [one] => Text::one(one),
@@ -35,6 +44,11 @@ fn texts(encoder: &Encoder, fixture: &Fixture, task: &Task, kind: &str) -> Vec<(
         };
         let gold = match kind {
             "tagging" => Gold::Tags((0..case.text[0].split_whitespace().count()).map(|word| word % 3).collect()),
+            "span" => {
+                // Characters are bytes here.
+                let start = case.text[1].find(ANSWER).unwrap();
+                Gold::Span(vec![(start, start + ANSWER.len())])
+            }
             "cls" => Gold::Value([0.5, -1.0, 2.0, 0.0][at]),
             _ => Gold::Class([0, 1, 2, 0][at]),
         };
@@ -42,7 +56,7 @@ fn texts(encoder: &Encoder, fixture: &Fixture, task: &Task, kind: &str) -> Vec<(
         let mut json = serde_json::to_value(task).unwrap();
         json["inputs"] = case.text.len().into();
         let task: Task = serde_json::from_value(json).unwrap();
-        (encoder.tokenized(&task, &text).unwrap(), gold)
+        (encoder.tokenized(&task, &text).unwrap().remove(0), gold)
     });
     read.collect()
 }
@@ -66,7 +80,8 @@ fn gradients_are_those_of_pytorch() {
                 let texts: Vec<_> = texts.iter().map(|(text, gold)| (text, gold)).collect();
                 let values = encoder.base().slots();
                 let found =
-                    gradient(&encoder, &task, values, &head_of(&task), &texts, &vec![true; values.len()]).unwrap();
+                    gradient(&encoder, &task, values, &head_of(&task), &texts, &vec![true; values.len()], RUN_TOKENS)
+                        .unwrap();
                 let slots = bundle.manifest().slots.iter();
                 let slots = slots.zip(&found.slots).filter(|(slot, _)| slot.term != Term::Key);
                 let named = slots.map(|(slot, d)| (slot.name.as_str(), &d[..]));
@@ -88,7 +103,7 @@ fn slots_that_are_not_wanted_change_nothing() {
     let texts = texts(&encoder, &Fixture::named("bert"), &task, "pooler");
     let texts: Vec<_> = texts.iter().map(|(text, gold)| (text, gold)).collect();
     let values = encoder.base().slots();
-    let of = |wanted: &[bool]| gradient(&encoder, &task, values, &head_of(&task), &texts, wanted).unwrap();
+    let of = |wanted: &[bool]| gradient(&encoder, &task, values, &head_of(&task), &texts, wanted, RUN_TOKENS).unwrap();
     let all = of(&vec![true; values.len()]);
     for only in 0..values.len() {
         let wanted: Vec<bool> = (0..values.len()).map(|at| at == only).collect();
@@ -115,7 +130,9 @@ fn the_loss_falls_along_the_gradient() {
         let texts: Vec<_> = texts.iter().map(|(text, gold)| (text, gold)).collect();
         let base = encoder.base().slots();
         let wanted = vec![true; base.len()];
-        let at = |values: &[Vec<f32>]| gradient(&encoder, &task, values, &head_of(&task), &texts, &wanted).unwrap();
+        let at = |values: &[Vec<f32>]| {
+            gradient(&encoder, &task, values, &head_of(&task), &texts, &wanted, RUN_TOKENS).unwrap()
+        };
         let found = at(base);
         let norm = found.slots.iter().flatten().map(|d| f64::from(*d).powi(2)).sum::<f64>().sqrt();
         // Central differences along the gradient's direction.
@@ -265,7 +282,7 @@ fn bad_trainings_are_refused() {
     with("train.tsv", "sentence\tlabel\n");
     refused(&[], &["train.tsv", "expected labelled texts, found none"]);
     with("train.tsv", "sentence\tmood\ngood\t1\n");
-    refused(&[], &["train.tsv", "expected a label, found none"]);
+    refused(&[], &["train.tsv", "header", "a column of labels, one of label"]);
     with("train.tsv", "sentence1\tsentence2\tlabel\ngood\tbad\t1\n");
     refused(&[], &["expected 1 texts, found 2"]);
     with("train.tsv", &good);
@@ -291,4 +308,177 @@ fn bad_trainings_are_refused() {
     child.kill().unwrap();
     child.wait().unwrap();
     refused(&["--epochs", "1"], &["x.bias.training", "of another training", "remove the file"]);
+}
+
+#[test]
+fn gradients_are_the_same_however_few_tokens_run_together() {
+    let (_home, bundle) = small_bundle("bert");
+    let encoder = Encoder::load(bundle, EngineOptions::default()).unwrap();
+    let task = task_of("mean");
+    let texts = texts(&encoder, &Fixture::named("bert"), &task, "mean");
+    let texts: Vec<_> = texts.iter().map(|(text, gold)| (text, gold)).collect();
+    let values = encoder.base().slots();
+    let of =
+        |tokens| gradient(&encoder, &task, values, &head_of(&task), &texts, &vec![true; values.len()], tokens).unwrap();
+    let (all, few) = (of(RUN_TOKENS), of(1));
+    assert!((all.loss - few.loss).abs() < 1e-6 * all.loss);
+    for (slot, due) in few.slots.iter().zip(&all.slots) {
+        let norm = due.iter().map(|d| d * d).sum::<f32>().sqrt();
+        let error = slot.iter().zip(due).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(error <= 1e-5 * norm, "{error} of {norm}");
+    }
+}
+
+#[test]
+fn averages_memory_limits_and_sizes_are_trained_and_kept() {
+    let place = Place::new();
+    let recipe = ["--lr", "1e-2", "--epochs", "3"];
+    let train = |output: &str, extra: &[&str]| {
+        assert_succeeded(&place.train(output, &[&recipe[..], extra].concat()).output().unwrap())
+    };
+    for how in ["ema:0.9", "last:2"] {
+        let said = train("average.bias", &["--average", how]);
+        assert!(said.contains("accuracy"), "{said}");
+    }
+    train("limited.bias", &["--memory-limit", "200M"]);
+    let refused = place.train("x.bias", &["--memory-limit", "1M"]).output().unwrap();
+    assert_refused(&refused, &["memory limit", "at least", "1000000 bytes"]);
+    let sizes = ["--train-sizes", "24,96"];
+    let said = train("size.bias", &sizes);
+    assert!(said.contains("deviation") && said.lines().count() == 3, "{said}");
+    // The second time nothing is trained: the results are there.
+    let kept = fs::metadata(place.path("size-96.bias")).unwrap().modified().unwrap();
+    assert_eq!(train("size.bias", &sizes), said);
+    assert_eq!(fs::metadata(place.path("size-96.bias")).unwrap().modified().unwrap(), kept);
+    let other = place.train("size.bias", &[&sizes[..], &["--epochs", "1"]].concat()).output().unwrap();
+    assert_refused(&other, &["size-24.bias.json", "remove the file to train anew"]);
+}
+
+#[test]
+fn the_smallest_encoding_keeps_the_metric() {
+    let place = Place::new();
+    assert_succeeded(&place.train("mood.bias", &["--lr", "1e-2", "--epochs", "4"]).output().unwrap());
+    let search = |output: &str, extra: &[&str]| {
+        let mut convert = command("edge-patch", place.home.path());
+        let fixed = ["convert", "mood.bias", "--encoder", "bundle", "--max-loss", "2.5", "--data", "dev.tsv", "-o"];
+        let convert = convert.current_dir(place.home.path()).args(fixed).arg(output).args(extra);
+        assert_succeeded(&convert.output().unwrap())
+    };
+    let said = search("small.bias", &[]);
+    assert!(said.contains("i2") && said.contains("searched") && said.contains("parts: "), "{said}");
+    search("again.bias", &[]);
+    search("refined.bias", &["--quantization-aware", "--train", "train.tsv"]);
+    assert!(!place.path("refined.bias.refined").exists());
+    let bytes = |name: &str| fs::read(place.path(name)).unwrap();
+    assert_eq!(bytes("small.bias"), bytes("again.bias"));
+    assert!(bytes("small.bias").len() < bytes("mood.bias").len() / 3);
+    let evaluate = |patch: &str| {
+        let mut evaluate = command("edge-patch", place.home.path());
+        let fixed = ["evaluate", patch, "dev.tsv", "--encoder", "bundle", "--json"];
+        let said = assert_succeeded(&evaluate.current_dir(place.home.path()).args(fixed).output().unwrap());
+        serde_json::from_str::<Value>(&said).unwrap()["metrics"][0][1].as_f64().unwrap()
+    };
+    for found in ["small.bias", "refined.bias"] {
+        assert!(evaluate(found) >= evaluate("mood.bias") - 0.025 - 1e-9, "{found}");
+    }
+}
+
+#[test]
+fn answers_are_learned_from_every_form_of_squad() {
+    let place = Place::new();
+    let answers = ["good", "bad", "happy", "film"];
+    let context = |answer: &str, other: &str| format!("it was {other} , the cafe is {answer} .");
+    let row = |at: usize| {
+        let context = context(answers[at % 4], ["not", "very"][at / 4 % 2]);
+        let start = context.rfind(answers[at % 4]).unwrap();
+        (context, answers[at % 4], start)
+    };
+    let lines = (0..48).map(row).map(|(context, answer, start)| {
+        json!({ "question": "why ?", "context": context, "answer": answer, "answer_start": start }).to_string() + "\n"
+    });
+    fs::write(place.path("train.jsonl"), lines.collect::<String>()).unwrap();
+    let paragraphs: Vec<Value> = (100..116)
+        .map(row)
+        .map(|(context, answer, start)| {
+            let answers = [json!({ "text": answer, "answer_start": start })];
+            json!({ "context": context, "qas": [{ "id": "1", "question": "why ?", "answers": answers }] })
+        })
+        .collect();
+    fs::write(place.path("dev.json"), json!({ "data": [{ "paragraphs": paragraphs }] }).to_string()).unwrap();
+    let task = json!({ "name": "qa", "kind": "span", "inputs": 2, "max_length": 40 });
+    fs::write(place.path("span.json"), task.to_string()).unwrap();
+    let train = |extra: &[&str]| {
+        let mut train = command("edge-patch", place.home.path());
+        let fixed = ["train", "--encoder", "bundle", "--task", "span.json", "--dev", "dev.json", "-o", "qa.bias"];
+        train.current_dir(place.home.path()).args(fixed).args(extra).output().unwrap()
+    };
+    let said = assert_succeeded(&train(&["--train", "train.jsonl", "--lr", "1e-2", "--epochs", "6"]));
+    let f1: f64 = said.trim().rsplit(' ').next().unwrap().parse().unwrap();
+    assert!(f1 > 0.8, "{said}");
+    fs::write(place.path("bad.jsonl"), r#"{"question":"why ?","context":"a cafe","answer":"cafe","answer_start":1}"#)
+        .unwrap();
+    assert_refused(
+        &train(&["--train", "bad.jsonl"]),
+        &["bad.jsonl", "the answer \"cafe\" at character 1", "--skip-bad"],
+    );
+}
+
+#[test]
+fn losses_that_are_no_numbers_and_disks_that_are_full_are_said() {
+    let place = Place::new();
+    let task = json!({ "name": "value", "kind": "regression", "pooling": "mean", "max_length": 40 });
+    let of_mood = fs::read_to_string(place.path("task.json")).unwrap();
+    let texts = fs::read_to_string(place.path("train.tsv")).unwrap();
+    fs::write(place.path("task.json"), task.to_string()).unwrap();
+    fs::write(place.path("train.tsv"), "sentence\tlabel\ngood\t3e38\nbad\t0\n").unwrap();
+    assert_refused(
+        &place.train("x.bias", &[]).output().unwrap(),
+        &["step 1", "not a finite number", "texts of this step"],
+    );
+    // Texts of another kind of task are no texts of this one.
+    fs::write(place.path("train.tsv"), texts).unwrap();
+    fs::write(place.path("dev.tsv"), "tokens\tlabels\ngood film\tADJ NOUN\n").unwrap();
+    assert_refused(
+        &place.train("x.bias", &[]).output().unwrap(),
+        &["dev.tsv", "expected a number, found \"ADJ NOUN\""],
+    );
+    fs::write(place.path("train.tsv"), "").unwrap();
+    assert_refused(&place.train("x.bias", &[]).output().unwrap(), &["train.tsv, line 1", "a header"]);
+
+    let place = Place::new();
+    fs::write(place.path("task.json"), of_mood).unwrap();
+    let full = place.train("x.bias", &["--log", "/dev/full"]).output().unwrap();
+    assert_refused(&full, &["/dev/full", "cannot write"]);
+    // What was trained is not lost for a log.
+    assert!(place.path("x.bias").exists());
+}
+
+#[test]
+fn a_table_is_made_once() {
+    let place = Place::new();
+    let table = |recipe: &[&str]| {
+        let mut table = command("edge-patch", place.home.path());
+        let fixed = [
+            "table",
+            "--encoder",
+            "bundle",
+            "--data",
+            "mood=task.json,train.tsv,dev.tsv,F1",
+            "--rows",
+            "frozen,bq+bm2",
+        ];
+        let files = ["--results", "results", "-o", "table.md"];
+        table.current_dir(place.home.path()).args(fixed).args(files).args(recipe).output().unwrap()
+    };
+    let recipe = ["--lr", "1e-2", "--epochs", "2", "--seeds", "2"];
+    let said = assert_succeeded(&table(&recipe));
+    for part in ["mood, F1", "| frozen |", "| bq+bm2 |", " ± ", "over 2 seeds"] {
+        assert!(said.contains(part), "{part} in {said}");
+    }
+    assert_eq!(fs::read_to_string(place.path("table.md")).unwrap(), said);
+    let kept = || fs::metadata(place.path("results/mood-frozen.bias")).unwrap().modified().unwrap();
+    let before = kept();
+    assert_eq!(assert_succeeded(&table(&recipe)), said);
+    assert_eq!(kept(), before);
+    assert_refused(&table(&["--epochs", "1"]), &["mood-frozen.bias.json", "remove the file to train anew"]);
 }

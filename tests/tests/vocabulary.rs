@@ -49,10 +49,9 @@ fn compare(bundle: &Bundle, texts: &[String]) -> usize {
     let mut before = "good";
     for text in texts {
         for (task, text) in [(&one, Text::one(text)), (&two, Text::pair(before, text))] {
-            let due = whole.tokenized(task, &text).unwrap();
-            let found = mapped.tokenized(task, &text).unwrap();
+            let due = whole.tokenized(task, &text).unwrap().remove(0);
+            let found = mapped.tokenized(task, &text).unwrap().remove(0);
             assert_eq!(found.ids(), due.ids(), "{text:?}");
-            assert_eq!(found.words(), due.words(), "{text:?}");
         }
         before = text;
     }

@@ -238,24 +238,40 @@ impl Patch {
     /// # Errors
     /// When the patch does not fit the encoder, or a value cannot be stored so.
     pub fn convert(&self, manifest: &Manifest, base: &Base, slots: Encoding, head: Encoding) -> Result<Self> {
+        self.convert_each(manifest, base, |_| Some(slots), |_| head)
+    }
+
+    /// As [`Patch::convert`], with an encoding for each slot, none leaving it out, and for each array of the head: by number,
+    /// each layer's weight and then its bias.
+    ///
+    /// # Errors
+    /// As [`Patch::convert`].
+    pub fn convert_each(
+        &self,
+        manifest: &Manifest,
+        base: &Base,
+        slots: impl Fn(SlotId) -> Option<Encoding>,
+        head: impl Fn(usize) -> Encoding,
+    ) -> Result<Self> {
         let applied = self.apply(manifest, base)?;
         let mut converted = self.clone();
         converted.slots.clear();
         for stored in &self.slots {
             let at = manifest.slots.iter().position(|slot| slot.id() == stored.id);
             let Some((values, base)) = at.map(|at| (&applied[at], &base.slots()[at])) else { continue };
-            let encoded = Stored::encode(values, Some(base), slots)
-                .map_err(|e| Error::field(format!("slot {}", stored.id), format!("values that {slots} holds"), e))?;
+            let Some(encoding) = slots(stored.id) else { continue };
+            let encoded = Stored::encode(values, Some(base), encoding)
+                .map_err(|e| Error::field(format!("slot {}", stored.id), format!("values that {encoding} holds"), e))?;
             if encoded.values(Some(base)) != *base {
                 converted.slots.push(StoredSlot { id: stored.id, values: encoded });
             }
         }
         let dense = converted.head.dense.iter_mut().map(|(linear, _)| linear);
-        for linear in dense.chain([&mut converted.head.output]) {
-            for array in [&mut linear.weight, &mut linear.bias] {
-                *array = Stored::encode(&array.values(None), None, head)
-                    .map_err(|e| Error::field("head", format!("values that {head} holds"), e))?;
-            }
+        let linears = dense.chain([&mut converted.head.output]);
+        for (at, array) in linears.flat_map(|linear| [&mut linear.weight, &mut linear.bias]).enumerate() {
+            let encoding = head(at);
+            *array = Stored::encode(&array.values(None), None, encoding)
+                .map_err(|e| Error::field("head", format!("values that {encoding} holds"), e))?;
         }
         Ok(converted)
     }

@@ -51,7 +51,7 @@ pub enum Error {
     /// The loss of a step is no number any more.
     #[error(
         "step {step}: the loss is not a finite number, at a learning rate of up to {rate}; try a lower rate, with another output \
-         or without the checkpoint (texts of this step, from 0: {texts:?})"
+         or without the checkpoint (texts of this step, from 0: {texts:?}; an earlier state is in the checkpoint)"
     )]
     Diverged {
         /// The step, from 1.

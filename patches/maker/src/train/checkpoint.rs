@@ -8,7 +8,7 @@ use std::{fs, io, path::Path};
 use bias_patch::{Digest, atomic};
 use serde::{Deserialize, Serialize};
 
-use super::optimizer::AdamW;
+use super::{average::Averaged, optimizer::AdamW};
 use crate::{Error, Result};
 
 const DIGEST_BYTES: usize = 32;
@@ -48,6 +48,7 @@ pub(crate) struct Current {
     /// Values of the trained slots, then of the head.
     pub parameters: Vec<f32>,
     pub adam: AdamW,
+    pub averaged: Averaged,
     /// The sum of the losses of this epoch's texts so far.
     pub loss: f64,
     pub best: Option<Best>,

@@ -1,24 +1,35 @@
 //! What edge-patch says, line by line.
 
-use bias_patch::{Pooling, Task};
-use edge_patch::{Difference, Evaluation, Report, train::Trained};
+use bias_patch::{Encoding, Pooling, Task};
+use edge_patch::{
+    Difference, Evaluation, Report, Searched,
+    train::{OfRate, by_rate},
+};
+
+use crate::cells::Cell;
 
 /// For each learning rate its mean and deviation over the seeds.
-pub(crate) fn describe_runs(trained: &Trained, lines: &mut Vec<String>) {
-    if trained.runs.len() < 2 {
+pub(crate) fn describe_runs(runs: &[(f64, u64, Option<f64>)], lines: &mut Vec<String>) {
+    if runs.len() < 2 {
         return;
     }
     lines.push(format!("{:>8} {:>5} {:>8} {:>9} {:>8}", "rate", "runs", "mean", "deviation", "best"));
-    let mut rates: Vec<f64> = trained.runs.iter().map(|run| run.0).collect();
-    rates.dedup();
-    for rate in rates {
-        let scores: Vec<f64> = trained.runs.iter().filter(|run| run.0 == rate).filter_map(|run| run.2).collect();
-        let mean = scores.iter().sum::<f64>() / scores.len() as f64;
-        let squares = scores.iter().map(|score| (score - mean).powi(2)).sum::<f64>();
-        let deviation = (squares / (scores.len() as f64 - 1.0).max(1.0)).sqrt();
-        let best = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        lines.push(format!("{rate:8.0e} {:5} {mean:8.4} {deviation:9.4} {best:8.4}", scores.len()));
+    for OfRate { rate, runs, mean, deviation, best } in by_rate(runs) {
+        lines.push(format!("{rate:8.0e} {runs:5} {mean:8.4} ±{deviation:8.4} {best:8.4}"));
     }
+}
+
+/// Trainings on more and more texts: the seeds of the best rate, and what the best patch scores on texts it learned from.
+pub(crate) fn describe_cells(cells: &[Cell]) -> Vec<String> {
+    let header = format!("{:>8} {:>8} {:>8} {:>9} {:>8}  metric", "texts", "rate", "dev", "deviation", "train");
+    let rows = cells.iter().map(|cell| match cell.best_rate() {
+        Some(of) => format!(
+            "{:8} {:8.0e} {:8.4} ±{:8.4} {:8.4}  {}",
+            cell.texts, of.rate, of.mean, of.deviation, cell.train, cell.metric
+        ),
+        None => format!("{:8} every run diverged", cell.texts),
+    });
+    std::iter::once(header).chain(rows).collect()
 }
 
 pub(crate) fn describe_evaluation(found: &Evaluation, task: &Task, lines: &mut Vec<String>) {
@@ -40,6 +51,15 @@ pub(crate) fn describe_evaluation(found: &Evaluation, task: &Task, lines: &mut V
             lines.push(format!("{label:width$}{}", cells(row.iter().map(usize::to_string).collect())));
         }
     }
+}
+
+/// Bytes against the metric, and how the smallest patch is stored.
+pub(crate) fn describe_search(found: &Searched, metric: &str, lines: &mut Vec<String>) {
+    lines.push(format!("{:10} {:>8} {metric:>14}", "stored as", "bytes"));
+    lines.extend(found.points.iter().map(|p| format!("{:10} {:8} {:14.4}", p.name, p.bytes, p.score)));
+    let named = |encoding: &Option<Encoding>| encoding.map_or("left out".to_owned(), |e| e.to_string());
+    let parts: Vec<String> = found.parts.iter().map(|(part, e)| format!("{part} {}", named(e))).collect();
+    lines.push(format!("parts: {}", parts.join(", ")));
 }
 
 pub(crate) fn describe_difference(difference: &Difference) -> String {

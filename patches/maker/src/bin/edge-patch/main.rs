@@ -1,26 +1,31 @@
 //! `edge-patch`: makes patches, and says what is in them.
 #![forbid(unsafe_code)]
 
+mod cells;
+mod convert;
 mod describe;
+mod progress;
 mod signing;
+mod table;
 mod training;
 
 use std::{
-    collections::BTreeMap,
     fs,
     io::{self, Write},
     path::{Path, PathBuf},
     process::ExitCode,
 };
 
-use bias_patch::{Base, Bundle, Encoding, Patch, Store, Task, atomic};
+use bias_patch::{Base, Bundle, Patch, Store, Task, atomic};
 use clap::{Parser, Subcommand};
-use edge_patch::{Error, Result, difference, evaluate, extract, import, inspect, largest_change, train::read_examples};
+use edge_patch::{Error, Result, data::read_examples, difference, evaluate, extract, import, inspect, plot};
 use edge_run::{Encoder, EngineOptions};
 
 use crate::{
-    describe::{describe, describe_difference, describe_evaluation, describe_runs},
+    convert::{ConvertArguments, run_conversion},
+    describe::{describe, describe_difference, describe_evaluation},
     signing::{SignArguments, check_signature, run_signing},
+    table::{TableArguments, run_table},
     training::{TrainArguments, run_training},
 };
 
@@ -36,14 +41,19 @@ struct Arguments {
 enum Command {
     /// Train a patch on labelled texts
     ///
-    /// Texts are TSV with a header (sentence or sentence1 and sentence2, and label) or JSON lines. A training that was
-    /// stopped goes on when the same command runs again: its state is beside the output until it is done.
+    /// Texts are TSV with a header (sentence or sentence1 and sentence2, and label), as GLUE's files are, .csv, .jsonl, .conll
+    /// or .conllu for tags, or SQuAD's .json for spans. A training that was stopped goes on when the same command runs again:
+    /// its state is beside the output until it is done.
     Train(TrainArguments),
+    /// Train some biases, on some data sets, with some seeds each, and write a table of the scores
+    ///
+    /// Every result is kept: a table that was stopped goes on when the same command runs again.
+    Table(TableArguments),
     /// Say how well a patch answers labelled texts
     Evaluate {
         /// The patch
         patch: PathBuf,
-        /// Labelled texts, TSV or JSON lines
+        /// Labelled texts, as for training
         data: PathBuf,
         /// The encoder's bundle, if it is not in the store
         #[arg(long, value_name = "BUNDLE")]
@@ -84,6 +94,17 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Show how much each bias vector changed by term and layer, as a picture or in the terminal
+    Plot {
+        /// The patch
+        patch: PathBuf,
+        /// The picture to write, as SVG
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+        /// The encoder's bundle, if it is not in the store
+        #[arg(long, value_name = "BUNDLE")]
+        encoder: Option<PathBuf>,
+    },
     /// Check that a patch is intact and fits its encoder
     Verify {
         /// The patch
@@ -108,25 +129,7 @@ enum Command {
         encoder: Option<PathBuf>,
     },
     /// Store a patch's values in fewer bytes
-    Convert {
-        /// The patch
-        patch: PathBuf,
-        /// The patch to write
-        #[arg(short, long, value_name = "FILE")]
-        output: PathBuf,
-        /// For biases: f32, f16, i8, i4, i3, i2, i1, or with a scale for every 64 values i4/64
-        #[arg(long, value_name = "ENCODING")]
-        encoding: Encoding,
-        /// For the head
-        #[arg(long, value_name = "ENCODING", default_value = "f16")]
-        head: Encoding,
-        /// A line of free text to keep in the patch, as KEY=VALUE; repeat it for more
-        #[arg(long = "note", value_name = "KEY=VALUE", value_parser = note)]
-        notes: Vec<(String, String)>,
-        /// The encoder's bundle, if it is not in the store
-        #[arg(long, value_name = "BUNDLE")]
-        encoder: Option<PathBuf>,
-    },
+    Convert(ConvertArguments),
     /// Write all biases with the patch applied, and its head, as safetensors for other programs
     Extract {
         /// The patch
@@ -145,10 +148,14 @@ Examples:
   edge-patch train --encoder minilm --task sst2.json --train train.tsv --dev dev.tsv -o sst2.bias
   edge-patch train --encoder minilm --task sst2.json --train train.tsv --dev dev.tsv -o small.bias \\
       --slots bq,bm2 --lr 1e-3,3e-3 --seeds 3
+  edge-patch train --encoder minilm --task sst2.json --train train.tsv --dev dev.tsv -o sst2.bias \\
+      --train-sizes 100,300,1000
   edge-patch evaluate sst2.bias dev.tsv
   edge-patch import --encoder minilm --from biases.safetensors --task sst2.json -o sst2.bias
   edge-patch inspect sst2.bias
+  edge-patch plot sst2.bias -o changes.svg
   edge-patch convert sst2.bias --encoding i4 -o small.bias
+  edge-patch convert sst2.bias --max-loss 0.2 --data dev.tsv -o small.bias
   edge-patch diff sst2.bias small.bias
   edge-patch sign sst2.bias --key minisign.key
   edge-patch verify sst2.bias --key minisign.pub";
@@ -189,11 +196,9 @@ fn run(command: Command, out: &mut impl Write) -> Result<(), Failure> {
     let mut lines = Vec::new();
     match command {
         Command::Train(arguments) => {
-            let (trained, score) = run_training(&arguments)?;
-            describe_runs(&trained, &mut lines);
-            let bytes = trained.patch.to_bytes()?.len();
-            lines.push(format!("{}: {bytes} bytes, {} {score:.4}", arguments.output.display(), trained.metric));
+            lines = run_training(&arguments)?;
         }
+        Command::Table(arguments) => lines = run_table(&arguments)?,
         Command::Evaluate { patch, data, encoder, skip_bad, json } => {
             let opened = Patch::open(&patch)?;
             let bundle = open_encoder(encoder.as_deref(), &opened)?.0;
@@ -239,6 +244,16 @@ fn run(command: Command, out: &mut impl Write) -> Result<(), Failure> {
                 describe(&report, &mut lines);
             }
         }
+        Command::Plot { patch, output, encoder } => {
+            let opened = Patch::open(&patch)?;
+            let (bundle, base) = open_encoder(encoder.as_deref(), &opened)?;
+            let report = inspect(&opened, file_bytes(&patch)?, Some((bundle.manifest(), &base)));
+            let report = report.map_err(|e| e.in_file(&patch))?;
+            match output {
+                Some(output) => atomic::write_file(&output, plot::changes_as_svg(&report).as_bytes())?,
+                None => lines = plot::changes_as_text(&report),
+            }
+        }
         Command::Sign(arguments) => run_signing(&arguments, &mut lines)?,
         Command::Verify { patch, encoder, keys } => {
             check_signature(&patch, &keys)?;
@@ -266,20 +281,7 @@ fn run(command: Command, out: &mut impl Write) -> Result<(), Failure> {
             }
             lines.push(format!("{} parts differ", found.len()));
         }
-        Command::Convert { patch, output, encoding, head, encoder, notes } => {
-            let opened = Patch::open(&patch)?;
-            let (bundle, base) = open_encoder(encoder.as_deref(), &opened)?;
-            let converted = opened.convert(bundle.manifest(), &base, encoding, head).map_err(|e| e.in_file(&patch))?;
-            let converted =
-                converted.with_metadata(converted_notes(&opened, &format!("{encoding}, head {head}"), notes));
-            converted.save(&output)?;
-            let change = largest_change(&opened, &converted, bundle.manifest(), &base)?;
-            let (before, after) = (file_bytes(&patch)?, file_bytes(&output)?);
-            lines.push(format!(
-                "{}: {before} -> {after} bytes, largest change of a value {change:.6}",
-                output.display()
-            ));
-        }
+        Command::Convert(arguments) => lines = run_conversion(&arguments)?,
         Command::Extract { patch, output, encoder } => {
             let opened = Patch::open(&patch)?;
             let (bundle, _) = open_encoder(encoder.as_deref(), &opened)?;
@@ -297,17 +299,6 @@ fn run(command: Command, out: &mut impl Write) -> Result<(), Failure> {
 fn file_bytes(path: &Path) -> Result<u64, bias_patch::Error> {
     let failed = |source| bias_patch::Error::Io { path: path.to_owned(), action: "read", source };
     Ok(fs::metadata(path).map_err(failed)?.len())
-}
-
-/// A converted patch keeps its notes, but for a metric: that was of the values before.
-fn converted_notes(patch: &Patch, how: &str, notes: Vec<(String, String)>) -> BTreeMap<String, String> {
-    let mut kept = patch.metadata().clone();
-    if let Some(metric) = kept.remove("metric") {
-        kept.insert("metric before conversion".to_owned(), metric);
-    }
-    kept.insert("stored as".to_owned(), how.to_owned());
-    kept.extend(notes);
-    kept
 }
 
 fn read_task(path: &Path) -> Result<Task> {

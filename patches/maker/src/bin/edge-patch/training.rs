@@ -1,21 +1,22 @@
 //! The command `edge-patch train`: flags in, a patch out, a bar and a log on the way.
 
-use std::{
-    fs::{self, TryLockError},
-    io::Write,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
-use bias_patch::{Bundle, Pooling, Task, Term};
+use bias_patch::{Bundle, Manifest, Pooling, Task, Term};
 use clap::Args;
 use edge_patch::{
     Error, Result,
-    train::{Event, Recipe, Trained, check_variety, read_examples, train},
+    data::{Example, check_variety, read_examples},
+    train::{Average, Recipe, subset},
 };
 use edge_run::{Encoder, EngineOptions};
-use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::{read_task, report_skipped};
+use crate::{
+    cells::{Cell, file_of_size},
+    describe::describe_cells,
+    progress::{Job, Progress},
+    read_task, report_skipped,
+};
 
 #[derive(Args)]
 pub(crate) struct TrainArguments {
@@ -33,70 +34,150 @@ pub(crate) struct TrainArguments {
     dev: PathBuf,
     /// The patch to write, its values in f32; edge-patch convert makes it small
     #[arg(short, long, value_name = "FILE")]
-    pub(crate) output: PathBuf,
+    output: PathBuf,
     /// Biases to train, by the paper's terms: bq bv bm1 bln1 bm2 bm3 bln2; beln, beproj of the embeddings, bpool of the
-    /// pooler; all, or none for the head alone
+    /// pooler; all, or frozen for the head alone
     #[arg(long, value_name = "TERM,...", value_delimiter = ',', default_value = "all", value_parser = terms)]
     slots: Vec<Terms>,
     /// How a text's tokens become one vector, if not as the task says
     #[arg(long, value_name = "HOW", value_parser = ["cls", "mean", "pooler"])]
     pooling: Option<String>,
-    /// Highest learning rates to try
-    #[arg(long = "lr", value_name = "RATE,...", value_delimiter = ',', default_value = "1e-3", value_parser = rate)]
-    rates: Vec<f64>,
-    /// Runs of each learning rate, each with a seed of its own
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    seeds: u32,
-    /// The first of the seeds
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    seed: u32,
-    /// Passes over the texts
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
-    epochs: u32,
-    /// Texts to a step
-    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..))]
-    batch: u32,
-    /// Stop a run after N passes without a better score
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    patience: Option<u64>,
-    /// Threads to run on
-    #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
-    threads: u32,
-    /// Leave out rows that are not labelled texts
-    #[arg(long)]
-    skip_bad: bool,
-    /// Append what happens to FILE, a JSON object a line
-    #[arg(long, value_name = "FILE")]
-    log: Option<PathBuf>,
+    /// Judge by this metric of the task's, such as F1 or Matthews, and not by its first
+    #[arg(long, value_name = "NAME")]
+    metric: Option<String>,
+    /// Train on so many of the texts, once for each number, each also on the fewer before; the patches are OUTPUT-N.bias
+    #[arg(long, value_name = "N,...", value_delimiter = ',')]
+    train_sizes: Vec<usize>,
+    #[command(flatten)]
+    recipe: RecipeArguments,
 }
 
-/// Trains, and writes the patch. Gives its best score too.
-pub(crate) fn run_training(arguments: &TrainArguments) -> Result<(Trained, f64)> {
+/// What every training asks for.
+#[derive(Args)]
+pub(crate) struct RecipeArguments {
+    /// Highest learning rates to try
+    #[arg(long = "lr", value_name = "RATE,...", value_delimiter = ',', default_value = "1e-3", value_parser = rate)]
+    pub rates: Vec<f64>,
+    /// Runs of each learning rate, each with a seed of its own
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub seeds: u32,
+    /// The first of the seeds
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u32,
+    /// Passes over the texts
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    pub epochs: u32,
+    /// Texts to a step
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..))]
+    pub batch: u32,
+    /// Which parameters are judged and kept: none (the last), ema or ema:DECAY over all steps, last:N over the ends of N passes
+    #[arg(long, value_name = "HOW", default_value = "none", value_parser = average)]
+    pub average: Average,
+    /// Stay within so much memory beside the mapped weights, such as 60M: fewer tokens run together
+    #[arg(long, value_name = "BYTES", value_parser = memory)]
+    pub memory_limit: Option<u64>,
+    /// Stop a run after N passes without a better score
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub patience: Option<u64>,
+    /// Threads to run on
+    #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub threads: u32,
+    /// Leave out rows that are not labelled texts
+    #[arg(long)]
+    pub skip_bad: bool,
+    /// Append what happens to FILE, a JSON object a line
+    #[arg(long, value_name = "FILE")]
+    pub log: Option<PathBuf>,
+}
+
+impl RecipeArguments {
+    pub fn recipe(&self, terms: Vec<Term>, metric: Option<String>) -> Recipe {
+        Recipe {
+            terms,
+            rates: self.rates.clone(),
+            seeds: (0..self.seeds).map(|at| u64::from(self.seed) + u64::from(at)).collect(),
+            epochs: self.epochs.into(),
+            batch: self.batch as usize,
+            average: self.average,
+            memory_limit: self.memory_limit,
+            metric,
+            patience: self.patience,
+            ..Recipe::default()
+        }
+    }
+
+    /// Reads texts to learn from and to be judged by.
+    pub fn read(&self, task: &Task, train: &Path, dev: &Path) -> Result<(Vec<Example>, Vec<Example>)> {
+        let (learn, judge) = (read_examples(train, task, self.skip_bad)?, read_examples(dev, task, self.skip_bad)?);
+        report_skipped(train, &learn.skipped);
+        report_skipped(dev, &judge.skipped);
+        check_variety(train, &learn.examples)?;
+        Ok((learn.examples, judge.examples))
+    }
+
+    pub fn load(&self, bundle: Bundle) -> Result<Encoder> {
+        let engine = EngineOptions { threads: self.threads as usize, ..EngineOptions::default() };
+        Ok(Encoder::load(bundle, engine)?)
+    }
+}
+
+/// Trains, and writes the patch, or one for each size. Gives the lines to say.
+pub(crate) fn run_training(arguments: &TrainArguments) -> Result<Vec<String>> {
     let mut task = read_task(&arguments.task)?;
     if let Some(pooling) = &arguments.pooling {
         task = with_pooling(&task, pooling, &arguments.task)?;
     }
-    let recipe = Recipe {
-        terms: arguments.slots.iter().flat_map(|terms| terms.0.clone()).collect(),
-        rates: arguments.rates.clone(),
-        seeds: (0..arguments.seeds).map(|at| u64::from(arguments.seed) + u64::from(at)).collect(),
-        epochs: arguments.epochs.into(),
-        batch: arguments.batch as usize,
-        patience: arguments.patience,
-        ..Recipe::default()
-    };
-    let (learn, judge) = (
-        read_examples(&arguments.train, &task, arguments.skip_bad)?,
-        read_examples(&arguments.dev, &task, arguments.skip_bad)?,
-    );
-    report_skipped(&arguments.train, &learn.skipped);
-    report_skipped(&arguments.dev, &judge.skipped);
-    check_variety(&arguments.train, &learn.examples)?;
-    let engine = EngineOptions { threads: arguments.threads as usize, ..EngineOptions::default() };
+    let terms = arguments.slots.iter().flat_map(|terms| terms.0.clone()).collect();
+    let recipe = arguments.recipe.recipe(terms, arguments.metric.clone());
+    let (learn, judge) = arguments.recipe.read(&task, &arguments.train, &arguments.dev)?;
     let bundle = Bundle::open(&arguments.encoder)?;
-    for term in arguments.slots.iter().filter(|terms| terms.0.len() == 1).flat_map(|terms| &terms.0) {
+    check_terms(&arguments.slots, bundle.manifest(), &task)?;
+    let encoder = arguments.recipe.load(bundle)?;
+    let mut progress = Progress::new(arguments.recipe.log.as_deref())?;
+    let mut cells = Vec::new();
+    if arguments.train_sizes.is_empty() {
+        let job = Job {
+            encoder: &encoder,
+            task: &task,
+            learn: &learn,
+            judge: &judge,
+            recipe: &recipe,
+            output: &arguments.output,
+        };
+        let trained = job.carry_out(&mut progress)?;
+        progress.finish()?;
+        let mut lines = Vec::new();
+        crate::describe::describe_runs(&trained.runs, &mut lines);
+        let best = trained.runs.iter().filter_map(|run| run.2).fold(f64::NEG_INFINITY, f64::max);
+        let bytes = trained.patch.to_bytes()?.len();
+        lines.push(format!("{}: {bytes} bytes, {} {best:.4}", arguments.output.display(), trained.metric));
+        return Ok(lines);
+    }
+    for size in &arguments.train_sizes {
+        if *size == 0 || *size > learn.len() {
+            return Err(Error::Recipe {
+                field: "--train-sizes".to_owned(),
+                expected: format!("1 to the {} texts there are", learn.len()),
+                found: size.to_string(),
+            });
+        }
+        let part = subset(&learn, *size);
+        check_variety(&arguments.train, &part)?;
+        let output = file_of_size(&arguments.output, *size);
+        let job = Job { encoder: &encoder, task: &task, learn: &part, judge: &judge, recipe: &recipe, output: &output };
+        let cell = Cell::of(&job, &size.to_string(), &mut progress)?;
+        progress.log(&serde_json::json!({ "event": "size", "texts": size, "dev": cell.best(), "train": cell.train }));
+        cells.push(cell);
+    }
+    progress.finish()?;
+    Ok(describe_cells(&cells))
+}
+
+/// Refuses a single term that would train nothing.
+fn check_terms(slots: &[Terms], manifest: &Manifest, task: &Task) -> Result<()> {
+    for term in slots.iter().filter(|terms| terms.0.len() == 1).flat_map(|terms| &terms.0) {
         let pooler = *term != Term::Pooler || task.kind().pooling() == Some(Pooling::Pooler);
-        if !pooler || bundle.manifest().slots.iter().all(|slot| slot.term != *term) {
+        if !pooler || manifest.slots.iter().all(|slot| slot.term != *term) {
             return Err(Error::Recipe {
                 field: "--slots".to_owned(),
                 expected: "terms that this encoder and task have".to_owned(),
@@ -104,110 +185,45 @@ pub(crate) fn run_training(arguments: &TrainArguments) -> Result<(Trained, f64)>
             });
         }
     }
-    let encoder = Encoder::load(bundle, engine)?;
-
-    let beside = |suffix: &str| {
-        let mut name = arguments.output.clone().into_os_string();
-        name.push(suffix);
-        PathBuf::from(name)
-    };
-    let (checkpoint, lock) = (beside(".training"), beside(".lock"));
-    let locked = fs::File::create(&lock).map_err(bias_patch::Error::io(&lock, "create"))?;
-    match locked.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::Error(error)) => return Err(bias_patch::Error::io(&lock, "lock")(error).into()),
-        Err(TryLockError::WouldBlock) => {
-            return Err(Error::Content {
-                path: arguments.output.clone(),
-                field: "output".to_owned(),
-                expected: "one training at a time".to_owned(),
-                found: "another that writes it".to_owned(),
-            });
-        }
-    }
-    let mut log = match &arguments.log {
-        Some(path) => {
-            let file = fs::OpenOptions::new().create(true).append(true).open(path);
-            Some((path, file.map_err(bias_patch::Error::io(path, "open"))?))
-        }
-        None => None,
-    };
-    let bar = ProgressBar::new(0);
-    let style = ProgressStyle::with_template("{prefix} [{bar:30}] {pos}/{len} steps, {eta} left  {msg}");
-    if let Ok(style) = style {
-        bar.set_style(style.progress_chars("=> "));
-    }
-    let mut log_failed = None;
-    let trained = train(&encoder, &task, &learn.examples, &judge.examples, &recipe, &checkpoint, &mut |event| {
-        show(&bar, &event);
-        if let Some((path, file)) = &mut log
-            && let Err(error) = writeln!(file, "{}", logged(&event))
-        {
-            log_failed.get_or_insert(bias_patch::Error::io(path, "write")(error));
-        }
-    });
-    bar.finish_and_clear();
-    let trained = trained?;
-    trained.patch.save(&arguments.output)?;
-    // The patch is there: what is left beside it has done its work.
-    for path in [&checkpoint, &lock] {
-        fs::remove_file(path).map_err(bias_patch::Error::io(path, "remove"))?;
-    }
-    if let Some(error) = log_failed {
-        return Err(error.into());
-    }
-    let best = trained.runs.iter().filter_map(|(_, _, score)| *score).fold(f64::NEG_INFINITY, f64::max);
-    Ok((trained, best))
+    Ok(())
 }
 
-fn show(bar: &ProgressBar, event: &Event) {
-    match event {
-        Event::Run { run, rate, seed, step, steps } => {
-            bar.set_prefix(format!("run {}/{} rate {rate:e} seed {seed}", run.0 + 1, run.1));
-            bar.set_length(*steps);
-            bar.set_position(*step);
-            bar.reset_eta();
-        }
-        Event::Step { step, loss, .. } => {
-            bar.set_position(*step);
-            bar.set_message(format!("loss {loss:.3}"));
-        }
-        Event::Diverged { reason } => bar.println(format!("{}  given up: {reason}", bar.prefix())),
-        Event::Epoch { epoch, loss, score } => {
-            bar.println(format!("{}  pass {epoch}: loss {loss:.4}, dev {score:.4}", bar.prefix()));
-        }
-    }
+fn average(text: &str) -> Result<Average, String> {
+    let (name, number) = text.split_once(':').map_or((text, None), |(name, number)| (name, Some(number)));
+    let decay = |text: &str| text.parse().ok().filter(|decay| (0.0..1.0).contains(decay));
+    let found = match (name, number) {
+        ("none", None) => Some(Average::None),
+        ("ema", number) => decay(number.unwrap_or("0.999")).map(Average::Moving),
+        ("last", Some(number)) => number.parse().ok().filter(|passes| *passes > 0).map(Average::Last),
+        _ => None,
+    };
+    found.ok_or_else(|| "expected none, ema, ema:DECAY with a decay in [0, 1), or last:PASSES".to_owned())
 }
 
-/// An event as a line of the log.
-fn logged(event: &Event) -> serde_json::Value {
-    match event {
-        Event::Run { run, rate, seed, step, steps } => {
-            serde_json::json!({ "event": "run", "run": run.0 + 1, "of": run.1, "lr": rate, "seed": seed, "step": step, "steps": steps })
-        }
-        Event::Step { step, loss, norm } => {
-            serde_json::json!({ "event": "step", "step": step, "loss": loss, "norm": norm })
-        }
-        Event::Diverged { reason } => serde_json::json!({ "event": "diverged", "reason": reason }),
-        Event::Epoch { epoch, loss, score } => {
-            serde_json::json!({ "event": "pass", "pass": epoch, "loss": loss, "dev": score })
-        }
-    }
+fn memory(text: &str) -> Result<u64, String> {
+    let (number, unit) = match text.char_indices().last() {
+        Some((at, 'K' | 'k')) => (&text[..at], 1_000),
+        Some((at, 'M' | 'm')) => (&text[..at], 1_000_000),
+        Some((at, 'G' | 'g')) => (&text[..at], 1_000_000_000),
+        _ => (text, 1),
+    };
+    let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit)).filter(|bytes| *bytes > 0);
+    bytes.ok_or_else(|| "expected a number of bytes, or one with K, M or G".to_owned())
 }
 
 fn rate(text: &str) -> Result<f64, String> {
     text.parse().ok().filter(|rate| *rate > 0.0 && *rate < 1.0).ok_or_else(|| "expected a number in (0, 1)".to_owned())
 }
 
-/// Terms that one word of `--slots` names.
+/// Terms that one word names.
 #[derive(Clone, Debug)]
-struct Terms(Vec<Term>);
+pub(crate) struct Terms(pub Vec<Term>);
 
-fn terms(word: &str) -> Result<Terms, String> {
+pub(crate) fn terms(word: &str) -> Result<Terms, String> {
     match word.trim() {
         "all" => Ok(Terms(Recipe::default().terms)),
         // A head without any bias: the frozen encoder.
-        "none" => Ok(Terms(Vec::new())),
+        "none" | "frozen" => Ok(Terms(Vec::new())),
         "bk" => Err("a key's bias has no effect, so it cannot be trained".to_owned()),
         symbol => symbol.parse().map(|term| Terms(vec![term])).map_err(|e: bias_patch::Error| e.to_string()),
     }

@@ -1,4 +1,12 @@
-//! The metrics of the paper's Table 5.
+//! The metrics of the paper's Table 5, and those of tags and answers.
+
+mod answers;
+mod entities;
+
+use std::collections::BTreeSet;
+
+pub use answers::{answer_f1, exact_match};
+pub use entities::{are_entities, span_f1};
 
 /// The share of predictions that are right.
 pub fn accuracy(found: &[usize], gold: &[usize]) -> f64 {
@@ -6,23 +14,39 @@ pub fn accuracy(found: &[usize], gold: &[usize]) -> f64 {
     found.iter().zip(gold).filter(|(a, b)| a == b).count() as f64 / gold.len() as f64
 }
 
-/// Counts of (true, false) positives and (false, true) negatives of class 1.
-fn confusion(found: &[usize], gold: &[usize]) -> (f64, f64, f64, f64) {
-    assert_eq!(found.len(), gold.len());
-    let count = |f: usize, g: usize| found.iter().zip(gold).filter(|(a, b)| (**a, **b) == (f, g)).count() as f64;
-    (count(1, 1), count(1, 0), count(0, 1), count(0, 0))
+/// The harmonic mean of precision and recall of one class.
+pub fn f1(found: &[usize], gold: &[usize], class: usize) -> f64 {
+    let (both, of_found, of_gold) = counts(found, gold, class);
+    or_zero(2.0 * both / (of_found + of_gold))
 }
 
-/// The harmonic mean of precision and recall of class 1.
-pub fn f1(found: &[usize], gold: &[usize]) -> f64 {
-    let (tp, fp, fn_, _) = confusion(found, gold);
-    or_zero(2.0 * tp / (2.0 * tp + fp + fn_))
+/// The mean of the F1 of every class that is given or right somewhere.
+pub fn macro_f1(found: &[usize], gold: &[usize]) -> f64 {
+    let classes: BTreeSet<usize> = found.iter().chain(gold).copied().collect();
+    classes.iter().map(|class| f1(found, gold, *class)).sum::<f64>() / classes.len().max(1) as f64
 }
 
-/// Matthews' correlation of two classes.
+/// Matthews' correlation, of several classes as Gorodkin (2004) extends it.
 pub fn matthews(found: &[usize], gold: &[usize]) -> f64 {
-    let (tp, fp, fn_, tn) = confusion(found, gold);
-    or_zero((tp * tn - fp * fn_) / ((tp + fp) * (tp + fn_) * (tn + fp) * (tn + fn_)).sqrt())
+    let classes: BTreeSet<usize> = found.iter().chain(gold).copied().collect();
+    let all = found.len() as f64;
+    let (mut right, mut crossed, mut of_found, mut of_gold) = (0.0, 0.0, 0.0, 0.0);
+    for class in classes {
+        let (both, f, g) = counts(found, gold, class);
+        right += both;
+        crossed += f * g;
+        of_found += f * f;
+        of_gold += g * g;
+    }
+    or_zero((right * all - crossed) / ((all * all - of_found) * (all * all - of_gold)).sqrt())
+}
+
+/// How often a class is given and right, given, and right.
+fn counts(found: &[usize], gold: &[usize], class: usize) -> (f64, f64, f64) {
+    assert_eq!(found.len(), gold.len());
+    let count = |list: &[usize]| list.iter().filter(|c| **c == class).count() as f64;
+    let both = found.iter().zip(gold).filter(|(f, g)| **f == class && **g == class).count() as f64;
+    (both, count(found), count(gold))
 }
 
 /// Spearman's rank correlation, ties having the mean of their ranks.
@@ -79,13 +103,16 @@ mod tests {
 
     #[test]
     fn values_agree_with_scikit_learn_and_scipy() {
+        // Printed by tests/reference/metrics.py.
         let (found, gold) = ([1, 0, 1, 1, 0, 1], [1, 0, 0, 1, 1, 1]);
         assert!((accuracy(&found, &gold) - 0.666_666_666_7).abs() < 1e-9);
-        assert!((f1(&found, &gold) - 0.75).abs() < 1e-12);
+        assert!((f1(&found, &gold, 1) - 0.75).abs() < 1e-12);
         assert!((matthews(&found, &gold) - 0.25).abs() < 1e-12);
+        let (three, due) = ([0, 1, 2, 2, 1, 0, 2], [0, 1, 1, 2, 0, 0, 2]);
+        assert!((macro_f1(&three, &due) - 0.7).abs() < 1e-12 && (matthews(&three, &due) - 0.593_75).abs() < 1e-12);
         assert!((spearman(&[1.0, 2.0, 2.0, 4.0], &[1.0, 3.0, 2.0, 4.0]) - 0.948_683_298_1).abs() < 1e-9);
         assert!((pearson(&[1.0, 2.0, 2.0, 4.0], &[1.0, 3.0, 2.0, 5.0]) - 0.969_458_417_9).abs() < 1e-9);
-        assert_eq!((pearson(&[1.0, 1.0], &[1.0, 2.0]), matthews(&[1, 1], &[0, 1]), f1(&[0], &[0])), (0.0, 0.0, 0.0));
+        assert_eq!((pearson(&[1.0, 1.0], &[1.0, 2.0]), matthews(&[1, 1], &[0, 1]), f1(&[0], &[0], 1)), (0.0, 0.0, 0.0));
         // Two at 0.95 of which one is right, one at 0.65 that is wrong.
         let error = calibration_error(&[0.95, 0.95, 0.65], &[true, false, false]);
         assert!((error - (0.9 + 0.65) / 3.0).abs() < 1e-12);

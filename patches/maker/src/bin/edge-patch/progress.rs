@@ -1,0 +1,148 @@
+//! What is shown and logged while a training runs, and the files beside its output.
+
+use std::{
+    fs::{self, File, OpenOptions, TryLockError},
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+use bias_patch::Task;
+use edge_patch::{
+    Error, Result,
+    data::Example,
+    train::{Event, Recipe, Trained, train},
+};
+use edge_run::Encoder;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
+
+/// A progress bar, and a log if one was asked for.
+pub(crate) struct Progress {
+    bar: ProgressBar,
+    log: Option<(PathBuf, File)>,
+    failed: Option<Error>,
+}
+
+impl Progress {
+    pub fn new(log: Option<&Path>) -> Result<Self> {
+        let open = |path: &Path| -> Result<(PathBuf, File)> {
+            let file = OpenOptions::new().create(true).append(true).open(path);
+            Ok((path.to_owned(), file.map_err(bias_patch::Error::io(path, "open"))?))
+        };
+        let bar = ProgressBar::new(0);
+        let style = ProgressStyle::with_template("{prefix} [{bar:30}] {pos}/{len} steps, {eta} left  {msg}");
+        if let Ok(style) = style {
+            bar.set_style(style.progress_chars("=> "));
+        }
+        Ok(Progress { bar, log: log.map(open).transpose()?, failed: None })
+    }
+
+    /// Appends a line to the log. Training goes on when it cannot be written; the end says so.
+    pub fn log(&mut self, line: &Value) {
+        if let Some((path, file)) = &mut self.log
+            && let Err(error) = writeln!(file, "{line}")
+        {
+            self.failed.get_or_insert(bias_patch::Error::io(path, "write")(error).into());
+        }
+    }
+
+    pub fn event(&mut self, event: &Event) {
+        show(&self.bar, event);
+        self.log(&logged(event));
+    }
+
+    /// Ends the bar.
+    ///
+    /// # Errors
+    /// When the log could not be written.
+    pub fn finish(self) -> Result<()> {
+        self.bar.finish_and_clear();
+        self.failed.map_or(Ok(()), Err)
+    }
+}
+
+/// What is trained into a file.
+pub(crate) struct Job<'a> {
+    pub encoder: &'a Encoder,
+    pub task: &'a Task,
+    pub learn: &'a [Example],
+    pub judge: &'a [Example],
+    pub recipe: &'a Recipe,
+    pub output: &'a Path,
+}
+
+impl Job<'_> {
+    /// Trains, or goes on training, and writes the patch; beside it are its state and a lock until it is done.
+    pub fn carry_out(&self, progress: &mut Progress) -> Result<Trained> {
+        let (checkpoint, lock) = (beside(self.output, ".training"), beside(self.output, ".lock"));
+        let _locked = locked(self.output, &lock)?;
+        let mut event = |event: Event| progress.event(&event);
+        let trained = train(self.encoder, self.task, self.learn, self.judge, self.recipe, &checkpoint, &mut event)?;
+        trained.patch.save(self.output)?;
+        // The patch is there: what is left beside it has done its work.
+        for path in [&checkpoint, &lock] {
+            fs::remove_file(path).map_err(bias_patch::Error::io(path, "remove"))?;
+        }
+        Ok(trained)
+    }
+}
+
+/// The path of a file beside another.
+pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.to_owned().into_os_string();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+fn locked(output: &Path, lock: &Path) -> Result<File> {
+    let file = File::create(lock).map_err(bias_patch::Error::io(lock, "create"))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::Error(error)) => Err(bias_patch::Error::io(lock, "lock")(error).into()),
+        Err(TryLockError::WouldBlock) => Err(Error::Content {
+            path: output.to_owned(),
+            field: "output".to_owned(),
+            expected: "one training at a time".to_owned(),
+            found: "another that writes it".to_owned(),
+        }),
+    }
+}
+
+fn show(bar: &ProgressBar, event: &Event) {
+    match event {
+        Event::Run { run, rate, seed, step, steps } => {
+            bar.set_prefix(format!("run {}/{} rate {rate:e} seed {seed}", run.0 + 1, run.1));
+            bar.set_length(*steps);
+            bar.set_position(*step);
+            bar.reset_eta();
+        }
+        Event::Step { step, loss, .. } => {
+            bar.set_position(*step);
+            bar.set_message(format!("loss {loss:.3}"));
+        }
+        Event::Unheld { texts } => {
+            bar.println(format!("texts left out, for no window holds the whole answer: {texts}"))
+        }
+        Event::Diverged { reason } => bar.println(format!("{}  given up: {reason}", bar.prefix())),
+        Event::Epoch { epoch, loss, score } => {
+            bar.println(format!("{}  pass {epoch}: loss {loss:.4}, dev {score:.4}", bar.prefix()));
+        }
+    }
+}
+
+/// An event as a line of the log.
+fn logged(event: &Event) -> Value {
+    match event {
+        Event::Run { run, rate, seed, step, steps } => {
+            json!({ "event": "run", "run": run.0 + 1, "of": run.1, "lr": rate, "seed": seed, "step": step, "steps": steps })
+        }
+        Event::Step { step, loss, norm } => {
+            json!({ "event": "step", "step": step, "loss": loss, "norm": norm })
+        }
+        Event::Unheld { texts } => json!({ "event": "left out", "texts": texts }),
+        Event::Diverged { reason } => json!({ "event": "diverged", "reason": reason }),
+        Event::Epoch { epoch, loss, score } => {
+            json!({ "event": "pass", "pass": epoch, "loss": loss, "dev": score })
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! Tagged words a line each, a blank line between sentences: CoNLL-2003 and its like, whose first column is the word and
+//! whose last is the tag, and CoNLL-U, whose second is the word and whose fourth is the part of speech.
+
+use std::path::Path;
+
+use edge_run::{
+    Text, TextError,
+    cli::{Label, Record},
+};
+
+use crate::Result;
+
+pub(super) fn records(path: &Path, universal: bool) -> Result<Vec<Record>> {
+    let bytes = std::fs::read(path).map_err(bias_patch::Error::io(path, "read"))?;
+    let mut records = Vec::new();
+    let mut sentence = Sentence::default();
+    for (at, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
+        match std::str::from_utf8(line) {
+            Ok(line) if line.trim().is_empty() => records.extend(std::mem::take(&mut sentence).record()),
+            Ok(line) => sentence.push(line.trim_end_matches('\r'), at + 1, universal),
+            Err(error) => sentence.fail(at + 1, TextError::Utf8(error.valid_up_to())),
+        }
+    }
+    records.extend(sentence.record());
+    Ok(records)
+}
+
+/// Words and tags so far, or what is wrong with one of their lines.
+#[derive(Default)]
+struct Sentence {
+    line: usize,
+    words: Vec<String>,
+    tags: Vec<String>,
+    wrong: Option<TextError>,
+}
+
+impl Sentence {
+    fn push(&mut self, line: &str, at: usize, universal: bool) {
+        let line = if at == 1 { line.trim_start_matches('\u{feff}') } else { line };
+        let cells: Vec<&str> =
+            if line.contains('\t') { line.split('\t').collect() } else { line.split_whitespace().collect() };
+        let (word, tag) = if universal {
+            // Comments, words that are written as one but parsed as two, and words that are not written at all.
+            if line.starts_with('#') || cells[0].contains(['-', '.']) {
+                return;
+            }
+            (cells.get(1), cells.get(3))
+        } else {
+            if cells[0] == "-DOCSTART-" {
+                return;
+            }
+            (cells.first(), cells.last().filter(|_| cells.len() > 1))
+        };
+        let blank = |cell: &&&str| cell.is_empty() || cell.contains(char::is_whitespace);
+        match (word, tag) {
+            (Some(word), Some(tag)) if !blank(&word) && !blank(&tag) => {
+                if self.line == 0 {
+                    self.line = at;
+                }
+                self.words.push((*word).to_owned());
+                self.tags.push((*tag).to_owned());
+            }
+            _ => self.fail(
+                at,
+                TextError::Record(format!("expected a word without white space and its tag, found {line:?}")),
+            ),
+        }
+    }
+
+    /// The first thing that is wrong makes the sentence a bad one.
+    fn fail(&mut self, at: usize, reason: TextError) {
+        if self.wrong.is_none() {
+            (self.line, self.wrong) = (at, Some(reason));
+        }
+    }
+
+    fn record(self) -> Option<Record> {
+        let text = match self.wrong {
+            Some(reason) => Err(reason),
+            None if self.words.is_empty() => return None,
+            None => Ok(Text::one(self.words.join(" "))),
+        };
+        Some(Record { line: self.line, text, label: Some(Label::Name(self.tags.join(" "))) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str, universal: bool) -> Vec<Record> {
+        let dir = tempfile::TempDir::new().unwrap();
+        let path = dir.path().join("a.conll");
+        std::fs::write(&path, text).unwrap();
+        records(&path, universal).unwrap()
+    }
+
+    #[test]
+    fn sentences_are_parted_by_blank_lines() {
+        let found = read(
+            "-DOCSTART- -X- -X- O\n\nEU NNP B-NP B-ORG\nrejects VBZ B-VP O\r\n\n\nNew\tB-LOC\nYork\tI-LOC\n\nalone\n",
+            false,
+        );
+        assert_eq!(found.len(), 3);
+        assert_eq!((found[0].line, &found[0].text), (3, &Ok(Text::one("EU rejects"))));
+        assert_eq!(found[0].label, Some(Label::Name("B-ORG O".to_owned())));
+        assert_eq!((found[1].line, &found[1].label), (7, &Some(Label::Name("B-LOC I-LOC".to_owned()))));
+        assert!(found[2].text.is_err() && found[2].line == 10);
+    }
+
+    #[test]
+    fn universal_dependencies_have_their_own_columns() {
+        let found = read(
+            "# text = don't go\n1-2\tdon't\t_\t_\n1\tdo\tdo\tAUX\tVB\n2\tn't\tnot\tPART\tRB\n2.1\tx\tx\tX\n3\tgo\tgo\tVERB\tVB\n",
+            true,
+        );
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].text, Ok(Text::one("do n't go")));
+        assert_eq!(found[0].label, Some(Label::Name("AUX PART VERB".to_owned())));
+    }
+}

@@ -1,0 +1,66 @@
+//! A `.json` file: SQuAD's document of paragraphs and their questions, or else JSON lines.
+
+use std::{fs, path::Path};
+
+use edge_run::{
+    Text, TextError,
+    cli::{InputFormat, Label, Record},
+};
+use serde_json::Value;
+
+use super::lines;
+use crate::Result;
+
+pub(super) fn records(path: &Path) -> Result<Vec<Record>> {
+    let bytes = fs::read(path).map_err(bias_patch::Error::io(path, "read"))?;
+    let document: Option<Value> = serde_json::from_slice(&bytes).ok();
+    match document.as_ref().and_then(|document| document.get("data")).and_then(Value::as_array) {
+        Some(articles) => Ok(questions(articles)),
+        None => lines(&bytes[..], InputFormat::Jsonl, path),
+    }
+}
+
+/// A record for each question, in the place of its line the question's number from 1.
+fn questions(articles: &[Value]) -> Vec<Record> {
+    let list = |value: &Value, name: &str| value.get(name).and_then(Value::as_array).cloned().unwrap_or_default();
+    let text = |value: &Value, name: &str| {
+        let text = value.get(name).and_then(Value::as_str).map(str::to_owned);
+        text.ok_or_else(|| TextError::Record(format!("expected a {name}, found none")))
+    };
+    let mut records = Vec::new();
+    for paragraph in articles.iter().flat_map(|article| list(article, "paragraphs")) {
+        for question in list(&paragraph, "qas") {
+            let pair =
+                text(&question, "question").and_then(|first| Ok(Text::pair(first, text(&paragraph, "context")?)));
+            records.push(Record { line: records.len() + 1, text: pair, label: Label::of(&question) });
+        }
+    }
+    records
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn questions_are_found_in_their_paragraphs() {
+        let document = serde_json::json!({ "version": "1.1", "data": [{ "title": "t", "paragraphs": [
+            { "context": "a b", "qas": [
+                { "id": "1", "question": "which?", "answers": [{ "text": "b", "answer_start": 2 }, { "text": "a", "answer_start": 0 }] },
+                { "id": "2", "answers": [] },
+            ] },
+            { "context": "c", "qas": [{ "id": "3", "question": "what?" }] },
+        ] }] });
+        let dir = tempfile::TempDir::new().unwrap();
+        let path = dir.path().join("a.json");
+        fs::write(&path, document.to_string()).unwrap();
+        let found = records(&path).unwrap();
+        assert_eq!(found.len(), 3);
+        assert_eq!(found[0].text, Ok(Text::pair("which?", "a b")));
+        assert_eq!(found[0].label, Some(Label::Answers(vec![("b".to_owned(), 2), ("a".to_owned(), 0)])));
+        assert!(found[1].text.is_err() && found[2].label.is_none());
+        // One object on one line is JSON lines.
+        fs::write(&path, r#"{"question":"q","context":"c","answer":"c","answer_start":0}"#).unwrap();
+        assert_eq!(records(&path).unwrap().len(), 1);
+    }
+}

@@ -1,0 +1,55 @@
+"""Prints the reference values of the metrics' unit tests (patches/maker/src/metrics/).
+
+Run:  pip install numpy scikit-learn scipy seqeval && python metrics.py
+The two functions below are those of SQuAD 1.1's official evaluation script.
+"""
+
+import re
+import string
+from collections import Counter
+
+from scipy.stats import pearsonr, spearmanr
+from seqeval.metrics import f1_score as span_f1
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
+
+def normalize_answer(s):
+    lower = s.lower()
+    no_punctuation = "".join(c for c in lower if c not in set(string.punctuation))
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", no_punctuation).split())
+
+
+def answer_f1(prediction, gold):
+    found, due = normalize_answer(prediction).split(), normalize_answer(gold).split()
+    same = sum((Counter(found) & Counter(due)).values())
+    if same == 0:
+        return 0
+    precision, recall = same / len(found), same / len(due)
+    return 2 * precision * recall / (precision + recall)
+
+
+if __name__ == "__main__":
+    found, gold = [1, 0, 1, 1, 0, 1], [1, 0, 0, 1, 1, 1]
+    print("two classes", accuracy_score(gold, found), f1_score(gold, found), matthews_corrcoef(gold, found))
+    found, gold = [0, 1, 2, 2, 1, 0, 2], [0, 1, 1, 2, 0, 0, 2]
+    print("three classes", f1_score(gold, found, average="macro"), matthews_corrcoef(gold, found))
+    print("Spearman", spearmanr([1, 2, 2, 4], [1, 3, 2, 4]).statistic, "Pearson", pearsonr([1, 2, 2, 4], [1, 3, 2, 5]).statistic)
+    for found, gold in [
+        ("B-A I-A O B-B | O B-A", "B-A I-A O B-B | B-A I-A"),
+        ("I-A I-A I-B B-B I-B | O", "B-A I-A B-B I-B I-B | B-C"),
+        ("B-A B-A I-B I-A | O O", "B-A I-A I-B I-A | O O"),
+        ("O O", "O O"),
+    ]:
+        lists = [[sentence.split() for sentence in text.split(" | ")] for text in (gold, found)]
+        print("span F1", repr(found), span_f1(*lists, zero_division=0))
+    for found, gold in [
+        ("the year 1943", ["1943", "7 January 1943"]),
+        ("Nikola Tesla.", ["nikola tesla"]),
+        ("very very good", ["very good", "good"]),
+        ("the", ["a"]),
+        ("cat", ["dog"]),
+    ]:
+        exact = max(normalize_answer(found) == normalize_answer(g) for g in gold)
+        print("answer", repr(found), float(exact), max(answer_f1(found, g) for g in gold))
+    for text in ["The  Denver Broncos!", 'an-other "A" day', "theatre\tof the absurd", "1,200 $", "a — the"]:
+        print("normalised", repr(normalize_answer(text)))
