@@ -100,6 +100,8 @@ impl Tokens {
 /// A checkpoint's tokenizer.
 pub(crate) struct Tokenizer {
     inner: Inner,
+    /// Taken out of `inner`, which would run it on each text before it is run on both: and it moves offsets every time.
+    processor: Option<PostProcessorWrapper>,
     path: PathBuf,
 }
 
@@ -117,17 +119,11 @@ impl Inner {
         }
     }
 
-    fn post_process(&self, first: Encoding, second: Option<Encoding>) -> tokenizers::Result<Encoding> {
+    /// Joins what no post-processor of the checkpoint does.
+    fn join(&self, first: Encoding, second: Option<Encoding>) -> tokenizers::Result<Encoding> {
         match self {
             Inner::Whole(inner) => inner.post_process(first, second, true),
             Inner::Mapped(inner) => inner.post_process(first, second, true),
-        }
-    }
-
-    fn post_processor(&self) -> Option<&PostProcessorWrapper> {
-        match self {
-            Inner::Whole(inner) => inner.get_post_processor(),
-            Inner::Mapped(inner) => inner.get_post_processor(),
         }
     }
 }
@@ -138,14 +134,16 @@ impl Tokenizer {
         if bundle.manifest().files.contains_key(VOCABULARY) {
             let path = bundle.file(VOCABULARY)?;
             let words = Vocabulary::parse(Mapped::open(&path)?).map_err(|e| e.in_file(&path))?;
-            let inner = mapped_tokenizer(words).map_err(failed(&path))?;
-            return Ok(Tokenizer { inner: Inner::Mapped(Box::new(inner)), path });
+            let (inner, processor) = mapped_tokenizer(words).map_err(failed(&path))?;
+            return Ok(Tokenizer { inner: Inner::Mapped(Box::new(inner)), processor, path });
         }
         let path = bundle.file("tokenizer.json")?;
         let mut inner = WholeTokenizer::from_file(&path).map_err(failed(&path))?;
         // Limits are the task's, and sequences are never padded.
         inner.with_truncation(None).map_err(failed(&path))?.with_padding(None);
-        Ok(Tokenizer { inner: Inner::Whole(Box::new(inner)), path })
+        let processor = inner.get_post_processor().cloned();
+        inner.with_post_processor(None::<PostProcessorWrapper>);
+        Ok(Tokenizer { inner: Inner::Whole(Box::new(inner)), processor, path })
     }
 
     /// Tokens of one text or a pair, at most `limit`; of a pair the longer text is cut first.
@@ -210,12 +208,16 @@ impl Tokenizer {
 
     /// Number of special tokens.
     fn special(&self, pair: bool) -> usize {
-        self.inner.post_processor().map_or(0, |p| p.added_tokens(pair))
+        self.processor.as_ref().map_or(0, |p| p.added_tokens(pair))
     }
 
     /// Adds special tokens.
     fn finish(&self, first: Encoding, second: Option<Encoding>, truncated: bool) -> Result<Tokens> {
-        let encoding = self.inner.post_process(first, second).map_err(failed(&self.path))?;
+        let joined = match &self.processor {
+            Some(processor) => processor.process(first, second, true),
+            None => self.inner.join(first, second),
+        };
+        let encoding = joined.map_err(failed(&self.path))?;
         Ok(Tokens::new(&encoding, truncated))
     }
 }

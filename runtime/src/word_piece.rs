@@ -38,6 +38,7 @@ struct WordPieceOptions {
 /// A `tokenizer.json` but for the words of its model.
 #[derive(Deserialize)]
 struct Settings {
+    #[serde(default)]
     added_tokens: Vec<AddedToken>,
     normalizer: Option<NormalizerWrapper>,
     pre_tokenizer: Option<PreTokenizerWrapper>,
@@ -45,21 +46,21 @@ struct Settings {
     model: WordPieceOptions,
 }
 
-/// The tokenizer of a mapped vocabulary.
+/// The tokenizer of a mapped vocabulary, and what adds its special tokens.
 ///
 /// # Errors
 /// When the settings in it are not those of a tokenizer.
-pub(crate) fn mapped_tokenizer(words: Vocabulary<Mapped>) -> Result<MappedTokenizer> {
+pub(crate) fn mapped_tokenizer(words: Vocabulary<Mapped>) -> Result<(MappedTokenizer, Option<PostProcessorWrapper>)> {
     let settings: Settings = serde_json::from_str(words.settings())?;
     let mut tokenizer = TokenizerBuilder::new()
         .with_model(WordPiece { words, options: settings.model })
         .with_normalizer(settings.normalizer)
         .with_pre_tokenizer(settings.pre_tokenizer)
-        .with_post_processor(settings.post_processor)
+        .with_post_processor(None)
         .with_decoder(None)
         .build()?;
     tokenizer.add_tokens(settings.added_tokens)?;
-    Ok(tokenizer)
+    Ok((tokenizer, settings.post_processor))
 }
 
 impl WordPiece {

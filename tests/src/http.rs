@@ -95,5 +95,7 @@ pub fn reply(stream: &mut TcpStream) -> Option<Reply> {
             Ok(read) => body.extend(&part[..read]),
         }
     }
+    // What followed the request is answered behind it.
+    body.truncate(length);
     Some(Reply { status: head.split(' ').nth(1).unwrap().parse().unwrap(), head, body })
 }

@@ -24,6 +24,7 @@ pub(super) trait Tile {
 }
 
 /// Where a tile's numbers are. Strides are from one row to the next, in values.
+#[cfg_attr(target_arch = "aarch64", expect(dead_code, reason = "NEON's tiles are one panel wide and fetch nothing"))]
 pub(super) struct Job {
     /// Readable for each row: `depth` values.
     pub x: *const f32,
@@ -45,6 +46,7 @@ pub(super) struct Job {
 /// What to bring into the cache during a tile: when it is at row (or group) `k`, that row of the panels at `ahead`, which
 /// lie as the tile's own; for `k` being `from`, `from + step` and so on. The processor's own fetching ahead stops at every
 /// page.
+#[cfg_attr(target_arch = "aarch64", expect(dead_code, reason = "NEON's tiles fetch nothing"))]
 #[derive(Clone, Copy)]
 pub(super) struct Fetch<T> {
     /// Never read, so it may point anywhere.
@@ -89,6 +91,7 @@ pub(super) trait CodeTile {
 }
 
 /// Where a tile's codes are, all of one group. Strides are from one row to the next, of `x` in bytes, else in values.
+#[cfg_attr(target_arch = "aarch64", expect(dead_code, reason = "NEON's tiles are one panel wide and fetch nothing"))]
 pub(super) struct CodeJob {
     /// Readable for each row: `groups` times [`PANEL_GROUP`] bytes.
     pub x: *const u8,
