@@ -68,11 +68,13 @@ pub struct Options {
     pub top: usize,
     /// A limit on tokens below the task's own.
     pub max_length: Option<u32>,
+    /// The most windows that a text of a span task is read in; none for as many as it takes.
+    pub most_windows: Option<usize>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { top: 1, max_length: None }
+        Options { top: 1, max_length: None, most_windows: None }
     }
 }
 
@@ -201,7 +203,7 @@ impl Encoder {
         }
         let limit = self.limit(options.max_length, task.spec.max_length());
         let begun = Instant::now();
-        let windows = self.windows(&task.spec, text, limit)?;
+        let windows = self.windows(&task.spec, text, limit, options.most_windows)?;
         let timing =
             Timing { tokens: windows.iter().map(Tokens::len).sum(), tokenize: begun.elapsed(), ..Timing::default() };
         Ok(Pending { windows, logits: Vec::new(), timing })
@@ -238,10 +240,18 @@ impl Encoder {
     }
 
     /// The tokens of a text for a task: one sequence, or for the context of a span task as many as it takes.
-    pub(crate) fn windows(&self, task: &TaskSpec, text: &Text, limit: usize) -> Result<Vec<Tokens>> {
+    pub(crate) fn windows(
+        &self,
+        task: &TaskSpec,
+        text: &Text,
+        limit: usize,
+        most: Option<usize>,
+    ) -> Result<Vec<Tokens>> {
         text.check(task.inputs())?;
         match (task.kind(), text.second()) {
-            (Kind::Span, Some(context)) => self.tokenizer.windows(text.first(), context, limit),
+            (Kind::Span, Some(context)) => {
+                self.tokenizer.windows(text.first(), context, limit, most.unwrap_or(usize::MAX))
+            }
             _ => Ok(vec![self.tokenizer.encode(text, limit)?]),
         }
     }

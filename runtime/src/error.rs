@@ -104,6 +104,14 @@ pub enum TextError {
         /// The longest sequence.
         limit: usize,
     },
+    /// The second text of a span task is read in too many parts: it is long, or the first text leaves little room.
+    #[error("the second text takes {found} windows beside the first, and at most {expected} are read; shorten either")]
+    Windows {
+        /// The most.
+        expected: usize,
+        /// What it would take.
+        found: usize,
+    },
     /// The bytes are not text.
     #[error("invalid UTF-8 after {0} bytes")]
     Utf8(usize),

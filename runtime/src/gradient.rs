@@ -80,7 +80,7 @@ impl Encoder {
     /// # Errors
     /// When the text is empty or there are not as many texts as the task takes.
     pub fn tokenized(&self, task: &TaskSpec, text: &Text) -> Result<Vec<Tokenized>> {
-        let windows = self.windows(task, text, self.limit(None, task.max_length()))?;
+        let windows = self.windows(task, text, self.limit(None, task.max_length()), None)?;
         Ok(windows.into_iter().map(|tokens| Tokenized::new(task, text, tokens)).collect())
     }
 

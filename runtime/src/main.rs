@@ -213,7 +213,7 @@ fn answer(arguments: &Arguments) -> Result<bool> {
     let shown = names.iter().zip(&tasks).map(|(name, task)| (name.as_str(), task.spec().kind().labels()));
     let mut writer = Writer::new(BufWriter::new(io::stdout().lock()), arguments.output, arguments.logits, shown);
     let how = SessionOptions {
-        options: Options { top: arguments.top_k, max_length: arguments.max_length },
+        options: Options { top: arguments.top_k, max_length: arguments.max_length, most_windows: None },
         batch: arguments.batch,
         unbuffered: arguments.unbuffered,
     };

@@ -178,7 +178,7 @@ impl Tokenizer {
 
     /// Tokens of a pair whose second text may be long: as many sequences as it takes, each with the whole first text
     /// and a part of the second that overlaps the part before.
-    pub fn windows(&self, first: &str, second: &str, limit: usize) -> Result<Vec<Tokens>> {
+    pub fn windows(&self, first: &str, second: &str, limit: usize, most: usize) -> Result<Vec<Tokens>> {
         /// Tokens that consecutive windows share, as in BERT's reading of SQuAD.
         const OVERLAP: usize = 128;
         let first = self.plain(first)?;
@@ -188,7 +188,12 @@ impl Tokenizer {
         if room == 0 {
             return Err(TextError::NoRoom { found: taken, limit }.into());
         }
-        second.truncate(room, OVERLAP.min(room / 2), TruncationDirection::Right);
+        let overlap = OVERLAP.min(room / 2);
+        let count = 1 + second.len().saturating_sub(room).div_ceil(room - overlap);
+        if count > most {
+            return Err(TextError::Windows { expected: most, found: count }.into());
+        }
+        second.truncate(room, overlap, TruncationDirection::Right);
         let rest = second.take_overflowing();
         let parts = std::iter::once(second).chain(rest);
         parts.map(|part| self.finish(first.clone(), Some(part), false)).collect()

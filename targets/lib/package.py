@@ -67,8 +67,11 @@ def copy_bundle(board, binary, bundle, to):
 
 def as_directory(board, directory, output):
     if output.exists():
-        if not (output / "edge-run").is_file():
-            raise Failure(f"{output}: expected what this command has made before, or nothing, found something else")
+        made = ("edge-run", "bundle")
+        others = sorted(path.name for path in output.iterdir() if path.name not in made and path.suffix != ".bias")
+        if others or not (output / "edge-run").is_file():
+            found = ", ".join(others) or "no edge-run"
+            raise Failure(f"{output}: expected what this command has made before, or nothing, found {found}")
         shutil.rmtree(output)
     shutil.copytree(directory, output)
 

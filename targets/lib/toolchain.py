@@ -23,7 +23,8 @@ ZIG = ("cargo-zigbuild==0.24.0", "ziglang==0.17.1")
 
 def compile(board, glibc=None):
     """Builds edge-run, stripped; `glibc` is the oldest C library it is to run with, if not Debian's own."""
-    built = cargo(board, "build", "--profile", PROFILE, "--package", "edge-run", "--bin", "edge-run", glibc=glibc)
+    built = cargo(board, "build", "--profile", PROFILE, "--package", "edge-run", "--bin", "edge-run",
+                  "--no-default-features", glibc=glibc)
     return built / PROFILE / "edge-run"
 
 

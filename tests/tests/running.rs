@@ -81,7 +81,7 @@ fn spans_beyond_the_first_window_are_found() {
     let span = encoder.attach(&patch(&bundle, task("span", "span", 2), "span")).unwrap();
     // With windows of 40 tokens, characters past 200 are in later windows only.
     let context = "é one two ".repeat(40);
-    let options = edge_run::Options { top: 1000, max_length: None };
+    let options = edge_run::Options { top: 1000, ..edge_run::Options::default() };
     let text = Text::pair("why", &context);
     let prediction = encoder.predict_with(&[Request { task: &span, text: &text }], options).remove(0).unwrap();
     let Answer::Spans(spans) = prediction.answer else { panic!("not spans") };

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bias_patch::{Bundle, Head, Linear, Patch};
+use bias_patch::{Bundle, Digest, Head, Linear, Patch};
 use serde_json::{Value, json};
 use system_tests::{
     assert_refused, assert_succeeded, command,
@@ -417,7 +417,9 @@ fn malformed() -> Vec<Vec<u8>> {
 
 /// Sends a request and nothing after it. What comes back is a 4xx with a JSON error, hyper's empty 4xx or nothing, and in
 /// the last two the connection is closed. `valid` allows an answer too, for a mutation that left the request whole.
-fn survive(address: SocketAddr, request: &[u8], valid: bool) {
+///
+/// Gives whether it was answered.
+fn survive(address: SocketAddr, request: &[u8], valid: bool) -> bool {
     let mut stream = connect(address);
     // The server may have refused it before it was all written.
     let _ = stream.write_all(request);
@@ -425,10 +427,10 @@ fn survive(address: SocketAddr, request: &[u8], valid: bool) {
         // What a mutation cut short is not waited for.
         let _ = stream.shutdown(Shutdown::Write);
     }
-    let Some(found) = reply(&mut stream) else { return };
+    let Some(found) = reply(&mut stream) else { return false };
     let shown = String::from_utf8_lossy(&request[..request.len().min(200)]).into_owned();
     if valid && found.status == 200 {
-        return;
+        return true;
     }
     assert!((400..500).contains(&found.status), "{} for {shown:?}", found.status);
     match found.body.is_empty() {
@@ -439,10 +441,11 @@ fn survive(address: SocketAddr, request: &[u8], valid: bool) {
         }
         false => assert!(!found.error().is_empty()),
     }
+    true
 }
 
-/// Mutations of good requests, by a seed.
-fn fuzz(server: &Server, count: usize) {
+/// Mutations of good requests, by a seed. Gives how many were answered.
+fn fuzz(server: &Server, count: usize) -> usize {
     let good: [&[u8]; 3] = [
         b"POST /predict/a HTTP/1.1\r\nhost: x\r\ncontent-length: 14\r\n\r\n{\"text\":\"abc\"}",
         b"POST /v2/models/a/infer HTTP/1.1\r\nhost: x\r\ncontent-length: 76\r\n\r\n\
@@ -457,9 +460,10 @@ fn fuzz(server: &Server, count: usize) {
         (state % below as u64) as usize
     };
     let table = malformed();
+    let mut answered = 0;
     for at in 0..count {
         if at % 8 == 0 {
-            survive(server.address, &table[at / 8 % table.len()], false);
+            answered += usize::from(survive(server.address, &table[at / 8 % table.len()], false));
             continue;
         }
         let mut request = good[next(good.len())].to_vec();
@@ -475,8 +479,9 @@ fn fuzz(server: &Server, count: usize) {
                 }
             }
         }
-        survive(server.address, &request, true);
+        answered += usize::from(survive(server.address, &request, true));
     }
+    answered
 }
 
 fn malformed_requests(count: usize) {
@@ -486,13 +491,17 @@ fn malformed_requests(count: usize) {
         (found["label"].take(), found["logits"].take())
     };
     let due = question();
-    malformed().iter().for_each(|request| survive(server.address, request, false));
+    malformed().iter().for_each(|request| drop(survive(server.address, request, false)));
     // What was needed once is there now.
     fuzz(&server, count / 10);
     let before = server.metric("edge_serve_anonymous_bytes");
-    fuzz(&server, count);
+    let answered = fuzz(&server, count);
     let grown = server.metric("edge_serve_anonymous_bytes") - before;
-    println!("anonymous memory after {count} malformed requests: {:+.2} MB", grown / 1e6);
+    println!("{answered} of {count} malformed requests answered, anonymous memory {:+.2} MB after them", grown / 1e6);
+    // The others were cut short, and their connections closed; a panic would close one too.
+    assert!(answered > count / 4, "{answered}");
+    let log = fs::read_to_string(server.home.path().join("log")).unwrap();
+    assert!(!log.contains("panicked"), "{log}");
     assert!(grown < 2e6, "{grown} bytes more");
     assert_eq!(question(), due);
 }
@@ -524,24 +533,28 @@ fn swaps(count: usize) {
     let done = AtomicBool::new(false);
     let mut after_tenth = 0.0;
     let answers: usize = thread::scope(|scope| {
-        let client = |name: &'static str| {
+        let client = |(name, versions): (&'static str, &Vec<Vec<u8>>)| {
             let (done, address) = (&done, server.address);
+            let digests: Vec<String> = versions.iter().map(|bytes| Digest::of(bytes).to_string()).collect();
             scope.spawn(move || {
                 let (mut stream, mut answers) = (connect(address), 0);
                 let path = format!("/predict/{name}");
                 while !done.load(Ordering::Relaxed) {
                     let found = ask(&mut stream, "POST", &path, &[], br#"{"text":"the film was good"}"#);
                     assert_eq!(found.status, 200, "{}", String::from_utf8_lossy(&found.body));
-                    let logits: Vec<f64> = serde_json::from_value(found.json()["logits"].clone()).unwrap();
+                    let found = found.json();
+                    let logits: Vec<f64> = serde_json::from_value(found["logits"].clone()).unwrap();
                     let mark = logits[0];
                     assert!((0.0..4.0).contains(&mark) && mark.fract() == 0.0, "{logits:?}");
                     assert_eq!(logits, [mark, -mark, mark + 0.5], "two versions in one answer");
+                    let version = found["version"].as_str().unwrap();
+                    assert!(digests[mark as usize].starts_with(version), "another version's answer under {version}");
                     answers += 1;
                 }
                 answers
             })
         };
-        let clients: Vec<_> = tasks.iter().map(|name| client(name)).collect();
+        let clients: Vec<_> = tasks.into_iter().zip(&versions).map(client).collect();
         for at in 0..count {
             let task = at % tasks.len();
             server.put(&format!("{}.bias", tasks[task]), &versions[task][(at / tasks.len() + 1) % 4]);

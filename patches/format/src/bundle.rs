@@ -129,6 +129,7 @@ impl Bundle {
             let field = format!("tensor {}", tensor.name);
             return Err(Error::field(field, format!("digest {}", tensor.sha256), found).in_file(&path));
         }
+        tensor.check_codes(&bytes).map_err(|e| e.in_file(&path))?;
         Ok(bytes)
     }
 

@@ -117,6 +117,15 @@ impl TensorEntry {
     /// Bytes it may take at most when it is laid out: the format's limit on one tensor, so that no sum of places overflows.
     const MOST_BYTES: u64 = 1 << 48;
 
+    /// Checks that its values, if they are codes, are those of the format: one more would not have its negative, and kernels
+    /// count on the sum of two products to fit 16 bits.
+    pub(crate) fn check_codes(&self, values: &[u8]) -> Result<()> {
+        if self.element == Element::I8 && values.contains(&i8::MIN.cast_unsigned()) {
+            return Err(Error::field(format!("tensor {}", self.name), "codes from -127 to 127", i8::MIN));
+        }
+        Ok(())
+    }
+
     /// The name of the tensor that holds the scales of a tensor of codes.
     pub fn scales_of(name: &str) -> String {
         format!("{name}.scale")

@@ -126,6 +126,7 @@ impl PanelIndex {
             file.seek(SeekFrom::Start(entry.offset)).map_err(Error::io(path, "read"))?;
             file.read_exact(&mut bytes).map_err(Error::io(path, "read"))?;
             let values = taken_out(&bytes, entry);
+            tensor.check_codes(&values).map_err(|e| e.in_file(path))?;
             let mut again = Vec::new();
             lay_out(&values, entry, &mut again);
             let found = Digest::of(&values);

@@ -14,7 +14,7 @@ pub const VOCABULARY: &str = "vocabulary.bin";
 
 const MAGIC: &[u8; 8] = b"BIASVOCB";
 const VERSION: u16 = 1;
-/// Magic, version, two zeros, and the lengths of settings and text, and the numbers of places and tokens.
+/// What comes before the settings.
 const PREAMBLE_BYTES: usize = 28;
 
 /// A tokenizer's words and numbers over the bytes of a `vocabulary.bin`.
@@ -97,6 +97,9 @@ impl<B: AsRef<[u8]>> Vocabulary<B> {
         if version != VERSION {
             return Err(Error::Version { what: "vocabulary", expected: VERSION.into(), found: version.into() });
         }
+        if whole[10..12] != [0, 0] {
+            return Err(Error::field("bytes 10 and 11", "zeros", format!("{:?}", &whole[10..12])));
+        }
         let count = |at: usize| u64::from(word_at(&whole[PREAMBLE_BYTES - 16..], at).unwrap_or(0));
         let (places, tokens) = (count(1), count(2));
         // Sums of four numbers below 2^35.
@@ -110,11 +113,11 @@ impl<B: AsRef<[u8]>> Vocabulary<B> {
             let found = whole.len() as u64;
             return Err(Error::Length { part: "file".to_owned(), expected: ends[3], found });
         }
-        if !places.is_power_of_two() {
-            return Err(Error::field("places", "a power of two", places));
+        if !places.is_power_of_two() || places < 2 * tokens {
+            return Err(Error::field("places", "a power of two, at least twice the tokens", places));
         }
         // No end is beyond the length of what is in memory.
-        let end = |at: usize| ends[at] as usize;
+        let end = |at: usize| usize::try_from(ends[at]).unwrap_or(usize::MAX);
         let vocabulary = Vocabulary {
             settings: PREAMBLE_BYTES..end(0),
             places: end(0)..end(1),
@@ -232,7 +235,8 @@ mod tests {
     #[test]
     fn damaged_bytes_are_refused_or_find_nothing() {
         let whole = made();
-        for (at, said) in [(0, "BIASVOCB"), (8, "version"), (12, "bytes"), (16, "bytes"), (20, "bytes"), (24, "bytes")]
+        for (at, said) in
+            [(0, "BIASVOCB"), (8, "version"), (10, "zeros"), (12, "bytes"), (16, "bytes"), (20, "bytes"), (24, "bytes")]
         {
             let mut bytes = whole.clone();
             bytes[at] ^= 1;

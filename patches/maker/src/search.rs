@@ -74,6 +74,11 @@ pub fn search(
     }
     let steps = trial.steps()?;
     let (state, best) = trial.descend(&steps, least)?;
+    if best.score < least || best.bytes >= points[0].bytes {
+        // Nothing smaller does: the patch may be in few bits already.
+        points.push(points[0].clone());
+        return Ok(Searched { patch: patch.clone(), parts: Vec::new(), points });
+    }
     points.push(best);
     let found = trial.build(&state)?;
     let named = trial.parts.iter().zip(&state).map(|(part, rung)| (part.name(), part.rungs[*rung].encoding));

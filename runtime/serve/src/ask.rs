@@ -31,6 +31,14 @@ pub(crate) async fn ask(questions: Vec<(Arc<Resident>, Arc<Text>)>) -> Result<Ve
             "expected at most {expected} answers for a request, its texts times its tasks, found {found}"
         )));
     }
+    let bytes = |text: &Text| text.first().len() + text.second().map_or(0, str::len);
+    let found: usize = questions.iter().map(|(_, text)| bytes(text)).sum();
+    if found > limits::ASKED_BYTES {
+        let expected = limits::ASKED_BYTES;
+        return Err(Refusal::too_large(format!(
+            "expected at most {expected} bytes of texts times tasks, found {found}"
+        )));
+    }
     let mut stations: Vec<(Arc<Station>, Vec<Job>)> = Vec::new();
     let mut receivers = Vec::with_capacity(questions.len());
     for (resident, text) in questions {

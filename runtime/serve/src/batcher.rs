@@ -115,8 +115,8 @@ impl Station {
         if queue.jobs.len() + jobs.len() > self.shared.batching.queue {
             return Err(Full);
         }
+        self.shared.metrics.queued.inc_by(jobs.len() as i64);
         queue.jobs.extend(jobs);
-        self.shared.metrics.queued.set(queue.jobs.len() as i64);
         drop(queue);
         self.shared.changed.notify_one();
         Ok(())
@@ -166,8 +166,9 @@ impl Shared {
             }
             queue = self.changed.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0;
         }
+        let waiting = queue.jobs.len();
         let batch = take(&mut queue.jobs);
-        self.metrics.queued.set(queue.jobs.len() as i64);
+        self.metrics.queued.dec_by((waiting - queue.jobs.len()) as i64);
         Some(batch)
     }
 
@@ -176,7 +177,10 @@ impl Shared {
         let run = || {
             let requests: Vec<Request<'_>> =
                 batch.iter().map(|job| Request { task: &job.task, text: &job.text }).collect();
-            self.encoder.predict_with(&requests, Options { top: limits::TOP, ..Options::default() })
+            self.encoder.predict_with(
+                &requests,
+                Options { top: limits::TOP, most_windows: Some(limits::WINDOWS), ..Options::default() },
+            )
         };
         // A text that makes the tokenizer panic is a bug, but not one that the other texts should feel.
         match catch_unwind(AssertUnwindSafe(run)) {

@@ -10,6 +10,10 @@ pub const BODIES_BYTES: usize = 32 << 20;
 pub const TEXT_BYTES: usize = 64 << 10;
 /// Answers of one request: its texts times the tasks it asks.
 pub const ANSWERS: usize = 256;
+/// Bytes of all texts of a request, each counted for every task that is asked.
+pub const ASKED_BYTES: usize = 1 << 20;
+/// Windows that a text of a span task is read in.
+pub const WINDOWS: usize = 64;
 /// Header lines of a request.
 pub const HEADERS: usize = 64;
 /// Bytes of a request's first line and headers.

@@ -238,7 +238,9 @@ impl Directory {
         self.publish();
         match self.files.get(&file).and_then(|known| known.refused.as_ref()) {
             Some(refused) => Err(Some(refused.reason.clone())),
-            None => Ok(()),
+            // The file may hold a task of another name.
+            None if self.tasks.contains_key(task) => Ok(()),
+            None => Err(None),
         }
     }
 

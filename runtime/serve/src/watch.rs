@@ -94,7 +94,10 @@ fn turn(directory: &mut Directory, receiver: &Receiver<Wake>, watched: bool) -> 
                 }
                 directory.scan(&touched);
             }
-            // Whoever asked may have gone.
+            // Whoever asked has gone: nothing is read for nobody.
+            Wake::Load(_, done) if done.is_closed() => {}
+            Wake::Unload(_, done) if done.is_closed() => {}
+            // Whoever asked may go.
             Wake::Load(task, done) => drop(done.send(directory.load(&task))),
             Wake::Unload(task, done) => drop(done.send(directory.unload(&task))),
         }

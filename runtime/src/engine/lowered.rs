@@ -8,7 +8,8 @@ use std::{path::PathBuf, sync::Arc};
 
 use bias_patch::Bundle;
 use ndarray::{ArrayView2, s};
-use tract_onnx::{prelude::*, tract_core::internal::TractErrorContext as _};
+use prost::Message;
+use tract_onnx::{pb, prelude::*, tract_core::internal::TractErrorContext as _};
 
 use super::{
     EngineOptions, Hidden, Sequence,
@@ -40,7 +41,8 @@ impl Lowered {
         let weights = Weights::open(bundle)?;
         let path = bundle.file("encoder.onnx")?;
         let plan = || -> TractResult<(Tape, Arc<TypedRunnableModel>)> {
-            let proto = tract_onnx::onnx().proto_model_for_path(&path)?;
+            // Decoded here: whoever asks tract to, links all of its operators.
+            let proto = pb::ModelProto::decode(&*std::fs::read(&path)?)?;
             let graph = proto.graph.as_ref().context("no graph")?;
             let model = patterns::lower(graph, bundle.manifest(), &weights, &machine)?;
             Ok((Tape::of(&model)?, model.into_runnable()?))

@@ -1,7 +1,7 @@
 //! Hidden states from token ids and bias values. Only this directory knows which engine runs the graph.
 //!
 //! [`lowered`] runs fused operators over mapped panels, several sequences at once; [`reference`] runs the graph as it
-//! is, one sequence after the other, and is what the first is tested against.
+//! is, one sequence after the other, and is what the first is tested against; boards are built without it.
 
 pub(crate) mod adjoint;
 mod attention;
@@ -10,6 +10,7 @@ mod machine;
 mod operators;
 mod patterns;
 mod product;
+#[cfg(feature = "reference")]
 mod reference;
 mod weights;
 
@@ -27,6 +28,7 @@ pub enum EngineKind {
     #[default]
     Lowered,
     /// The graph as it is, in stock tract, with weights of its own
+    #[cfg(feature = "reference")]
     Reference,
 }
 
@@ -60,6 +62,7 @@ impl Default for EngineOptions {
 /// A loaded encoder.
 pub(crate) enum Engine {
     Lowered(lowered::Lowered),
+    #[cfg(feature = "reference")]
     Reference(reference::Reference),
 }
 
@@ -100,6 +103,7 @@ impl Engine {
     pub fn load(bundle: &Bundle, options: EngineOptions) -> Result<Self> {
         Ok(match options.engine {
             EngineKind::Lowered => Engine::Lowered(lowered::Lowered::load(bundle, options)?),
+            #[cfg(feature = "reference")]
             EngineKind::Reference => Engine::Reference(reference::Reference::load(bundle)?),
         })
     }
@@ -108,6 +112,7 @@ impl Engine {
     pub fn prepare(&self, values: Vec<Vec<f32>>) -> Biases {
         Biases(match self {
             Engine::Lowered(_) => vec![lowered::table(values)],
+            #[cfg(feature = "reference")]
             Engine::Reference(_) => values.into_iter().map(reference::vector).collect(),
         })
     }
@@ -116,6 +121,7 @@ impl Engine {
     pub fn bind(&self, sequences: &[Sequence<'_>]) -> Result<Bound> {
         let runs = match self {
             Engine::Lowered(engine) => vec![engine.bind(sequences)?],
+            #[cfg(feature = "reference")]
             Engine::Reference(engine) => sequences.iter().map(|sequence| engine.bind(*sequence)).collect(),
         };
         Ok(Bound { runs, lengths: sequences.iter().map(|s| s.ids.len()).collect() })
@@ -125,6 +131,7 @@ impl Engine {
     pub fn arithmetic(&self) -> String {
         match self {
             Engine::Lowered(engine) => engine.arithmetic(),
+            #[cfg(feature = "reference")]
             Engine::Reference(_) => "reference".to_owned(),
         }
     }
@@ -133,6 +140,7 @@ impl Engine {
     pub fn lowered(&self) -> Option<&lowered::Lowered> {
         match self {
             Engine::Lowered(engine) => Some(engine),
+            #[cfg(feature = "reference")]
             Engine::Reference(_) => None,
         }
     }
@@ -147,6 +155,7 @@ impl Engine {
                 }
                 Ok(found)
             }
+            #[cfg(feature = "reference")]
             Engine::Reference(engine) => bound.runs.into_iter().map(|inputs| engine.run(inputs)).collect(),
         }
     }

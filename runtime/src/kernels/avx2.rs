@@ -51,7 +51,7 @@ impl CodeTile for Codes {
     const PANELS: usize = 1;
 
     unsafe fn add(rows: usize, _panels: usize, job: &CodeJob) {
-        // SAFETY: the caller vouches for AVX2 and the job; `rows` is that of the instance.
+        // SAFETY: the caller vouches for AVX2, FMA and the job; `rows` is that of the instance.
         unsafe { instance!(add_codes, rows, job) }
     }
 }
@@ -64,7 +64,7 @@ impl CodeTile for VnniCodes {
     const PANELS: usize = 1;
 
     unsafe fn add(rows: usize, _panels: usize, job: &CodeJob) {
-        // SAFETY: the caller vouches for AVX-VNNI and the job; `rows` is that of the instance.
+        // SAFETY: the caller vouches for AVX2, FMA, AVX-VNNI and the job; `rows` is that of the instance.
         unsafe { instance!(add_codes_vnni, rows, job) }
     }
 }

@@ -130,7 +130,7 @@ impl Kernel for Naive {
 }
 
 /// Where panels of codes have row `k` of column `c`.
-fn code_place(depth: usize, k: usize, c: usize) -> usize {
+pub(super) fn code_place(depth: usize, k: usize, c: usize) -> usize {
     let (panel, lane) = (c / PANEL_WIDTH, c % PANEL_WIDTH);
     let (group, byte) = (k / PANEL_GROUP, k % PANEL_GROUP);
     ((panel * depth.div_ceil(PANEL_GROUP) + group) * PANEL_WIDTH + lane) * PANEL_GROUP + byte

@@ -226,7 +226,8 @@ unsafe fn add_codes_dot<const R: usize>(job: &CodeJob) {
 
 /// As [`add_codes_dot`] without dot products.
 ///
-/// Two groups of four products at a time are summed in 16 bits: 2 times 127 times 128 is less than 2^15.
+/// Two groups of four products at a time are summed in 16 bits: 2 times 127 times 128 is less than 2^15, and weights are
+/// codes from -127 to 127, as is checked where panels are laid out and verified.
 ///
 /// # Safety
 /// As [`CodeTile::add`].

@@ -130,11 +130,19 @@ fn products_of_codes_are_those_of_the_naive_kernel_to_the_bit() {
         for (depth, columns) in [(1usize, 16usize), (7, 1), (32, 48), (33, 50), (384, 31), (1537, 100)] {
             let (groups, panels) = (depth.div_ceil(PANEL_GROUP), columns.div_ceil(PANEL_WIDTH));
             let (x_stride, stride) = (groups * PANEL_GROUP + 4, columns + 5);
-            let x: Vec<u8> = codes(count * x_stride, 1).iter().map(|code| code.cast_unsigned() ^ 128).collect();
+            let mut x: Vec<u8> = codes(count * x_stride, 1).iter().map(|code| code.cast_unsigned() ^ 128).collect();
+            // The ends of what activations may be, side by side.
+            x.iter_mut().step_by(3).for_each(|code| *code = 0);
+            x[..x_stride].fill(0);
             let data = codes(panels * groups * PANEL_GROUP * PANEL_WIDTH, 2);
             let of_scales = depth.div_ceil(GROUP);
             let scales = numbers(columns * of_scales, 3);
-            let sums: Vec<f32> = numbers(columns * of_scales, 5).iter().map(|v| (v * 1e4).round()).collect();
+            let sum_of = |place: usize| -> f32 {
+                let (group, column) = (place / columns, place % columns);
+                let rows = group * GROUP..(groups * PANEL_GROUP).min((group + 1) * GROUP);
+                rows.map(|k| f32::from(data[naive::code_place(depth, k, column)])).sum()
+            };
+            let sums: Vec<f32> = (0..columns * of_scales).map(sum_of).collect();
             let x_scales: Vec<Scale> = numbers(count * of_scales, 6)
                 .iter()
                 .map(|v| Scale { step: *v, zero: (v * 100.0).round() + 128.0 })

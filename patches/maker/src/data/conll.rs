@@ -14,7 +14,8 @@ pub(super) fn records(path: &Path, universal: bool) -> Result<Vec<Record>> {
     let bytes = std::fs::read(path).map_err(bias_patch::Error::io(path, "read"))?;
     let mut records = Vec::new();
     let mut sentence = Sentence::default();
-    for (at, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
+    let lines = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
+    for (at, line) in lines.split(|byte| *byte == b'\n').enumerate() {
         match std::str::from_utf8(line) {
             Ok(line) if line.trim().is_empty() => records.extend(std::mem::take(&mut sentence).record()),
             Ok(line) => sentence.push(line.trim_end_matches('\r'), at + 1, universal),
@@ -36,17 +37,17 @@ struct Sentence {
 
 impl Sentence {
     fn push(&mut self, line: &str, at: usize, universal: bool) {
-        let line = if at == 1 { line.trim_start_matches('\u{feff}') } else { line };
         let cells: Vec<&str> =
             if line.contains('\t') { line.split('\t').collect() } else { line.split_whitespace().collect() };
+        let first = cells.first().copied().unwrap_or_default();
         let (word, tag) = if universal {
             // Comments, words that are written as one but parsed as two, and words that are not written at all.
-            if line.starts_with('#') || cells[0].contains(['-', '.']) {
+            if line.starts_with('#') || first.contains(['-', '.']) {
                 return;
             }
             (cells.get(1), cells.get(3))
         } else {
-            if cells[0] == "-DOCSTART-" {
+            if first == "-DOCSTART-" {
                 return;
             }
             (cells.first(), cells.last().filter(|_| cells.len() > 1))
@@ -93,6 +94,15 @@ mod tests {
         let path = dir.path().join("a.conll");
         std::fs::write(&path, text).unwrap();
         records(&path, universal).unwrap()
+    }
+
+    #[test]
+    fn a_mark_of_byte_order_is_no_word() {
+        for text in ["\u{feff}\nEU B-ORG\n", "\u{feff}EU B-ORG\n"] {
+            let found = read(text, false);
+            assert_eq!(found.len(), 1, "{text:?}");
+            assert_eq!(found[0].text.as_ref().unwrap().first(), "EU");
+        }
     }
 
     #[test]

@@ -22,6 +22,7 @@ use crate::{
     file_bytes, note, open_encoder,
     progress::{Job, Progress, beside},
     report_skipped,
+    training::rate,
 };
 
 #[derive(Args)]
@@ -57,16 +58,16 @@ pub(crate) struct ConvertArguments {
     #[arg(long, value_name = "ENCODING", default_value = "i2", requires = "quantization_aware")]
     grid: Encoding,
     /// Passes over the texts
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..), requires = "quantization_aware")]
     epochs: u32,
     /// The highest learning rate
-    #[arg(long = "lr", value_name = "RATE", default_value_t = 3e-4)]
+    #[arg(long = "lr", value_name = "RATE", default_value_t = 3e-4, value_parser = rate, requires = "quantization_aware")]
     rate: f64,
     /// Threads to run on
     #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     threads: u32,
     /// Leave out rows that are not labelled texts
-    #[arg(long)]
+    #[arg(long, requires = "max_loss")]
     skip_bad: bool,
     /// A line of free text to keep in the patch, as KEY=VALUE; repeat it for more
     #[arg(long = "note", value_name = "KEY=VALUE", value_parser = note)]

@@ -11,7 +11,7 @@ use crate::{
     cells::Cell,
     progress::{Job, Progress},
     read_task,
-    training::{RecipeArguments, Terms, terms},
+    training::{RecipeArguments, Terms, check_terms, terms},
 };
 
 #[derive(Args)]
@@ -65,6 +65,7 @@ pub(crate) fn run_table(arguments: &TableArguments) -> Result<Vec<String>> {
         let task = read_task(&column.task)?;
         let (learn, judge) = arguments.recipe.read(&task, &column.train, &column.dev)?;
         for ((row, terms), cells) in rows.iter().zip(&mut cells) {
+            check_terms(terms, encoder.bundle().manifest(), &task)?;
             let terms = terms.iter().flat_map(|terms| terms.0.clone()).collect();
             let recipe = arguments.recipe.recipe(terms, column.metric.clone());
             let output = arguments.results.join(format!("{}-{row}.bias", column.name));

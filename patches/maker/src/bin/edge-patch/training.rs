@@ -174,7 +174,7 @@ pub(crate) fn run_training(arguments: &TrainArguments) -> Result<Vec<String>> {
 }
 
 /// Refuses a single term that would train nothing.
-fn check_terms(slots: &[Terms], manifest: &Manifest, task: &Task) -> Result<()> {
+pub(crate) fn check_terms(slots: &[Terms], manifest: &Manifest, task: &Task) -> Result<()> {
     for term in slots.iter().filter(|terms| terms.0.len() == 1).flat_map(|terms| &terms.0) {
         let pooler = *term != Term::Pooler || task.kind().pooling() == Some(Pooling::Pooler);
         if !pooler || manifest.slots.iter().all(|slot| slot.term != *term) {
@@ -211,7 +211,7 @@ fn memory(text: &str) -> Result<u64, String> {
     bytes.ok_or_else(|| "expected a number of bytes, or one with K, M or G".to_owned())
 }
 
-fn rate(text: &str) -> Result<f64, String> {
+pub(crate) fn rate(text: &str) -> Result<f64, String> {
     text.parse().ok().filter(|rate| *rate > 0.0 && *rate < 1.0).ok_or_else(|| "expected a number in (0, 1)".to_owned())
 }
 
