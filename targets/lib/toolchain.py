@@ -17,6 +17,8 @@ from pathlib import Path
 from lib.shell import Failure, cache_dir, install, run, say, target_dir
 
 PROFILE = "board"
+# A program that aborts when it panics has no use for tables that say how to unwind.
+SMALL = ("-Cforce-unwind-tables=no",)
 # In one place, so that two machines link the same.
 ZIG = ("cargo-zigbuild==0.24.0", "ziglang==0.17.1")
 
@@ -24,13 +26,13 @@ ZIG = ("cargo-zigbuild==0.24.0", "ziglang==0.17.1")
 def compile(board, glibc=None):
     """Builds edge-run, stripped; `glibc` is the oldest C library it is to run with, if not Debian's own."""
     built = cargo(board, "build", "--profile", PROFILE, "--package", "edge-run", "--bin", "edge-run",
-                  "--no-default-features", glibc=glibc)
+                  "--no-default-features", glibc=glibc, flags=SMALL)
     return built / PROFILE / "edge-run"
 
 
-def cargo(board, command, *arguments, glibc=None, env=None):
+def cargo(board, command, *arguments, glibc=None, env=None, flags=()):
     """Runs a command of cargo for a board; gives the directory it builds in."""
-    flags = os.environ.get("RUSTFLAGS", "").split()
+    flags = [*os.environ.get("RUSTFLAGS", "").split(), *flags]
     needed, more = rust(board.triple)
     if board.is_static or glibc is not None:
         if board.is_static and glibc is not None:

@@ -10,7 +10,7 @@ use std::{
 
 use bias_patch::{Bundle, Patch, Task as TaskSpec};
 use edge_patch::{import, metrics};
-use edge_run::{Activations, Answer, Encoder, EngineOptions, Options, Prediction, Request, Text};
+use edge_run::{Activations, Answer, Encoder, EngineKind, EngineOptions, Options, Prediction, Request, Text};
 use serde_json::Value;
 use system_tests::{assert_succeeded, command, fixtures, real_bundle, real_bundle_int8};
 
@@ -153,6 +153,35 @@ fn weights_of_eight_bits_keep_the_metrics() {
                 assert!(weights.min(both) > due - LOSS, "{name} {metric}");
             }
         }
+    }
+}
+
+#[test]
+#[ignore = "needs the real encoder"]
+fn both_engines_agree_at_every_length_and_batch() {
+    let bundle = real_bundle();
+    let load = |engine| Encoder::load(bundle.clone(), EngineOptions { engine, ..EngineOptions::default() }).unwrap();
+    let (lowered, reference) = (load(EngineKind::Lowered), load(EngineKind::Reference));
+    let text = |words: usize| {
+        let words: Vec<&str> =
+            ["joy", "film", "of", "unwatchable", "guitars"].into_iter().cycle().take(words).collect();
+        Text::one(words.join(" "))
+    };
+    // One word to the encoder's 512 tokens.
+    for words in [1, 2, 15, 64, 1000] {
+        let (found, due) = (lowered.hidden(&text(words)).unwrap().0, reference.hidden(&text(words)).unwrap().0);
+        let worst = (&found - &due).iter().fold(0.0f32, |worst, d| worst.max(d.abs()));
+        println!("{} tokens: largest difference {worst:.1e}", due.nrows());
+        assert!(found.dim() == due.dim() && worst < LOGIT_BOUND);
+    }
+    let patch = Patch::open(&fixtures().ancestors().nth(2).unwrap().join("patches/library/sst2.bias")).unwrap();
+    for batch in [1, 7, 64] {
+        let texts: Vec<Text> = (0..batch).map(|at| text(1 + at * 3)).collect();
+        let (found, due) = (answers(&lowered, &patch, &texts), answers(&reference, &patch, &texts));
+        let pairs = found.iter().zip(&due).flat_map(|(a, b)| a.logits.iter().zip(&b.logits));
+        let worst = pairs.fold(0.0f32, |worst, (a, b)| worst.max((a - b).abs()));
+        println!("{batch} texts together: largest difference of logits {worst:.1e}");
+        assert!(worst < LOGIT_BOUND);
     }
 }
 
