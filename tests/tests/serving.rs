@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bias_patch::{Bundle, Digest, Head, Linear, Patch};
+use bias_patch::{Bundle, Digest, Head, Linear, MANIFEST, Patch, VOCABULARY};
 use serde_json::{Value, json};
 use system_tests::{
     assert_refused, assert_succeeded, command,
@@ -112,6 +112,27 @@ fn names(tasks: &Value) -> Vec<&str> {
 
 fn reasons(tasks: &Value) -> String {
     tasks["refused"].to_string()
+}
+
+#[test]
+fn a_patch_waits_for_its_bundle_however_that_comes() {
+    let server = Server::of(&["a"]);
+    let (_dir, other) = small_bundle("distilbert");
+    let waiting = patch(&other, task("b", "classification", 1), "b");
+    server.put("b.bias", &waiting.to_bytes().unwrap());
+    server.wait("a refusal", |tasks| reasons(tasks).contains("b.bias"));
+    // File by file, and the one that says what there is comes first: what was only begun is not taken for damaged.
+    let place = server.home.path().join("data/edge-run/bundles").join(other.manifest().encoder.to_string());
+    fs::create_dir_all(&place).unwrap();
+    for name in [MANIFEST, "encoder.onnx", "base.bias", "tokenizer.json", VOCABULARY, "train.onnx", "weights.bin"] {
+        fs::copy(other.dir().join(name), place.join(name)).unwrap();
+        thread::sleep(Duration::from_millis(50));
+    }
+    let served = server.wait("both encoders' tasks", |tasks| names(tasks) == ["a", "b"]);
+    assert_eq!(reasons(&served), "[]");
+    // Both encoders in one request.
+    let found = server.post("/predict", json!({ "text": "the film was good" })).json();
+    assert!(found.to_string().contains("\"a\"") && found.to_string().contains("\"b\""), "{found}");
 }
 
 #[test]
@@ -345,15 +366,15 @@ fn limits_are_named() {
     assert!(infer(vec!["a"; 257]).error().contains("1 to 256 texts"));
     assert_eq!(server.post("/predict/a", json!({ "text": "x".repeat(70_000) })).status, 413);
     let mut stream = server.connect();
-    stream.write_all(b"POST /predict/a HTTP/1.1\r\nhost: x\r\ncontent-length: 99999999\r\n\r\n").unwrap();
+    stream.write_all(b"POST /predict/a HTTP/1.1\r\nhost: localhost\r\ncontent-length: 99999999\r\n\r\n").unwrap();
     assert_eq!(reply(&mut stream).unwrap().status, 413);
     let flood: String = (0..1000).map(|at| format!("x{at}: y\r\n")).collect();
     let mut stream = server.connect();
-    stream.write_all(format!("GET / HTTP/1.1\r\nhost: x\r\n{flood}\r\n").as_bytes()).unwrap();
+    stream.write_all(format!("GET / HTTP/1.1\r\nhost: localhost\r\n{flood}\r\n").as_bytes()).unwrap();
     assert!(reply(&mut stream).is_none_or(|reply| reply.status == 431));
     // A body that does not come is waited for, but not for ever; others are answered meanwhile.
     let mut slow = server.connect();
-    slow.write_all(b"POST /predict/a HTTP/1.1\r\nhost: x\r\ncontent-length: 50\r\n\r\n{").unwrap();
+    slow.write_all(b"POST /predict/a HTTP/1.1\r\nhost: localhost\r\ncontent-length: 50\r\n\r\n{").unwrap();
     assert_eq!(infer(vec!["a"]).status, 200);
     assert_eq!(reply(&mut slow).unwrap().status, 408);
 }
@@ -394,22 +415,24 @@ fn malformed() -> Vec<Vec<u8>> {
     let mut all: Vec<Vec<u8>> = Vec::new();
     for path in paths {
         for body in bodies {
-            let head = format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());
+            let head = format!("POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n", body.len());
             all.push([head.as_bytes(), body].concat());
         }
     }
     let deep = format!("{{\"text\":{}", "[".repeat(100_000));
-    all.push(format!("POST /predict/a HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{deep}", deep.len()).into());
+    all.push(
+        format!("POST /predict/a HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n{deep}", deep.len()).into(),
+    );
     let raw: [&[u8]; 14] = [
         b"\0\0\0\0\r\n\r\n", b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"GET / HTTP/1.1\r\nhost\r\n\r\n",
-        b"DELETE /predict/a HTTP/1.1\r\nhost: x\r\n\r\n", b"PUT / HTTP/1.1\r\nhost: x\r\n\r\n",
-        b"OPTIONS * HTTP/1.1\r\nhost: x\r\n\r\n", b"CONNECT a:1 HTTP/1.1\r\nhost: x\r\n\r\n",
-        b"POST /predict/a HTTP/1.1\r\nhost: x\r\ncontent-length: -1\r\n\r\n",
-        b"POST /predict/a HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab",
-        b"POST /predict/a HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
-        b"POST /predict/a HTTP/1.1\r\nhost: x\r\ntransfer-encoding: gzip\r\n\r\n",
-        b"POST /v2/models/a/infer HTTP/1.1\r\nhost: x\r\ninference-header-content-length: 99\r\ncontent-length: 2\r\n\r\n{}",
-        b"POST /predict/a HTTP/1.1\r\nhost: x\r\ncontent-encoding: gzip\r\ncontent-length: 2\r\n\r\n{}",
+        b"DELETE /predict/a HTTP/1.1\r\nhost: localhost\r\n\r\n", b"PUT / HTTP/1.1\r\nhost: localhost\r\n\r\n",
+        b"OPTIONS * HTTP/1.1\r\nhost: localhost\r\n\r\n", b"CONNECT a:1 HTTP/1.1\r\nhost: localhost\r\n\r\n",
+        b"POST /predict/a HTTP/1.1\r\nhost: localhost\r\ncontent-length: -1\r\n\r\n",
+        b"POST /predict/a HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab",
+        b"POST /predict/a HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
+        b"POST /predict/a HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: gzip\r\n\r\n",
+        b"POST /v2/models/a/infer HTTP/1.1\r\nhost: localhost\r\ninference-header-content-length: 99\r\ncontent-length: 2\r\n\r\n{}",
+        b"POST /predict/a HTTP/1.1\r\nhost: localhost\r\ncontent-encoding: gzip\r\ncontent-length: 2\r\n\r\n{}",
     ];
     all.extend(raw.iter().map(|bytes| bytes.to_vec()));
     all
@@ -447,10 +470,10 @@ fn survive(address: SocketAddr, request: &[u8], valid: bool) -> bool {
 /// Mutations of good requests, by a seed. Gives how many were answered.
 fn fuzz(server: &Server, count: usize) -> usize {
     let good: [&[u8]; 3] = [
-        b"POST /predict/a HTTP/1.1\r\nhost: x\r\ncontent-length: 14\r\n\r\n{\"text\":\"abc\"}",
-        b"POST /v2/models/a/infer HTTP/1.1\r\nhost: x\r\ncontent-length: 76\r\n\r\n\
+        b"POST /predict/a HTTP/1.1\r\nhost: localhost\r\ncontent-length: 14\r\n\r\n{\"text\":\"abc\"}",
+        b"POST /v2/models/a/infer HTTP/1.1\r\nhost: localhost\r\ncontent-length: 76\r\n\r\n\
           {\"inputs\":[{\"name\":\"text\",\"shape\":[1],\"datatype\":\"BYTES\",\"data\":[\"abcdefg\"]}]}",
-        b"GET /v2/models/a HTTP/1.1\r\nhost: x\r\n\r\n",
+        b"GET /v2/models/a HTTP/1.1\r\nhost: localhost\r\n\r\n",
     ];
     let mut state = 0x9e37_79b9_7f4a_7c15u64;
     let mut next = |below: usize| {
@@ -636,7 +659,7 @@ fn a_server_that_is_killed_fifty_times_comes_back_with_every_whole_patch() {
 fn a_server_that_is_told_to_stop_answers_what_is_in_flight() {
     let mut server = Server::of(&["a"]);
     let mut stream = server.connect();
-    stream.write_all(b"POST /predict/a HTTP/1.1\r\nhost: x\r\ncontent-length: 14\r\n\r\n{\"text\":").unwrap();
+    stream.write_all(b"POST /predict/a HTTP/1.1\r\nhost: localhost\r\ncontent-length: 14\r\n\r\n{\"text\":").unwrap();
     thread::sleep(Duration::from_millis(100));
     let told = Command::new("kill").arg(server.child.id().to_string()).status().unwrap();
     assert!(told.success());

@@ -107,6 +107,11 @@ impl Listener {
         &self.name
     }
 
+    /// Whether it is an address that every program of this machine can reach, browsers too.
+    pub fn is_loopback(&self) -> bool {
+        self.is_local && matches!(self.socket, Socket::Tcp(_))
+    }
+
     /// Whether only this machine can reach it.
     pub fn is_local(&self) -> bool {
         self.is_local

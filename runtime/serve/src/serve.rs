@@ -50,6 +50,7 @@ pub fn run(options: &Options, listener: Listener, supervisor: &Supervisor) -> Re
     if token.is_none() && !listener.is_local() {
         tracing::warn!("anyone who reaches this address may ask, load and unload; --token-file asks for a token");
     }
+    let local = listener.is_loopback();
     let metrics = Arc::new(Metrics::new());
 
     // Before any thread is started: threads inherit it.
@@ -89,7 +90,7 @@ pub fn run(options: &Options, listener: Listener, supervisor: &Supervisor) -> Re
         let acceptor = listener.acceptor().map_err(Error::system("listen"))?;
         tracing::info!(tasks, "ready on {name}");
         supervisor.tell("READY=1");
-        Server::new(board, wakes, metrics, token).serve(acceptor, stop).await;
+        Server::new(board, wakes, metrics, token, local).serve(acceptor, stop).await;
         tracing::info!("stopped");
         Ok(())
     })

@@ -8,6 +8,7 @@ use std::{
     convert::Infallible,
     future::Future,
     io,
+    net::IpAddr,
     pin::pin,
     sync::{Arc, mpsc::Sender},
     time::{Duration, Instant},
@@ -55,6 +56,8 @@ pub(crate) struct Server {
     metrics: Arc<Metrics>,
     /// Digest of the bearer token, where one is asked for.
     token: Option<Digest>,
+    /// Whether requests are for this machine only, whatever name they come by.
+    local: bool,
     /// Bytes of bodies that may still be taken in.
     bodies: Arc<Semaphore>,
 }
@@ -165,9 +168,15 @@ struct Tasks<'a> {
 }
 
 impl Server {
-    pub fn new(board: Arc<Board>, wakes: Sender<Wake>, metrics: Arc<Metrics>, token: Option<Digest>) -> Self {
+    pub fn new(
+        board: Arc<Board>,
+        wakes: Sender<Wake>,
+        metrics: Arc<Metrics>,
+        token: Option<Digest>,
+        local: bool,
+    ) -> Self {
         let bodies = Arc::new(Semaphore::new(limits::BODIES_BYTES));
-        Server { board, wakes, metrics, token, bodies }
+        Server { board, wakes, metrics, token, local, bodies }
     }
 
     /// Answers connections until `stop`, and then what is still in flight.
@@ -227,6 +236,9 @@ impl Server {
 
     async fn route(&self, route: Route<'_>, request: Request<Incoming>) -> Result<Reply, Refusal> {
         check_origin(request.headers())?;
+        if self.local && self.token.is_none() {
+            check_host(request.headers())?;
+        }
         if !route.is_open() {
             self.check_token(request.headers())?;
         }
@@ -361,6 +373,24 @@ fn check_origin(headers: &HeaderMap) -> Result<(), Refusal> {
     }
 }
 
+/// Refuses a name that is not this machine's own: a page can have its own name lead here, and then is of this site.
+fn check_host(headers: &HeaderMap) -> Result<(), Refusal> {
+    let Some(host) = headers.get(HOST) else { return Ok(()) };
+    let host = host.to_str().unwrap_or_default();
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    match name == "localhost" || address.parse::<IpAddr>().is_ok() {
+        true => Ok(()),
+        false => Err(Refusal::new(
+            StatusCode::FORBIDDEN,
+            "expected localhost or an address as the host, for without --token-file this machine alone is served",
+        )),
+    }
+}
+
 fn tasks(listing: &Listing) -> Tasks<'_> {
     Tasks {
         tasks: listing.tasks.values().map(|resident| Task::of(resident)).collect(),
@@ -414,6 +444,18 @@ mod tests {
         ] {
             assert_eq!(Route::of(path), route, "{path}");
         }
+    }
+
+    #[test]
+    fn names_of_other_machines_are_refused() {
+        let check = |host: &'static str| check_host(&[(HOST, HeaderValue::from_static(host))].into_iter().collect());
+        for host in ["localhost", "localhost:8080", "127.0.0.1:8080", "[::1]:8080", "[::1]"] {
+            check(host).unwrap();
+        }
+        for host in ["evil", "evil:8080", "localhost.evil:8080", "", ":8080"] {
+            assert!(check(host).is_err(), "{host} was accepted");
+        }
+        check_host(&HeaderMap::new()).unwrap();
     }
 
     #[test]

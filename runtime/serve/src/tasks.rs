@@ -298,6 +298,15 @@ impl Directory {
         self.retry();
     }
 
+    /// Whether a patch waits for a bundle that is in the store, and could not be opened: nothing tells when it is whole.
+    pub fn awaits_bundle(&self) -> bool {
+        let waits = |known: &Known| match known.refused.as_ref().map(|refused| &refused.until) {
+            Some(Until::Stored(encoder)) => self.encoders.is_stored(*encoder),
+            _ => false,
+        };
+        self.files.values().any(waits)
+    }
+
     /// Reads refused files again if what they waited for has happened.
     fn retry(&mut self) {
         let due = |known: &Known| match known.refused.as_ref().map(|refused| &refused.until) {
@@ -387,14 +396,12 @@ impl Directory {
             );
             return Err(Refused { reason, until: Until::Free(task) });
         }
-        let attached = self.encoders.station(patch.encoder(), &self.metrics).and_then(|station| {
-            let task = station.encoder().attach(&patch)?;
-            Ok((station, task))
-        });
-        let (station, attached) = attached.map_err(|error| match error {
-            edge_run::Error::Format(FormatError::NotInStore { digest, store }) => {
-                Refused { reason: FormatError::NotInStore { digest, store }.to_string(), until: Until::Stored(digest) }
-            }
+        // A bundle may be on its way into the store, so whatever is wrong with it may pass.
+        let station = self
+            .encoders
+            .station(patch.encoder(), &self.metrics)
+            .map_err(|error| Refused { reason: error.to_string(), until: Until::Stored(patch.encoder()) })?;
+        let attached = station.encoder().attach(&patch).map_err(|error| match error {
             edge_run::Error::Format(error) => Refused::for_good(error.in_file(&path)),
             other => Refused::for_good(other),
         })?;

@@ -58,7 +58,8 @@ pub(crate) fn keep(mut directory: Directory) -> Result<Sender<Wake>> {
             if watcher.is_none() {
                 watcher = watch(&directory, &wakes);
             }
-            if !turn(&mut directory, &receiver, watcher.is_some()) {
+            let awaits = directory.awaits_bundle();
+            if !turn(&mut directory, &receiver, watcher.is_some() && !awaits) {
                 return;
             }
         }
