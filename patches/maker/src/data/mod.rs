@@ -4,8 +4,8 @@
 //! file without labels or rows, and unless the caller leaves them out, rows without a text, with a label that the task does
 //! not have, or with an answer that is not where it is said to be.
 //!
-//! The name's ending says which form a file has: `.jsonl`, `.json` ([`json`]), `.csv` ([`csv`]), `.conll`, `.conllu`, `.bio`,
-//! `.iob` ([`conll`]); everything else is TSV as GLUE's files are.
+//! The name's ending says which form a file has: `.jsonl`, `.json`, `.csv`, `.conll`, `.conllu`, `.bio`,
+//! `.iob`; everything else is TSV as GLUE's files are.
 
 mod conll;
 mod csv;
