@@ -11,7 +11,7 @@ use edge_serve::{Address, Batching, Listener, Options, Result, Supervisor, run};
 ///
 /// A patch that is renamed into the directory is checked whole and takes its task over at once; requests in flight finish on
 /// the values they began with. A file that is removed ends its task. A file that is damaged, half-copied or for an encoder
-/// that is not here changes nothing, and the log, GET /tasks and the metrics say why.
+/// that is not here changes nothing, and the log and GET /tasks say why.
 #[derive(Parser)]
 #[command(name = "edge-serve", version, after_help = EXAMPLES)]
 struct Arguments {
