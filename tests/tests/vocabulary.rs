@@ -40,20 +40,23 @@ fn without_vocabulary(bundle: &Bundle, dir: &Path) -> Bundle {
     Bundle::open(dir).unwrap()
 }
 
-/// Compares the ids of every text, alone and paired with the one before; gives how many texts there were.
+/// Compares the tokens of every text, alone and as what a question is asked of; gives how many texts there were.
 fn compare(bundle: &Bundle, texts: &[String]) -> usize {
     let dir = TempDir::new().unwrap();
     let whole = Encoder::open(without_vocabulary(bundle, dir.path()).dir()).unwrap();
     let mapped = Encoder::open(bundle.dir()).unwrap();
-    let (one, two) = (task("one", "classification", 1), task("two", "classification", 2));
-    let mut before = "good";
+    // Tags are of words and answers of characters, so they tell where tokens are.
+    let (one, two) = (task("one", "tagging", 1), task("two", "span", 2));
     for text in texts {
-        for (task, text) in [(&one, Text::one(text)), (&two, Text::pair(before, text))] {
-            let due = whole.tokenized(task, &text).unwrap().remove(0);
-            let found = mapped.tokenized(task, &text).unwrap().remove(0);
-            assert_eq!(found.ids(), due.ids(), "{text:?}");
+        for (task, text) in [(&one, Text::one(text)), (&two, Text::pair("good", text))] {
+            let (due, found) = (whole.tokenized(task, &text).unwrap(), mapped.tokenized(task, &text).unwrap());
+            assert_eq!(found.len(), due.len(), "{text:?}");
+            for (found, due) in found.iter().zip(&due) {
+                assert_eq!(found.ids(), due.ids(), "{text:?}");
+                // Words, and the tokens of the second text with their characters.
+                assert_eq!(format!("{found:?}"), format!("{due:?}"), "{text:?}");
+            }
         }
-        before = text;
     }
     texts.len()
 }

@@ -36,5 +36,5 @@ pub use patch::{Head, Linear, Patch, StoredSlot};
 pub use signature::{Keys, signature_path};
 pub use slot::{SlotId, Term};
 pub use store::{Store, cache_dir};
-pub use task::{Kind, Pooling, Task};
+pub use task::{Kind, Pooling, Task, quoted};
 pub use vocabulary::{VOCABULARY, Vocabulary, vocabulary_of};

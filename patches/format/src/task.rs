@@ -201,8 +201,8 @@ impl Task {
     }
 }
 
-/// A value from a file as an error shows it: quoted, escaped, and not longer than a line.
-fn quoted(text: &str) -> String {
+/// A value from a file or a request as an error shows it: quoted, escaped, and not longer than a line.
+pub fn quoted(text: &str) -> String {
     let short: String = text.chars().take(40).collect();
     let dots = if short.len() < text.len() { "..." } else { "" };
     format!("{short:?}{dots}")

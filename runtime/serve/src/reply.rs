@@ -1,5 +1,6 @@
 //! Responses: an answer, or a refusal as JSON that says what was expected and what was found.
 
+use bias_patch::quoted;
 use http_body_util::Full;
 use hyper::{
     Response, StatusCode,
@@ -106,11 +107,4 @@ pub(crate) fn bytes(status: StatusCode, kind: &'static str, bytes: impl Into<Byt
     reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     reply.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     reply
-}
-
-/// Text from a request as an error shows it: quoted, escaped, and not longer than a line.
-pub(crate) fn quoted(text: &str) -> String {
-    let short: String = text.chars().take(40).collect();
-    let dots = if short.len() < text.len() { "..." } else { "" };
-    format!("{short:?}{dots}")
 }

@@ -39,7 +39,7 @@ use crate::{
     metrics::Metrics,
     predict, protocol,
     reply::{Refusal, Reply, bytes, json},
-    tasks::{Board, Listing, Resident},
+    tasks::{Board, Listing, Resident, Silent},
     watch::Wake,
 };
 
@@ -153,16 +153,9 @@ struct Task<'a> {
 }
 
 #[derive(Serialize)]
-struct Silent<'a> {
-    file: &'a str,
-    task: &'a str,
-    reason: &'a str,
-}
-
-#[derive(Serialize)]
 struct Tasks<'a> {
     tasks: Vec<Task<'a>>,
-    refused: Vec<Silent<'a>>,
+    refused: &'a [Silent],
     #[serde(skip_serializing_if = "Option::is_none")]
     unreadable: Option<&'a str>,
 }
@@ -394,7 +387,7 @@ fn check_host(headers: &HeaderMap) -> Result<(), Refusal> {
 fn tasks(listing: &Listing) -> Tasks<'_> {
     Tasks {
         tasks: listing.tasks.values().map(|resident| Task::of(resident)).collect(),
-        refused: listing.silent.iter().map(Silent::of).collect(),
+        refused: &listing.silent,
         unreadable: listing.unreadable.as_deref(),
     }
 }
@@ -415,12 +408,6 @@ impl<'a> Task<'a> {
             resident_bytes: resident.task.resident_bytes(),
             version: resident.version(),
         }
-    }
-}
-
-impl<'a> Silent<'a> {
-    fn of(silent: &'a crate::tasks::Silent) -> Self {
-        Silent { file: &silent.file, task: &silent.task, reason: &silent.reason }
     }
 }
 

@@ -18,6 +18,7 @@ use std::{
 
 use bias_patch::{Bundle, Digest, Error as FormatError, Keys, Patch, Store, signature_path};
 use edge_run::{Encoder, EngineOptions, Task};
+use serde::Serialize;
 
 use crate::{
     batcher::{Batching, Station},
@@ -63,6 +64,7 @@ pub(crate) struct Listing {
 }
 
 /// A patch that does not answer as it is.
+#[derive(Serialize)]
 pub(crate) struct Silent {
     /// The file.
     pub file: String,

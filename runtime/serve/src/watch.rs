@@ -7,7 +7,7 @@ use std::{
     collections::BTreeSet,
     ffi::OsString,
     path::Path,
-    sync::mpsc::{self, Receiver, RecvTimeoutError, Sender},
+    sync::mpsc::{self, Receiver, Sender},
     thread,
     time::Duration,
 };
@@ -59,26 +59,18 @@ pub(crate) fn keep(mut directory: Directory) -> Result<Sender<Wake>> {
                 watcher = watch(&directory, &wakes);
             }
             let awaits = directory.awaits_bundle();
-            if !turn(&mut directory, &receiver, watcher.is_some() && !awaits) {
-                return;
-            }
+            turn(&mut directory, &receiver, watcher.is_some() && !awaits);
         }
     };
     thread::Builder::new().name("patches".to_owned()).spawn(run).map_err(Error::system("start a thread"))?;
     Ok(sender)
 }
 
-/// Waits for something to happen and does what is due. False when nobody is left who could wake it.
-fn turn(directory: &mut Directory, receiver: &Receiver<Wake>, watched: bool) -> bool {
-    let first = match watched {
-        true => receiver.recv().map_err(|_| RecvTimeoutError::Disconnected),
-        false => receiver.recv_timeout(POLL),
-    };
-    let mut next = match first {
-        Ok(wake) => Some(wake),
-        Err(RecvTimeoutError::Timeout) => Some(Wake::Touched(Vec::new())),
-        Err(RecvTimeoutError::Disconnected) => return false,
-    };
+/// Waits for something to happen, or where nothing tells of it for a while, and does what is due.
+fn turn(directory: &mut Directory, receiver: &Receiver<Wake>, watched: bool) {
+    // Whoever keeps the directory can always be woken: it holds a sender itself.
+    let first = if watched { receiver.recv().ok() } else { receiver.recv_timeout(POLL).ok() };
+    let mut next = Some(first.unwrap_or_else(|| Wake::Touched(Vec::new())));
     while let Some(wake) = next.take() {
         match wake {
             Wake::Touched(names) => {
@@ -103,7 +95,6 @@ fn turn(directory: &mut Directory, receiver: &Receiver<Wake>, watched: bool) -> 
             Wake::Unload(task, done) => drop(done.send(directory.unload(&task))),
         }
     }
-    true
 }
 
 /// Watches the directory and the store of bundles, if the system can.

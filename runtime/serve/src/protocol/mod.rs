@@ -138,7 +138,7 @@ pub(crate) fn find<'a>(
         None => Ok(resident),
         Some(other) => Err(Refusal::new(
             StatusCode::NOT_FOUND,
-            format!("task {name}: expected version {}, found {}", resident.version(), crate::reply::quoted(other)),
+            format!("task {name}: expected version {}, found {}", resident.version(), bias_patch::quoted(other)),
         )),
     }
 }

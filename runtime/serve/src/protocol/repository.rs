@@ -56,7 +56,7 @@ pub(crate) fn index(listing: &Listing, body: &[u8]) -> Result<Reply, Refusal> {
 /// When there is no file of that task, it is refused, or the request brings files of its own.
 pub(crate) async fn load(wakes: &Sender<Wake>, task: &str, body: &[u8]) -> Result<Reply, Refusal> {
     if let Some(name) = parameters(body)?.keys().next() {
-        let found = crate::reply::quoted(name);
+        let found = bias_patch::quoted(name);
         return Err(Refusal::expected("parameters", "none, for tasks come from the directory of patches", found));
     }
     let (sender, receiver) = oneshot::channel();

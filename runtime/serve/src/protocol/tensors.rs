@@ -4,7 +4,7 @@
 //! Refused: other inputs than the task's, other types than BYTES, shapes that do not agree with what is there, bytes that
 //! nobody announced or that are missing, text that is not UTF-8.
 
-use bias_patch::Task;
+use bias_patch::{Task, quoted};
 use edge_run::Text;
 use hyper::{
     StatusCode,
@@ -16,7 +16,7 @@ use serde_json::Value;
 use super::{Output, TEXT, TEXT_PAIR};
 use crate::{
     limits,
-    reply::{Refusal, Reply, bytes, json, quoted},
+    reply::{Refusal, Reply, bytes, json},
 };
 
 /// The header that says how long the JSON is before the bytes of tensors.
