@@ -47,13 +47,13 @@ impl Server {
         Started(Some((address, child)))
     }
 
-    /// CPU time of all its threads, those that have ended too, in hundredths of a second as the kernel counts.
+    /// CPU time of all its threads.
     fn cpu(&self) -> Duration {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
-        // The name, which is in parentheses, may hold spaces; user and system time are the 14th and 15th fields of all.
-        let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
-        let ticks: u64 = fields[11..13].iter().map(|field| field.parse::<u64>().unwrap()).sum();
-        Duration::from_millis(10 * ticks)
+        let threads = fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        let of = |path: std::path::PathBuf| -> u64 {
+            fs::read_to_string(path.join("schedstat")).unwrap().split(' ').next().unwrap().parse().unwrap()
+        };
+        Duration::from_nanos(threads.map(|thread| of(thread.unwrap().path())).sum())
     }
 }
 
