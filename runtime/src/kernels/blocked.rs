@@ -21,6 +21,9 @@ pub(super) trait Tile {
     /// The CPU has the unit's instructions, `rows` and `panels` are from 1 to their constants, and the pointers of `job`
     /// are as its fields say.
     unsafe fn add(rows: usize, panels: usize, job: &Job);
+
+    /// Asks for a line of memory to be brought into the cache, where the unit can; `line` may point anywhere.
+    fn fetch(_line: *const f32) {}
 }
 
 /// Where a tile's numbers are. Strides are from one row to the next, in values.
@@ -355,6 +358,8 @@ pub(super) unsafe fn multiply_transposed<T: Tile>(
     const SQUARE: usize = PANEL_WIDTH * PANEL_WIDTH;
     /// Floats in a cache line.
     const LINE: usize = 16;
+    /// Panels of `w` between what is turned and what is fetched.
+    const AHEAD: usize = 2;
     check_transposed(y, w, out, stride);
     let step = T::PANELS * PANEL_WIDTH;
     // A panel of the transpose has a row for each column of `w`.
@@ -365,10 +370,17 @@ pub(super) unsafe fn multiply_transposed<T: Tile>(
     let (mut block, mut turned) = ([0.0f32; SQUARE], [0.0f32; SQUARE]);
     for first in (0..w.depth).step_by(step) {
         let columns = (w.depth - first).min(step);
-        for (panel, rows) in panels.chunks_exact_mut(panel).zip((first..first + columns).step_by(PANEL_WIDTH)) {
-            let there = ((w.depth - rows) * PANEL_WIDTH).min(SQUARE);
-            for (square, to) in panel.chunks_mut(SQUARE).enumerate() {
-                let from = &w.data[(square * w.depth + rows) * PANEL_WIDTH..];
+        // Panel by panel of `w`, whose next rows lie far away: fetched while these are turned.
+        for square in 0..w.columns.div_ceil(PANEL_WIDTH) {
+            let place = |square: usize, row: usize| (square * w.depth + row) * PANEL_WIDTH;
+            for line in (0..columns * PANEL_WIDTH).step_by(LINE) {
+                T::fetch(w.data.as_ptr().wrapping_add(place(square + AHEAD, first) + line));
+            }
+            for (panel, row) in panels.chunks_exact_mut(panel).zip((first..first + columns).step_by(PANEL_WIDTH)) {
+                let from = &w.data[place(square, row)..];
+                let there = ((w.depth - row) * PANEL_WIDTH).min(SQUARE);
+                let end = panel.len().min((square + 1) * SQUARE);
+                let to = &mut panel[square * SQUARE..end];
                 if there == SQUARE && to.len() == SQUARE {
                     turn(&from[..SQUARE], to);
                 } else {
