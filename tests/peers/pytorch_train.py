@@ -1,0 +1,222 @@
+"""Trains biases and a head in PyTorch as `edge-patch train` does, and prints the dev metric after every pass: the peer of its figures.
+
+usage: pytorch_train.py CHECKPOINT TASK.json TRAIN DEV [--lr 1e-3] [--epochs 3] [--seeds 3] [--full]
+(pip install torch transformers scipy)
+
+CHECKPOINT is the directory that the bundle was exported from; the task and the files are those of edge-patch: TSV with a header,
+or JSONL of question, context, answer_start and answer for spans. AdamW without decay, 6 % warm-up, linear decay, gradients
+clipped to norm 1, 16 texts of like length to a step, no dropout: what differs from edge-patch is the engine, and the order
+of the texts. --full trains every parameter.
+"""
+
+import argparse
+import collections
+import json
+import random
+import re
+import statistics
+import string
+import time
+
+import torch
+from torch.nn import functional
+from transformers import AutoModel, AutoTokenizer
+
+BATCH = 16
+LONGEST_ANSWER = 30
+
+
+def read_rows(path):
+    """Rows of a TSV with a header or of JSONL as dictionaries."""
+    with open(path, encoding="utf-8") as lines:
+        if path.endswith(".jsonl"):
+            return [json.loads(line) for line in lines if line.strip()]
+        names = next(lines).rstrip("\n").split("\t")
+        return [dict(zip(names, line.rstrip("\n").split("\t"))) for line in lines if line.strip("\n")]
+
+
+class Text:
+    """A tokenized text: ids, types, what is due, and for spans where its tokens lie."""
+
+    def __init__(self, task, tokenizer, row):
+        longest = task.get("max_length", 128)
+        kind = task["kind"]
+        if kind == "span":
+            found = tokenizer(
+                row["question"], row["context"], truncation="only_second", max_length=longest, return_offsets_mapping=True
+            )
+            second = [at for at, part in enumerate(found.sequence_ids(0)) if part == 1]
+            self.places, self.second, self.row = found["offset_mapping"], second, row
+            first, last = row["answer_start"], row["answer_start"] + len(row["answer"])
+            begins = [at for at in second if self.places[at][0] <= first < self.places[at][1]]
+            ends = [at for at in second if self.places[at][0] < last <= self.places[at][1]]
+            self.due = (begins[0], ends[-1]) if begins and ends else None
+        elif kind == "tagging":
+            found = tokenizer(row["tokens"].split(" "), is_split_into_words=True, truncation=True, max_length=longest)
+            words = found.word_ids(0)
+            firsts = [at for at, word in enumerate(words) if word is not None and words[at - 1] != word]
+            labels = row["labels"].split(" ")
+            self.due = [(at, task["labels"].index(labels[words[at]])) for at in firsts]
+            self.words = len(labels)
+        else:
+            pair = row.get("sentence2")
+            found = tokenizer(row.get("sentence1", row.get("sentence")), pair, truncation=True, max_length=longest)
+            names = task.get("labels")
+            # GLUE writes the number of a label, others its name.
+            label = row["label"]
+            self.due = float(label) if names is None else names.index(label) if label in names else int(label)
+        self.ids = found["input_ids"]
+        self.types = found.get("token_type_ids") or [0] * len(self.ids)
+
+
+def padded(texts):
+    length = max(len(text.ids) for text in texts)
+    fill = lambda lists: torch.tensor([numbers + [0] * (length - len(numbers)) for numbers in lists])
+    mask = fill([[1] * len(text.ids) for text in texts])
+    return fill([text.ids for text in texts]), fill([text.types for text in texts]), mask
+
+
+class Training:
+    def __init__(self, arguments, seed):
+        random.seed(seed)
+        torch.manual_seed(seed)
+        self.task = json.load(open(arguments.task, encoding="utf-8"))
+        self.kind, self.pooling = self.task["kind"], self.task.get("pooling", "cls")
+        self.encoder = AutoModel.from_pretrained(arguments.checkpoint, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+        outputs = {"regression": 1, "span": 2}.get(self.kind) or len(self.task["labels"])
+        self.head = torch.nn.Linear(self.encoder.config.hidden_size, outputs)
+        torch.nn.init.normal_(self.head.weight, std=0.02)
+        torch.nn.init.zeros_(self.head.bias)
+        for name, parameter in self.encoder.named_parameters():
+            parameter.requires_grad = arguments.full or name.endswith(".bias")
+        trained = [parameter for parameter in self.encoder.parameters() if parameter.requires_grad]
+        self.trained = trained + list(self.head.parameters())
+
+    def outputs(self, texts):
+        ids, types, mask = padded(texts)
+        found = self.encoder(input_ids=ids, token_type_ids=types, attention_mask=mask)
+        tokens = found.last_hidden_state
+        if self.kind in ("span", "tagging"):
+            return self.head(tokens)
+        if self.pooling == "mean":
+            return self.head((tokens * mask[..., None]).sum(1) / mask.sum(1, keepdim=True))
+        return self.head(tokens[:, 0] if self.pooling == "cls" else found.pooler_output)
+
+    def loss(self, texts):
+        outputs = self.outputs(texts)
+        if self.kind == "regression":
+            return functional.mse_loss(outputs[:, 0], torch.tensor([text.due for text in texts]))
+        if self.kind == "classification":
+            return functional.cross_entropy(outputs, torch.tensor([text.due for text in texts]))
+        losses = []
+        for text, logits in zip(texts, outputs):
+            if self.kind == "tagging":
+                at, due = (list(numbers) for numbers in zip(*text.due))
+                losses.append(functional.cross_entropy(logits[at], torch.tensor(due)))
+            elif text.due is not None:
+                inside = logits[text.second]
+                for side, due in enumerate(text.due):
+                    due = torch.tensor(text.second.index(due))
+                    losses.append(functional.cross_entropy(inside[:, side], due) / 2)
+        return torch.stack(losses).sum() / len(texts)
+
+    def metric(self, texts):
+        found = {}
+        by_length = sorted(range(len(texts)), key=lambda at: len(texts[at].ids))
+        with torch.no_grad():
+            for first in range(0, len(texts), 64):
+                numbers = by_length[first : first + 64]
+                for number, outputs in zip(numbers, self.outputs([texts[at] for at in numbers])):
+                    found[number] = outputs
+        outputs = [found[at] for at in range(len(texts))]
+        if self.kind == "regression":
+            from scipy.stats import spearmanr
+
+            return {"Spearman": spearmanr([float(o[0]) for o in outputs], [text.due for text in texts]).statistic}
+        if self.kind == "span":
+            scores = [answer_scores(self.answer(text, o), text.row["answer"]) for text, o in zip(texts, outputs)]
+            return {"exact": statistics.mean(s[0] for s in scores), "F1": statistics.mean(s[1] for s in scores)}
+        if self.kind == "tagging":
+            right = sum(int(o[at].argmax()) == due for text, o in zip(texts, outputs) for at, due in text.due)
+            return {"accuracy": right / sum(text.words for text in texts)}
+        best = [int(o.argmax()) for o in outputs]
+        due = [text.due for text in texts]
+        scores = {"accuracy": sum(a == b for a, b in zip(best, due)) / len(due)}
+        if len(self.task["labels"]) == 2:
+            hits = sum(a == b == 1 for a, b in zip(best, due))
+            scores["F1"] = 2 * hits / max(1, sum(best) + sum(due))
+        return scores
+
+    def answer(self, text, logits):
+        inside = logits[text.second]
+        sums = inside[:, None, 0] + inside[None, :, 1]
+        allowed = torch.ones_like(sums).triu().tril(LONGEST_ANSWER - 1).bool()
+        first, last = divmod(int(sums.masked_fill(~allowed, -torch.inf).argmax()), len(text.second))
+        return text.row["context"][text.places[text.second[first]][0] : text.places[text.second[last]][1]]
+
+
+def answer_scores(found, due):
+    """Exact match and F1 as SQuAD's script normalises answers."""
+
+    def words(text):
+        text = "".join(c for c in text.lower() if c not in string.punctuation)
+        return re.sub(r"\b(a|an|the)\b", " ", text).split()
+
+    found, due = words(found), words(due)
+    common = sum((collections.Counter(found) & collections.Counter(due)).values())
+    return float(found == due), 2 * common / (len(found) + len(due)) if common else float(found == due)
+
+
+def batches(texts):
+    """Batches of texts of like length, in random order."""
+    order = random.sample(range(len(texts)), len(texts))
+    found = []
+    for first in range(0, len(order), 50 * BATCH):
+        near = sorted(order[first : first + 50 * BATCH], key=lambda at: len(texts[at].ids))
+        found += [near[at : at + BATCH] for at in range(0, len(near), BATCH)]
+    random.shuffle(found)
+    return found
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    for name in ("checkpoint", "task", "train", "dev"):
+        parser.add_argument(name)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--full", action="store_true")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    tokenizer = AutoTokenizer.from_pretrained(arguments.checkpoint)
+    ends = collections.defaultdict(list)
+    for seed in range(1, arguments.seeds + 1):
+        training = Training(arguments, seed)
+        learn, judge = ([Text(training.task, tokenizer, row) for row in read_rows(p)] for p in (arguments.train, arguments.dev))
+        steps = arguments.epochs * -(-len(learn) // BATCH)
+        adam = torch.optim.AdamW(training.trained, lr=arguments.lr, weight_decay=0.0)
+        rate = lambda step: min(1, (step + 1) / max(1, 0.06 * steps)) * (steps - step) / steps
+        schedule = torch.optim.lr_scheduler.LambdaLR(adam, rate)
+        begun = time.time()
+        for epoch in range(1, arguments.epochs + 1):
+            total = 0.0
+            for numbers in batches(learn):
+                loss = training.loss([learn[at] for at in numbers])
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(training.trained, 1.0)
+                adam.step()
+                adam.zero_grad()
+                schedule.step()
+                total += loss.item() * len(numbers)
+            scores = training.metric(judge)
+            shown = "  ".join(f"{name} {100 * score:.2f}" for name, score in scores.items())
+            print(f"seed {seed}  pass {epoch}  loss {total / len(learn):.4f}  {shown}  {time.time() - begun:.0f} s", flush=True)
+        for name, score in scores.items():
+            ends[name].append(100 * score)
+    for name, found in ends.items():
+        print(f"{name}: mean {statistics.mean(found):.2f} of {len(found)} seeds at the end")
+
+
+if __name__ == "__main__":
+    main()
