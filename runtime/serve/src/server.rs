@@ -15,10 +15,10 @@ use std::{
 };
 
 use bias_patch::Digest;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use hyper::{
     Method, Request, StatusCode,
-    body::{Body as _, Bytes, Incoming},
+    body::{Body as _, Incoming},
     header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, HOST, HeaderMap, HeaderValue, ORIGIN},
     server::conn::http1,
     service::service_fn,
@@ -260,8 +260,8 @@ impl Server {
                 protocol::infer(protocol::find(&listing, task, version)?, &body, head_bytes.as_deref()).await
             }
             Route::Index => protocol::index(&listing, &body),
-            Route::Load(task) => protocol::load(&self.wakes, task, &body).await,
-            Route::Unload(task) => protocol::unload(&self.wakes, task, &body).await,
+            Route::Load(task) => protocol::load(&self.wakes, &listing, task, &body).await,
+            Route::Unload(task) => protocol::unload(&self.wakes, &listing, task, &body).await,
             _ => self.tell(route, &listing),
         }
     }
@@ -310,28 +310,44 @@ impl Server {
     }
 
     /// The body of a request, and room for it that is given back when the request is answered.
-    async fn body(&self, request: Request<Incoming>) -> Result<(Bytes, OwnedSemaphorePermit), Refusal> {
+    async fn body(&self, request: Request<Incoming>) -> Result<(Vec<u8>, OwnedSemaphorePermit), Refusal> {
         if request.headers().get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
             let message = "content-encoding: expected none, for bodies are not decompressed here";
             return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message).closing());
         }
         let most = limits::BODY_BYTES;
         let too_large = || Refusal::too_large(format!("expected a body of at most {most} bytes, found more")).closing();
-        let body = request.into_body();
-        let announced = body.size_hint().upper().unwrap_or(most as u64);
-        let announced = u32::try_from(announced).ok().filter(|bytes| *bytes as usize <= most).ok_or_else(too_large)?;
-        let room = self.bodies.clone().try_acquire_many_owned(announced);
-        let room = room.map_err(|_| Refusal::busy("too many requests at once; ask again in a second").closing())?;
-        match timeout(limits::BODY_TIME, Limited::new(body, most).collect()).await {
-            Ok(Ok(body)) => Ok((body.to_bytes(), room)),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
-            Ok(Err(error)) => Err(Refusal::bad(format!("body: {error}")).closing()),
-            Err(_) => {
-                let seconds = limits::BODY_TIME.as_secs();
-                let message = format!("expected the whole body within {seconds} seconds");
-                Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, message).closing())
-            }
+        let mut body = request.into_body();
+        if body.size_hint().lower() > most as u64 {
+            return Err(too_large());
         }
+        let read = async {
+            let (mut bytes, mut room) = (Vec::new(), self.room(0)?);
+            while let Some(frame) = body.frame().await {
+                let frame = frame.map_err(|error| Refusal::bad(format!("body: {error}")).closing())?;
+                // Trailers have nothing to say here.
+                let Ok(data) = frame.into_data() else { continue };
+                if data.len() > most - bytes.len() {
+                    return Err(too_large());
+                }
+                room.merge(self.room(data.len())?);
+                // Copied, for a part may keep the whole buffer alive that it was read into.
+                bytes.extend_from_slice(&data);
+            }
+            Ok((bytes, room))
+        };
+        timeout(limits::BODY_TIME, read).await.unwrap_or_else(|_| {
+            let seconds = limits::BODY_TIME.as_secs();
+            let message = format!("expected the whole body within {seconds} seconds");
+            Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, message).closing())
+        })
+    }
+
+    /// Room for bytes that have come: what is only announced takes none from others.
+    fn room(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Refusal> {
+        let busy = || Refusal::busy("too many requests at once; ask again in a second").closing();
+        let bytes = u32::try_from(bytes).map_err(|_| busy())?;
+        self.bodies.clone().try_acquire_many_owned(bytes).map_err(|_| busy())
     }
 }
 

@@ -377,9 +377,9 @@ impl Directory {
     /// The task of a file: checked whole, attached, and not yet answering. The one that answers if the bytes are its.
     fn resident(&mut self, name: &OsStr) -> Result<Arc<Resident>, Refused> {
         let path = self.dir.join(name);
-        let bytes = self.bytes(&path).map_err(Refused::for_good)?;
+        let bytes = self.bytes(&path, limits::PATCH_BYTES).map_err(Refused::for_good)?;
         if let Some(keys) = &self.keys {
-            keys.check(&path, &bytes).map_err(Refused::for_good)?;
+            keys.check_with(&path, &bytes, |signature, most| self.bytes(signature, most)).map_err(Refused::for_good)?;
         }
         let digest = Digest::of(&bytes);
         let same = |resident: &&Arc<Resident>| resident.file == name && resident.digest == digest;
@@ -411,8 +411,8 @@ impl Directory {
         Ok(Arc::new(Resident { name: task, file: name.to_owned(), digest, bytes: bytes.len(), task: task_of, station }))
     }
 
-    /// The bytes of a regular file of the directory.
-    fn bytes(&self, path: &Path) -> Result<Vec<u8>, FormatError> {
+    /// The bytes of a regular file of the directory, wherever within it links lead, and never of one outside of it.
+    fn bytes(&self, path: &Path, most: u64) -> Result<Vec<u8>, FormatError> {
         let place = fs::canonicalize(&self.dir).map_err(FormatError::io(&self.dir, "read"))?;
         let real = fs::canonicalize(path).map_err(FormatError::io(path, "read"))?;
         let field = |expected: String, found: String| FormatError::Field { field: "file".to_owned(), expected, found };
@@ -420,16 +420,20 @@ impl Directory {
             let expected = format!("one within {}, which alone is read", self.dir.display());
             return Err(field(expected, "a link that leads out of it".to_owned()).in_file(path));
         }
-        // Before it is opened: to open a pipe is to wait for its writer.
-        let metadata = fs::metadata(&real).map_err(FormatError::io(path, "read"))?;
+        // Before it is opened: to open a pipe is to wait for its writer. Its real path has no links left to follow.
+        let metadata = fs::symlink_metadata(&real).map_err(FormatError::io(path, "read"))?;
         if !metadata.is_file() {
             return Err(field("a regular file".to_owned(), "something else".to_owned()).in_file(path));
         }
-        let mut bytes = Vec::new();
         let file = File::open(&real).map_err(FormatError::io(path, "read"))?;
-        file.take(limits::PATCH_BYTES + 1).read_to_end(&mut bytes).map_err(FormatError::io(path, "read"))?;
-        if bytes.len() as u64 > limits::PATCH_BYTES {
-            return Err(field(format!("at most {} bytes", limits::PATCH_BYTES), "more".to_owned()).in_file(path));
+        let opened = file.metadata().map_err(FormatError::io(path, "read"))?;
+        if (opened.dev(), opened.ino()) != (metadata.dev(), metadata.ino()) {
+            return Err(field("one that stays while it is read".to_owned(), "another file".to_owned()).in_file(path));
+        }
+        let mut bytes = Vec::new();
+        file.take(most + 1).read_to_end(&mut bytes).map_err(FormatError::io(path, "read"))?;
+        if bytes.len() as u64 > most {
+            return Err(field(format!("at most {most} bytes"), "more".to_owned()).in_file(path));
         }
         Ok(bytes)
     }
@@ -449,13 +453,15 @@ impl Directory {
 
     fn publish(&mut self) {
         let silent = |(name, known): (&OsString, &Known)| {
+            let task = known.task.clone().unwrap_or_else(|| stem(name));
             let reason = match &known.refused {
                 Some(refused) => refused.reason.clone(),
-                None if known.unloaded => "unloaded on request".to_owned(),
+                None if known.unloaded => {
+                    format!("unloaded on request; POST /v2/repository/models/{task}/load loads it again")
+                }
                 None => return None,
             };
-            let file = name.to_string_lossy().into_owned();
-            Some(Silent { file, task: known.task.clone().unwrap_or_else(|| stem(name)), reason })
+            Some(Silent { file: name.to_string_lossy().into_owned(), task, reason })
         };
         let listing = Listing {
             tasks: self.tasks.clone(),
