@@ -12,11 +12,13 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     Batching, Enforced, Listener, Supervisor,
+    directory::Directory,
+    encoders::Encoders,
     error::{Error, Result},
     metrics::Metrics,
     sandbox,
     server::Server,
-    tasks::{Board, Directory, Encoders},
+    tasks::Board,
     watch::keep,
 };
 
