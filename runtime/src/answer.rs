@@ -35,6 +35,52 @@ pub enum Answer {
     Spans(Vec<Span>),
 }
 
+/// An answer as programs read it: the fields of its kind, the others left out.
+#[derive(Serialize)]
+pub struct Fields<'a> {
+    /// The likeliest label, or the text of the best span.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label: Option<&'a str>,
+    /// A regression's number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub value: Option<f32>,
+    /// The probability of the label or span.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub score: Option<f32>,
+    /// Labels, the likeliest first, where there are more than one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub top: Option<&'a [Ranked]>,
+    /// One tag for each word.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tags: Option<&'a [Tag]>,
+    /// Spans, the likeliest first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spans: Option<&'a [Span]>,
+}
+
+impl Answer {
+    /// The answer as programs read it.
+    pub fn fields(&self) -> Fields<'_> {
+        let (label, score) = self.best().unzip();
+        let none = Fields { label, value: None, score, top: None, tags: None, spans: None };
+        match self {
+            Answer::Labels(ranked) => Fields { top: (ranked.len() > 1).then_some(ranked), ..none },
+            Answer::Value(value) => Fields { value: Some(*value), ..none },
+            Answer::Tags(tags) => Fields { tags: Some(tags), ..none },
+            Answer::Spans(spans) => Fields { spans: Some(spans), ..none },
+        }
+    }
+
+    /// The likeliest label, or the text of the best span, with its probability.
+    fn best(&self) -> Option<(&str, f32)> {
+        match self {
+            Answer::Labels(ranked) => ranked.first().map(|best| (&*best.label, best.score)),
+            Answer::Spans(spans) => spans.first().map(|best| (&*best.text, best.score)),
+            Answer::Value(_) | Answer::Tags(_) => None,
+        }
+    }
+}
+
 /// A label with its probability.
 #[derive(Clone, Debug, Serialize)]
 pub struct Ranked {

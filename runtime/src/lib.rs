@@ -36,7 +36,7 @@ mod memory;
 mod text;
 mod word_piece;
 
-pub use answer::{Answer, Prediction, Ranked, Span, Tag, Timing};
+pub use answer::{Answer, Fields, Prediction, Ranked, Span, Tag, Timing};
 pub use bias_patch::{Bundle, Patch, Store};
 pub use encoder::{Encoder, LoadTiming, Options, RUN_TOKENS, Request, Task};
 pub use engine::{Activations, EngineKind, EngineOptions};

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{Read, Write},
+    io::{self, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     path::Path,
     process::{Child, Stdio},
@@ -42,19 +42,31 @@ impl Reply {
 /// Starts a server on the bundle and the patches in `home`, on a free port, and waits until it answers.
 pub fn start(home: &Path, bundle: &Path, arguments: &[&str]) -> (SocketAddr, Child) {
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let child = start_at(&address.to_string(), || TcpStream::connect(address), home, bundle, arguments);
+    (address, child)
+}
+
+/// Starts a server at an address as `--listen` takes it, and waits until `connect` does.
+pub fn start_at<T>(
+    address: &str,
+    connect: impl Fn() -> io::Result<T>,
+    home: &Path,
+    bundle: &Path,
+    arguments: &[&str],
+) -> Child {
     let mut command = command("edge-serve", home);
-    command.current_dir(home).args(["--patches", "patches", "--listen", &address.to_string()]);
+    command.current_dir(home).args(["--patches", "patches", "--listen", address]);
     command.arg("--bundle").arg(bundle);
     let log = fs::OpenOptions::new().create(true).append(true).open(home.join("log")).unwrap();
     let mut child = command.args(arguments).stdout(Stdio::null()).stderr(log).spawn().unwrap();
     let begun = Instant::now();
-    while TcpStream::connect(address).is_err() {
+    while connect().is_err() {
         let log = || fs::read_to_string(home.join("log")).unwrap();
         assert!(child.try_wait().unwrap().is_none(), "edge-serve stopped; it said: {}", log());
         assert!(begun.elapsed() < PATIENCE, "edge-serve does not listen; it said: {}", log());
         thread::sleep(Duration::from_millis(5));
     }
-    (address, child)
+    child
 }
 
 /// A connection, on which nothing is waited for longer than [`PATIENCE`].
@@ -66,7 +78,7 @@ pub fn connect(address: SocketAddr) -> TcpStream {
 }
 
 /// Sends a request with a body and gives what comes back.
-pub fn ask(stream: &mut TcpStream, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
+pub fn ask(stream: &mut (impl Read + Write), method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
     let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
     let length = body.len();
     let head = format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n{headers}\r\n");
@@ -75,7 +87,7 @@ pub fn ask(stream: &mut TcpStream, method: &str, path: &str, headers: &[(&str, &
 }
 
 /// The next response on a connection; none if it was closed instead.
-pub fn reply(stream: &mut TcpStream) -> Option<Reply> {
+pub fn reply(stream: &mut impl Read) -> Option<Reply> {
     let (mut bytes, mut part) = (Vec::new(), [0; 4096]);
     let end = loop {
         if let Some(at) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {

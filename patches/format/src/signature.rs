@@ -23,9 +23,12 @@ impl Keys {
     /// When one cannot be read or is not a public key.
     pub fn open(paths: &[PathBuf]) -> Result<Self> {
         let open = |path: &PathBuf| {
-            let text = fs::read_to_string(path).map_err(Error::io(path, "read"))?;
-            PublicKey::decode(&text)
-                .map_err(|e| Error::field("public key", "two lines as minisign -G writes them", e).in_file(path))
+            let bytes = fs::read(path).map_err(Error::io(path, "read"))?;
+            let expected =
+                "the two lines of a .pub file as minisign -G writes it: a comment, and a key that begins with RW";
+            let wrong = |found: String| Error::field("public key", expected, found).in_file(path);
+            let text = std::str::from_utf8(&bytes).map_err(|_| wrong("bytes that are no text".to_owned()))?;
+            PublicKey::decode(text).map_err(|e| wrong(e.to_string()))
         };
         Ok(Keys(paths.iter().map(open).collect::<Result<_>>()?))
     }
@@ -35,17 +38,38 @@ impl Keys {
     /// # Errors
     /// When there is no signature beside the patch, or none of the keys made it for these bytes.
     pub fn check(&self, patch: &Path, bytes: &[u8]) -> Result<()> {
+        self.check_with(patch, bytes, |path, most| {
+            let found = fs::metadata(path).map_err(Error::io(path, "read"))?;
+            if !found.is_file() {
+                return Err(Error::Unsigned { signature: path.to_owned() });
+            }
+            if found.len() > most {
+                return Err(Error::field("signature", format!("at most {most} bytes"), found.len()).in_file(path));
+            }
+            fs::read(path).map_err(Error::io(path, "read"))
+        })
+    }
+
+    /// As [`Keys::check`], for who may not read every file: `read` gives the bytes of the signature, or refuses to read it
+    /// or more bytes than so many.
+    ///
+    /// # Errors
+    /// Those of [`Keys::check`], and those of `read`.
+    pub fn check_with(
+        &self,
+        patch: &Path,
+        bytes: &[u8],
+        read: impl FnOnce(&Path, u64) -> Result<Vec<u8>>,
+    ) -> Result<()> {
         /// Far more than a signature and its comments take.
         const MOST_BYTES: u64 = 64 << 10;
         let path = signature_path(patch);
-        let file = fs::metadata(&path).ok().filter(fs::Metadata::is_file);
-        let found = file.ok_or_else(|| Error::Unsigned { signature: path.clone() })?.len();
-        if found > MOST_BYTES {
-            return Err(Error::field("signature", format!("at most {MOST_BYTES} bytes"), found).in_file(&path));
+        if fs::symlink_metadata(&path).is_err() {
+            return Err(Error::Unsigned { signature: path });
         }
-        let text = fs::read_to_string(&path).map_err(Error::io(&path, "read"))?;
-        let signature = Signature::decode(&text)
-            .map_err(|e| Error::field("signature", "minisign's four lines", e).in_file(&path))?;
+        let wrong = |found: String| Error::field("signature", "minisign's four lines", found).in_file(&path);
+        let text = String::from_utf8(read(&path, MOST_BYTES)?).map_err(|e| wrong(e.to_string()))?;
+        let signature = Signature::decode(&text).map_err(|e| wrong(e.to_string()))?;
         match self.0.iter().any(|key| key.verify(bytes, &signature, false).is_ok()) {
             true => Ok(()),
             false => Err(Error::BadSignature { keys: self.0.len() }.in_file(patch)),
@@ -95,10 +119,10 @@ mod tests {
     fn a_file_that_is_no_key_is_refused() {
         let dir = tempfile::TempDir::new().unwrap();
         let path = dir.path().join("key.pub");
-        for text in ["", "one line", "a comment\nnot base64 at all\n"] {
-            fs::write(&path, text).unwrap();
+        for bytes in [&b""[..], b"one line", b"a comment\nnot base64 at all\n", b"\xff\xfe"] {
+            fs::write(&path, bytes).unwrap();
             let error = Keys::open(std::slice::from_ref(&path)).unwrap_err().to_string();
-            assert!(error.contains("key.pub: public key: expected"), "{error}");
+            assert!(error.contains("key.pub: public key: expected the two lines of a .pub file"), "{error}");
         }
     }
 }

@@ -182,7 +182,8 @@ impl Shared {
                 Options { top: limits::TOP, most_windows: Some(limits::WINDOWS), ..Options::default() },
             )
         };
-        // A text that makes the tokenizer panic is a bug, but not one that the other texts should feel.
+        // A text that makes the tokenizer panic is a bug, but not one that the other texts should feel. Only where panics
+        // unwind: a build of the board profile aborts, says so when it starts, and is for a supervisor to start again.
         match catch_unwind(AssertUnwindSafe(run)) {
             Ok(answers) => {
                 self.metrics.batch(&answers);

@@ -26,6 +26,12 @@ pub enum Error {
         /// What it handed over.
         found: String,
     },
+    /// What should be the directory of patches is none.
+    #[error("{}: expected a directory of *.bias files, found something else; name the directory with --patches", path.display())]
+    Patches {
+        /// What was named.
+        path: PathBuf,
+    },
     /// The file of the bearer token has none in it.
     #[error("{}: expected a token of at least 16 characters on one line, found {found}", path.display())]
     Token {

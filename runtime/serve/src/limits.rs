@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// Bytes of a request's body.
 pub const BODY_BYTES: usize = 1 << 20;
-/// Bytes of all bodies that are being read or answered at one time.
+/// Bytes that have come of all bodies that are being read or answered at one time.
 pub const BODIES_BYTES: usize = 32 << 20;
 /// Bytes of one text. What is beyond a task's tokens would be cut, but all of it has to be read for that.
 pub const TEXT_BYTES: usize = 64 << 10;
@@ -24,9 +24,9 @@ pub const BUFFER_BYTES: usize = 64 << 10;
 pub const CONNECTIONS: usize = 512;
 /// For the first line and headers to come, and for the next request on an idle connection.
 pub const HEADER_TIME: Duration = Duration::from_secs(10);
-/// For a body to come.
+/// For a whole body to come.
 pub const BODY_TIME: Duration = Duration::from_secs(10);
-/// For a client to take its answer.
+/// For a client to take a whole answer, from when it has to be waited for.
 pub const ANSWER_TIME: Duration = Duration::from_secs(30);
 /// For what is in flight when the process is asked to stop.
 pub const STOP_TIME: Duration = Duration::from_secs(10);

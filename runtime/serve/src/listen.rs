@@ -52,11 +52,11 @@ pub(crate) enum Acceptor {
     Unix(UnixListener),
 }
 
-/// A connection, which ends when the other side takes nothing of its answer for too long.
+/// A connection, which ends when the other side takes too long for its answer.
 pub(crate) struct Stream {
     socket: Connected,
-    /// Since the other side takes nothing.
-    stalled: Option<Pin<Box<Sleep>>>,
+    /// When all that waits to be written has to be taken; none while nothing waits. A byte now and then does not defer it.
+    due: Option<Pin<Box<Sleep>>>,
 }
 
 enum Connected {
@@ -166,9 +166,9 @@ impl Acceptor {
                 let (stream, _) = socket.accept().await?;
                 // Answers are small and whole: nothing is gained by waiting for more.
                 stream.set_nodelay(true)?;
-                Ok(Stream { socket: Connected::Tcp(stream), stalled: None })
+                Ok(Stream { socket: Connected::Tcp(stream), due: None })
             }
-            Acceptor::Unix(socket) => Ok(Stream { socket: Connected::Unix(socket.accept().await?.0), stalled: None }),
+            Acceptor::Unix(socket) => Ok(Stream { socket: Connected::Unix(socket.accept().await?.0), due: None }),
         }
     }
 }
@@ -188,16 +188,18 @@ impl AsyncWrite for Stream {
             Connected::Tcp(socket) => Pin::new(socket).poll_write(cx, bytes),
             Connected::Unix(socket) => Pin::new(socket).poll_write(cx, bytes),
         };
-        if written.is_ready() {
-            self.stalled = None;
-            return written;
+        if written.is_pending() && self.due.is_none() {
+            self.due = Some(Box::pin(sleep(limits::ANSWER_TIME)));
         }
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(limits::ANSWER_TIME)));
-        stalled.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+        match self.due.as_mut().map(|due| due.as_mut().poll(cx)) {
+            Some(Poll::Ready(())) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            Some(Poll::Pending) | None => written,
+        }
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // Sockets keep nothing back.
+    fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Sockets keep nothing back, and hyper flushes once they have taken all it had to write.
+        self.due = None;
         Poll::Ready(Ok(()))
     }
 

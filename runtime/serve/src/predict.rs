@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use edge_run::{Answer as Said, Ranked, Span, Tag, Text};
+use edge_run::{Fields, Text};
 use hyper::StatusCode;
 use serde::{Deserialize, Serialize};
 
@@ -35,18 +35,8 @@ struct Row<'a> {
 
 #[derive(Serialize)]
 struct Prediction<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    label: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    score: Option<f32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    value: Option<f32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    top: Option<&'a [Ranked]>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tags: Option<&'a [Tag]>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    spans: Option<&'a [Span]>,
+    #[serde(flatten)]
+    fields: Fields<'a>,
     #[serde(skip_serializing_if = "<[f32]>::is_empty")]
     logits: &'a [f32],
     tokens: usize,
@@ -70,7 +60,7 @@ struct Rows<'a> {
 /// # Errors
 /// When there is no such task, the body is not a question, or the text has no answer.
 pub(crate) async fn one(listing: &Listing, task: &str, body: &[u8]) -> Result<Reply, Refusal> {
-    let resident = listing.tasks.get(task).ok_or_else(|| Refusal::no_task(task))?;
+    let resident = listing.tasks.get(task).ok_or_else(|| Refusal::no_task(listing, task))?;
     let question = parse(body)?;
     if question.tasks.is_some() {
         return Err(Refusal::expected("tasks", "none, for the address names the task", "a list"));
@@ -90,7 +80,7 @@ pub(crate) async fn all(listing: &Listing, body: &[u8]) -> Result<Reply, Refusal
         None => listing.tasks.values().collect(),
         Some(names) => names
             .iter()
-            .map(|name| listing.tasks.get(name).ok_or_else(|| Refusal::no_task(name)))
+            .map(|name| listing.tasks.get(name).ok_or_else(|| Refusal::no_task(listing, name)))
             .collect::<Result<_, _>>()?,
     };
     let text = question.into_text();
@@ -121,13 +111,8 @@ fn row<'a>(resident: &'a Resident, answer: &'a Result<Answer, Refusal>) -> Row<'
     };
     let timing = &prediction.timing;
     let took = timing.tokenize + timing.switch + timing.encode + timing.answer;
-    let mut said = Prediction {
-        label: None,
-        score: None,
-        value: None,
-        top: None,
-        tags: None,
-        spans: None,
+    let said = Prediction {
+        fields: prediction.answer.fields(),
         logits: &prediction.logits,
         tokens: timing.tokens,
         truncated: prediction.truncated,
@@ -136,17 +121,5 @@ fn row<'a>(resident: &'a Resident, answer: &'a Result<Answer, Refusal>) -> Row<'
         bytes: resident.bytes,
         version: resident.version(),
     };
-    match &prediction.answer {
-        Said::Labels(ranked) => {
-            (said.label, said.score) = ranked.first().map(|best| (&*best.label, best.score)).unzip();
-            said.top = Some(ranked);
-        }
-        Said::Value(value) => said.value = Some(*value),
-        Said::Tags(tags) => said.tags = Some(tags),
-        Said::Spans(spans) => {
-            (said.label, said.score) = spans.first().map(|best| (&*best.text, best.score)).unzip();
-            said.spans = Some(spans);
-        }
-    }
     Row { task, said: Some(said), error: None }
 }

@@ -9,6 +9,8 @@ use hyper::{
 };
 use serde::Serialize;
 
+use crate::tasks::Listing;
+
 /// A response that is whole before it is sent.
 pub(crate) type Reply = Response<Full<Bytes>>;
 
@@ -40,9 +42,14 @@ impl Refusal {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, message)
     }
 
-    /// There is no such task.
-    pub fn no_task(name: &str) -> Self {
-        Self::new(StatusCode::NOT_FOUND, format!("no task {}; GET /tasks lists them", quoted(name)))
+    /// No such task answers: why, where a file of it is there.
+    pub fn no_task(listing: &Listing, name: &str) -> Self {
+        let silent = listing.silent.iter().find(|silent| silent.task == name);
+        let message = match silent {
+            Some(silent) => format!("task {} does not answer: {}", quoted(name), silent.reason),
+            None => format!("no task {}; GET /tasks lists them", quoted(name)),
+        };
+        Self::new(StatusCode::NOT_FOUND, message)
     }
 
     /// There is too much to do; the same request may well succeed in a second.

@@ -70,3 +70,50 @@ pub fn enter(read: &[&Path], write: Option<&Path>) -> Result<Enforced> {
 pub fn enter(_: &[&Path], _: Option<&Path>) -> Result<Enforced> {
     Ok(Enforced::Not)
 }
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::{
+        fs,
+        io::{self, ErrorKind, Write},
+        net::{TcpListener, TcpStream},
+        thread,
+    };
+
+    use super::*;
+
+    #[test]
+    fn nothing_but_its_own_files_is_left_to_the_process() {
+        let (inside, outside) = (tempfile::TempDir::new().unwrap(), tempfile::TempDir::new().unwrap());
+        for dir in [inside.path(), outside.path()] {
+            fs::write(dir.join("file"), "text").unwrap();
+            fs::create_dir(dir.join("cache")).unwrap();
+        }
+        let peer = TcpListener::bind("127.0.0.1:0").unwrap();
+        let denied = |result: io::Result<()>| result.is_err_and(|e| e.kind() == ErrorKind::PermissionDenied);
+        // Only this thread is restricted, and it ends with the test.
+        let enforced = thread::scope(|scope| {
+            let restricted = scope.spawn(|| {
+                let enforced = enter(&[inside.path()], Some(&inside.path().join("cache"))).unwrap();
+                if enforced == Enforced::Not {
+                    return enforced;
+                }
+                assert_eq!(fs::read_to_string(inside.path().join("file")).unwrap(), "text");
+                fs::write(inside.path().join("cache/new"), "text").unwrap();
+                assert!(denied(fs::write(inside.path().join("new"), "text")));
+                assert!(denied(fs::remove_file(inside.path().join("file"))));
+                assert!(denied(fs::read(outside.path().join("file")).map(drop)));
+                assert!(denied(fs::write(outside.path().join("cache/new"), "text")));
+                assert!(denied(fs::read_dir(outside.path()).map(drop)));
+                let connected = TcpStream::connect(peer.local_addr().unwrap()).map(drop);
+                assert!(enforced == Enforced::Partly || denied(connected));
+                enforced
+            });
+            restricted.join().unwrap()
+        });
+        // Not print, which is kept back where a test succeeds.
+        if enforced != Enforced::Fully {
+            let _ = writeln!(io::stderr(), "skipped, as this kernel enforces it {enforced:?}: tests of the sandbox");
+        }
+    }
+}

@@ -12,11 +12,13 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     Batching, Enforced, Listener, Supervisor,
+    directory::Directory,
+    encoders::Encoders,
     error::{Error, Result},
     metrics::Metrics,
     sandbox,
     server::Server,
-    tasks::{Board, Directory, Encoders},
+    tasks::Board,
     watch::keep,
 };
 
@@ -47,8 +49,14 @@ pub fn run(options: &Options, listener: Listener, supervisor: &Supervisor) -> Re
     let bundles: Vec<Bundle> = options.bundles.iter().map(|dir| Bundle::open(dir)).collect::<Result<_, _>>()?;
     let store = Store::of_user().ok();
     make_directories(&options.patches, store.as_ref());
+    if fs::metadata(&options.patches).is_ok_and(|metadata| !metadata.is_dir()) {
+        return Err(Error::Patches { path: options.patches.clone() });
+    }
     if token.is_none() && !listener.is_local() {
         tracing::warn!("anyone who reaches this address may ask, load and unload; --token-file asks for a token");
+    }
+    if cfg!(panic = "abort") {
+        tracing::warn!("this build ends at a panic, where others lose one text by it: let a supervisor start it again");
     }
     let local = listener.is_loopback();
     let metrics = Arc::new(Metrics::new());

@@ -1,4 +1,4 @@
-//! HTTP: connections, who may ask, which address leads where.
+//! HTTP: connections, who may ask, and what is answered.
 //!
 //! In: bytes of anyone who can reach the socket. Out: an answer, or a refusal as JSON, with a 4xx status for whatever is
 //! wrong with a request. A request that is no HTTP is answered by hyper, with an empty 4xx, and its connection closed.
@@ -8,18 +8,17 @@ use std::{
     convert::Infallible,
     future::Future,
     io,
-    net::IpAddr,
     pin::pin,
     sync::{Arc, mpsc::Sender},
     time::{Duration, Instant},
 };
 
 use bias_patch::Digest;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use hyper::{
     Method, Request, StatusCode,
-    body::{Body as _, Bytes, Incoming},
-    header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, HOST, HeaderMap, HeaderValue, ORIGIN},
+    body::{Body as _, Incoming},
+    header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, HeaderMap, HeaderValue},
     server::conn::http1,
     service::service_fn,
 };
@@ -34,11 +33,13 @@ use tokio::{
 };
 
 use crate::{
+    guard::{check_host, check_origin},
     limits,
     listen::{Acceptor, Stream},
     metrics::Metrics,
     predict, protocol,
     reply::{Refusal, Reply, bytes, json},
+    route::Route,
     tasks::{Board, Listing, Resident, Silent},
     watch::Wake,
 };
@@ -60,80 +61,6 @@ pub(crate) struct Server {
     local: bool,
     /// Bytes of bodies that may still be taken in.
     bodies: Arc<Semaphore>,
-}
-
-/// Where an address leads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Route<'a> {
-    Page,
-    Metrics,
-    Tasks,
-    PredictAll,
-    Predict(&'a str),
-    Live,
-    Ready,
-    Server,
-    Model(&'a str, Option<&'a str>),
-    ModelReady(&'a str, Option<&'a str>),
-    Infer(&'a str, Option<&'a str>),
-    Index,
-    Load(&'a str),
-    Unload(&'a str),
-}
-
-impl<'a> Route<'a> {
-    fn of(path: &'a str) -> Option<Self> {
-        let parts: Vec<&str> = path.strip_prefix('/')?.split('/').collect();
-        Some(match parts[..] {
-            [""] => Route::Page,
-            ["metrics"] => Route::Metrics,
-            ["tasks"] => Route::Tasks,
-            ["predict"] => Route::PredictAll,
-            ["predict", task] => Route::Predict(task),
-            ["v2"] => Route::Server,
-            ["v2", "health", "live"] => Route::Live,
-            ["v2", "health", "ready"] => Route::Ready,
-            ["v2", "models", task] => Route::Model(task, None),
-            ["v2", "models", task, "ready"] => Route::ModelReady(task, None),
-            ["v2", "models", task, "infer"] => Route::Infer(task, None),
-            ["v2", "models", task, "versions", version] => Route::Model(task, Some(version)),
-            ["v2", "models", task, "versions", version, "ready"] => Route::ModelReady(task, Some(version)),
-            ["v2", "models", task, "versions", version, "infer"] => Route::Infer(task, Some(version)),
-            ["v2", "repository", "index"] => Route::Index,
-            ["v2", "repository", "models", task, "load"] => Route::Load(task),
-            ["v2", "repository", "models", task, "unload"] => Route::Unload(task),
-            _ => return None,
-        })
-    }
-
-    /// What metrics call it.
-    fn name(self) -> &'static str {
-        match self {
-            Route::Page => "page",
-            Route::Metrics => "metrics",
-            Route::Tasks => "tasks",
-            Route::PredictAll | Route::Predict(_) => "predict",
-            Route::Live | Route::Ready => "health",
-            Route::Server | Route::Model(..) | Route::ModelReady(..) => "metadata",
-            Route::Infer(..) => "infer",
-            Route::Index | Route::Load(_) | Route::Unload(_) => "repository",
-        }
-    }
-
-    /// Whether it takes a body, and so a POST.
-    fn takes_body(self) -> bool {
-        match self {
-            Route::PredictAll | Route::Predict(_) | Route::Infer(..) => true,
-            Route::Index | Route::Load(_) | Route::Unload(_) => true,
-            Route::Page | Route::Metrics | Route::Tasks | Route::Live | Route::Ready => false,
-            Route::Server | Route::Model(..) | Route::ModelReady(..) => false,
-        }
-    }
-
-    /// Whether it says nothing that a token should protect.
-    fn is_open(self) -> bool {
-        matches!(self, Route::Page | Route::Live | Route::Ready)
-    }
 }
 
 /// What `GET /tasks` says of a task.
@@ -260,8 +187,8 @@ impl Server {
                 protocol::infer(protocol::find(&listing, task, version)?, &body, head_bytes.as_deref()).await
             }
             Route::Index => protocol::index(&listing, &body),
-            Route::Load(task) => protocol::load(&self.wakes, task, &body).await,
-            Route::Unload(task) => protocol::unload(&self.wakes, task, &body).await,
+            Route::Load(task) => protocol::load(&self.wakes, &listing, task, &body).await,
+            Route::Unload(task) => protocol::unload(&self.wakes, &listing, task, &body).await,
             _ => self.tell(route, &listing),
         }
     }
@@ -310,28 +237,44 @@ impl Server {
     }
 
     /// The body of a request, and room for it that is given back when the request is answered.
-    async fn body(&self, request: Request<Incoming>) -> Result<(Bytes, OwnedSemaphorePermit), Refusal> {
+    async fn body(&self, request: Request<Incoming>) -> Result<(Vec<u8>, OwnedSemaphorePermit), Refusal> {
         if request.headers().get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
             let message = "content-encoding: expected none, for bodies are not decompressed here";
             return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message).closing());
         }
         let most = limits::BODY_BYTES;
         let too_large = || Refusal::too_large(format!("expected a body of at most {most} bytes, found more")).closing();
-        let body = request.into_body();
-        let announced = body.size_hint().upper().unwrap_or(most as u64);
-        let announced = u32::try_from(announced).ok().filter(|bytes| *bytes as usize <= most).ok_or_else(too_large)?;
-        let room = self.bodies.clone().try_acquire_many_owned(announced);
-        let room = room.map_err(|_| Refusal::busy("too many requests at once; ask again in a second").closing())?;
-        match timeout(limits::BODY_TIME, Limited::new(body, most).collect()).await {
-            Ok(Ok(body)) => Ok((body.to_bytes(), room)),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
-            Ok(Err(error)) => Err(Refusal::bad(format!("body: {error}")).closing()),
-            Err(_) => {
-                let seconds = limits::BODY_TIME.as_secs();
-                let message = format!("expected the whole body within {seconds} seconds");
-                Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, message).closing())
-            }
+        let mut body = request.into_body();
+        if body.size_hint().lower() > most as u64 {
+            return Err(too_large());
         }
+        let read = async {
+            let (mut bytes, mut room) = (Vec::new(), self.room(0)?);
+            while let Some(frame) = body.frame().await {
+                let frame = frame.map_err(|error| Refusal::bad(format!("body: {error}")).closing())?;
+                // Trailers have nothing to say here.
+                let Ok(data) = frame.into_data() else { continue };
+                if data.len() > most - bytes.len() {
+                    return Err(too_large());
+                }
+                room.merge(self.room(data.len())?);
+                // Copied, for a part may keep the whole buffer alive that it was read into.
+                bytes.extend_from_slice(&data);
+            }
+            Ok((bytes, room))
+        };
+        timeout(limits::BODY_TIME, read).await.unwrap_or_else(|_| {
+            let seconds = limits::BODY_TIME.as_secs();
+            let message = format!("expected the whole body within {seconds} seconds");
+            Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, message).closing())
+        })
+    }
+
+    /// Room for bytes that have come: what is only announced takes none from others.
+    fn room(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Refusal> {
+        let busy = || Refusal::busy("too many requests at once; ask again in a second").closing();
+        let bytes = u32::try_from(bytes).map_err(|_| busy())?;
+        self.bodies.clone().try_acquire_many_owned(bytes).map_err(|_| busy())
     }
 }
 
@@ -351,36 +294,6 @@ fn connection(server: Arc<Server>, stream: Stream, graceful: &GracefulShutdown) 
     async move {
         // How a connection ends is the client's business: it went, was too slow, or spoke something else.
         let _ = watcher.watch(http.serve_connection(TokioIo::new(stream), service)).await;
-    }
-}
-
-/// Refuses what another site's page asks: a browser says where a page came from.
-fn check_origin(headers: &HeaderMap) -> Result<(), Refusal> {
-    let Some(origin) = headers.get(ORIGIN) else { return Ok(()) };
-    let site = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, site)| site.as_bytes());
-    match site.is_some() && site == headers.get(HOST).map(HeaderValue::as_bytes) {
-        true => Ok(()),
-        false => {
-            Err(Refusal::new(StatusCode::FORBIDDEN, "a page of another site asks, and only this server's own page may"))
-        }
-    }
-}
-
-/// Refuses a name that is not this machine's own: a page can have its own name lead here, and then is of this site.
-fn check_host(headers: &HeaderMap) -> Result<(), Refusal> {
-    let Some(host) = headers.get(HOST) else { return Ok(()) };
-    let host = host.to_str().unwrap_or_default();
-    let name = match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
-        _ => host,
-    };
-    let address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
-    match name == "localhost" || address.parse::<IpAddr>().is_ok() {
-        true => Ok(()),
-        false => Err(Refusal::new(
-            StatusCode::FORBIDDEN,
-            "expected localhost or an address as the host, for without --token-file this machine alone is served",
-        )),
     }
 }
 
@@ -408,53 +321,5 @@ impl<'a> Task<'a> {
             resident_bytes: resident.task.resident_bytes(),
             version: resident.version(),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_lead_where_the_protocol_says_and_nowhere_else() {
-        for (path, route) in [
-            ("/", Some(Route::Page)),
-            ("/predict/sst2", Some(Route::Predict("sst2"))),
-            ("/v2", Some(Route::Server)),
-            ("/v2/models/a/versions/1/infer", Some(Route::Infer("a", Some("1")))),
-            ("/v2/repository/models/a/unload", Some(Route::Unload("a"))),
-            ("/v2/models/../../etc/passwd", None),
-            ("/predict/", Some(Route::Predict(""))),
-            ("//", None),
-            ("*", None),
-            ("", None),
-        ] {
-            assert_eq!(Route::of(path), route, "{path}");
-        }
-    }
-
-    #[test]
-    fn names_of_other_machines_are_refused() {
-        let check = |host: &'static str| check_host(&[(HOST, HeaderValue::from_static(host))].into_iter().collect());
-        for host in ["localhost", "localhost:8080", "127.0.0.1:8080", "[::1]:8080", "[::1]"] {
-            check(host).unwrap();
-        }
-        for host in ["evil", "evil:8080", "localhost.evil:8080", "", ":8080"] {
-            assert!(check(host).is_err(), "{host} was accepted");
-        }
-        check_host(&HeaderMap::new()).unwrap();
-    }
-
-    #[test]
-    fn only_the_servers_own_page_may_ask() {
-        let headers = |pairs: &[(hyper::header::HeaderName, &'static str)]| {
-            pairs.iter().map(|(name, value)| (name.clone(), HeaderValue::from_static(value))).collect::<HeaderMap>()
-        };
-        check_origin(&headers(&[(HOST, "pi:8080")])).unwrap();
-        check_origin(&headers(&[(HOST, "pi:8080"), (ORIGIN, "http://pi:8080")])).unwrap();
-        for origin in ["http://evil", "null", "http://pi:80", "pi:8080"] {
-            assert!(check_origin(&headers(&[(HOST, "pi:8080"), (ORIGIN, origin)])).is_err(), "{origin} was accepted");
-        }
-        assert!(check_origin(&headers(&[(ORIGIN, "http://pi:8080")])).is_err());
     }
 }

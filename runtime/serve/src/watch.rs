@@ -19,8 +19,8 @@ use notify::{
 use tokio::sync::oneshot;
 
 use crate::{
+    directory::Directory,
     error::{Error, Result},
-    tasks::Directory,
 };
 
 /// How often a directory that cannot be watched is looked at.

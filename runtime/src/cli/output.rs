@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use clap::ValueEnum;
 use serde::Serialize;
 
-use crate::{Answer, Error, Prediction, Result, Text, answer::Ranked, answer::Span, answer::Tag};
+use crate::{Answer, Error, Fields, Prediction, Ranked, Result, Text};
 
 /// How answers are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -36,18 +36,8 @@ pub struct Writer<W> {
 struct Row<'a> {
     line: usize,
     task: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    label: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    value: Option<f32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    score: Option<f32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    top: Option<&'a [Ranked]>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tags: Option<&'a [Tag]>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    spans: Option<&'a [Span]>,
+    #[serde(flatten)]
+    said: Option<Fields<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     logits: Option<&'a [f32]>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -193,36 +183,19 @@ impl<W: Write> Writer<W> {
     }
 
     fn jsonl(&mut self, line: usize, task: &str, answer: Result<&Prediction, &Error>) -> io::Result<()> {
-        let mut row = Row {
-            line,
-            task,
-            label: None,
-            value: None,
-            score: None,
-            top: None,
-            tags: None,
-            spans: None,
-            logits: None,
-            truncated: false,
-            error: None,
-        };
-        match answer {
-            Err(error) => row.error = Some(error.to_string()),
-            Ok(prediction) => {
-                row.truncated = prediction.truncated;
-                row.logits = (self.logits && !prediction.logits.is_empty()).then_some(&prediction.logits[..]);
-                match &prediction.answer {
-                    Answer::Labels(ranked) => {
-                        row.label = ranked.first().map(|r| &*r.label);
-                        row.score = ranked.first().map(|r| r.score);
-                        row.top = (ranked.len() > 1).then_some(&ranked[..]);
-                    }
-                    Answer::Value(value) => row.value = Some(*value),
-                    Answer::Tags(tags) => row.tags = Some(tags),
-                    Answer::Spans(spans) => row.spans = Some(spans),
-                }
+        let row = match answer {
+            Err(error) => {
+                Row { line, task, said: None, logits: None, truncated: false, error: Some(error.to_string()) }
             }
-        }
+            Ok(prediction) => Row {
+                line,
+                task,
+                said: Some(prediction.answer.fields()),
+                logits: (self.logits && !prediction.logits.is_empty()).then_some(&prediction.logits[..]),
+                truncated: prediction.truncated,
+                error: None,
+            },
+        };
         serde_json::to_writer(&mut self.inner, &row)?;
         writeln!(self.inner)
     }

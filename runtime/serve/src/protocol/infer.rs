@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use edge_run::Answer as Said;
 use hyper::StatusCode;
+use serde::Serialize;
 
 use super::{
     Output,
@@ -42,42 +42,21 @@ pub(crate) async fn infer(resident: &Arc<Resident>, body: &[u8], header_bytes: O
 
 /// An output of all texts. [`Output::of`] asks a kind of task only for what its answers have.
 fn data(output: Output, answers: &[Answer]) -> Data {
-    let said = answers.iter().map(|answer| &answer.prediction.answer);
+    let fields = answers.iter().map(|answer| answer.prediction.answer.fields());
     match output {
-        Output::Label => Data::Bytes(
-            said.map(|said| match said {
-                Said::Labels(ranked) => ranked.first().map_or("", |best| &*best.label).to_owned(),
-                Said::Spans(spans) => spans.first().map_or("", |best| &*best.text).to_owned(),
-                Said::Value(_) | Said::Tags(_) => String::new(),
-            })
-            .collect(),
-        ),
-        Output::Score => Data::Floats(
-            said.map(|said| match said {
-                Said::Labels(ranked) => ranked.first().map_or(0.0, |best| best.score),
-                Said::Spans(spans) => spans.first().map_or(0.0, |best| best.score),
-                Said::Value(_) | Said::Tags(_) => 0.0,
-            })
-            .collect(),
-        ),
-        Output::Value => Data::Floats(
-            said.map(|said| match said {
-                Said::Value(value) => *value,
-                Said::Labels(_) | Said::Tags(_) | Said::Spans(_) => 0.0,
-            })
-            .collect(),
-        ),
+        Output::Label => Data::Bytes(fields.map(|said| said.label.unwrap_or_default().to_owned()).collect()),
+        Output::Score => Data::Floats(fields.map(|said| said.score.unwrap_or_default()).collect()),
+        Output::Value => Data::Floats(fields.map(|said| said.value.unwrap_or_default()).collect()),
         Output::Logits => {
             Data::Floats(answers.iter().flat_map(|answer| answer.prediction.logits.iter().copied()).collect())
         }
-        // What is written are strings, numbers and lists, which JSON always holds.
-        Output::Tags | Output::Spans => Data::Bytes(
-            said.map(|said| match said {
-                Said::Tags(tags) => serde_json::to_string(tags).unwrap_or_default(),
-                Said::Spans(spans) => serde_json::to_string(spans).unwrap_or_default(),
-                Said::Labels(_) | Said::Value(_) => String::new(),
-            })
-            .collect(),
-        ),
+        Output::Tags => Data::Bytes(fields.map(|said| listed(said.tags)).collect()),
+        Output::Spans => Data::Bytes(fields.map(|said| listed(said.spans)).collect()),
     }
+}
+
+/// A list as JSON.
+fn listed(list: Option<&[impl Serialize]>) -> String {
+    // What is written are strings, numbers and lists, which JSON always holds.
+    serde_json::to_string(list.unwrap_or_default()).unwrap_or_default()
 }

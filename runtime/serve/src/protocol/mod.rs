@@ -133,7 +133,7 @@ pub(crate) fn find<'a>(
     name: &str,
     version: Option<&str>,
 ) -> Result<&'a std::sync::Arc<Resident>, Refusal> {
-    let resident = listing.tasks.get(name).ok_or_else(|| Refusal::no_task(name))?;
+    let resident = listing.tasks.get(name).ok_or_else(|| Refusal::no_task(listing, name))?;
     match version.filter(|version| *version != resident.version()) {
         None => Ok(resident),
         Some(other) => Err(Refusal::new(

@@ -54,7 +54,7 @@ pub(crate) fn index(listing: &Listing, body: &[u8]) -> Result<Reply, Refusal> {
 ///
 /// # Errors
 /// When there is no file of that task, it is refused, or the request brings files of its own.
-pub(crate) async fn load(wakes: &Sender<Wake>, task: &str, body: &[u8]) -> Result<Reply, Refusal> {
+pub(crate) async fn load(wakes: &Sender<Wake>, listing: &Listing, task: &str, body: &[u8]) -> Result<Reply, Refusal> {
     if let Some(name) = parameters(body)?.keys().next() {
         let found = bias_patch::quoted(name);
         return Err(Refusal::expected("parameters", "none, for tasks come from the directory of patches", found));
@@ -64,7 +64,7 @@ pub(crate) async fn load(wakes: &Sender<Wake>, task: &str, body: &[u8]) -> Resul
     match receiver.await.map_err(|_| stopping())? {
         Ok(()) => Ok(json(StatusCode::OK, &Map::new())),
         Err(Some(reason)) => Err(Refusal::bad(reason)),
-        Err(None) => Err(Refusal::no_task(task)),
+        Err(None) => Err(Refusal::no_task(listing, task)),
     }
 }
 
@@ -72,14 +72,14 @@ pub(crate) async fn load(wakes: &Sender<Wake>, task: &str, body: &[u8]) -> Resul
 ///
 /// # Errors
 /// When no such task answers.
-pub(crate) async fn unload(wakes: &Sender<Wake>, task: &str, body: &[u8]) -> Result<Reply, Refusal> {
+pub(crate) async fn unload(wakes: &Sender<Wake>, listing: &Listing, task: &str, body: &[u8]) -> Result<Reply, Refusal> {
     // "unload_dependents" has nothing to say here: tasks do not depend on each other.
     parameters(body)?;
     let (sender, receiver) = oneshot::channel();
     wake(wakes, Wake::Unload(task.to_owned(), sender))?;
     match receiver.await.map_err(|_| stopping())? {
         true => Ok(json(StatusCode::OK, &Map::new())),
-        false => Err(Refusal::no_task(task)),
+        false => Err(Refusal::no_task(listing, task)),
     }
 }
 

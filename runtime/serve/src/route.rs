@@ -1,0 +1,102 @@
+//! Addresses: which path leads where.
+//!
+//! In: the path of a request. Out: a route, or none. Names of tasks are parts of it and no more: nothing is decoded, and no
+//! part ever becomes the path of a file.
+
+/// Where an address leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Route<'a> {
+    Page,
+    Metrics,
+    Tasks,
+    PredictAll,
+    Predict(&'a str),
+    Live,
+    Ready,
+    Server,
+    Model(&'a str, Option<&'a str>),
+    ModelReady(&'a str, Option<&'a str>),
+    Infer(&'a str, Option<&'a str>),
+    Index,
+    Load(&'a str),
+    Unload(&'a str),
+}
+
+impl<'a> Route<'a> {
+    /// The one of a path; none if there is no such address.
+    pub fn of(path: &'a str) -> Option<Self> {
+        let parts: Vec<&str> = path.strip_prefix('/')?.split('/').collect();
+        Some(match parts[..] {
+            [""] => Route::Page,
+            ["metrics"] => Route::Metrics,
+            ["tasks"] => Route::Tasks,
+            ["predict"] => Route::PredictAll,
+            ["predict", task] => Route::Predict(task),
+            ["v2"] => Route::Server,
+            ["v2", "health", "live"] => Route::Live,
+            ["v2", "health", "ready"] => Route::Ready,
+            ["v2", "models", task] => Route::Model(task, None),
+            ["v2", "models", task, "ready"] => Route::ModelReady(task, None),
+            ["v2", "models", task, "infer"] => Route::Infer(task, None),
+            ["v2", "models", task, "versions", version] => Route::Model(task, Some(version)),
+            ["v2", "models", task, "versions", version, "ready"] => Route::ModelReady(task, Some(version)),
+            ["v2", "models", task, "versions", version, "infer"] => Route::Infer(task, Some(version)),
+            ["v2", "repository", "index"] => Route::Index,
+            ["v2", "repository", "models", task, "load"] => Route::Load(task),
+            ["v2", "repository", "models", task, "unload"] => Route::Unload(task),
+            _ => return None,
+        })
+    }
+
+    /// What metrics call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Route::Page => "page",
+            Route::Metrics => "metrics",
+            Route::Tasks => "tasks",
+            Route::PredictAll | Route::Predict(_) => "predict",
+            Route::Live | Route::Ready => "health",
+            Route::Server | Route::Model(..) | Route::ModelReady(..) => "metadata",
+            Route::Infer(..) => "infer",
+            Route::Index | Route::Load(_) | Route::Unload(_) => "repository",
+        }
+    }
+
+    /// Whether it takes a body, and so a POST.
+    pub fn takes_body(self) -> bool {
+        match self {
+            Route::PredictAll | Route::Predict(_) | Route::Infer(..) => true,
+            Route::Index | Route::Load(_) | Route::Unload(_) => true,
+            Route::Page | Route::Metrics | Route::Tasks | Route::Live | Route::Ready => false,
+            Route::Server | Route::Model(..) | Route::ModelReady(..) => false,
+        }
+    }
+
+    /// Whether it says nothing that a token should protect.
+    pub fn is_open(self) -> bool {
+        matches!(self, Route::Page | Route::Live | Route::Ready)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_lead_where_the_protocol_says_and_nowhere_else() {
+        for (path, route) in [
+            ("/", Some(Route::Page)),
+            ("/predict/sst2", Some(Route::Predict("sst2"))),
+            ("/v2", Some(Route::Server)),
+            ("/v2/models/a/versions/1/infer", Some(Route::Infer("a", Some("1")))),
+            ("/v2/repository/models/a/unload", Some(Route::Unload("a"))),
+            ("/v2/models/../../etc/passwd", None),
+            ("/predict/", Some(Route::Predict(""))),
+            ("//", None),
+            ("*", None),
+            ("", None),
+        ] {
+            assert_eq!(Route::of(path), route, "{path}");
+        }
+    }
+}
