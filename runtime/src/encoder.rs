@@ -166,10 +166,15 @@ impl Encoder {
             if let Err(error) = self.run(requests, &mut pending, &run) {
                 // The engine failed: every text of this run says so.
                 let reason = error.to_string();
-                let failed = || Error::Engine {
-                    path: self.bundle.dir().to_owned(),
-                    action: "run these texts",
-                    reason: reason.clone(),
+                let failed = || match &error {
+                    Error::Memory { place, bytes, helps } => {
+                        Error::Memory { place: place.clone(), bytes: *bytes, helps }
+                    }
+                    _ => Error::Engine {
+                        path: self.bundle.dir().to_owned(),
+                        action: "run these texts",
+                        reason: reason.clone(),
+                    },
                 };
                 run.iter().for_each(|(at, _)| pending[*at] = Err(failed()));
             }

@@ -56,6 +56,16 @@ pub enum Error {
         /// Its reason.
         reason: String,
     },
+    /// The system has not as much memory.
+    #[error("{place}: expected {bytes} bytes of memory, found less; {helps}")]
+    Memory {
+        /// What it is for; file and line where they are known.
+        place: String,
+        /// Bytes that were asked for.
+        bytes: usize,
+        /// What needs less.
+        helps: &'static str,
+    },
     /// A task was given to an encoder that it was not attached to.
     #[error("task {task} was attached to encoder {expected}, this is encoder {found}")]
     OtherEncoder {

@@ -452,6 +452,34 @@ fn long_pairs_are_cut_without_keeping_what_was_cut() {
     assert!(begun.elapsed().as_secs() < 20, "{:?}", begun.elapsed());
 }
 
+/// Runs a command with so many kilobytes of addresses at most (`v`), or files of so many blocks at most (`f`).
+#[cfg(target_os = "linux")]
+fn limited(place: &Place, limit: &str, arguments: &[&str], input: &[u8]) -> Output {
+    let own = command("edge-run", place.home.path());
+    let mut shell = std::process::Command::new("sh");
+    // A file above the limit is an error like any other where the signal is ignored.
+    shell.arg("-c").arg(format!("trap '' XFSZ; ulimit -{limit} && exec \"$@\"")).arg("sh").arg(own.get_program());
+    shell.envs(own.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    with_input(shell.current_dir(place.home.path()).args(arguments), input)
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_text_that_memory_does_not_hold_is_refused() {
+    let place = Place::new("bert");
+    let arguments = ["--bundle", "bundle", "-p", "label.bias", "texts.txt"];
+    let write = |text: &str| fs::write(place.home.path().join("texts.txt"), text).unwrap();
+    // A gigabyte of addresses: enough for the program, and less than the tokens of the long text may take.
+    const LIMIT: &str = "v 1048576";
+    write("good\n");
+    let short = limited(&place, LIMIT, &arguments, b"");
+    assert_succeeded(&short);
+    write(&format!("good\n{}\n", "good ".repeat(2 << 20)));
+    let refused = limited(&place, LIMIT, &arguments, b"");
+    assert_refused(&refused, &["texts.txt, line 2: tokens of a text of 10485760 bytes", "bytes of memory", "in parts"]);
+    assert_eq!(refused.stdout, short.stdout, "what comes before is answered");
+}
+
 #[test]
 fn a_benchmark_reports_every_figure() {
     let place = Place::new("bert");
