@@ -24,20 +24,6 @@ pub enum Error {
         /// The system's reason.
         source: std::io::Error,
     },
-    /// The panels cannot be used, and there is nothing here to make them from.
-    #[error(
-        "{reason}\nand {} has no weights.bin to make them from again; copy it anew, or export it anew with\n  \
-         edge-export CHECKPOINT --panels only --weights {weights}",
-        path.display()
-    )]
-    PanelsLost {
-        /// The bundle.
-        path: PathBuf,
-        /// What is wrong with the panels.
-        reason: bias_patch::Error,
-        /// How its weights were stored, as edge-export names it.
-        weights: &'static str,
-    },
     /// The engine cannot run the graph.
     #[error("{}: the engine cannot {action}: {reason}", path.display())]
     Engine {

@@ -11,7 +11,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ALIGNMENT, Bundle, Digest, Digester, Element, Error, Manifest, Result, SCALE_GROUP, checked};
+use crate::{ALIGNMENT, Bundle, Digest, Digester, Element, Error, Manifest, Result, SCALE_GROUP, checked, quoted};
 
 /// Columns in a panel: one register of AVX-512, two of AVX2, four of NEON.
 pub const PANEL_WIDTH: usize = 16;
@@ -165,7 +165,12 @@ impl PanelIndex {
         let expected = entries(manifest, PREAMBLE_BYTES as u64 + header_bytes);
         let layout = panel_layout(manifest.weights());
         for (field, same, due, found) in [
-            ("layout", wire.layout == layout, layout.to_owned(), wire.layout.clone()),
+            (
+                "layout",
+                wire.layout == layout,
+                format!("{layout}, as this program's kernels read"),
+                format!("{}, for others", quoted(&wire.layout)),
+            ),
             (
                 "encoder",
                 wire.encoder == manifest.encoder.0,

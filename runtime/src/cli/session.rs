@@ -105,7 +105,11 @@ fn answer<W: Write>(
             // A text without an answer is a row; anything else is the end.
             let answer = match answer {
                 Err(Error::Memory { place, bytes, helps }) => {
-                    return Err(Error::Memory { place: format!("{input}, line {}: {place}", record.line), bytes, helps });
+                    return Err(Error::Memory {
+                        place: format!("{input}, line {}: {place}", record.line),
+                        bytes,
+                        helps,
+                    });
                 }
                 Err(error) if !matches!(error, Error::Text(_)) => return Err(error),
                 answer => answer,
