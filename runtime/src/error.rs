@@ -48,7 +48,7 @@ pub enum Error {
         /// What it is for; file and line where they are known.
         place: String,
         /// Bytes that were asked for.
-        bytes: usize,
+        bytes: u64,
         /// What needs less.
         helps: &'static str,
     },

@@ -11,12 +11,12 @@ use crate::{Error, Result};
 ///
 /// # Errors
 /// What `refused` makes of the bytes, when the system does not give as many.
-pub(crate) fn ask(bytes: usize, refused: impl FnOnce(usize) -> Error) -> Result<()> {
+pub(crate) fn ask(bytes: usize, refused: impl FnOnce(u64) -> Error) -> Result<()> {
     /// A process that lacks less cannot even say so.
     const SMALL: usize = 1 << 20;
     let mut asked: Vec<u8> = Vec::new();
     if bytes > SMALL && asked.try_reserve_exact(bytes).is_err() {
-        return Err(refused(bytes));
+        return Err(refused(bytes as u64));
     }
     // Else the compiler sees that nothing is done with it, and asks for nothing.
     black_box(&asked);
