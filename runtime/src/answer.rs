@@ -186,11 +186,10 @@ pub(crate) struct Candidate {
     logit: f32,
 }
 
-/// The best spans of one window. `logits` is `[S, 2]`: start and end.
-pub(crate) fn candidates(tokens: &Tokens, logits: ArrayView2<'_, f32>) -> Vec<Candidate> {
-    /// Starts and ends that are tried with each other, and tokens in the longest answer, as in BERT's SQuAD reader.
+/// The best spans of one window, of `longest` tokens at most. `logits` is `[S, 2]`: start and end.
+pub(crate) fn candidates(tokens: &Tokens, logits: ArrayView2<'_, f32>, longest: usize) -> Vec<Candidate> {
+    /// Starts and ends that are tried with each other, as in BERT's SQuAD reader.
     const BEST: usize = 20;
-    const LONGEST: usize = 30;
     let inside = second_tokens(tokens);
     let best = |column: usize| {
         let mut sorted: Vec<usize> = inside.iter().map(|(at, _)| *at).collect();
@@ -201,7 +200,7 @@ pub(crate) fn candidates(tokens: &Tokens, logits: ArrayView2<'_, f32>) -> Vec<Ca
     let (starts, ends) = (best(0), best(1));
     let mut found = Vec::new();
     for start in starts {
-        for end in ends.iter().copied().filter(|end| (start..start + LONGEST).contains(end)) {
+        for end in ends.iter().copied().filter(|end| (start..start.saturating_add(longest)).contains(end)) {
             if let (Some((_, (from, _))), Some((_, (_, to)))) = (tokens.places[start], tokens.places[end]) {
                 found.push(Candidate { start: from, end: to, logit: logits[[start, 0]] + logits[[end, 1]] });
             }
@@ -227,4 +226,33 @@ pub(crate) fn spans(text: &str, mut found: Vec<Candidate>, top: usize) -> Vec<Sp
         score,
     });
     named.take(top.max(1)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::Array2;
+
+    use super::*;
+
+    #[test]
+    fn an_answer_has_as_many_tokens_as_the_task_allows() {
+        // A question of one token, and a text of forty words of one character each.
+        let places = (0..41).map(|at: usize| Some(if at == 0 { (0, (0, 1)) } else { (1, (2 * at - 2, 2 * at - 1)) }));
+        let tokens = Tokens { ids: vec![0; 41], type_ids: vec![0; 41], places: places.collect(), truncated: false };
+        // Every answer begins with the first word; the later it ends the likelier.
+        let logits = Array2::from_shape_fn((41, 2), |(at, output)| match output {
+            0 => {
+                if at == 1 {
+                    100.0
+                } else {
+                    0.0
+                }
+            }
+            _ => at as f32,
+        });
+        for (longest, last) in [(25, 25), (30, 30), (40, 40), (usize::MAX, 40)] {
+            let best = spans("", candidates(&tokens, logits.view(), longest), 1);
+            assert_eq!((best[0].start, best[0].end), (0, 2 * last - 1), "{longest}");
+        }
+    }
 }

@@ -166,10 +166,15 @@ impl Encoder {
             if let Err(error) = self.run(requests, &mut pending, &run) {
                 // The engine failed: every text of this run says so.
                 let reason = error.to_string();
-                let failed = || Error::Engine {
-                    path: self.bundle.dir().to_owned(),
-                    action: "run these texts",
-                    reason: reason.clone(),
+                let failed = || match &error {
+                    Error::Memory { place, bytes, helps } => {
+                        Error::Memory { place: place.clone(), bytes: *bytes, helps }
+                    }
+                    _ => Error::Engine {
+                        path: self.bundle.dir().to_owned(),
+                        action: "run these texts",
+                        reason: reason.clone(),
+                    },
                 };
                 run.iter().for_each(|(at, _)| pending[*at] = Err(failed()));
             }
@@ -249,7 +254,7 @@ impl Encoder {
     ) -> Result<Vec<Tokens>> {
         text.check(task.inputs())?;
         match (task.kind(), text.second()) {
-            (Kind::Span, Some(context)) => {
+            (Kind::Span { .. }, Some(context)) => {
                 self.tokenizer.windows(text.first(), context, limit, most.unwrap_or(usize::MAX))
             }
             _ => Ok(vec![self.tokenizer.encode(text, limit)?]),
@@ -296,9 +301,10 @@ impl Pending {
             Kind::Classification { .. } => Answer::Labels(rank(&task.labels, &first.row(0).to_vec(), options.top)),
             Kind::Regression { .. } => Answer::Value(first[[0, 0]]),
             Kind::Tagging { .. } => Answer::Tags(tag(text.first(), &self.windows[0], first.view(), &task.labels)),
-            Kind::Span => {
+            Kind::Span { max_answer_length } => {
+                let longest = usize::try_from(*max_answer_length).unwrap_or(usize::MAX);
                 let windows = self.windows.iter().zip(&self.logits);
-                let found = windows.flat_map(|(tokens, logits)| candidates(tokens, logits.view())).collect();
+                let found = windows.flat_map(|(tokens, logits)| candidates(tokens, logits.view(), longest)).collect();
                 Answer::Spans(spans(text.second().unwrap_or_default(), found, options.top))
             }
         };

@@ -24,20 +24,6 @@ pub enum Error {
         /// The system's reason.
         source: std::io::Error,
     },
-    /// The panels cannot be used, and there is nothing here to make them from.
-    #[error(
-        "{reason}\nand {} has no weights.bin to make them from again; copy it anew, or export it anew with\n  \
-         edge-export CHECKPOINT --panels only --weights {weights}",
-        path.display()
-    )]
-    PanelsLost {
-        /// The bundle.
-        path: PathBuf,
-        /// What is wrong with the panels.
-        reason: bias_patch::Error,
-        /// How its weights were stored, as edge-export names it.
-        weights: &'static str,
-    },
     /// The engine cannot run the graph.
     #[error("{}: the engine cannot {action}: {reason}", path.display())]
     Engine {
@@ -55,6 +41,16 @@ pub enum Error {
         path: PathBuf,
         /// Its reason.
         reason: String,
+    },
+    /// The system has not as much memory.
+    #[error("{place}: expected {bytes} bytes of memory, found less; {helps}")]
+    Memory {
+        /// What it is for; file and line where they are known.
+        place: String,
+        /// Bytes that were asked for.
+        bytes: u64,
+        /// What needs less.
+        helps: &'static str,
     },
     /// A task was given to an encoder that it was not attached to.
     #[error("task {task} was attached to encoder {expected}, this is encoder {found}")]

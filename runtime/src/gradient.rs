@@ -36,7 +36,7 @@ impl Tokenized {
             Kind::Tagging { .. } => {
                 words = first_tokens(text.first(), &tokens).into_iter().map(|(_, token)| token).collect();
             }
-            Kind::Span => second = second_tokens(&tokens),
+            Kind::Span { .. } => second = second_tokens(&tokens),
             Kind::Classification { .. } | Kind::Regression { .. } => {}
         }
         Tokenized { ids: tokens.ids, type_ids: tokens.type_ids, words, second }

@@ -1,8 +1,27 @@
-//! Memory of this process by kind, as the kernel counts it.
+//! Memory of this process by kind, as the kernel counts it, and whether there is more.
 
-use std::fs;
+use std::{fs, hint::black_box};
 
 use serde::Serialize;
+
+use crate::{Error, Result};
+
+/// Asks the system for `bytes` of memory and gives them back at once, so that what cannot be refused memory does not begin
+/// what it cannot end. A system that promises more than it has (Linux without limits) promises it here too.
+///
+/// # Errors
+/// What `refused` makes of the bytes, when the system does not give as many.
+pub(crate) fn ask(bytes: usize, refused: impl FnOnce(u64) -> Error) -> Result<()> {
+    /// A process that lacks less cannot even say so.
+    const SMALL: usize = 1 << 20;
+    let mut asked: Vec<u8> = Vec::new();
+    if bytes > SMALL && asked.try_reserve_exact(bytes).is_err() {
+        return Err(refused(bytes as u64));
+    }
+    // Else the compiler sees that nothing is done with it, and asks for nothing.
+    black_box(&asked);
+    Ok(())
+}
 
 /// Resident bytes of this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -74,6 +93,16 @@ fn bytes(line: &str, name: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn memory_that_no_system_has_is_refused() {
+        let refused = |bytes| Error::Memory { place: "all".to_owned(), bytes, helps: "less" };
+        for (bytes, there) in [(0, true), (4 << 20, true), (usize::MAX / 4, false), (usize::MAX, false)] {
+            let found = ask(bytes, refused).map_err(|error| error.to_string());
+            let due = format!("all: expected {bytes} bytes of memory, found less; less");
+            assert_eq!(found, if there { Ok(()) } else { Err(due) });
+        }
+    }
 
     #[test]
     fn a_rollup_is_split_by_what_backs_it() {

@@ -18,6 +18,7 @@ use crate::{
     engine::{Biases, Sequence},
     error::TextError,
     mapped::Mapped,
+    memory::ask,
     word_piece::{MappedTokenizer, mapped_tokenizer},
 };
 
@@ -200,7 +201,17 @@ impl Tokenizer {
     }
 
     /// Tokens of a text without special tokens.
+    ///
+    /// The `tokenizers` crate cannot be refused memory, so it is asked for ahead.
     fn plain(&self, text: &str) -> Result<Encoding> {
+        /// What the crate may hold for each byte of a text: where every character comes from, and for each word, of two bytes
+        /// with the space, strings, places and a token.
+        const BYTES: usize = 256;
+        ask(text.len().saturating_mul(BYTES), |bytes| Error::Memory {
+            place: format!("tokens of a text of {} bytes", text.len()),
+            bytes,
+            helps: "give it in parts, each a text of its own",
+        })?;
         self.inner.encode(text).map_err(failed(&self.path))
     }
 

@@ -277,7 +277,7 @@ pub fn write_patches(bundle: &Bundle, dir: &Path) -> BTreeMap<&'static str, Path
         .map(|(name, kind, inputs)| {
             let path = dir.join(format!("{name}.bias"));
             let made = patch(bundle, task(name, kind, inputs), name);
-            assert!(matches!((made.task().kind(), kind), (Kind::Span, "span")) == (kind == "span"));
+            assert!(matches!((made.task().kind(), kind), (Kind::Span { .. }, "span")) == (kind == "span"));
             made.save(&path).unwrap();
             (name, path)
         })

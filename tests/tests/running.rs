@@ -10,7 +10,10 @@ use std::{
 use bias_patch::{Bundle, Head, Linear};
 use edge_run::{Answer, Encoder, EngineKind, EngineOptions, Patch, Request, Text};
 use serde_json::Value;
-use system_tests::{assert_refused, assert_succeeded, command, patch, small_bundle, task, with_input, write_patches};
+use system_tests::{
+    assert_refused, assert_succeeded, command, int8, patch, small_bundle, small_bundle_with, task, with_input,
+    write_patches,
+};
 use tempfile::TempDir;
 
 struct Place {
@@ -91,6 +94,20 @@ fn spans_beyond_the_first_window_are_found() {
         assert_eq!(span.text, characters[span.start..span.end].iter().collect::<String>());
     }
     assert!(prediction.timing.tokens > 160, "more tokens ran than the text has, for windows overlap");
+}
+
+#[test]
+fn answers_are_as_long_as_their_task_allows() {
+    let (_home, bundle) = small_bundle("bert");
+    let encoder = Encoder::load(bundle.clone(), EngineOptions::default()).unwrap();
+    let json = r#"{"name":"s","kind":"span","inputs":2,"max_length":40,"max_answer_length":1}"#;
+    let saved = patch(&bundle, serde_json::from_str(json).unwrap(), "span").to_bytes().unwrap();
+    let span = encoder.attach(&Patch::from_bytes(&saved).unwrap()).unwrap();
+    let options = edge_run::Options { top: 1000, ..edge_run::Options::default() };
+    let text = Text::pair("why", "one two three. ".repeat(30));
+    let prediction = encoder.predict_with(&[Request { task: &span, text: &text }], options).remove(0).unwrap();
+    let Answer::Spans(spans) = prediction.answer else { panic!("not spans") };
+    assert!(!spans.is_empty() && spans.iter().all(|span| !span.text.contains(' ')), "{spans:?}");
 }
 
 #[test]
@@ -439,6 +456,80 @@ fn panels_are_made_once_and_again_when_they_are_damaged() {
 }
 
 #[test]
+fn panels_of_other_kernels_say_which_and_what_to_do() {
+    let place = Place::new("bert");
+    let (_other, int8) = small_bundle_with("bert", int8());
+    let bundle = place.home.path().join("bundle");
+    let panels = bundle.join("panels-f32x16.bin");
+    let run = || place.run(&["-p", "label.bias"], b"good\n");
+    let answer = assert_succeeded(&run());
+    let (good, weights) = (fs::read(&panels).unwrap(), fs::read(bundle.join("weights.bin")).unwrap());
+    fs::remove_file(bundle.join("weights.bin")).unwrap();
+    assert_eq!(assert_succeeded(&run()), answer);
+
+    // The layout's name follows the preamble of 16 bytes and its own length.
+    let mut wider = good.clone();
+    assert_eq!(&wider[17..23], b"f32x16");
+    wider[17..23].copy_from_slice(b"f32x32");
+    let mut later = good.clone();
+    later[8] = 2;
+    let mut another = good.clone();
+    another[23] ^= 1;
+    assert_succeeded(&command("edge-run", place.home.path()).arg("prepare").arg(int8.dir()).output().unwrap());
+    let codes = fs::read(int8.dir().join("panels-i8x16x4.bin")).unwrap();
+    let helps = [
+        "expected weights.bin, or the panels of this program's kernels, panels-f32x16.bin",
+        "edge-run prepare bundle",
+        "edge-export CHECKPOINT --panels only --weights f32",
+        "targets/build BOARD",
+    ];
+    for (what, bytes, said) in [
+        ("width", &wider, "layout: expected f32x16, as this program's kernels read, found \"f32x32\", for others"),
+        ("version", &later, "version 2 of the panels format, but this program reads version 1"),
+        ("encoder", &another, "encoder: expected"),
+        ("weights", &codes, "found \"i8x16x4\", for others"),
+    ] {
+        fs::write(&panels, bytes).unwrap();
+        println!("{what}");
+        assert_refused(&run(), &[&helps[..], &["panels-f32x16.bin: ", said]].concat());
+        assert_eq!(&fs::read(&panels).unwrap(), bytes, "{what}: they are left as they are");
+    }
+    // Of another name, as another board has them; then none at all.
+    fs::rename(&panels, bundle.join("panels-f32x32.bin")).unwrap();
+    assert_refused(&run(), &[&helps[..], &["found panels-f32x32.bin"]].concat());
+    fs::remove_file(bundle.join("panels-f32x32.bin")).unwrap();
+    assert_refused(&run(), &[&helps[..], &["found neither"]].concat());
+    // What the message says helps.
+    fs::write(bundle.join("weights.bin"), &weights).unwrap();
+    assert_succeeded(&command("edge-run", place.home.path()).arg("prepare").arg(&bundle).output().unwrap());
+    assert_eq!(assert_succeeded(&run()), answer);
+    assert_eq!(fs::read(&panels).unwrap(), good);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_leaves_nothing_of_the_panels() {
+    let place = Place::new("bert");
+    let bundle = place.home.path().join("bundle");
+    let list = || {
+        let names = fs::read_dir(&bundle).unwrap().map(|entry| entry.unwrap().file_name());
+        names.collect::<std::collections::BTreeSet<_>>()
+    };
+    let before = list();
+    assert!(!before.contains(std::ffi::OsStr::new("panels-f32x16.bin")));
+    // Four kilobytes a file: more than a note that a file was checked takes, and less than the panels.
+    const LIMIT: &str = "f 8";
+    for arguments in [&["prepare", "bundle"][..], &["--bundle", "bundle", "-p", "label.bias"]] {
+        let refused = limited(&place, LIMIT, arguments, b"good\n");
+        assert_refused(&refused, &["bundle/panels-f32x16.bin: cannot write", "large"]);
+        assert_eq!(list(), before, "{arguments:?}");
+        assert!(!place.home.path().join("cache/edge-run/panels").exists(), "{arguments:?}");
+    }
+    assert_succeeded(&place.run(&["-p", "label.bias"], b"good\n"));
+    assert_eq!(list().len(), before.len() + 1);
+}
+
+#[test]
 fn long_pairs_are_cut_without_keeping_what_was_cut() {
     let (_home, bundle) = small_bundle("bert");
     let encoder = Encoder::load(bundle.clone(), EngineOptions::default()).unwrap();
@@ -450,6 +541,34 @@ fn long_pairs_are_cut_without_keeping_what_was_cut() {
     assert!(found.truncated);
     assert_eq!(found.timing.tokens, 40);
     assert!(begun.elapsed().as_secs() < 20, "{:?}", begun.elapsed());
+}
+
+/// Runs a command with so many kilobytes of addresses at most (`v`), or files of so many blocks at most (`f`).
+#[cfg(target_os = "linux")]
+fn limited(place: &Place, limit: &str, arguments: &[&str], input: &[u8]) -> Output {
+    let own = command("edge-run", place.home.path());
+    let mut shell = std::process::Command::new("sh");
+    // A file above the limit is an error like any other where the signal is ignored.
+    shell.arg("-c").arg(format!("trap '' XFSZ; ulimit -{limit} && exec \"$@\"")).arg("sh").arg(own.get_program());
+    shell.envs(own.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    with_input(shell.current_dir(place.home.path()).args(arguments), input)
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_text_that_memory_does_not_hold_is_refused() {
+    let place = Place::new("bert");
+    let arguments = ["--bundle", "bundle", "-p", "label.bias", "texts.txt"];
+    let write = |text: &str| fs::write(place.home.path().join("texts.txt"), text).unwrap();
+    // A gigabyte of addresses: enough for the program, and less than the tokens of the long text may take.
+    const LIMIT: &str = "v 1048576";
+    write("good\n");
+    let short = limited(&place, LIMIT, &arguments, b"");
+    assert_succeeded(&short);
+    write(&format!("good\n{}\n", "good ".repeat(2 << 20)));
+    let refused = limited(&place, LIMIT, &arguments, b"");
+    assert_refused(&refused, &["texts.txt, line 2: tokens of a text of 10485760 bytes", "bytes of memory", "in parts"]);
+    assert_eq!(refused.stdout, short.stdout, "what comes before is answered");
 }
 
 #[test]

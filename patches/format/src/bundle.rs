@@ -47,8 +47,17 @@ impl Bundle {
         let text = fs::read(&path).map_err(Error::io(&path, "read"))?;
         let manifest = Manifest::parse(&text).map_err(|e| e.in_file(&path))?;
         let bundle = Bundle { dir: dir.to_owned(), manifest };
+        if !bundle.has_weights() && !bundle.panels().exists() {
+            let others =
+                fs::read_dir(dir).map_err(Error::io(dir, "read"))?.filter_map(|entry| Some(entry.ok()?.file_name()));
+            let names = others.filter_map(|name| name.into_string().ok());
+            let mut found: Vec<String> = names.filter(|n| n.starts_with("panels-") && n.ends_with(".bin")).collect();
+            found.sort();
+            let found = if found.is_empty() { "neither".to_owned() } else { found.join(", ") };
+            return Err(bundle.no_weights(found));
+        }
         for (name, entry) in &bundle.manifest.files {
-            if name != WEIGHTS || bundle.has_weights() || !bundle.panels().exists() {
+            if name != WEIGHTS || bundle.has_weights() {
                 entry.check_length(&dir.join(name))?;
             }
         }
@@ -58,6 +67,13 @@ impl Bundle {
     /// Whether `weights.bin` is here; a bundle on a device may have its panels only.
     pub fn has_weights(&self) -> bool {
         self.dir.join(WEIGHTS).exists()
+    }
+
+    /// The error when its panels are of no use, as `found` says, and there is no `weights.bin` to make them of.
+    pub fn no_weights(&self, found: String) -> Error {
+        let weights = self.manifest.weights();
+        let expected = PanelIndex::file_name(weights);
+        Error::NoWeights { dir: self.dir.clone(), expected, found, weights: weights.option() }
     }
 
     /// Where its panels are, or will be.

@@ -38,6 +38,25 @@ pub enum Error {
         /// The directory.
         dir: PathBuf,
     },
+    /// The weights are laid out for kernels that this program does not have, or not at all, and there is nothing here to lay
+    /// them out from.
+    #[error(
+        "{}: expected weights.bin, or the panels of this program's kernels, {expected}; found {found}; copy weights.bin \
+         there and run `edge-run prepare {}`, or make the bundle anew with `edge-export CHECKPOINT --panels only \
+         --weights {weights}` or, for a board, `targets/build BOARD`",
+        dir.display(),
+        dir.display()
+    )]
+    NoWeights {
+        /// The bundle.
+        dir: PathBuf,
+        /// The file of panels that this program maps.
+        expected: String,
+        /// What panels are there, or what is wrong with them.
+        found: String,
+        /// How its weights are stored, as edge-export names it.
+        weights: &'static str,
+    },
     /// A version that this program does not know.
     #[error(
         "version {found} of the {what} format, but this program reads version {expected}; a newer release may read it"
@@ -127,6 +146,7 @@ impl Error {
             | Error::InFile { .. }
             | Error::NotInStore { .. }
             | Error::NotABundle { .. }
+            | Error::NoWeights { .. }
             | Error::Unsigned { .. }) => named,
             source => Error::InFile { path: path.to_owned(), source: Box::new(source) },
         }

@@ -11,7 +11,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ALIGNMENT, Bundle, Digest, Digester, Element, Error, Manifest, Result, SCALE_GROUP, checked};
+use crate::{ALIGNMENT, Bundle, Digest, Digester, Element, Error, Manifest, Result, SCALE_GROUP, checked, quoted};
 
 /// Columns in a panel: one register of AVX-512, two of AVX2, four of NEON.
 pub const PANEL_WIDTH: usize = 16;
@@ -165,7 +165,12 @@ impl PanelIndex {
         let expected = entries(manifest, PREAMBLE_BYTES as u64 + header_bytes);
         let layout = panel_layout(manifest.weights());
         for (field, same, due, found) in [
-            ("layout", wire.layout == layout, layout.to_owned(), wire.layout.clone()),
+            (
+                "layout",
+                wire.layout == layout,
+                format!("{layout}, as this program's kernels read"),
+                format!("{}, for others", quoted(&wire.layout)),
+            ),
             (
                 "encoder",
                 wire.encoder == manifest.encoder.0,
@@ -315,4 +320,27 @@ fn taken_out(bytes: &[u8], entry: &PanelEntry) -> Vec<u8> {
         }
     }
     values
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_counted_beyond_32_bits() {
+        let of = |rows, columns, element, in_panels| {
+            let entry = PanelEntry { name: String::new(), rows, columns, element, in_panels, offset: 64 };
+            (entry.bytes(), entry.end())
+        };
+        let most = u32::MAX;
+        for (found, bytes, end) in [
+            (of(1, most, Element::F32, false), 4 * 0xffff_ffff, 64 + 4 * 0xffff_ffff),
+            (of(1 << 16, 1 << 16, Element::F32, true), 1 << 34, 64 + (1 << 34)),
+            (of(1 << 16, 1 << 16, Element::I8, true), 1 << 32, 64 + (1 << 32) + 4 * (1 << 8) * (1 << 16)),
+            (of(most, 1, Element::I8, true), 16 << 32, 64 + (16 << 32) + 4 * (1 << 24)),
+            (of(1, most, Element::I8, true), 4 << 32, 64 + (4 << 32) + 4 * 0xffff_ffff),
+        ] {
+            assert_eq!(found, (bytes, end));
+        }
+    }
 }

@@ -51,7 +51,10 @@ pub enum Kind {
         labels: Vec<String>,
     },
     /// The part of the second text that answers the first. Outputs: a start and an end logit for each token.
-    Span,
+    Span {
+        /// Tokens in the longest answer.
+        max_answer_length: u32,
+    },
 }
 
 impl Kind {
@@ -61,7 +64,7 @@ impl Kind {
             Kind::Classification { .. } => "classification",
             Kind::Regression { .. } => "regression",
             Kind::Tagging { .. } => "tagging",
-            Kind::Span => "span",
+            Kind::Span { .. } => "span",
         }
     }
 
@@ -70,7 +73,7 @@ impl Kind {
         match self {
             Kind::Classification { labels, .. } | Kind::Tagging { labels } => labels.len(),
             Kind::Regression { .. } => 1,
-            Kind::Span => 2,
+            Kind::Span { .. } => 2,
         }
     }
 
@@ -78,7 +81,7 @@ impl Kind {
     pub fn pooling(&self) -> Option<Pooling> {
         match self {
             Kind::Classification { pooling, .. } | Kind::Regression { pooling } => Some(*pooling),
-            Kind::Tagging { .. } | Kind::Span => None,
+            Kind::Tagging { .. } | Kind::Span { .. } => None,
         }
     }
 
@@ -86,7 +89,15 @@ impl Kind {
     pub fn labels(&self) -> &[String] {
         match self {
             Kind::Classification { labels, .. } | Kind::Tagging { labels } => labels,
-            Kind::Regression { .. } | Kind::Span => &[],
+            Kind::Regression { .. } | Kind::Span { .. } => &[],
+        }
+    }
+
+    /// Tokens in the longest answer, if the kind has answers and it is not as in BERT's SQuAD reader.
+    pub(crate) fn own_answer_length(&self) -> Option<u32> {
+        match self {
+            Kind::Span { max_answer_length } if *max_answer_length != BERT_ANSWER => Some(*max_answer_length),
+            _ => None,
         }
     }
 }
@@ -115,7 +126,12 @@ pub(crate) struct TaskFields {
     pub(crate) inputs: u8,
     #[serde(default = "bert_length")]
     pub(crate) max_length: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) max_answer_length: Option<u32>,
 }
+
+/// Tokens in the longest answer of BERT's SQuAD reader.
+const BERT_ANSWER: u32 = 30;
 
 fn one() -> u8 {
     1
@@ -146,7 +162,7 @@ impl Task {
         let allowed: &[u8] = match kind {
             Kind::Classification { .. } | Kind::Regression { .. } => &[1, 2],
             Kind::Tagging { .. } => &[1],
-            Kind::Span => &[2],
+            Kind::Span { .. } => &[2],
         };
         if !allowed.contains(&inputs) {
             return Err(Error::field(
@@ -176,6 +192,11 @@ impl Task {
         }
         if !(3..=1 << 20).contains(&max_length) {
             return Err(Error::field("max_length", "3 to 1048576 tokens", max_length));
+        }
+        if let Kind::Span { max_answer_length } = kind
+            && !(1..=1 << 20).contains(&max_answer_length)
+        {
+            return Err(Error::field("max_answer_length", "1 to 1048576 tokens", max_answer_length));
         }
         Ok(Task { name: name.to_owned(), kind, inputs, max_length })
     }
@@ -212,12 +233,15 @@ impl TryFrom<TaskFields> for Task {
     type Error = Error;
 
     fn try_from(fields: TaskFields) -> Result<Self> {
-        let TaskFields { name, kind, labels, pooling, inputs, max_length } = fields;
+        let TaskFields { name, kind, labels, pooling, inputs, max_length, max_answer_length } = fields;
         let labels_of =
             |labels: Option<Vec<String>>| labels.ok_or_else(|| Error::field("labels", "a list of labels", "none"));
         let refuse = |what: &str, present: bool| {
             if present { Err(Error::field(what, format!("none for a {kind} task"), "a value")) } else { Ok(()) }
         };
+        if kind != "span" {
+            refuse("max_answer_length", max_answer_length.is_some())?;
+        }
         let parsed = match kind.as_str() {
             "classification" => {
                 Kind::Classification { labels: labels_of(labels)?, pooling: pooling.unwrap_or(Pooling::Cls) }
@@ -233,7 +257,7 @@ impl TryFrom<TaskFields> for Task {
             "span" => {
                 refuse("labels", labels.is_some())?;
                 refuse("pooling", pooling.is_some())?;
-                Kind::Span
+                Kind::Span { max_answer_length: max_answer_length.unwrap_or(BERT_ANSWER) }
             }
             other => {
                 return Err(Error::field("kind", "classification, regression, tagging or span", quoted(other)));
@@ -250,6 +274,7 @@ impl From<Task> for TaskFields {
             kind: task.kind.name().to_owned(),
             labels,
             pooling: task.kind.pooling(),
+            max_answer_length: task.kind.own_answer_length(),
             name: task.name,
             inputs: task.inputs,
             max_length: task.max_length,
@@ -273,6 +298,11 @@ mod tests {
             (r#"{"name":"a","kind":"tagging","labels":["x","y"],"inputs":2}"#, "inputs: expected 1 texts"),
             (r#"{"name":"a","kind":"poetry"}"#, "kind: expected classification, regression, tagging or span"),
             (r#"{"name":"a","kind":"regression","max_length":2}"#, "max_length"),
+            (r#"{"name":"a","kind":"regression","max_answer_length":9}"#, "expected none for a regression task"),
+            (
+                r#"{"name":"a","kind":"span","inputs":2,"max_answer_length":0}"#,
+                "max_answer_length: expected 1 to 1048576",
+            ),
             (r#"{"name":"a","kind":"regression","colour":2}"#, "unknown field"),
         ];
         for (json, message) in cases {
@@ -288,6 +318,7 @@ mod tests {
             r#"{"name":"stsb","kind":"regression","labels":null,"pooling":"mean","inputs":2,"max_length":128}"#,
             r#"{"name":"pos","kind":"tagging","labels":["NOUN","VERB"],"pooling":null,"inputs":1,"max_length":64}"#,
             r#"{"name":"qa","kind":"span","labels":null,"pooling":null,"inputs":2,"max_length":384}"#,
+            r#"{"name":"qa","kind":"span","labels":null,"pooling":null,"inputs":2,"max_length":384,"max_answer_length":90}"#,
         ] {
             let task: Task = serde_json::from_str(json).unwrap();
             assert_eq!(serde_json::to_string(&task).unwrap(), json);

@@ -75,6 +75,18 @@ struct WireFrequencies {
     counts: Vec<u16>,
 }
 
+impl WireHeader {
+    /// The header, and what follows it where the task has an answer length of its own.
+    fn to_bytes(&self, max_answer_length: Option<u32>) -> Result<Vec<u8>> {
+        let failed = |e| Error::field("header", "values postcard can write", e);
+        let mut bytes = postcard::to_stdvec(self).map_err(failed)?;
+        if let Some(length) = max_answer_length {
+            bytes.extend(postcard::to_stdvec(&length).map_err(failed)?);
+        }
+        Ok(bytes)
+    }
+}
+
 const KINDS: [&str; 4] = ["classification", "regression", "tagging", "span"];
 const POOLINGS: [Option<Pooling>; 4] = [None, Some(Pooling::Cls), Some(Pooling::Mean), Some(Pooling::Pooler)];
 const ACTIVATIONS: [Activation; 4] = [Activation::Gelu, Activation::GeluTanh, Activation::Relu, Activation::Tanh];
@@ -135,7 +147,7 @@ pub(crate) fn encode(patch: &Patch) -> Result<Vec<u8>> {
         coded_bytes: length(coded.as_ref().map_or(0, |(_, bytes)| bytes.len()))?,
         metadata: patch.metadata().iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
     };
-    let header = postcard::to_stdvec(&header).map_err(|e| Error::field("header", "values postcard can write", e))?;
+    let header = header.to_bytes(fields.max_answer_length)?;
 
     let mut bytes = Vec::new();
     bytes.extend_from_slice(MAGIC);
@@ -194,20 +206,25 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Patch> {
         return Err(Error::field("preamble bytes 10 and 11", "zeros", hex(&preamble[10..12])));
     }
     let (header, payload) = body[PREAMBLE_BYTES..].split_at(header_bytes);
-    let wire: WireHeader =
-        postcard::from_bytes(header).map_err(|e| Error::field("header", "fields as FORMAT.md lists them", e))?;
+    let wrong = |e: postcard::Error| Error::field("header", "fields as FORMAT.md lists them", e);
+    let (wire, after): (WireHeader, _) = postcard::take_from_bytes(header).map_err(wrong)?;
+    // What most tasks leave out comes last, so that their headers are as they were before it was there.
+    let answer: Option<u32> = match after {
+        [] => None,
+        after => Some(postcard::from_bytes(after).map_err(wrong)?),
+    };
     // One way to write each header: no padded numbers, no bytes after the last field.
-    if postcard::to_stdvec(&wire).ok().as_deref() != Some(header) {
+    if wire.to_bytes(answer).ok().as_deref() != Some(header) {
         return Err(Error::field(
             "header",
             "the shortest form of every number and nothing after the last",
             "another form",
         ));
     }
-    read_body(wire, payload)
+    read_body(wire, answer, payload)
 }
 
-fn read_body(wire: WireHeader, payload: &[u8]) -> Result<Patch> {
+fn read_body(wire: WireHeader, answer: Option<u32>, payload: &[u8]) -> Result<Patch> {
     let has_labels = matches!(value_at(&KINDS, wire.task.kind, "task kind")?, "classification" | "tagging");
     if !has_labels && !wire.task.labels.is_empty() {
         return Err(Error::field("labels", "none for this kind of task", wire.task.labels.len()));
@@ -219,7 +236,11 @@ fn read_body(wire: WireHeader, payload: &[u8]) -> Result<Patch> {
         pooling: value_at(&POOLINGS, wire.task.pooling, "pooling")?,
         inputs: wire.task.inputs,
         max_length: wire.task.max_length,
+        max_answer_length: answer,
     })?;
+    if task.kind().own_answer_length() != answer {
+        return Err(Error::field("max_answer_length", "nothing where it is the default", "a value"));
+    }
     // Pooling has a default in task.json, but not here.
     if task.kind().pooling() != value_at(&POOLINGS, wire.task.pooling, "pooling")? {
         return Err(Error::field("pooling", "1, 2 or 3 for this kind of task", wire.task.pooling));
@@ -401,6 +422,24 @@ mod tests {
     use super::*;
     use crate::Kind;
 
+    /// Sizes that 32 bits cannot count, or memory not hold: none is a length that fits by accident.
+    #[test]
+    fn arrays_larger_than_addresses_are_refused() {
+        for dims in [[u32::MAX, u32::MAX], [1 << 31, 2], [1 << 16, 1 << 16], [1 << 30, 4], [u32::MAX, 1]] {
+            for (bits, group) in [(32, 0), (16, 0), (8, 0), (8, 8), (4, 0), (1, u32::MAX)] {
+                for coded in [false, true] {
+                    let mut reader = Reader { payload: &[0; 64], at: 0, coded, runs: Vec::new() };
+                    let found = reader.array("slot", &dims, WireForm { bits, group });
+                    // Codes of a stream take no bytes here: `decompress` counts them.
+                    let counted = coded && bits <= 8 && found.is_ok();
+                    let refused = matches!(&found, Err(Error::Length { part, .. }) if part.starts_with("slot"));
+                    let refused_later = counted && codes::decompress(&[], &[0; 64], &reader.runs).is_err();
+                    assert!(refused || refused_later, "{dims:?} of {bits} bits by {group}: {found:?}");
+                }
+            }
+        }
+    }
+
     #[test]
     fn every_value_has_a_number() {
         // Each match lists every value, so one that is added has to be added here and to its table.
@@ -410,7 +449,7 @@ mod tests {
                 "classification" => Kind::Classification { labels: labels(), pooling: Pooling::Cls },
                 "regression" => Kind::Regression { pooling: Pooling::Cls },
                 "tagging" => Kind::Tagging { labels: labels() },
-                _ => Kind::Span,
+                _ => Kind::Span { max_answer_length: 30 },
             };
             assert_eq!(made.name(), kind);
         }

@@ -37,6 +37,7 @@ fn task(kind: &str) -> Task {
         }
         "regression" => r#"{"name":"t","kind":"regression","pooling":"mean","inputs":2}"#,
         "tagging" => r#"{"name":"t","kind":"tagging","labels":["A","B"]}"#,
+        "long span" => r#"{"name":"t","kind":"span","inputs":2,"max_answer_length":300}"#,
         _ => r#"{"name":"t","kind":"span","inputs":2}"#,
     };
     serde_json::from_str(json).unwrap()
@@ -82,7 +83,7 @@ fn seal(mut bytes: Vec<u8>) -> Vec<u8> {
 
 #[test]
 fn every_kind_and_encoding_reads_back() {
-    for kind in ["classification", "regression", "tagging", "span"] {
+    for kind in ["classification", "regression", "tagging", "span", "long span"] {
         for encoding in encodings() {
             let written = patch(kind, encoding);
             let bytes = written.to_bytes().unwrap();
@@ -106,6 +107,39 @@ fn version_1_stays_readable() {
     let expected = patch("classification", "i4".parse().unwrap());
     assert_eq!(Patch::from_bytes(golden).unwrap(), expected);
     assert_eq!(expected.to_bytes().unwrap(), golden, "version 1 is also written as it was");
+}
+
+#[test]
+fn an_answer_length_is_written_only_where_it_is_another() {
+    let (short, long) = (patch("span", Encoding::F32), patch("long span", Encoding::F32));
+    let (without, with) = (short.to_bytes().unwrap(), long.to_bytes().unwrap());
+    let header = u32::from_le_bytes(without[12..16].try_into().unwrap());
+    assert_eq!(with[12..16], (header + 2).to_le_bytes(), "300 is a varint of two bytes");
+    let end = 16 + header as usize;
+    assert_eq!(with[end..end + 2], [0xac, 0x02]);
+    assert_eq!([&with[16..end], &with[end + 2..with.len() - 8]].concat(), without[16..without.len() - 8]);
+
+    // The default written out, no length at all, more than there is, and a length where there are no answers.
+    let put = |bytes: &[u8], varint: &[u8]| {
+        let header = u32::from_le_bytes(bytes[12..16].try_into().unwrap());
+        let end = 16 + header as usize;
+        let length = (header + varint.len() as u32).to_le_bytes();
+        let made = [&bytes[..12], &length, &bytes[16..end], varint, &bytes[end..]].concat();
+        Patch::from_bytes(&seal(made)).unwrap_err().to_string()
+    };
+    let cases: [(&[u8], &str); 5] = [
+        (&[30], "max_answer_length: expected nothing where it is the default"),
+        (&[0], "max_answer_length: expected 1 to 1048576 tokens, found 0"),
+        (&[0x80, 0x80, 0x80, 0x01], "max_answer_length: expected 1 to 1048576 tokens, found 2097152"),
+        (&[0xac, 0x82, 0x00], "shortest form"),
+        (&[31, 0], "header"),
+    ];
+    for (varint, said) in cases {
+        let error = put(&without, varint);
+        assert!(error.contains(said), "{varint:?}: {error}");
+    }
+    let error = put(&patch("tagging", Encoding::F32).to_bytes().unwrap(), &[31]);
+    assert!(error.contains("max_answer_length: expected none for a tagging task"), "{error}");
 }
 
 #[test]
@@ -188,7 +222,7 @@ fn parts_that_disagree_make_no_patch() {
 #[test]
 fn random_damage_is_survived() {
     let mut numbers = Numbers(42);
-    let seeds: Vec<Vec<u8>> = ["classification", "span"]
+    let seeds: Vec<Vec<u8>> = ["classification", "span", "long span"]
         .iter()
         .flat_map(|kind| encodings().into_iter().map(move |e| patch(kind, e).to_bytes().unwrap()))
         .collect();

@@ -42,7 +42,7 @@ pub fn metric_names(kind: &Kind) -> &'static [&'static str] {
         Kind::Classification { .. } => &["accuracy", "macro F1", "Matthews"],
         Kind::Tagging { labels } if metrics::are_entities(labels) => &["span F1", "token accuracy"],
         Kind::Tagging { .. } => &["token accuracy"],
-        Kind::Span => &["F1", "exact match"],
+        Kind::Span { .. } => &["F1", "exact match"],
     }
 }
 
@@ -82,7 +82,7 @@ pub(crate) fn compare(task: &Task, predictions: &[Prediction], examples: &[Examp
     let mut found = match task.kind() {
         Kind::Regression { .. } => values(predictions, examples),
         Kind::Classification { labels, .. } | Kind::Tagging { labels } => classes(task, labels, predictions, examples),
-        Kind::Span => spans(predictions, examples),
+        Kind::Span { .. } => spans(predictions, examples),
     };
     found.texts = examples.len();
     found.truncated = predictions.iter().filter(|p| p.truncated).count();

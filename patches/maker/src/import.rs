@@ -132,7 +132,7 @@ fn dense_activation(family: Family) -> Activation {
 fn find_head(source: &Checkpoint, kind: &Kind, family: Family) -> Result<HeadLayers> {
     let has = |module: &str| source.contains(&format!("{module}.weight"));
     let known = match kind {
-        Kind::Span => {
+        Kind::Span { .. } => {
             vec![HeadLayers { dense: None, output: "qa_outputs" }, HeadLayers { dense: None, output: "classifier" }]
         }
         Kind::Tagging { .. } => vec![HeadLayers { dense: None, output: "classifier" }],

@@ -226,7 +226,7 @@ fn likely_tokens(task: &Task, text: &Text) -> usize {
     let tokens = bytes / TOKEN_BYTES + SPECIAL;
     match task.spec().kind() {
         // A long context is read whole, in windows.
-        Kind::Span => tokens,
+        Kind::Span { .. } => tokens,
         _ => tokens.min(usize::try_from(task.spec().max_length()).unwrap_or(usize::MAX)),
     }
 }

@@ -182,6 +182,11 @@ impl<R: BufRead> Records<R> {
         Ok(Some(Record { line: self.line, text, label }))
     }
 
+    /// What the input is called in errors.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Bytes read so far.
     pub fn bytes(&self) -> u64 {
         self.bytes

@@ -71,7 +71,7 @@ pub fn run<R: BufRead, W: Write>(
         if batch.is_empty() {
             break;
         }
-        answer(session, &batch, writer, how.options, &mut outcome)?;
+        answer(session, records.name(), &batch, writer, how.options, &mut outcome)?;
         if how.unbuffered {
             writer.flush().map_err(output)?;
         }
@@ -81,9 +81,10 @@ pub fn run<R: BufRead, W: Write>(
     Ok(outcome)
 }
 
-/// Answers one batch: every task's requests go to the encoder together.
+/// Answers one batch of the input of that name: every task's requests go to the encoder together.
 fn answer<W: Write>(
     session: &Session<'_>,
+    input: &str,
     batch: &[Record],
     writer: &mut Writer<W>,
     options: Options,
@@ -103,6 +104,13 @@ fn answer<W: Write>(
             };
             // A text without an answer is a row; anything else is the end.
             let answer = match answer {
+                Err(Error::Memory { place, bytes, helps }) => {
+                    return Err(Error::Memory {
+                        place: format!("{input}, line {}: {place}", record.line),
+                        bytes,
+                        helps,
+                    });
+                }
                 Err(error) if !matches!(error, Error::Text(_)) => return Err(error),
                 answer => answer,
             };

@@ -6,7 +6,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use bias_patch::Bundle;
+use bias_patch::{Bundle, Config};
 use ndarray::{ArrayView2, s};
 use prost::Message;
 use tract_onnx::{pb, prelude::*, tract_core::internal::TractErrorContext as _};
@@ -18,7 +18,7 @@ use super::{
     patterns,
     weights::Weights,
 };
-use crate::{Error, Result};
+use crate::{Error, Result, memory::ask};
 
 /// A loaded encoder.
 pub(crate) struct Lowered {
@@ -27,11 +27,21 @@ pub(crate) struct Lowered {
     machine: Arc<Machine>,
     path: PathBuf,
     pooler: bool,
+    /// What a run holds at once for each of its tokens.
+    token_bytes: usize,
 }
 
 /// The values of every slot, one after the other, as an input: `[1, L]`.
 pub(super) fn table(slots: Vec<Vec<f32>>) -> TValue {
     tract_ndarray::Array1::from(slots.concat()).insert_axis(tract_ndarray::Axis(0)).into_tensor().into_tvalue()
+}
+
+/// Bytes that a run holds at once for each token: input, residual, output and answer of an operator; queries, keys and
+/// values, the last two once more in panels; the middle of the MLP, in floats and in codes.
+fn token_bytes(config: &Config) -> usize {
+    let size = |width: u32| usize::try_from(width).unwrap_or(usize::MAX);
+    let (hidden, middle) = (size(config.hidden.max(config.embedding)), size(config.intermediate));
+    hidden.saturating_mul(9 * size_of::<f32>()).saturating_add(middle.saturating_mul(size_of::<f32>() + 1))
 }
 
 impl Lowered {
@@ -50,7 +60,9 @@ impl Lowered {
         let failed =
             |e: TractError| Error::Engine { path: path.clone(), action: "lower the graph", reason: format!("{e:#}") };
         let (tape, plan) = plan().map_err(failed)?;
-        Ok(Lowered { plan, tape, machine, path: bundle.dir().to_owned(), pooler: bundle.manifest().config.pooler })
+        let config = &bundle.manifest().config;
+        let token_bytes = token_bytes(config);
+        Ok(Lowered { plan, tape, machine, path: bundle.dir().to_owned(), pooler: config.pooler, token_bytes })
     }
 
     /// The inputs of one run of several sequences.
@@ -84,7 +96,17 @@ impl Lowered {
     }
 
     /// Runs sequences of these lengths.
+    ///
+    /// # Errors
+    /// When the system has not as much memory, which is asked for ahead: neither tract's tensors nor threads in the midst of
+    /// an operator can be refused it.
     pub fn run(&self, inputs: TVec<TValue>, lengths: &[usize]) -> Result<Vec<Hidden>> {
+        let tokens: usize = lengths.iter().sum();
+        ask(tokens.saturating_mul(self.token_bytes), |bytes| Error::Memory {
+            place: format!("a run of {tokens} tokens"),
+            bytes,
+            helps: "fewer tokens (--max-length), fewer --threads or an encoder of --weights int8 need less",
+        })?;
         self.evaluate(inputs, lengths).map_err(|e| self.failed(e))
     }
 

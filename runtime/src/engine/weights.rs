@@ -58,8 +58,7 @@ impl Weights {
             }
         }
         if let (false, Some(reason)) = (bundle.has_weights(), reason) {
-            let weights = manifest.weights().option();
-            return Err(Error::PanelsLost { path: bundle.dir().to_owned(), reason, weights });
+            return Err(bundle.no_weights(reason.to_string()).into());
         }
         // There are none, or they are of another version or damaged: they are made again.
         let path = match (PanelIndex::write(bundle, &beside), cached) {

@@ -144,7 +144,7 @@ fn content(path: &Path, field: &str, expected: String, found: String) -> Error {
 
 /// What a row of a task says beside its text.
 fn due(task: &Task) -> &'static str {
-    if matches!(task.kind(), Kind::Span) { "an answer and its answer_start" } else { "a label" }
+    if matches!(task.kind(), Kind::Span { .. }) { "an answer and its answer_start" } else { "a label" }
 }
 
 fn check_inputs(task: &Task, text: &Text) -> Result<(), String> {
@@ -179,7 +179,7 @@ fn gold(task: &Task, text: &Text, label: &Label) -> Result<Gold, String> {
             }
             Ok(Gold::Tags(tags))
         }
-        (Kind::Span, Label::Answers(answers)) if !answers.is_empty() => {
+        (Kind::Span { .. }, Label::Answers(answers)) if !answers.is_empty() => {
             let context: Vec<char> = text.second().unwrap_or_default().chars().collect();
             answers
                 .iter()

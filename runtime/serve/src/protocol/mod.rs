@@ -74,7 +74,7 @@ impl Output {
             Kind::Classification { .. } => &[Output::Label, Output::Score, Output::Logits],
             Kind::Regression { .. } => &[Output::Value, Output::Logits],
             Kind::Tagging { .. } => &[Output::Tags],
-            Kind::Span => &[Output::Label, Output::Score, Output::Spans],
+            Kind::Span { .. } => &[Output::Label, Output::Score, Output::Spans],
         }
     }
 

@@ -1,6 +1,6 @@
 //! What edge-patch says, line by line.
 
-use bias_patch::{Encoding, Pooling, Task};
+use bias_patch::{Encoding, Kind, Pooling, Task};
 use edge_patch::{
     Difference, Evaluation, Report, Searched,
     train::{OfRate, by_rate},
@@ -82,6 +82,9 @@ pub(crate) fn describe(report: &Report, lines: &mut Vec<String>) {
         if task.inputs() == 2 { "s" } else { "" },
         task.max_length()
     ));
+    if let Kind::Span { max_answer_length } = task.kind() {
+        lines.push(format!("answers   at most {max_answer_length} tokens"));
+    }
     lines.push(format!("encoder   {}", report.encoder));
     lines.push(format!("bytes     {}", report.bytes));
     for (outputs, inputs, encoding) in &report.head {

@@ -73,7 +73,7 @@ enum Command {
         /// A safetensors file of biases and a head, or a fine-tuned checkpoint
         #[arg(long, value_name = "FILE_OR_DIR")]
         from: PathBuf,
-        /// The task: name, kind, labels, and if they are not cls, 1 and 128 pooling, inputs and max_length
+        /// The task: name, kind, labels, and if they are not cls, 1, 128 and 30 pooling, inputs, max_length and max_answer_length
         #[arg(long, value_name = "JSON")]
         task: PathBuf,
         /// The patch to write

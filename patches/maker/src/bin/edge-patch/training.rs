@@ -23,7 +23,7 @@ pub(crate) struct TrainArguments {
     /// The encoder's bundle
     #[arg(long, value_name = "BUNDLE")]
     encoder: PathBuf,
-    /// The task: name, kind, labels, and if they are not cls, 1 and 128 pooling, inputs and max_length
+    /// The task: name, kind, labels, and if they are not cls, 1, 128 and 30 pooling, inputs, max_length and max_answer_length
     #[arg(long, value_name = "JSON")]
     task: PathBuf,
     /// Texts to learn from
