@@ -168,7 +168,7 @@ fn gradients_of_weights_are_slopes_of_the_loss() {
         let (base, head, own) = (encoder.base().slots(), head_of(&task), encoder.own_weights().unwrap());
         let wanted = vec![true; base.len()];
         let mut d = vec![0.0; own.values().len()];
-        // In two runs, which add up.
+        // In several runs, which add up.
         let tokens = texts.iter().map(|(text, _)| text.len()).max().unwrap();
         let values = (base, &head[..]);
         let found = gradient_with_weights(&encoder, &task, values, &texts, &wanted, tokens, Some(&mut d)).unwrap();

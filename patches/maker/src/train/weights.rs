@@ -1,7 +1,8 @@
 //! Weights in training, which no patch can hold: the rows of the paper that BitFit is compared with.
 //!
 //! In: an encoder, and which of its weights are trained. Out: the same encoder with others, after every step. Refused: an
-//! encoder whose weights are codes. Weights are all that is not a bias: embedding tables, matrices, gains.
+//! encoder whose weights are codes. Weights are all that is not a bias: embedding tables, matrices, gains, as the paper chooses
+//! "from the entire model"; a pooler's too, although a task that does not read it leaves them as they are.
 
 use std::collections::BTreeSet;
 
