@@ -163,9 +163,9 @@ pub fn bench(bundle: Bundle, options: &BenchOptions) -> Result<Report> {
                 let wanted = vec![true; values.len()];
                 let times = repeat(options.time, || {
                     // A gradient like any other: the hidden states themselves.
-                    let gradient = encoder.gradient(values, &texts, &wanted, crate::RUN_TOKENS, |_, tokens, _| {
-                        (tokens.to_owned(), None)
-                    })?;
+                    let run = crate::RUN_TOKENS;
+                    let gradient = encoder
+                        .gradient(values, &texts, &wanted, run, None, |_, tokens, _| (tokens.to_owned(), None))?;
                     black_box(gradient);
                     Ok(())
                 })?;

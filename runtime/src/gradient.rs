@@ -1,7 +1,8 @@
 //! Gradients of a loss with respect to an encoder's bias values: what training needs of the runtime.
 //!
 //! In: bias values, tokenized texts, and a loss of their hidden states. Out: the gradient of every wanted slot. The
-//! arithmetic is that of running: the same fused operators over the same mapped weights, and their adjoints.
+//! arithmetic is that of running: the same fused operators over the same mapped weights, and their adjoints. For a training that
+//! is compared with it there are gradients of the weights too.
 
 use bias_patch::{Kind, Task as TaskSpec};
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2};
@@ -10,7 +11,7 @@ use crate::{
     Encoder, Error, Result, Text,
     answer::{first_tokens, second_tokens},
     encoder::runs,
-    engine::adjoint::Batch,
+    engine::{OwnWeights, adjoint::Batch, lowered::Lowered},
     text::Tokens,
 };
 
@@ -94,23 +95,33 @@ impl Encoder {
     /// A key's bias has no effect, so its gradient is zeros too. Texts run `tokens` tokens at a time, or one by one where they
     /// are longer, whatever their number, so memory is bounded by that; [`crate::RUN_TOKENS`] is fast.
     ///
+    /// Where there is `d_weights`, the gradient of every weight is added to it, in the order of [`OwnWeights`]: half as much
+    /// work again, and every operator's output is kept.
+    ///
     /// # Errors
     /// When the engine is the reference engine, which does not run backward, or fails, when values are not the slots', or
-    /// a gradient has another shape than what it is of.
+    /// a gradient has another shape than what it is of; with `d_weights` also as [`Encoder::own_weights`].
     pub fn gradient(
         &self,
         values: &[Vec<f32>],
         texts: &[&Tokenized],
         wanted: &[bool],
         tokens: usize,
+        mut d_weights: Option<&mut [f32]>,
         mut loss: impl FnMut(usize, ArrayView2<'_, f32>, Option<ArrayView1<'_, f32>>) -> (Array2<f32>, Option<Array1<f32>>)
         + Send,
     ) -> Result<Vec<Vec<f32>>> {
-        let engine = self.engine.lowered().ok_or_else(|| Error::Engine {
-            path: self.bundle().dir().to_owned(),
-            action: "run backward",
-            reason: "it is the reference engine; --engine lowered does".to_owned(),
-        })?;
+        let engine = self.lowered()?;
+        if let Some(d_weights) = &d_weights {
+            let expected = engine.weights().all()?.len();
+            if d_weights.len() != expected {
+                return Err(Error::Input {
+                    place: "gradients of weights".to_owned(),
+                    expected: format!("{expected} places"),
+                    found: d_weights.len().to_string(),
+                });
+            }
+        }
         let manifest = self.bundle().manifest();
         let lengths = || manifest.slots.iter().map(|slot| slot.len as usize);
         if !values.iter().map(Vec::len).eq(lengths()) || wanted.len() != values.len() {
@@ -135,7 +146,7 @@ impl Encoder {
             let mut of_run = |at: usize, tokens: ArrayView2<'_, f32>, pooled: Option<ArrayView1<'_, f32>>| {
                 loss(run.start + at, tokens, pooled)
             };
-            let gradient = engine.gradient(&batch, &is_wanted, &mut of_run)?;
+            let gradient = engine.gradient(&batch, &is_wanted, d_weights.as_deref_mut(), &mut of_run)?;
             sums.iter_mut().zip(gradient).for_each(|(sum, gradient)| *sum += gradient);
         }
         let mut rest = &sums[..];
@@ -145,5 +156,22 @@ impl Encoder {
             part.to_vec()
         });
         Ok(parts.collect())
+    }
+
+    /// A copy of the weights, to be changed and given to [`Encoder::with_weights`].
+    ///
+    /// # Errors
+    /// When they are codes of eight bits, or the engine is the reference engine.
+    pub fn own_weights(&self) -> Result<OwnWeights> {
+        self.lowered()?.weights().own()
+    }
+
+    /// The engine that runs backward.
+    pub(crate) fn lowered(&self) -> Result<&Lowered> {
+        self.engine.lowered().ok_or_else(|| Error::Engine {
+            path: self.bundle().dir().to_owned(),
+            action: "run backward",
+            reason: "it is the reference engine; --engine lowered does".to_owned(),
+        })
     }
 }

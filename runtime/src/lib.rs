@@ -39,7 +39,7 @@ mod word_piece;
 pub use answer::{Answer, Fields, Prediction, Ranked, Span, Tag, Timing};
 pub use bias_patch::{Bundle, Patch, Store};
 pub use encoder::{Encoder, LoadTiming, Options, RUN_TOKENS, Request, Task};
-pub use engine::{Activations, EngineKind, EngineOptions};
+pub use engine::{Activations, EngineKind, EngineOptions, OwnWeights};
 pub use error::{Error, Result, TextError};
 pub use gradient::Tokenized;
 pub use memory::{MappedMemory, Memory};

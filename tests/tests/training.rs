@@ -1,10 +1,13 @@
-//! Training: gradients against PyTorch's, and patches that come out the same however often a run is stopped.
+//! Training: gradients against PyTorch's, patches that come out the same however often a run is stopped, and weights to compare.
 
 use std::{fs, path::PathBuf, process::Stdio, time::Duration};
 
 use bias_patch::{Bundle, Patch, Task, Term};
-use edge_patch::{data::Gold, train::gradient};
-use edge_run::{Activations, Encoder, EngineOptions, RUN_TOKENS, Text, Tokenized};
+use edge_patch::{
+    data::Gold,
+    train::{gradient, gradient_with_weights},
+};
+use edge_run::{Activations, Encoder, EngineOptions, OwnWeights, RUN_TOKENS, Text, Tokenized};
 use serde_json::{Value, json};
 use system_tests::{
     ENCODERS, Fixture, Gradients, assert_refused, assert_succeeded, command, int8, small_bundle, small_bundle_with,
@@ -146,6 +149,94 @@ fn the_loss_falls_along_the_gradient() {
         let slope = (at(&moved(step)).loss - at(&moved(-step)).loss) / (2.0 * step);
         assert!((slope / norm - 1.0).abs() < 5e-3, "slope {slope}, norm {norm}");
     }
+}
+
+#[test]
+fn gradients_of_weights_are_slopes_of_the_loss() {
+    /// The step of central differences, along a direction of length one.
+    const STEP: f64 = 2e-2;
+    /// What their third order may add, relative to the gradient's norm.
+    const CURVATURE: f64 = 1e-2;
+    /// The rounding of two losses in f32, a few millionths each, over twice the step.
+    const ROUNDING: f64 = 2e-4;
+    for (name, kind) in [("bert", "pooler"), ("electra", "mean"), ("roberta", "span"), ("distilbert", "tagging")] {
+        let (_home, bundle) = small_bundle(name);
+        let encoder = Encoder::load(bundle, EngineOptions { threads: 2, ..EngineOptions::default() }).unwrap();
+        let task = task_of(kind);
+        let texts = texts(&encoder, &Fixture::named(name), &task, kind);
+        let texts: Vec<_> = texts.iter().map(|(text, gold)| (text, gold)).collect();
+        let (base, head, own) = (encoder.base().slots(), head_of(&task), encoder.own_weights().unwrap());
+        let wanted = vec![true; base.len()];
+        let mut d = vec![0.0; own.values().len()];
+        // In several runs, which add up.
+        let tokens = texts.iter().map(|(text, _)| text.len()).max().unwrap();
+        let values = (base, &head[..]);
+        let found = gradient_with_weights(&encoder, &task, values, &texts, &wanted, tokens, Some(&mut d)).unwrap();
+        let without = gradient(&encoder, &task, base, &head, &texts, &wanted, tokens).unwrap();
+        assert_eq!((found.loss, found.slots, found.head), (without.loss, without.slots, without.head));
+        let nothing = vec![false; base.len()];
+        let loss = |own: &OwnWeights| {
+            let changed = encoder.with_weights(own).unwrap();
+            gradient(&changed, &task, base, &head, &texts, &nothing, RUN_TOKENS).unwrap().loss
+        };
+        let mut worst = 0.0f64;
+        for tensor in own.tensors() {
+            let (rows, columns) = (tensor.rows as usize, tensor.columns as usize);
+            let place = |at: usize| own.start(tensor) + tensor.place(at / columns, at % columns);
+            let places: Vec<usize> = (0..rows * columns).map(place).collect();
+            let gradient: Vec<f32> = places.iter().map(|place| d[*place]).collect();
+            let length = |v: &[f32]| v.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
+            let norm = length(&gradient);
+            // Along the gradient, and along what has nothing to do with it.
+            for direction in [gradient.clone(), Fixture::values(&format!("probe {}", tensor.name), &[places.len(), 1])]
+            {
+                let len = length(&direction);
+                if len == 0.0 {
+                    continue;
+                }
+                let moved = |by: f64| {
+                    let mut own = own.clone();
+                    let values = own.values_mut();
+                    for (place, v) in places.iter().zip(&direction) {
+                        values[*place] = (f64::from(values[*place]) + by * f64::from(*v) / len) as f32;
+                    }
+                    loss(&own)
+                };
+                let slope = (moved(STEP) - moved(-STEP)) / (2.0 * STEP);
+                let due =
+                    gradient.iter().zip(&direction).map(|(d, v)| f64::from(*d) * f64::from(*v)).sum::<f64>() / len;
+                let error = (slope - due).abs();
+                assert!(error <= CURVATURE * norm + ROUNDING, "{name} {kind} {}: {slope}, found {due}", tensor.name);
+                worst = worst.max(error / (norm + ROUNDING));
+            }
+        }
+        println!("{name:16} {kind:8} worst {worst:.1e}");
+    }
+}
+
+#[test]
+fn a_copy_of_the_weights_answers_as_the_mapped_ones_do() {
+    let (_home, bundle) = small_bundle("bert");
+    let encoder = Encoder::load(bundle, EngineOptions::default()).unwrap();
+    let text = Text::one("a good film");
+    let hidden = |own: &OwnWeights| encoder.with_weights(own).unwrap().hidden(&text).unwrap();
+    let mut own = encoder.own_weights().unwrap();
+    assert_eq!(hidden(&own), encoder.hidden(&text).unwrap());
+    // The encoder that had them is gone, so they are not copied to be changed; a copy of before stays as it was.
+    let place = own.values().as_ptr();
+    assert_eq!(own.values_mut().as_ptr(), place);
+    let before = own.clone();
+    own.values_mut().iter_mut().for_each(|value| *value *= 1.1);
+    assert_ne!(hidden(&own), hidden(&before));
+    assert_eq!(hidden(&before), encoder.hidden(&text).unwrap());
+
+    let (_home, bundle) = small_bundle("electra");
+    let other = Encoder::load(bundle, EngineOptions::default()).unwrap();
+    let error = other.with_weights(&own).err().unwrap().to_string();
+    assert!(error.contains("found those of another"), "{error}");
+    let (_home, bundle) = small_bundle_with("bert", int8());
+    let error = Encoder::load(bundle, EngineOptions::default()).unwrap().own_weights().unwrap_err().to_string();
+    assert!(error.contains("codes of eight bits") && error.contains("--weights f32"), "{error}");
 }
 
 /// An encoder, a task of two labels and texts whose words give the label away.
@@ -481,4 +572,52 @@ fn a_table_is_made_once() {
     assert_eq!(assert_succeeded(&table(&recipe)), said);
     assert_eq!(kept(), before);
     assert_refused(&table(&["--epochs", "1"]), &["mood-frozen.bias.json", "remove the file to train anew"]);
+}
+
+#[test]
+fn weights_are_trained_to_compare_and_leave_no_patch() {
+    let place = Place::new();
+    let table = || {
+        let mut table = command("edge-patch", place.home.path());
+        let fixed = ["table", "--encoder", "bundle", "--data", "mood=task.json,train.tsv,dev.tsv", "--epochs", "2"];
+        let rows = ["--rows", "frozen,random,rows@1e-2,full@1e-3@3e-3", "--lr", "1e-2", "--seeds", "2"];
+        let files = ["--results", "results", "-o", "table.md"];
+        assert_succeeded(&table.current_dir(place.home.path()).args(fixed).args(rows).args(files).output().unwrap())
+    };
+    let said = table();
+    for row in ["random", "rows@1e-2", "full@1e-3@3e-3"] {
+        let line = said.lines().find(|line| line.starts_with(&format!("| {row} |"))).unwrap();
+        assert!(line.contains(" ± ") && line.ends_with("| - | - |"), "{line}");
+        assert!(place.path(&format!("results/mood-{row}.bias.json")).exists());
+        assert!(!place.path(&format!("results/mood-{row}.bias")).exists());
+    }
+    assert!(place.path("results/mood-frozen.bias").exists());
+    let kept = || fs::metadata(place.path("results/mood-random.bias.json")).unwrap().modified().unwrap();
+    let before = kept();
+    assert_eq!((table(), kept()), (said, before));
+
+    let last_loss = |name: &str, what: &[&str]| {
+        let log = format!("{name}.jsonl");
+        let fixed = ["--lr", "3e-3", "--epochs", "4", "--log", &log];
+        let train = |output: &str| place.train(output, &[&fixed[..], what].concat()).output().unwrap();
+        let said = assert_succeeded(&train(&format!("{name}.bias")));
+        let log = fs::read_to_string(place.path(&log)).unwrap();
+        let events = log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let losses: Vec<f64> = events.filter(|e| e["event"] == "pass").map(|e| e["loss"].as_f64().unwrap()).collect();
+        (losses[3], said)
+    };
+    let ((frozen, _), (full, said)) =
+        (last_loss("frozen", &["--slots", "none"]), last_loss("full", &["--weights", "full"]));
+    assert!(full < frozen, "full {full}, frozen {frozen}");
+    assert!(said.contains("no patch is written, accuracy"), "{said}");
+    assert!(!place.path("full.bias").exists() && !place.path("full.bias.training").exists());
+    // The same steps give the same losses.
+    assert_eq!(last_loss("again", &["--weights", "full"]).0, full);
+    for (extra, parts) in [
+        (["--average", "ema"], ["averages", "none where weights are trained"]),
+        (["--memory-limit", "200M"], ["memory limit", "none where weights are trained"]),
+    ] {
+        let refused = place.train("x.bias", &[&["--weights", "rows"], &extra[..]].concat()).output().unwrap();
+        assert_refused(&refused, &parts);
+    }
 }

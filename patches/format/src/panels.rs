@@ -81,6 +81,15 @@ impl PanelEntry {
         has.then(|| (self.offset + self.bytes(), Element::F32.bytes() * count))
     }
 
+    /// Where the value of a row and a column is among its values, if these are floats.
+    pub fn place(&self, row: usize, column: usize) -> usize {
+        let (rows, columns) = (self.rows as usize, self.columns as usize);
+        match self.in_panels {
+            true => (column / PANEL_WIDTH * rows + row) * PANEL_WIDTH + column % PANEL_WIDTH,
+            false => row * columns + column,
+        }
+    }
+
     /// Where the next tensor may begin.
     fn end(&self) -> u64 {
         self.sums().map_or(self.offset + self.bytes(), |(offset, bytes)| offset + bytes)
@@ -91,6 +100,11 @@ impl PanelIndex {
     /// The file's name in a bundle whose weights are of a kind.
     pub fn file_name(weights: Element) -> String {
         format!("panels-{}.bin", panel_layout(weights))
+    }
+
+    /// All tensors, in the order of the file.
+    pub fn tensors(&self) -> &[PanelEntry] {
+        &self.tensors
     }
 
     /// The entry of a tensor.

@@ -1,14 +1,15 @@
 //! The lowered graph forward and backward: gradients of a loss with respect to the bias values.
 //!
 //! In: one task's bias values, sequences, and for each sequence the gradient of the loss with respect to its hidden states.
-//! Out: the gradient with respect to every value of the wanted slots. Weights are constant, so no gradient of them exists
-//! and no input of a linear layer is kept: only what activations, softmax and LayerNorm need. An operator's forward pass
-//! stands beside its adjoint; what has no wanted slot below it is not run backward.
+//! Out: the gradient with respect to every value of the wanted slots. Weights are constant, so no input of a linear layer is
+//! kept: only what activations, softmax and LayerNorm need. An operator's forward pass stands beside its adjoint; what has no
+//! wanted slot below it is not run backward. Only where gradients of the weights are asked for, for a comparison, every
+//! operator's output is kept and everything runs backward: see [`super::weights_adjoint`].
 //!
 //! Shapes: N tokens, H hidden width, I middle width, K and M the sides of a matrix, S tokens of a sequence, D width of a
 //! head. A gradient is called `d` and then the name of what it is of.
 
-use std::ops::Range;
+use std::{ops::Range, slice};
 
 use bias_patch::{Activation, PANEL_WIDTH};
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2};
@@ -19,6 +20,7 @@ use super::{
     machine::{Machine, Scratch},
     operators::{Norm, Operator, Work, embed, first_rows},
     product::{Biases, Layer, multiply_transposed, project},
+    weights_adjoint::{add_gain, add_layers, add_tables},
 };
 
 /// The operators of a lowered graph in their order, each with the steps that its activations come from.
@@ -70,6 +72,15 @@ enum Saved<'m> {
     Nothing,
 }
 
+/// What the operators of a tape put out, as far as it is needed again, and what their adjoints need.
+type Forward<'m> = (Vec<Option<Scratch<'m>>>, Vec<Saved<'m>>);
+
+/// Where gradients are added: those of the values, and of the weights if they are asked for.
+struct Sums<'a> {
+    values: &'a mut [f32],
+    weights: Option<&'a mut [f32]>,
+}
+
 impl Tape {
     /// The tape of a lowered model whose outputs are the hidden states and perhaps the pooler's.
     pub fn of(model: &TypedModel) -> TractResult<Self> {
@@ -87,15 +98,17 @@ impl Tape {
     }
 
     /// The gradient with respect to `batch.values`, zeros where a slot is not wanted; `wanted` says for each of the
-    /// values whether it is. `loss` is called with each sequence's hidden states and pooler output.
+    /// values whether it is. `loss` is called with each sequence's hidden states and pooler output. Where there is
+    /// `d_weights`, the gradient of every weight is added to it.
     pub fn gradient(
         &self,
         machine: &Machine,
         batch: &Batch<'_>,
         wanted: &dyn Fn(usize) -> bool,
+        d_weights: Option<&mut [f32]>,
         loss: &mut Loss<'_>,
     ) -> TractResult<Vec<f32>> {
-        let (outputs, saved) = self.forward(machine, batch)?;
+        let (outputs, saved) = self.forward(machine, batch, d_weights.is_some())?;
         let output = |step: usize| outputs[step].as_deref().unwrap_or_default();
         let hidden = output(self.tokens).len() / batch.ids.len().max(1);
         let tokens = ArrayView2::from_shape((batch.ids.len(), hidden), output(self.tokens))?;
@@ -115,28 +128,35 @@ impl Tape {
                 sum[at * hidden..][..hidden].iter_mut().zip(&d).for_each(|(place, d)| *place = *d);
             }
         }
-        drop(outputs);
+        let outputs = match d_weights {
+            Some(_) => outputs,
+            None => {
+                drop(outputs);
+                Vec::new()
+            }
+        };
         let mut d_outputs: Vec<Option<Scratch<'_>>> = self.steps.iter().map(|_| None).collect();
         d_outputs[self.tokens] = Some(d_tokens);
         if let (Some(step), Some(d_pooled)) = (self.pooled, d_pooled) {
             d_outputs[step] = Some(d_pooled);
         }
         let mut d_values = vec![0.0; batch.values.len()];
-        self.backward(machine, batch, wanted, saved, d_outputs, &mut d_values)?;
+        let mut sums = Sums { values: &mut d_values, weights: d_weights };
+        self.backward(machine, batch, wanted, (outputs, saved), d_outputs, &mut sums)?;
         Ok(d_values)
     }
 
-    fn forward<'m>(
-        &self,
-        machine: &'m Machine,
-        batch: &Batch<'_>,
-    ) -> TractResult<(Vec<Option<Scratch<'m>>>, Vec<Saved<'m>>)> {
-        // The last step that reads each output; outputs are dropped after it.
+    /// Outputs are dropped after their last use, but for those of the tape, unless all are kept.
+    fn forward<'m>(&self, machine: &'m Machine, batch: &Batch<'_>, keep: bool) -> TractResult<Forward<'m>> {
+        // The last step that reads each output.
         let mut last: Vec<usize> = (0..self.steps.len()).collect();
         for (at, step) in self.steps.iter().enumerate() {
             step.inputs.iter().for_each(|input| last[*input] = at);
         }
         [Some(self.tokens), self.pooled].into_iter().flatten().for_each(|kept| last[kept] = usize::MAX);
+        if keep {
+            last.fill(usize::MAX);
+        }
         let mut outputs: Vec<Option<Scratch<'m>>> = Vec::new();
         let mut saved = Vec::new();
         for (at, step) in self.steps.iter().enumerate() {
@@ -155,21 +175,25 @@ impl Tape {
         machine: &'m Machine,
         batch: &Batch<'_>,
         wanted: &dyn Fn(usize) -> bool,
-        mut saved: Vec<Saved<'m>>,
+        (outputs, mut saved): Forward<'m>,
         mut d_outputs: Vec<Option<Scratch<'m>>>,
-        d_values: &mut [f32],
+        sums: &mut Sums<'_>,
     ) -> TractResult<()> {
-        // Whether a step has a wanted slot, or one below it has.
+        // Whether a step has a wanted slot, or one below it has; with weights, all have what is wanted.
         let mut reaches: Vec<bool> = Vec::new();
         for step in &self.steps {
-            let own = biases_of(&step.operator.work).iter().any(|bias| wanted(*bias));
+            let own = sums.weights.is_some() || biases_of(&step.operator.work).iter().any(|bias| wanted(*bias));
             reaches.push(own || step.inputs.iter().any(|input| reaches[*input]));
         }
         for (at, step) in self.steps.iter().enumerate().rev() {
             let (Some(saved), d_out) = (saved.pop(), d_outputs[at].take()) else { break };
             let Some(d_out) = d_out.filter(|_| reaches[at]) else { continue };
             let below: Vec<bool> = step.inputs.iter().map(|input| reaches[*input]).collect();
-            let d_inputs = backward(machine, &step.operator.work, saved, batch, d_out, &below, wanted, d_values);
+            let inputs: Vec<&[f32]> = match sums.weights {
+                Some(_) => step.inputs.iter().map(|input| outputs[*input].as_deref().unwrap_or_default()).collect(),
+                None => Vec::new(),
+            };
+            let d_inputs = backward(machine, &step.operator.work, &inputs, saved, batch, d_out, &below, wanted, sums);
             for (input, d_input) in step.inputs.iter().zip(d_inputs) {
                 match (&mut d_outputs[*input], d_input) {
                     (Some(sum), Some(d)) => sum.iter_mut().zip(&*d).for_each(|(sum, d)| *sum += d),
@@ -236,12 +260,7 @@ fn forward<'m>(
                     let width = before.weight.columns();
                     let mut middle = machine.scratch(count * width);
                     linear(machine, x, before, biases, &mut middle);
-                    let mut activated = machine.scratch(count * width);
-                    machine.split(&mut activated, width, |rows, out| {
-                        out.copy_from_slice(&middle[rows.start * width..rows.end * width]);
-                        machine.kernel.activate(*activation, out);
-                    });
-                    linear(machine, &activated, layer, biases, &mut out);
+                    linear(machine, &activated(machine, *activation, &middle, width), layer, biases, &mut out);
                     Some(middle)
                 }
                 None => {
@@ -271,41 +290,61 @@ fn forward<'m>(
     }
 }
 
-/// The adjoint of an operator: adds to the gradients of its biases, and gives those of its inputs, none where `below` says
-/// that nothing needs them.
+/// The adjoint of an operator: adds to the gradients of its biases and weights, and gives those of its inputs, none where
+/// `below` says that nothing needs them. The inputs are there where gradients of weights are asked for.
 #[expect(clippy::too_many_arguments, reason = "they are the operator's, and split no better")]
 fn backward<'m>(
     machine: &'m Machine,
     work: &Work,
+    inputs: &[&[f32]],
     saved: Saved<'m>,
     batch: &Batch<'_>,
     mut d_out: Scratch<'m>,
     below: &[bool],
     wanted: &dyn Fn(usize) -> bool,
-    d_values: &mut [f32],
+    sums: &mut Sums<'_>,
 ) -> Vec<Option<Scratch<'m>>> {
+    let (d_values, mut d_weights) = (&mut *sums.values, sums.weights.as_deref_mut());
     let mut add = |bias: usize, width: usize, d: &[f32]| {
         if wanted(bias) {
             add_rows(d, &mut d_values[bias..bias + width]);
         }
     };
     match (work, saved) {
-        (Work::Embed { norm, .. }, Saved::Norm { .. }) => {
+        (Work::Embed { norm, .. }, Saved::Norm { normalised, inverses, .. }) => {
             add(norm.bias, norm.gain.columns(), &d_out);
+            if let Some(d_weights) = d_weights {
+                add_gain(&norm.gain, &normalised, &d_out, d_weights);
+                normalise_adjoint(machine, norm, &normalised, &inverses, &mut d_out);
+                add_tables(work, batch, &d_out, d_weights);
+            }
             vec![]
         }
         (Work::Linear { layer, activation }, Saved::Linear { before }) => {
             let width = layer.weight.columns();
             slope(machine, *activation, &before, width, &mut d_out);
             add(layer.bias, width, &d_out);
+            if let Some(d_weights) = d_weights {
+                add_layers(machine, slice::from_ref(layer), inputs[0], &d_out, d_weights);
+            }
             vec![through(machine, layer, &d_out, below[0])]
         }
         (Work::LinearNorm { before, layer, norm }, Saved::Norm { normalised, inverses, middle }) => {
             let width = norm.gain.columns();
             add(norm.bias, width, &d_out);
+            if let Some(d_weights) = &mut d_weights {
+                add_gain(&norm.gain, &normalised, &d_out, d_weights);
+            }
             normalise_adjoint(machine, norm, &normalised, &inverses, &mut d_out);
             // The sum that was normalised: the layer's output, and the residual as it is.
             add(layer.bias, width, &d_out);
+            if let Some(d_weights) = &mut d_weights {
+                let again = before.as_ref().zip(middle.as_ref()).map(|((before, activation), middle)| {
+                    activated(machine, *activation, middle, before.weight.columns())
+                });
+                let x = again.as_deref().unwrap_or(inputs[0]);
+                add_layers(machine, slice::from_ref(layer), x, &d_out, d_weights);
+            }
             let own = before.as_ref().is_some_and(|(before, _)| wanted(before.bias));
             let mut d_x = through(machine, layer, &d_out, below[0] || own);
             if let (Some((before, activation)), Some(middle), Some(mut d)) =
@@ -314,6 +353,9 @@ fn backward<'m>(
                 let width = before.weight.columns();
                 slope(machine, Some(*activation), &middle, width, &mut d);
                 add(before.bias, width, &d);
+                if let Some(d_weights) = &mut d_weights {
+                    add_layers(machine, slice::from_ref(before), inputs[0], &d, d_weights);
+                }
                 d_x = through(machine, before, &d, below[0]);
             }
             vec![d_x, below[1].then_some(d_out)]
@@ -330,6 +372,9 @@ fn backward<'m>(
                         sums.iter_mut().zip(&row[at * hidden..]).for_each(|(sum, d)| *sum += d);
                     }
                 }
+            }
+            if let Some(d_weights) = d_weights {
+                add_layers(machine, layers, inputs[0], &d, d_weights);
             }
             let d_x = below[0].then(|| {
                 let depth = layers[0].weight.rows();
@@ -359,7 +404,17 @@ fn backward<'m>(
 
 /// x W + b into rows of `out`.
 fn linear(machine: &Machine, x: &[f32], layer: &Layer, biases: Biases<'_>, out: &mut [f32]) {
-    project(machine, x, std::slice::from_ref(layer), biases, out);
+    project(machine, x, slice::from_ref(layer), biases, out);
+}
+
+/// An activation of what went into it.
+fn activated<'m>(machine: &'m Machine, activation: Activation, before: &[f32], width: usize) -> Scratch<'m> {
+    let mut out = machine.scratch(before.len());
+    machine.split(&mut out, width, |rows, out| {
+        out.copy_from_slice(&before[rows.start * width..rows.end * width]);
+        machine.kernel.activate(activation, out);
+    });
+    out
 }
 
 /// The gradient of what went into a layer, `d W^T`; none if it is not needed.
@@ -471,7 +526,7 @@ fn attention_adjoint(
             let (queries, keys, values) = (place(0), place(1), place(2));
             let d_context = &d_out[start * hidden + column..];
             all.shares(queries, keys, 3 * hidden, scale, &mut shares);
-            turn(&shares, length, &mut turned);
+            turn(&shares, length, length, &mut turned);
             all.weigh(&turned, d_context, hidden, &mut d[2 * hidden + column..], 3 * hidden);
             all.products(d_context, hidden, values, 3 * hidden, 1.0, &mut d_shares);
             for (d, shares) in d_shares.chunks_mut(length).zip(shares.chunks(length)) {
@@ -479,18 +534,18 @@ fn attention_adjoint(
                 d.iter_mut().zip(shares).for_each(|(d, share)| *d = share * (*d - mean) * scale);
             }
             all.weigh(&d_shares, keys, 3 * hidden, &mut d[column..], 3 * hidden);
-            turn(&d_shares, length, &mut turned);
+            turn(&d_shares, length, length, &mut turned);
             all.weigh(&turned, queries, 3 * hidden, &mut d[hidden + column..], 3 * hidden);
         }
     });
 }
 
-/// The transpose of a square matrix, by blocks that stay in the cache.
-fn turn(values: &[f32], side: usize, out: &mut [f32]) {
-    for row0 in (0..side).step_by(PANEL_WIDTH) {
-        for column in 0..side {
-            for row in row0..side.min(row0 + PANEL_WIDTH) {
-                out[column * side + row] = values[row * side + column];
+/// The transpose of a matrix, by blocks that stay in the cache.
+pub(super) fn turn(values: &[f32], rows: usize, columns: usize, out: &mut [f32]) {
+    for row0 in (0..rows).step_by(PANEL_WIDTH) {
+        for column in 0..columns {
+            for row in row0..rows.min(row0 + PANEL_WIDTH) {
+                out[column * rows + row] = values[row * columns + column];
             }
         }
     }

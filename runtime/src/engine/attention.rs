@@ -155,7 +155,7 @@ fn lay_out_keys(keys: &[f32], stride: usize, length: usize, width: usize, scale:
 
 /// Values as a matrix `[length, width]` in panels: a panel is sixteen columns, token by token. What is beyond the last
 /// column stays as it is, for nothing is read from there.
-fn lay_out_values(values: &[f32], stride: usize, length: usize, width: usize, panels: &mut [f32]) {
+pub(super) fn lay_out_values(values: &[f32], stride: usize, length: usize, width: usize, panels: &mut [f32]) {
     for (panel, first) in panels.chunks_mut(length * PANEL_WIDTH).zip((0..width).step_by(PANEL_WIDTH)) {
         let count = (width - first).min(PANEL_WIDTH);
         for (row, token) in panel.chunks_mut(PANEL_WIDTH).zip(0..length) {

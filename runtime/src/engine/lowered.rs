@@ -16,7 +16,7 @@ use super::{
     adjoint::{Batch, Loss, Tape},
     machine::Machine,
     patterns,
-    weights::Weights,
+    weights::{OwnWeights, Weights},
 };
 use crate::{Error, Result, memory::ask};
 
@@ -25,6 +25,7 @@ pub(crate) struct Lowered {
     plan: Arc<TypedRunnableModel>,
     tape: Tape,
     machine: Arc<Machine>,
+    weights: Arc<Weights>,
     path: PathBuf,
     pooler: bool,
     /// What a run holds at once for each of its tokens.
@@ -47,8 +48,15 @@ fn token_bytes(config: &Config) -> usize {
 impl Lowered {
     /// Maps the weights of a bundle and plans its graph.
     pub fn load(bundle: &Bundle, options: EngineOptions) -> Result<Self> {
-        let machine = Arc::new(Machine::new(options)?);
-        let weights = Weights::open(bundle)?;
+        Self::lower(bundle, Arc::new(Machine::new(options)?), Weights::open(bundle)?)
+    }
+
+    /// The same encoder with other weights, on the same threads.
+    pub fn with_weights(&self, bundle: &Bundle, weights: &OwnWeights) -> Result<Self> {
+        Self::lower(bundle, self.machine.clone(), self.weights.with(weights)?)
+    }
+
+    fn lower(bundle: &Bundle, machine: Arc<Machine>, weights: Arc<Weights>) -> Result<Self> {
         let path = bundle.file("encoder.onnx")?;
         let plan = || -> TractResult<(Tape, Arc<TypedRunnableModel>)> {
             // Decoded here: whoever asks tract to, links all of its operators.
@@ -61,8 +69,8 @@ impl Lowered {
             |e: TractError| Error::Engine { path: path.clone(), action: "lower the graph", reason: format!("{e:#}") };
         let (tape, plan) = plan().map_err(failed)?;
         let config = &bundle.manifest().config;
-        let token_bytes = token_bytes(config);
-        Ok(Lowered { plan, tape, machine, path: bundle.dir().to_owned(), pooler: config.pooler, token_bytes })
+        let (path, pooler, token_bytes) = (bundle.dir().to_owned(), config.pooler, token_bytes(config));
+        Ok(Lowered { plan, tape, machine, weights, path, pooler, token_bytes })
     }
 
     /// The inputs of one run of several sequences.
@@ -115,14 +123,20 @@ impl Lowered {
         format!("{} {:?}", self.machine.kernel.name(), self.machine.activations)
     }
 
+    /// The weights it runs on.
+    pub fn weights(&self) -> &Weights {
+        &self.weights
+    }
+
     /// Runs sequences of one task forward and backward: see [`Tape::gradient`].
     pub fn gradient(
         &self,
         batch: &Batch<'_>,
         wanted: &(dyn Fn(usize) -> bool + Sync),
+        d_weights: Option<&mut [f32]>,
         loss: &mut Loss<'_>,
     ) -> Result<Vec<f32>> {
-        let run = || self.tape.gradient(&self.machine, batch, wanted, loss);
+        let run = || self.tape.gradient(&self.machine, batch, wanted, d_weights, loss);
         self.machine.enter(run).map_err(|e| self.failed(e))
     }
 

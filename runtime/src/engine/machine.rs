@@ -39,20 +39,32 @@ pub(super) struct Scratch<'a> {
 
 /// Floats that begin on the boundary of a cache line: so do their rows in most encoders, and then no register of a kernel
 /// is loaded from two lines.
-struct Aligned {
+#[derive(Clone)]
+pub(super) struct Aligned {
     values: Vec<f32>,
     start: usize,
 }
 
 impl Aligned {
-    fn zeros(len: usize) -> Self {
+    /// At least `len` of them.
+    pub fn zeros(len: usize) -> Self {
         let values = vec![0.0; len + ALIGNMENT as usize / size_of::<f32>()];
         let start = values.as_ptr().align_offset(ALIGNMENT as usize).min(values.len() - len);
         Aligned { values, start }
     }
+}
 
-    fn len(&self) -> usize {
-        self.values.len() - self.start
+impl Deref for Aligned {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        &self.values[self.start..]
+    }
+}
+
+impl DerefMut for Aligned {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.values[self.start..]
     }
 }
 
@@ -60,13 +72,13 @@ impl Deref for Scratch<'_> {
     type Target = [f32];
 
     fn deref(&self) -> &[f32] {
-        &self.floats.values[self.floats.start..][..self.len]
+        &self.floats[..self.len]
     }
 }
 
 impl DerefMut for Scratch<'_> {
     fn deref_mut(&mut self) -> &mut [f32] {
-        &mut self.floats.values[self.floats.start..][..self.len]
+        &mut self.floats[..self.len]
     }
 }
 

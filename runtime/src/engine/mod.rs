@@ -5,7 +5,7 @@
 
 pub(crate) mod adjoint;
 mod attention;
-mod lowered;
+pub(crate) mod lowered;
 mod machine;
 mod operators;
 mod patterns;
@@ -13,12 +13,14 @@ mod product;
 #[cfg(feature = "reference")]
 mod reference;
 mod weights;
+mod weights_adjoint;
 
 use bias_patch::Bundle;
 use clap::ValueEnum;
 use ndarray::{Array1, Array2};
 use tract_onnx::prelude::{TValue, TVec};
 
+pub use self::weights::OwnWeights;
 use crate::Result;
 
 /// Which engine runs the graph.

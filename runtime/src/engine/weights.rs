@@ -1,16 +1,18 @@
-//! The mapped weights of an encoder, by the checkpoint's names.
+//! The mapped weights of an encoder, by the checkpoint's names; or, for training them, a copy in memory.
 //!
 //! In: a bundle. Out: its panels file, mapped; made the first time, beside the bundle or, where that is read-only, in the
 //! cache directory.
 
 use std::{
-    io,
+    fmt, io,
+    ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use bias_patch::{Bundle, Element, PanelEntry, PanelIndex, TensorEntry, cache_dir};
 
+use super::machine::Aligned;
 use crate::{
     Error, Result,
     kernels::{CodePanels, Panels},
@@ -20,9 +22,62 @@ use crate::{
 /// The weights of an encoder.
 #[derive(Debug)]
 pub(crate) struct Weights {
-    mapped: Mapped,
+    values: Values,
     index: PanelIndex,
     path: PathBuf,
+}
+
+#[derive(Debug)]
+enum Values {
+    Mapped(Mapped),
+    Own(OwnWeights),
+}
+
+/// The weights of an encoder in memory of their own, where they can be changed: to train them, which nothing but a comparison
+/// does.
+///
+/// They are one list of floats, laid out as in the panels file of the bundle: see [`OwnWeights::tensors`]. Copies share
+/// their memory until one is changed.
+#[derive(Clone)]
+pub struct OwnWeights {
+    values: Arc<Aligned>,
+    len: usize,
+    tensors: Arc<[PanelEntry]>,
+}
+
+impl OwnWeights {
+    /// All of them, with zeros between.
+    pub fn values(&self) -> &[f32] {
+        &self.values[..self.len]
+    }
+
+    /// All of them, to be changed; copied first if an encoder or a copy of these still has them.
+    pub fn values_mut(&mut self) -> &mut [f32] {
+        &mut Arc::make_mut(&mut self.values)[..self.len]
+    }
+
+    /// Their tensors, in the order of the list.
+    pub fn tensors(&self) -> &[PanelEntry] {
+        &self.tensors
+    }
+
+    /// Where a tensor begins in the list; [`PanelEntry::place`] is from there.
+    pub fn start(&self, tensor: &PanelEntry) -> usize {
+        place(&self.tensors, tensor).start
+    }
+}
+
+impl fmt::Debug for OwnWeights {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OwnWeights").field("len", &self.len).finish_non_exhaustive()
+    }
+}
+
+/// Where the values of one of `tensors` are in the list of all.
+fn place(tensors: &[PanelEntry], tensor: &PanelEntry) -> Range<usize> {
+    let begin = tensors.first().map_or(0, |first| first.offset);
+    let start = (tensor.offset.saturating_sub(begin) / Element::F32.bytes()) as usize;
+    start..start + (tensor.bytes() / Element::F32.bytes()) as usize
 }
 
 /// One tensor of them.
@@ -94,21 +149,85 @@ impl Weights {
         };
         let weight = Weight { weights: self.clone(), entry: found, scales };
         // Asked once here, so that what is asked later is there.
-        let floats = |entry: &PanelEntry| self.mapped.numbers::<f32>(entry.offset, entry.bytes()).is_some();
+        let floats = |entry: &PanelEntry| self.numbers::<f32>(entry.offset, entry.bytes()).is_some();
         let there = match &weight.scales {
             None => floats(&weight.entry),
             Some(scales) => {
-                let codes = self.mapped.numbers::<i8>(weight.entry.offset, weight.entry.bytes()).is_some();
+                let codes = self.numbers::<i8>(weight.entry.offset, weight.entry.bytes()).is_some();
                 let sums = weight.entry.sums();
-                let sums = sums.is_none_or(|(at, bytes)| self.mapped.numbers::<f32>(at, bytes).is_some());
+                let sums = sums.is_none_or(|(at, bytes)| self.numbers::<f32>(at, bytes).is_some());
                 codes && sums && floats(scales)
             }
         };
         if there { Ok(weight) } else { Err(lost("its values within the file")) }
     }
 
+    /// All of them, if they are floats.
+    ///
+    /// # Errors
+    /// When they are codes.
+    pub fn all(&self) -> Result<&[f32]> {
+        let (begin, end) = self.whole();
+        let floats = self.index.tensors().iter().all(|tensor| tensor.element == Element::F32);
+        let all = if floats { self.numbers(begin, end - begin) } else { None };
+        all.ok_or_else(|| Error::Engine {
+            path: self.path.clone(),
+            action: "train weights",
+            reason:
+                "they are codes of eight bits; export the encoder in f32 with\n  edge-export CHECKPOINT --weights f32"
+                    .to_owned(),
+        })
+    }
+
+    /// A copy of all of them.
+    ///
+    /// # Errors
+    /// When they are codes.
+    pub fn own(&self) -> Result<OwnWeights> {
+        let all = self.all()?;
+        let mut values = Aligned::zeros(all.len());
+        values[..all.len()].copy_from_slice(all);
+        Ok(OwnWeights { values: Arc::new(values), len: all.len(), tensors: self.index.tensors().into() })
+    }
+
+    /// The same tensors with other values.
+    ///
+    /// # Errors
+    /// When they are of another encoder.
+    pub fn with(&self, own: &OwnWeights) -> Result<Arc<Self>> {
+        if self.index.tensors() != own.tensors() {
+            return Err(Error::Engine {
+                path: self.path.clone(),
+                action: "change its weights",
+                reason: "expected a copy of this encoder's, found those of another".to_owned(),
+            });
+        }
+        let (index, path) = (self.index.clone(), self.path.clone());
+        Ok(Arc::new(Weights { values: Values::Own(own.clone()), index, path }))
+    }
+
     fn map(path: &Path, index: PanelIndex) -> Result<Arc<Self>> {
-        Ok(Arc::new(Weights { mapped: Mapped::open(path)?, index, path: path.to_owned() }))
+        Ok(Arc::new(Weights { values: Values::Mapped(Mapped::open(path)?), index, path: path.to_owned() }))
+    }
+
+    /// Where the tensors begin in the file, and where they end.
+    fn whole(&self) -> (u64, u64) {
+        let tensors = self.index.tensors();
+        let begin = tensors.first().map_or(0, |first| first.offset);
+        (begin, tensors.last().map_or(begin, |last| last.offset + last.bytes()))
+    }
+
+    /// The numbers in `bytes` bytes at an offset of the file; none if they are not there.
+    fn numbers<T: bytemuck::AnyBitPattern>(&self, offset: u64, bytes: u64) -> Option<&[T]> {
+        match &self.values {
+            Values::Mapped(mapped) => mapped.numbers(offset, bytes),
+            Values::Own(own) => {
+                let start = usize::try_from(offset.checked_sub(self.whole().0)?).ok()?;
+                let all: &[u8] = bytemuck::cast_slice(own.values());
+                let part = all.get(start..start.checked_add(usize::try_from(bytes).ok()?)?)?;
+                bytemuck::try_cast_slice(part).ok()
+            }
+        }
     }
 }
 
@@ -130,7 +249,7 @@ impl Weight {
                 depth,
                 columns,
                 scales: self.floats(scales),
-                sums: self.weights.mapped.numbers(at, bytes).unwrap_or_default(),
+                sums: self.weights.numbers(at, bytes).unwrap_or_default(),
             }),
             _ => Matrix::Floats(Panels { data: self.floats(&self.entry), depth, columns }),
         }
@@ -155,6 +274,11 @@ impl Weight {
         true
     }
 
+    /// Where its values are in the list of all weights.
+    pub fn place(&self) -> Range<usize> {
+        place(self.weights.index.tensors(), &self.entry)
+    }
+
     /// Whether it is in panels.
     pub fn in_panels(&self) -> bool {
         self.entry.in_panels
@@ -162,11 +286,11 @@ impl Weight {
 
     // `Weights::get` has found these in the file.
     fn floats(&self, entry: &PanelEntry) -> &[f32] {
-        self.weights.mapped.numbers(entry.offset, entry.bytes()).unwrap_or_default()
+        self.weights.numbers(entry.offset, entry.bytes()).unwrap_or_default()
     }
 
     fn codes(&self) -> &[i8] {
-        self.weights.mapped.numbers(self.entry.offset, self.entry.bytes()).unwrap_or_default()
+        self.weights.numbers(self.entry.offset, self.entry.bytes()).unwrap_or_default()
     }
 
     /// Rows.

@@ -85,6 +85,11 @@ impl Checkpoint {
         Ok(state)
     }
 
+    /// Of each run that is done its rate, seed and score.
+    pub fn runs(&self) -> Vec<(f64, u64, Option<f64>)> {
+        self.done.iter().map(|done| (done.rate, done.seed, done.score)).collect()
+    }
+
     /// Writes the checkpoint, whole or not at all.
     pub fn save(&self, path: &Path) -> Result<()> {
         let rest = postcard::to_stdvec(self).map_err(|e| Error::Recipe {

@@ -2,7 +2,8 @@
 //!
 //! In: an encoder, a task, labelled texts to learn from and others to be judged by, and a [`Recipe`]. Out: the patch that
 //! did best on the latter, over all learning rates and seeds of the recipe. A run that is stopped at any moment goes on
-//! from its last checkpoint, and ends with the very same patch.
+//! from its last checkpoint, and ends with the very same patch. To compare with it, [`compare`] trains weights: out come
+//! scores alone.
 
 mod average;
 mod checkpoint;
@@ -11,6 +12,7 @@ mod memory;
 mod optimizer;
 mod recipe;
 mod trainer;
+mod weights;
 
 use std::path::Path;
 
@@ -18,6 +20,7 @@ use bias_patch::{Digest, Digester, Patch, Task};
 use edge_run::{Encoder, Tokenized};
 
 pub use recipe::{Average, Event, Recipe};
+pub use weights::Weights;
 
 use self::{
     checkpoint::{Checkpoint, Done},
@@ -41,12 +44,31 @@ pub struct Trained {
     pub runs: Vec<(f64, u64, Option<f64>)>,
 }
 
+/// What a training of weights came to.
+#[derive(Clone, Debug)]
+pub struct Compared {
+    /// The name of the metric that runs were judged by.
+    pub metric: &'static str,
+    /// As of [`Trained`].
+    pub runs: Vec<(f64, u64, Option<f64>)>,
+}
+
 /// What a training is of: another fingerprint, another result. It tells apart encoders, the rounding of their kernels, tasks,
-/// texts and recipes.
-pub fn fingerprint(encoder: &Encoder, task: &Task, learn: &[Example], judge: &[Example], recipe: &Recipe) -> Digest {
+/// texts and recipes, and which weights are trained, if any.
+pub fn fingerprint(
+    encoder: &Encoder,
+    task: &Task,
+    learn: &[Example],
+    judge: &[Example],
+    recipe: &Recipe,
+    weights: Option<Weights>,
+) -> Digest {
     let mut digester = Digester::default();
     let (digest, arithmetic) = (encoder.bundle().manifest().encoder, encoder.arithmetic());
     digester.update(format!("{digest} {arithmetic}\n{task:?}\n{recipe:?}\n").as_bytes());
+    if let Some(weights) = weights {
+        digester.update(format!("{weights:?}\n").as_bytes());
+    }
     for example in learn.iter().chain(judge) {
         digester.update(format!("{example:?}\n").as_bytes());
     }
@@ -106,14 +128,56 @@ pub fn train(
     checkpoint: &Path,
     event: &mut dyn FnMut(Event),
 ) -> Result<Trained> {
+    let trainer = Trainer::new(encoder, task, learn, judge, recipe, None)?;
+    let state = run_all(&trainer, recipe, checkpoint, event)?;
+    let best = state.best.as_ref().ok_or_else(|| wrong("learning rates", "one that does not diverge", "none"))?;
+    let metric = trainer.metric;
+    let patch = trainer.patch(&best.parameters)?;
+    let made =
+        format!("BitFit, at most {} passes over {} texts, {} to a step", recipe.epochs, learn.len(), recipe.batch);
+    let score = format!("{metric} {:.4} on {} texts", best.score, judge.len());
+    let notes = [("made", made), ("metric", score), ("slots", trainer.terms())];
+    let metadata = notes.map(|(key, value)| (key.to_owned(), value));
+    Ok(Trained { patch: patch.with_metadata(metadata.into()), metric, runs: state.runs() })
+}
+
+/// Trains weights of the encoder, which no patch can hold, with the same steps as [`train`]: what comes out is how well that
+/// does. [`Weights::Full`] trains all biases too, the others none; as many weights as the terms of the recipe have biases.
+///
+/// `checkpoint` keeps the runs that are done: one that is stopped begins anew.
+///
+/// # Errors
+/// As [`train`], when the encoder's weights are not floats, or the recipe asks for averages or a limit of memory.
+#[expect(clippy::too_many_arguments, reason = "those of train, and which weights")]
+pub fn compare(
+    encoder: &Encoder,
+    task: &Task,
+    learn: &[Example],
+    judge: &[Example],
+    recipe: &Recipe,
+    weights: Weights,
+    checkpoint: &Path,
+    event: &mut dyn FnMut(Event),
+) -> Result<Compared> {
+    let trainer = Trainer::new(encoder, task, learn, judge, recipe, Some(weights))?;
+    let state = run_all(&trainer, recipe, checkpoint, event)?;
+    Ok(Compared { metric: trainer.metric, runs: state.runs() })
+}
+
+/// All runs of a recipe that are not done yet. Gives the state in the end, which is also in the checkpoint.
+fn run_all(
+    trainer: &Trainer<'_>,
+    recipe: &Recipe,
+    checkpoint: &Path,
+    event: &mut dyn FnMut(Event),
+) -> Result<Checkpoint> {
     let runs: Vec<(f64, u64)> =
         recipe.rates.iter().flat_map(|rate| recipe.seeds.iter().map(move |seed| (*rate, *seed))).collect();
-    let trainer = Trainer::new(encoder, task, learn, judge, recipe)?;
     if trainer.unheld > 0 {
         event(Event::Unheld { texts: trainer.unheld });
     }
     // What would be wrong with the patch in the end is said now.
-    trainer.patch(&trainer.begin(0).parameters)?.check(encoder.bundle().manifest())?;
+    trainer.check()?;
     let mut state = Checkpoint::open(checkpoint, trainer.fingerprint)?;
     while state.done.len() < runs.len() {
         let at = state.done.len();
@@ -140,19 +204,7 @@ pub fn train(
         }
         state.save(checkpoint)?;
     }
-    let best = state.best.as_ref().ok_or_else(|| wrong("learning rates", "one that does not diverge", "none"))?;
-    let metric = trainer.metric;
-    let patch = trainer.patch(&best.parameters)?;
-    let made =
-        format!("BitFit, at most {} passes over {} texts, {} to a step", recipe.epochs, learn.len(), recipe.batch);
-    let score = format!("{metric} {:.4} on {} texts", best.score, judge.len());
-    let notes = [("made", made), ("metric", score), ("slots", trainer.terms())];
-    let metadata = notes.map(|(key, value)| (key.to_owned(), value));
-    Ok(Trained {
-        patch: patch.with_metadata(metadata.into()),
-        metric,
-        runs: state.done.iter().map(|done| (done.rate, done.seed, done.score)).collect(),
-    })
+    Ok(state)
 }
 
 /// The loss of some texts, and its gradients.
@@ -183,13 +235,30 @@ pub fn gradient(
     wanted: &[bool],
     tokens: usize,
 ) -> Result<Gradient> {
+    gradient_with_weights(encoder, task, (values, head), texts, wanted, tokens, None)
+}
+
+/// As [`gradient`], `values` coming with the head; and where there is `d_weights`, the gradient of every weight is added to it,
+/// in the order of [`edge_run::OwnWeights`].
+///
+/// # Errors
+/// As [`gradient`], and when the encoder's weights are not floats.
+pub fn gradient_with_weights(
+    encoder: &Encoder,
+    task: &Task,
+    (values, head): (&[Vec<f32>], &[f32]),
+    texts: &[(&Tokenized, &Gold)],
+    wanted: &[bool],
+    tokens: usize,
+    d_weights: Option<&mut [f32]>,
+) -> Result<Gradient> {
     let hidden = encoder.bundle().manifest().config.hidden as usize;
     let share = 1.0 / texts.len().max(1) as f64;
     let mut loss = 0.0;
     let mut d_head = vec![0.0f32; head.len()];
     let head = Head { parameters: head, task, hidden };
     let tokenized: Vec<&Tokenized> = texts.iter().map(|(text, _)| *text).collect();
-    let slots = encoder.gradient(values, &tokenized, wanted, tokens, |at, tokens, pooled| {
+    let slots = encoder.gradient(values, &tokenized, wanted, tokens, d_weights, |at, tokens, pooled| {
         let (text, gold) = texts[at];
         let found = head.loss(tokens, pooled, text, gold, share, &mut d_head);
         loss += found.value;

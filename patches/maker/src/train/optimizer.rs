@@ -42,12 +42,13 @@ pub(crate) fn rate_at(rate: f64, step: u64, steps: u64, warmup: f64) -> f64 {
     rate * (1.0f64).min((step + 1.0) / (warmup * steps).max(1.0)) * ((steps - step) / steps)
 }
 
-/// Scales gradients so that their norm is at most `limit`, and gives the norm they had.
-pub(crate) fn clip(gradients: &mut [f32], limit: f64) -> f64 {
-    let norm = gradients.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
+/// Scales gradients, which are in several lists, so that their norm is at most `limit`, and gives the norm they had.
+pub(crate) fn clip(gradients: &mut [&mut [f32]], limit: f64) -> f64 {
+    let squares = |list: &&mut [f32]| list.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>();
+    let norm = gradients.iter().map(squares).sum::<f64>().sqrt();
     if norm > limit {
         let share = (limit / (norm + 1e-6)) as f32;
-        gradients.iter_mut().for_each(|g| *g *= share);
+        gradients.iter_mut().flat_map(|list| list.iter_mut()).for_each(|g| *g *= share);
     }
     norm
 }
@@ -84,9 +85,13 @@ mod tests {
     #[test]
     fn long_gradients_are_shortened() {
         let mut gradients = [3.0f32, 4.0];
-        assert_eq!(clip(&mut gradients, 10.0), 5.0);
+        assert_eq!(clip(&mut [&mut gradients], 10.0), 5.0);
         assert_eq!(gradients, [3.0, 4.0]);
-        clip(&mut gradients, 1.0);
+        clip(&mut [&mut gradients], 1.0);
         assert!((gradients[0] - 0.6).abs() < 1e-6 && (gradients[1] - 0.8).abs() < 1e-6);
+        // Lists are shortened together.
+        let (mut first, mut second) = ([3.0f32], [4.0f32]);
+        assert_eq!(clip(&mut [&mut first, &mut second], 1.0), 5.0);
+        assert!((first[0] - 0.6).abs() < 1e-6 && (second[0] - 0.8).abs() < 1e-6);
     }
 }

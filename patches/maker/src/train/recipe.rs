@@ -20,7 +20,7 @@ pub struct Recipe {
     pub terms: Vec<Term>,
     /// Highest learning rates to try.
     pub rates: Vec<f64>,
-    /// Seeds to try with each: of the head's first values and of the order of texts.
+    /// Seeds to try with each: of the head's first values, of the order of texts, and of which weights are trained.
     pub seeds: Vec<u64>,
     /// Passes over the texts.
     pub epochs: u64,

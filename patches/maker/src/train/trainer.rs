@@ -1,21 +1,23 @@
 //! One training: steps, passes, checkpoints, and the patch that parameters amount to.
 //!
 //! Parameters are one list: the values of the trained slots in the order of the forward pass, then the head's weight
-//! `[outputs, H]` and its bias `[outputs]`.
+//! `[outputs, H]` and its bias `[outputs]`. Weights that are trained beside them, for a comparison, are not in it, nor in a
+//! checkpoint.
 
 use std::path::Path;
 
-use bias_patch::{Digest, Encoding, Head as PatchHead, Linear, Patch, Pooling, Stored, StoredSlot, Task, Term};
+use bias_patch::{Digest, Encoding, Head as PatchHead, Linear, Patch, Pooling, Slot, Stored, StoredSlot, Task, Term};
 use edge_run::{Encoder, Tokenized};
 
 use super::{
-    Event, Recipe,
+    Average, Event, Recipe, Weights,
     average::Averaged,
     checkpoint::{Best, Checkpoint, Current},
-    fingerprint, gradient,
+    fingerprint, gradient_with_weights,
     head::Head,
     memory::{Load, fitting},
     optimizer::{AdamW, clip, rate_at},
+    weights::Moving,
     wrong,
 };
 use crate::{
@@ -40,6 +42,8 @@ pub(super) struct Trainer<'a> {
     learn: Vec<Lesson<'a>>,
     judge: &'a [Example],
     recipe: &'a Recipe,
+    /// Which weights are trained, and how many if not all.
+    weights: Option<(Weights, usize)>,
     /// For each slot of the encoder whether it is trained.
     wanted: Vec<bool>,
     /// Every slot's values before the first step.
@@ -61,6 +65,7 @@ impl<'a> Trainer<'a> {
         learn: &'a [Example],
         judge: &'a [Example],
         recipe: &'a Recipe,
+        weights: Option<Weights>,
     ) -> Result<Self> {
         let manifest = encoder.bundle().manifest();
         let pooler = task.kind().pooling() == Some(Pooling::Pooler);
@@ -85,7 +90,22 @@ impl<'a> Trainer<'a> {
         if recipe.epochs > most {
             return Err(wrong("passes", &format!("at most {most}"), &recipe.epochs.to_string()));
         }
-        let wanted = manifest.slots.iter().map(|slot| recipe.terms.contains(&slot.term) && trainable(slot.term));
+        if weights.is_some() {
+            for (field, asked) in
+                [("averages", recipe.average != Average::None), ("memory limit", recipe.memory_limit.is_some())]
+            {
+                if asked {
+                    return Err(wrong(field, "none where weights are trained", "one"));
+                }
+            }
+        }
+        let of_recipe = |slot: &&Slot| recipe.terms.contains(&slot.term) && trainable(slot.term);
+        let count = manifest.slots.iter().filter(of_recipe).map(|slot| slot.len as usize).sum();
+        let wanted = manifest.slots.iter().map(|slot| match weights {
+            None => of_recipe(&slot),
+            Some(Weights::Full) => trainable(slot.term),
+            Some(Weights::Random | Weights::Rows) => false,
+        });
         let wanted: Vec<bool> = wanted.collect();
         let first = match &recipe.start {
             Some(patch) if patch.head().dense.is_some() => {
@@ -109,10 +129,11 @@ impl<'a> Trainer<'a> {
             learn: lessons,
             judge,
             recipe,
+            weights: weights.map(|weights| (weights, count)),
             wanted,
             first,
             tokens,
-            fingerprint: fingerprint(encoder, task, learn, judge, recipe),
+            fingerprint: fingerprint(encoder, task, learn, judge, recipe, weights),
             metric: metric_named(task.kind(), recipe.metric.as_deref())?,
             unheld,
         })
@@ -128,6 +149,11 @@ impl<'a> Trainer<'a> {
 
     pub fn steps(&self) -> u64 {
         self.recipe.epochs * self.steps_of_epoch()
+    }
+
+    /// Refuses what would be wrong with the patch in the end.
+    pub fn check(&self) -> Result<()> {
+        Ok(self.patch(&self.begin(0).parameters)?.check(self.encoder.bundle().manifest())?)
     }
 
     /// The terms trained, in the order of the forward pass.
@@ -198,6 +224,11 @@ impl<'a> Trainer<'a> {
         /// Steps between checkpoints: a second or two of work.
         const KEEP: u64 = 20;
         let epoch_steps = self.steps_of_epoch();
+        // Nothing of them is in a checkpoint: their run begins at its first step.
+        let mut weights = match self.weights {
+            Some((weights, count)) => Some(Moving::begin(self.encoder, weights, count, seed)?),
+            None => None,
+        };
         let mut order: Vec<usize> = Vec::new();
         let mut ordered = None;
         while current.adam.steps < self.steps() {
@@ -210,13 +241,17 @@ impl<'a> Trainer<'a> {
             }
             let first = within as usize * self.recipe.batch;
             let batch = &order[first..order.len().min(first + self.recipe.batch)];
-            let (loss, norm) = self.step(&mut current, batch, rate)?;
+            let (loss, norm) = self.step(&mut current, weights.as_mut(), batch, rate)?;
             current.loss += loss * batch.len() as f64;
             event(Event::Step { step: step + 1, loss, norm });
             if (step + 1).is_multiple_of(epoch_steps) {
                 let judged = current.averaged.pass(self.recipe.average, &current.parameters);
                 let patch = self.patch(&judged)?;
-                let score = evaluate(self.encoder, &patch, self.judge)?.metric(self.metric);
+                let score = match &weights {
+                    Some(weights) => evaluate(&weights.encoder(self.encoder)?, &patch, self.judge)?,
+                    None => evaluate(self.encoder, &patch, self.judge)?,
+                };
+                let score = score.metric(self.metric);
                 event(Event::Epoch { epoch: epoch + 1, loss: current.loss / self.learn.len() as f64, score });
                 current.loss = 0.0;
                 current.since_best += 1;
@@ -228,7 +263,7 @@ impl<'a> Trainer<'a> {
                     break;
                 }
             }
-            if (step + 1).is_multiple_of(KEEP) {
+            if weights.is_none() && (step + 1).is_multiple_of(KEEP) {
                 state.current = Some(current);
                 state.save(path)?;
                 // It was put there a line above.
@@ -239,15 +274,28 @@ impl<'a> Trainer<'a> {
     }
 
     /// One step: gives the mean loss and the gradients' norm.
-    fn step(&self, current: &mut Current, batch: &[usize], rate: f64) -> Result<(f64, f64)> {
+    fn step(
+        &self,
+        current: &mut Current,
+        mut weights: Option<&mut Moving>,
+        batch: &[usize],
+        rate: f64,
+    ) -> Result<(f64, f64)> {
         let (slots, head) = self.values(&current.parameters)?;
         let lessons = batch.iter().map(|at| &self.learn[*at]);
         let texts: Vec<(&Tokenized, &Gold)> = lessons.clone().map(|lesson| (&lesson.text, lesson.gold)).collect();
-        let found = gradient(self.encoder, self.task, &slots, &head, &texts, &self.wanted, self.tokens)?;
+        let changed = weights.as_ref().map(|weights| weights.encoder(self.encoder)).transpose()?;
+        let encoder = changed.as_ref().unwrap_or(self.encoder);
+        let (values, d_weights) = ((&slots[..], &head[..]), weights.as_mut().map(|weights| weights.gradient()));
+        let found = gradient_with_weights(encoder, self.task, values, &texts, &self.wanted, self.tokens, d_weights)?;
+        drop(changed);
         let loss = found.loss;
         let trained = found.slots.into_iter().zip(&self.wanted).filter(|(_, wanted)| **wanted);
         let mut gradients: Vec<f32> = trained.flat_map(|(d, _)| d).chain(found.head).collect();
-        let norm = clip(&mut gradients, self.recipe.clip);
+        let norm = match &mut weights {
+            Some(weights) => clip(&mut [weights.picked(), &mut gradients], self.recipe.clip),
+            None => clip(&mut [&mut gradients], self.recipe.clip),
+        };
         if !loss.is_finite() || !norm.is_finite() {
             return Err(Error::Diverged {
                 step: current.adam.steps + 1,
@@ -256,6 +304,9 @@ impl<'a> Trainer<'a> {
             });
         }
         let rate = rate_at(rate, current.adam.steps, self.steps(), self.recipe.warmup);
+        if let Some(weights) = weights {
+            weights.step(rate, self.recipe.decay);
+        }
         current.adam.step(&mut current.parameters, &gradients, rate, self.recipe.decay);
         current.averaged.step(self.recipe.average, current.adam.steps, &current.parameters);
         Ok((loss, norm))

@@ -8,7 +8,7 @@ use std::{
 use bias_patch::{Encoding, atomic};
 use edge_patch::{
     Error, Result, evaluate,
-    train::{OfRate, by_rate, fingerprint},
+    train::{Compared, OfRate, Trained, Weights, by_rate, fingerprint},
 };
 use serde::{Deserialize, Serialize};
 
@@ -26,20 +26,29 @@ pub(crate) struct Cell {
     pub texts: usize,
     /// Of each run learning rate, seed and best score; none if it diverged.
     pub runs: Vec<(f64, u64, Option<f64>)>,
-    /// The score of the best patch on texts it has learned from, as many as there are to be judged by.
+    /// Of the best patch; none where weights were trained.
+    #[serde(flatten)]
+    pub patch: Option<OfPatch>,
+}
+
+/// What the best patch of a training is.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct OfPatch {
+    /// Its score on texts it has learned from, as many as there are to be judged by.
     pub train: f64,
-    /// Bytes of the best patch, exact and in four bits with its head in f16.
+    /// Its bytes, exact and in four bits with its head in f16.
     pub bytes: [usize; 2],
 }
 
 impl Cell {
-    /// The result that is kept beside the job's output, or that of carrying it out.
+    /// The result that is kept beside the job's output, or that of carrying it out, with weights in place of biases if so
+    /// asked.
     ///
     /// # Errors
     /// When the result that is there is of another training, or training fails.
-    pub fn of(job: &Job<'_>, name: &str, progress: &mut Progress) -> Result<Self> {
+    pub fn of(job: &Job<'_>, weights: Option<Weights>, name: &str, progress: &mut Progress) -> Result<Self> {
         let path = beside(job.output, ".json");
-        let digest = fingerprint(job.encoder, job.task, job.learn, job.judge, job.recipe).to_string();
+        let digest = fingerprint(job.encoder, job.task, job.learn, job.judge, job.recipe, weights).to_string();
         if path.exists() {
             return Cell::read(&path).and_then(|cell| match cell.fingerprint == digest {
                 true => Ok(cell),
@@ -51,21 +60,19 @@ impl Cell {
                 }),
             });
         }
-        let trained = job.carry_out(progress)?;
-        // Evenly from all of them.
-        let every = (job.learn.len() / job.judge.len().max(1)).max(1);
-        let learned: Vec<_> = job.learn.iter().step_by(every).take(job.judge.len()).cloned().collect();
-        let (manifest, base) = (job.encoder.bundle().manifest(), job.encoder.base());
-        let small = trained.patch.convert(manifest, base, Encoding::Delta { bits: 4, group: 0 }, Encoding::F16)?;
-        let cell = Cell {
-            name: name.to_owned(),
-            fingerprint: digest,
-            metric: trained.metric.to_owned(),
-            texts: job.learn.len(),
-            train: evaluate(job.encoder, &trained.patch, &learned)?.metric(trained.metric),
-            bytes: [trained.patch.to_bytes()?.len(), small.to_bytes()?.len()],
-            runs: trained.runs,
+        let (metric, runs, patch) = match weights {
+            Some(weights) => {
+                let Compared { metric, runs } = job.compare(weights, progress)?;
+                (metric, runs, None)
+            }
+            None => {
+                let trained = job.carry_out(progress)?;
+                let of_patch = OfPatch::of(job, &trained)?;
+                (trained.metric, trained.runs, Some(of_patch))
+            }
         };
+        let (name, metric, texts) = (name.to_owned(), metric.to_owned(), job.learn.len());
+        let cell = Cell { name, fingerprint: digest, metric, texts, runs, patch };
         // A cell holds only numbers, strings and lists.
         atomic::write_file(&path, serde_json::to_string_pretty(&cell).unwrap_or_default().as_bytes())?;
         Ok(cell)
@@ -90,6 +97,20 @@ impl Cell {
     /// The best score of all runs.
     pub fn best(&self) -> f64 {
         self.runs.iter().filter_map(|run| run.2).fold(f64::NEG_INFINITY, f64::max)
+    }
+}
+
+impl OfPatch {
+    fn of(job: &Job<'_>, trained: &Trained) -> Result<Self> {
+        // Evenly from all of them.
+        let every = (job.learn.len() / job.judge.len().max(1)).max(1);
+        let learned: Vec<_> = job.learn.iter().step_by(every).take(job.judge.len()).cloned().collect();
+        let (manifest, base) = (job.encoder.bundle().manifest(), job.encoder.base());
+        let small = trained.patch.convert(manifest, base, Encoding::Delta { bits: 4, group: 0 }, Encoding::F16)?;
+        Ok(OfPatch {
+            train: evaluate(job.encoder, &trained.patch, &learned)?.metric(trained.metric),
+            bytes: [trained.patch.to_bytes()?.len(), small.to_bytes()?.len()],
+        })
     }
 }
 

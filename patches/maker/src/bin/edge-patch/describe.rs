@@ -24,8 +24,13 @@ pub(crate) fn describe_cells(cells: &[Cell]) -> Vec<String> {
     let header = format!("{:>8} {:>8} {:>8} {:>9} {:>8}  metric", "texts", "rate", "dev", "deviation", "train");
     let rows = cells.iter().map(|cell| match cell.best_rate() {
         Some(of) => format!(
-            "{:8} {:8.0e} {:8.4} ±{:8.4} {:8.4}  {}",
-            cell.texts, of.rate, of.mean, of.deviation, cell.train, cell.metric
+            "{:8} {:8.0e} {:8.4} ±{:8.4} {:>8}  {}",
+            cell.texts,
+            of.rate,
+            of.mean,
+            of.deviation,
+            cell.patch.as_ref().map_or("-".to_owned(), |patch| format!("{:.4}", patch.train)),
+            cell.metric
         ),
         None => format!("{:8} every run diverged", cell.texts),
     });

@@ -10,7 +10,7 @@ use bias_patch::Task;
 use edge_patch::{
     Error, Result,
     data::Example,
-    train::{Event, Recipe, Trained, train},
+    train::{Compared, Event, Recipe, Trained, Weights, compare, train},
 };
 use edge_run::Encoder;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -74,16 +74,32 @@ pub(crate) struct Job<'a> {
 impl Job<'_> {
     /// Trains, or goes on training, and writes the patch; beside it are its state and a lock until it is done.
     pub fn carry_out(&self, progress: &mut Progress) -> Result<Trained> {
+        let Job { encoder, task, learn, judge, recipe, output } = *self;
+        self.alone(|checkpoint| {
+            let trained = train(encoder, task, learn, judge, recipe, checkpoint, &mut |event| progress.event(&event))?;
+            trained.patch.save(output)?;
+            Ok(trained)
+        })
+    }
+
+    /// Trains weights in place of the biases, and writes nothing: there is no patch of weights.
+    pub fn compare(&self, weights: Weights, progress: &mut Progress) -> Result<Compared> {
+        let Job { encoder, task, learn, judge, recipe, .. } = *self;
+        self.alone(|checkpoint| {
+            compare(encoder, task, learn, judge, recipe, weights, checkpoint, &mut |event| progress.event(&event))
+        })
+    }
+
+    /// Does work that keeps its state in a file beside the output, while no other process does. Once it is done, the state
+    /// has done its work too.
+    fn alone<T>(&self, work: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
         let (checkpoint, lock) = (beside(self.output, ".training"), beside(self.output, ".lock"));
         let _locked = locked(self.output, &lock)?;
-        let mut event = |event: Event| progress.event(&event);
-        let trained = train(self.encoder, self.task, self.learn, self.judge, self.recipe, &checkpoint, &mut event)?;
-        trained.patch.save(self.output)?;
-        // The patch is there: what is left beside it has done its work.
+        let done = work(&checkpoint)?;
         for path in [&checkpoint, &lock] {
             fs::remove_file(path).map_err(bias_patch::Error::io(path, "remove"))?;
         }
-        Ok(trained)
+        Ok(done)
     }
 }
 

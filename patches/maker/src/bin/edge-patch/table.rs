@@ -1,17 +1,17 @@
-//! The command `edge-patch table`: biases that are trained against data sets, as the paper's Table 3. Every training's result is
-//! kept, so the command goes on where it was stopped.
+//! The command `edge-patch table`: biases, and to compare weights, that are trained against data sets, as the paper's Table 3.
+//! Every training's result is kept, so the command goes on where it was stopped.
 
 use std::path::PathBuf;
 
 use bias_patch::{Bundle, atomic};
-use clap::Args;
-use edge_patch::Result;
+use clap::{Args, ValueEnum};
+use edge_patch::{Result, train::Weights};
 
 use crate::{
     cells::Cell,
     progress::{Job, Progress},
     read_task,
-    training::{RecipeArguments, Terms, check_terms, terms},
+    training::{RecipeArguments, Terms, check_terms, rate, terms},
 };
 
 #[derive(Args)]
@@ -22,9 +22,17 @@ pub(crate) struct TableArguments {
     /// A column: its name, task, texts to learn from and to be judged by, and perhaps a metric; repeat it for more
     #[arg(long = "data", value_name = "NAME=TASK,TRAIN,DEV[,METRIC]", required = true, value_parser = column)]
     columns: Vec<Column>,
-    /// The rows: terms as --slots of train takes them, with + between several
-    #[arg(long, value_name = "TERMS,...", value_delimiter = ',', default_value = "frozen,bq,bm2,bq+bm2,all")]
-    rows: Vec<String>,
+    /// The rows: terms as --slots of train takes them, with + between several; or weights in place of biases: random ones or
+    /// rows, as many as all biases, or full, all weights and biases. Of weights no patch is written, and a run that was
+    /// stopped begins anew. Learning rates of a row's own follow it, as in full@3e-5@1e-4; full has 3e-5 if it has none
+    #[arg(
+        long,
+        value_name = "TERMS[@RATE],...",
+        value_delimiter = ',',
+        default_value = "frozen,bq,bm2,bq+bm2,all",
+        value_parser = row
+    )]
+    rows: Vec<Row>,
     /// Where patches and results are kept
     #[arg(long, value_name = "DIR")]
     results: PathBuf,
@@ -33,6 +41,15 @@ pub(crate) struct TableArguments {
     output: PathBuf,
     #[command(flatten)]
     recipe: RecipeArguments,
+}
+
+/// What is trained, and with which learning rates, if not with those of the table.
+#[derive(Clone, Debug)]
+struct Row {
+    name: String,
+    terms: Vec<Terms>,
+    weights: Option<Weights>,
+    rates: Vec<f64>,
 }
 
 /// A data set and its task.
@@ -47,31 +64,24 @@ struct Column {
 
 /// Trains what is not trained yet, and writes the table. Gives its lines.
 pub(crate) fn run_table(arguments: &TableArguments) -> Result<Vec<String>> {
-    let rows: Vec<(String, Vec<Terms>)> = arguments
-        .rows
-        .iter()
-        .map(|row| Ok((row.clone(), row.split('+').map(terms).collect::<Result<_, String>>()?)))
-        .collect::<Result<_, String>>()
-        .map_err(|reason| edge_patch::Error::Recipe {
-            field: "--rows".to_owned(),
-            expected: "terms, with + between several".to_owned(),
-            found: reason,
-        })?;
     std::fs::create_dir_all(&arguments.results).map_err(bias_patch::Error::io(&arguments.results, "create"))?;
     let encoder = arguments.recipe.load(Bundle::open(&arguments.encoder)?)?;
     let mut progress = Progress::new(arguments.recipe.log.as_deref())?;
-    let mut cells: Vec<Vec<Cell>> = rows.iter().map(|_| Vec::new()).collect();
+    let mut cells: Vec<Vec<Cell>> = arguments.rows.iter().map(|_| Vec::new()).collect();
     for column in &arguments.columns {
         let task = read_task(&column.task)?;
         let (learn, judge) = arguments.recipe.read(&task, &column.train, &column.dev)?;
-        for ((row, terms), cells) in rows.iter().zip(&mut cells) {
-            check_terms(terms, encoder.bundle().manifest(), &task)?;
-            let terms = terms.iter().flat_map(|terms| terms.0.clone()).collect();
-            let recipe = arguments.recipe.recipe(terms, column.metric.clone());
-            let output = arguments.results.join(format!("{}-{row}.bias", column.name));
+        for (row, cells) in arguments.rows.iter().zip(&mut cells) {
+            check_terms(&row.terms, encoder.bundle().manifest(), &task)?;
+            let terms = row.terms.iter().flat_map(|terms| terms.0.clone()).collect();
+            // What suits biases does not suit all weights.
+            let given = row.rates.is_empty() && row.weights != Some(Weights::Full);
+            let rates = if given { &arguments.recipe.rates } else { &row.rates };
+            let recipe = arguments.recipe.recipe(terms, row.weights, rates, column.metric.clone());
+            let output = arguments.results.join(format!("{}-{}.bias", column.name, row.name));
             let job =
                 Job { encoder: &encoder, task: &task, learn: &learn, judge: &judge, recipe: &recipe, output: &output };
-            cells.push(Cell::of(&job, row, &mut progress)?);
+            cells.push(Cell::of(&job, row.weights, &row.name, &mut progress)?);
         }
     }
     progress.finish()?;
@@ -80,10 +90,13 @@ pub(crate) fn run_table(arguments: &TableArguments) -> Result<Vec<String>> {
     let heads: Vec<String> = heads.map(|(column, cell)| format!("{}, {}", column.name, cell.metric)).collect();
     lines.push(format!("| trained | {} | bytes, exact | bytes, i4 |", heads.join(" | ")));
     lines.push(format!("|---|{}---|---|", "---|".repeat(heads.len())));
-    for ((row, _), cells) in rows.iter().zip(&cells) {
+    for (row, cells) in arguments.rows.iter().zip(&cells) {
         let scores: Vec<String> = cells.iter().map(score).collect();
-        let most = |at: usize| cells.iter().map(|cell| cell.bytes[at]).max().unwrap_or_default();
-        lines.push(format!("| {row} | {} | {} | {} |", scores.join(" | "), most(0), most(1)));
+        let most = |at: usize| {
+            let bytes = cells.iter().filter_map(|cell| Some(cell.patch.as_ref()?.bytes[at]));
+            bytes.max().map_or("-".to_owned(), |bytes| bytes.to_string())
+        };
+        lines.push(format!("| {} | {} | {} | {} |", row.name, scores.join(" | "), most(0), most(1)));
     }
     lines.push(String::new());
     lines.push(format!(
@@ -97,9 +110,24 @@ pub(crate) fn run_table(arguments: &TableArguments) -> Result<Vec<String>> {
 
 fn score(cell: &Cell) -> String {
     match cell.best_rate() {
-        Some(of) => format!("{:.1} ± {:.1} ({:.1})", 100.0 * of.mean, 100.0 * of.deviation, 100.0 * cell.train),
+        Some(of) => {
+            let learned = cell.patch.as_ref().map(|patch| format!(" ({:.1})", 100.0 * patch.train));
+            format!("{:.1} ± {:.1}{}", 100.0 * of.mean, 100.0 * of.deviation, learned.unwrap_or_default())
+        }
         None => "diverged".to_owned(),
     }
+}
+
+fn row(text: &str) -> Result<Row, String> {
+    let mut parts = text.split('@');
+    let word = parts.next().unwrap_or_default();
+    let rates = parts.map(rate).collect::<Result<_, String>>()?;
+    let weights = Weights::from_str(word, false).ok();
+    let terms = match weights {
+        Some(_) => vec![terms("all")?],
+        None => word.split('+').map(terms).collect::<Result<_, String>>()?,
+    };
+    Ok(Row { name: text.to_owned(), terms, weights, rates })
 }
 
 fn column(text: &str) -> Result<Column, String> {

@@ -7,7 +7,7 @@ use clap::Args;
 use edge_patch::{
     Error, Result,
     data::{Example, check_variety, read_examples},
-    train::{Average, Recipe, subset},
+    train::{Average, Recipe, Weights, subset},
 };
 use edge_run::{Encoder, EngineOptions};
 
@@ -39,6 +39,11 @@ pub(crate) struct TrainArguments {
     /// pooler; all, or frozen for the head alone
     #[arg(long, value_name = "TERM,...", value_delimiter = ',', default_value = "all", value_parser = terms)]
     slots: Vec<Terms>,
+    /// Train weights in place of biases, to compare: as many, random ones or whole rows and columns, as the terms of --slots have
+    /// biases; or all, and all biases. No patch is written, for none can hold weights: the scores are said, and with
+    /// --train-sizes kept. A run that was stopped begins anew, finished ones are kept. The encoder has to be in f32
+    #[arg(long, value_name = "WHICH")]
+    weights: Option<Weights>,
     /// How a text's tokens become one vector, if not as the task says
     #[arg(long, value_name = "HOW", value_parser = ["cls", "mean", "pooler"])]
     pooling: Option<String>,
@@ -55,8 +60,8 @@ pub(crate) struct TrainArguments {
 /// What every training asks for.
 #[derive(Args)]
 pub(crate) struct RecipeArguments {
-    /// Highest learning rates to try
-    #[arg(long = "lr", value_name = "RATE,...", value_delimiter = ',', default_value = "1e-3", value_parser = rate)]
+    /// Highest learning rates to try [default: 1e-3; 3e-5 where all weights are trained]
+    #[arg(long = "lr", value_name = "RATE,...", value_delimiter = ',', value_parser = rate)]
     pub rates: Vec<f64>,
     /// Runs of each learning rate, each with a seed of its own
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
@@ -91,10 +96,12 @@ pub(crate) struct RecipeArguments {
 }
 
 impl RecipeArguments {
-    pub fn recipe(&self, terms: Vec<Term>, metric: Option<String>) -> Recipe {
+    /// The recipe of these terms, with `rates` or, where there are none, the usual one.
+    pub fn recipe(&self, terms: Vec<Term>, weights: Option<Weights>, rates: &[f64], metric: Option<String>) -> Recipe {
+        let usual = if weights == Some(Weights::Full) { 3e-5 } else { 1e-3 };
         Recipe {
             terms,
-            rates: self.rates.clone(),
+            rates: if rates.is_empty() { vec![usual] } else { rates.to_vec() },
             seeds: (0..self.seeds).map(|at| u64::from(self.seed) + u64::from(at)).collect(),
             epochs: self.epochs.into(),
             batch: self.batch as usize,
@@ -128,7 +135,8 @@ pub(crate) fn run_training(arguments: &TrainArguments) -> Result<Vec<String>> {
         task = with_pooling(&task, pooling, &arguments.task)?;
     }
     let terms = arguments.slots.iter().flat_map(|terms| terms.0.clone()).collect();
-    let recipe = arguments.recipe.recipe(terms, arguments.metric.clone());
+    let (rates, metric) = (&arguments.recipe.rates, arguments.metric.clone());
+    let recipe = arguments.recipe.recipe(terms, arguments.weights, rates, metric);
     let (learn, judge) = arguments.recipe.read(&task, &arguments.train, &arguments.dev)?;
     let bundle = Bundle::open(&arguments.encoder)?;
     check_terms(&arguments.slots, bundle.manifest(), &task)?;
@@ -144,13 +152,22 @@ pub(crate) fn run_training(arguments: &TrainArguments) -> Result<Vec<String>> {
             recipe: &recipe,
             output: &arguments.output,
         };
-        let trained = job.carry_out(&mut progress)?;
+        let (what, metric, runs) = match arguments.weights {
+            Some(weights) => {
+                let compared = job.compare(weights, &mut progress)?;
+                ("weights, so no patch is written".to_owned(), compared.metric, compared.runs)
+            }
+            None => {
+                let trained = job.carry_out(&mut progress)?;
+                let bytes = trained.patch.to_bytes()?.len();
+                (format!("{}: {bytes} bytes", arguments.output.display()), trained.metric, trained.runs)
+            }
+        };
         progress.finish()?;
         let mut lines = Vec::new();
-        crate::describe::describe_runs(&trained.runs, &mut lines);
-        let best = trained.runs.iter().filter_map(|run| run.2).fold(f64::NEG_INFINITY, f64::max);
-        let bytes = trained.patch.to_bytes()?.len();
-        lines.push(format!("{}: {bytes} bytes, {} {best:.4}", arguments.output.display(), trained.metric));
+        crate::describe::describe_runs(&runs, &mut lines);
+        let best = runs.iter().filter_map(|run| run.2).fold(f64::NEG_INFINITY, f64::max);
+        lines.push(format!("{what}, {metric} {best:.4}"));
         return Ok(lines);
     }
     for size in &arguments.train_sizes {
@@ -165,8 +182,9 @@ pub(crate) fn run_training(arguments: &TrainArguments) -> Result<Vec<String>> {
         check_variety(&arguments.train, &part)?;
         let output = file_of_size(&arguments.output, *size);
         let job = Job { encoder: &encoder, task: &task, learn: &part, judge: &judge, recipe: &recipe, output: &output };
-        let cell = Cell::of(&job, &size.to_string(), &mut progress)?;
-        progress.log(&serde_json::json!({ "event": "size", "texts": size, "dev": cell.best(), "train": cell.train }));
+        let cell = Cell::of(&job, arguments.weights, &size.to_string(), &mut progress)?;
+        let learned = cell.patch.as_ref().map(|patch| patch.train);
+        progress.log(&serde_json::json!({ "event": "size", "texts": size, "dev": cell.best(), "train": learned }));
         cells.push(cell);
     }
     progress.finish()?;

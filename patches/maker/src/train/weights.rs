@@ -1,0 +1,158 @@
+//! Weights in training, which no patch can hold: the rows of the paper that BitFit is compared with.
+//!
+//! In: an encoder, and which of its weights are trained. Out: the same encoder with others, after every step. Refused: an
+//! encoder whose weights are codes. Weights are all that is not a bias: embedding tables, matrices, gains, as the paper chooses
+//! "from the entire model"; a pooler's too, although a task that does not read it leaves them as they are.
+
+use std::collections::BTreeSet;
+
+use bias_patch::PanelEntry;
+use clap::ValueEnum;
+use edge_run::{Encoder, OwnWeights};
+
+use super::optimizer::AdamW;
+use crate::{Result, random::Random};
+
+/// Which weights are trained, to compare with biases.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Weights {
+    /// As many as there are biases to train, anywhere in the encoder, and no bias
+    Random,
+    /// Whole rows and columns of matrices and tables, not more than there are biases to train, and no bias
+    Rows,
+    /// All, and all biases
+    Full,
+}
+
+/// Weights in training.
+pub(super) struct Moving {
+    own: OwnWeights,
+    /// Where those are that are trained, in rising order; none for all.
+    places: Option<Vec<usize>>,
+    gradient: Vec<f32>,
+    adam: AdamW,
+}
+
+impl Moving {
+    /// The encoder's own weights before the first step. `count` is how many are trained, unless all are; `seed` says which.
+    pub fn begin(encoder: &Encoder, which: Weights, count: usize, seed: u64) -> Result<Self> {
+        let own = encoder.own_weights()?;
+        let tensors: Vec<_> = own.tensors().iter().map(|tensor| (own.start(tensor), tensor)).collect();
+        let places = chosen(&tensors, which, count, seed);
+        let all = own.values().len();
+        let adam = AdamW::new(places.as_ref().map_or(all, Vec::len));
+        Ok(Moving { own, places, gradient: vec![0.0; all], adam })
+    }
+
+    /// The encoder with the weights as they are now; while there is one, a step would copy them.
+    pub fn encoder(&self, encoder: &Encoder) -> Result<Encoder> {
+        Ok(encoder.with_weights(&self.own)?)
+    }
+
+    /// Zeros to add the gradient of every weight to.
+    pub fn gradient(&mut self) -> &mut [f32] {
+        self.gradient.fill(0.0);
+        &mut self.gradient
+    }
+
+    /// Of that gradient the part of those that are trained: it takes the place of the whole, and [`Moving::step`] uses it.
+    pub fn picked(&mut self) -> &mut [f32] {
+        let Some(places) = &self.places else { return &mut self.gradient };
+        // Places rise, so none is overwritten before it is read.
+        for (at, place) in places.iter().enumerate() {
+            self.gradient[at] = self.gradient[*place];
+        }
+        &mut self.gradient[..places.len()]
+    }
+
+    /// One step against the gradient that was picked.
+    pub fn step(&mut self, rate: f64, decay: f64) {
+        let values = self.own.values_mut();
+        let Some(places) = &self.places else {
+            return self.adam.step(values, &self.gradient, rate, decay);
+        };
+        let mut trained: Vec<f32> = places.iter().map(|place| values[*place]).collect();
+        self.adam.step(&mut trained, &self.gradient[..places.len()], rate, decay);
+        places.iter().zip(trained).for_each(|(place, value)| values[*place] = value);
+    }
+}
+
+/// The places of about `count` weights of tensors that begin where each says; none for all.
+fn chosen(tensors: &[(usize, &PanelEntry)], which: Weights, count: usize, seed: u64) -> Option<Vec<usize>> {
+    /// The stream of random numbers that is this choice's: no pass over texts gets that far.
+    const PURPOSE: u64 = u64::MAX - 1;
+    let mut random = Random::new(seed, PURPOSE);
+    let mut places = BTreeSet::new();
+    match which {
+        Weights::Full => return None,
+        Weights::Random => {
+            let size = |tensor: &PanelEntry| tensor.rows as usize * tensor.columns as usize;
+            let all = tensors.iter().map(|(_, tensor)| size(tensor)).sum();
+            while places.len() < count.min(all) {
+                let mut at = random.below(all);
+                for (start, tensor) in tensors {
+                    if at < size(tensor) {
+                        let columns = tensor.columns as usize;
+                        places.insert(start + tensor.place(at / columns, at % columns));
+                        break;
+                    }
+                    at -= size(tensor);
+                }
+            }
+        }
+        Weights::Rows => {
+            // Of every matrix each row and each column: where it is, whether it is a row, and its number.
+            let mut lines = Vec::new();
+            for (start, tensor) in tensors.iter().filter(|(_, tensor)| tensor.rows > 1) {
+                lines.extend((0..tensor.rows as usize).map(|row| (*start, *tensor, true, row)));
+                lines.extend((0..tensor.columns as usize).map(|column| (*start, *tensor, false, column)));
+            }
+            random.shuffle(&mut lines);
+            for (start, tensor, is_row, at) in lines {
+                let line = if is_row { tensor.columns } else { tensor.rows } as usize;
+                if places.len() + line <= count {
+                    let place = |other| if is_row { tensor.place(at, other) } else { tensor.place(other, at) };
+                    places.extend((0..line).map(|other| start + place(other)));
+                }
+            }
+        }
+    }
+    Some(places.into_iter().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use bias_patch::Element;
+
+    use super::*;
+
+    fn tensor(name: &str, rows: u32, columns: u32, in_panels: bool) -> PanelEntry {
+        PanelEntry { name: name.to_owned(), rows, columns, element: Element::F32, in_panels, offset: 0 }
+    }
+
+    #[test]
+    fn as_many_are_chosen_as_asked_for_and_never_padding() {
+        let (gain, table, matrix) = (tensor("g", 1, 20, false), tensor("t", 30, 20, false), tensor("m", 20, 24, true));
+        let tensors = [(0, &gain), (32, &table), (640, &matrix)];
+        let inside = |place: usize| match place {
+            0..20 | 32..632 => true,
+            // The second panel has eight columns.
+            640..1280 => place < 960 || (place - 960) % 16 < 8,
+            _ => false,
+        };
+        for seed in 1..20 {
+            let places = chosen(&tensors, Weights::Random, 300, seed).unwrap();
+            assert_eq!(places.len(), 300);
+            assert!(places.windows(2).all(|pair| pair[0] < pair[1]) && places.iter().all(|place| inside(*place)));
+            assert_eq!(places, chosen(&tensors, Weights::Random, 300, seed).unwrap());
+            assert_ne!(places, chosen(&tensors, Weights::Random, 300, seed + 100).unwrap());
+            let lines = chosen(&tensors, Weights::Rows, 300, seed).unwrap();
+            assert!((270..=300).contains(&lines.len()), "{}", lines.len());
+            assert!(lines.iter().all(|place| *place >= 32 && inside(*place)));
+        }
+        // There are no more than all.
+        assert_eq!(chosen(&tensors, Weights::Random, 5000, 1).unwrap().len(), 20 + 600 + 480);
+        assert!(chosen(&tensors, Weights::Rows, 19, 1).unwrap().is_empty());
+        assert_eq!(chosen(&tensors, Weights::Full, 300, 1), None);
+    }
+}
