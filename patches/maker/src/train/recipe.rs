@@ -110,5 +110,7 @@ pub enum Event {
         loss: f64,
         /// The score on the texts to be judged by.
         score: f64,
+        /// What it is of.
+        metric: &'static str,
     },
 }

@@ -217,7 +217,8 @@ impl<'a> Trainer<'a> {
                 let judged = current.averaged.pass(self.recipe.average, &current.parameters);
                 let patch = self.patch(&judged)?;
                 let score = evaluate(self.encoder, &patch, self.judge)?.metric(self.metric);
-                event(Event::Epoch { epoch: epoch + 1, loss: current.loss / self.learn.len() as f64, score });
+                let (loss, metric) = (current.loss / self.learn.len() as f64, self.metric);
+                event(Event::Epoch { epoch: epoch + 1, loss, score, metric });
                 current.loss = 0.0;
                 current.since_best += 1;
                 if current.best.as_ref().is_none_or(|best| score > best.score) {
