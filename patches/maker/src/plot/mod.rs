@@ -4,7 +4,7 @@
 //! for a terminal. Refused: logs without what the picture is of, and logs whose scores are of different metrics.
 //!
 //! A picture is panels: cells in rows and columns, or lines over an axis. Each is laid out once, as rectangles, lines and
-//! words ([`drawing`]), for both files; a terminal has places for characters only, and gets a layout of its own.
+//! words, for both files; a terminal has places for characters only, and gets a layout of its own.
 
 mod drawing;
 mod png;

@@ -46,10 +46,11 @@ fn of_lines(lines: &Lines, all: &mut Vec<String>) {
         let places: Vec<(f64, f64)> = series.points.iter().map(|(x, y)| (across.share(*x), up.share(*y))).collect();
         let single = places.first().map(|place| [*place, *place]);
         for [from, to] in places.windows(2).map(|ends| [ends[0], ends[1]]).chain(single) {
-            let (first, last) = (column(from.0), column(to.0));
-            for at in first..=last {
-                let along = (at - first) as f64 / (last - first).max(1) as f64;
-                grid[row(from.1 + along * (to.1 - from.1))][at] = letter(number);
+            let first = column(from.0);
+            let steps = column(to.0).saturating_sub(first);
+            for step in 0..=steps {
+                let along = step as f64 / steps.max(1) as f64;
+                grid[row(from.1 + along * (to.1 - from.1))][first + step] = letter(number);
             }
         }
     }
