@@ -20,6 +20,9 @@ pub enum Entry {
         run: usize,
         /// How many there are.
         of: usize,
+        /// Texts to learn from.
+        #[serde(default)]
+        texts: usize,
         /// Its highest learning rate.
         lr: f64,
         /// Its seed.
@@ -88,9 +91,15 @@ pub enum Entry {
 impl From<&Event> for Entry {
     fn from(event: &Event) -> Self {
         match event {
-            Event::Run { run, rate, seed, step, steps } => {
-                Entry::Run { run: run.0 + 1, of: run.1, lr: *rate, seed: *seed, step: *step, steps: *steps }
-            }
+            Event::Run { run, texts, rate, seed, step, steps } => Entry::Run {
+                run: run.0 + 1,
+                of: run.1,
+                texts: *texts,
+                lr: *rate,
+                seed: *seed,
+                step: *step,
+                steps: *steps,
+            },
             Event::Step { step, loss, norm } => Entry::Step { step: *step, loss: *loss, norm: Some(*norm) },
             Event::Unheld { texts } => Entry::LeftOut { texts: *texts },
             Event::Diverged { reason } => Entry::Diverged { reason: reason.clone() },
@@ -126,7 +135,7 @@ mod tests {
     #[test]
     fn what_is_written_is_read_and_less_is_enough() {
         let events = [
-            Event::Run { run: (0, 2), rate: 1e-3, seed: 7, step: 20, steps: 40 },
+            Event::Run { run: (0, 2), texts: 64, rate: 1e-3, seed: 7, step: 20, steps: 40 },
             Event::Step { step: 21, loss: 0.5, norm: 2.0 },
             Event::Unheld { texts: 3 },
             Event::Diverged { reason: "why".to_owned() },

@@ -8,6 +8,7 @@
 
 mod drawing;
 mod png;
+mod runs;
 mod scale;
 mod svg;
 mod terminal;
@@ -17,7 +18,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use self::scale::Scale;
+use self::{runs::Run, scale::Scale};
 use crate::{
     Error, Report, Result,
     log::{Entry, read_log},
@@ -182,60 +183,6 @@ impl Lines {
     }
 }
 
-/// A run of a training, as its log tells of it.
-struct Run {
-    /// Its number, how many there are, learning rate, seed and steps.
-    of: (usize, usize, f64, u64, u64),
-    /// Where a training is one of several sizes.
-    texts: Option<usize>,
-    losses: Vec<(f64, f64)>,
-    scores: Vec<(f64, f64)>,
-}
-
-impl Run {
-    fn all(entries: &[Entry]) -> Vec<Run> {
-        let mut runs: Vec<Run> = Vec::new();
-        for entry in entries {
-            match entry {
-                Entry::Run { run, of, lr, seed, step, steps } => {
-                    let of = (*run, *of, *lr, *seed, *steps);
-                    match runs.last_mut().filter(|last| last.of == of && last.texts.is_none()) {
-                        // It was stopped and goes on from its checkpoint: what came after that is done once more.
-                        Some(last) => [&mut last.losses, &mut last.scores]
-                            .into_iter()
-                            .for_each(|points| points.retain(|point| point.0 <= *step as f64)),
-                        None => runs.push(Run { of, texts: None, losses: Vec::new(), scores: Vec::new() }),
-                    }
-                }
-                Entry::Step { step, loss, .. } => {
-                    if let Some(run) = runs.last_mut() {
-                        run.losses.push((*step as f64, *loss));
-                    }
-                }
-                Entry::Pass { dev: Some(dev), .. } => {
-                    if let Some(run) = runs.last_mut() {
-                        let step = run.losses.last().map_or(0.0, |point| point.0);
-                        run.scores.push((step, *dev));
-                    }
-                }
-                Entry::Size { texts, .. } => {
-                    let its = runs.iter_mut().rev().take_while(|run| run.texts.is_none());
-                    its.for_each(|run| run.texts = Some(*texts));
-                }
-                _ => {}
-            }
-        }
-        runs
-    }
-
-    fn name(&self, log: Option<&str>) -> String {
-        let (_, _, rate, seed, _) = self.of;
-        let log = log.map_or(String::new(), |log| format!("{log}, "));
-        let texts = self.texts.map_or(String::new(), |texts| format!(", {texts} texts"));
-        format!("{log}rate {rate:e}, seed {seed}{texts}")
-    }
-}
-
 /// At most some hundred points: each the mean of as many, for single steps differ much.
 fn thinned(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     const MOST: usize = 200;
@@ -350,9 +297,15 @@ mod tests {
         };
         let first = whole(1, 0, &[4.0, 3.0, 2.0, 1.0]) + &pass(0.5);
         let second = whole(2, 0, &[5.0, 4.0, 3.0, 2.0]) + &pass(0.75);
-        // Stopped in the fourth step of the first run, and before the first checkpoint of the second.
-        let parts =
-            whole(1, 0, &[4.0, 3.0, 2.0]) + &whole(1, 2, &[2.0, 1.0]) + &pass(0.5) + &whole(2, 0, &[5.0]) + &second;
+        // Stopped in the fourth step of the first run, and before the first checkpoint of the second. When its command runs
+        // again it says once more what an earlier size came to.
+        let size = "{\"event\":\"size\",\"texts\":9,\"dev\":0.1}\n";
+        let parts = whole(1, 0, &[4.0, 3.0, 2.0])
+            + size
+            + &whole(1, 2, &[2.0, 1.0])
+            + &pass(0.5)
+            + &whole(2, 0, &[5.0])
+            + &second;
         let (_dir, paths) = logs(&[("whole.jsonl", &(first + &second)), ("parts.jsonl", &parts)]);
         let of = |path: &PathBuf| Picture::of_training(std::slice::from_ref(path)).unwrap();
         assert_eq!(of(&paths[0]).panels.len(), 2);

@@ -123,7 +123,8 @@ pub fn train(
             None => trainer.begin(seed),
         };
         let steps = trainer.steps();
-        event(Event::Run { run: (at, runs.len()), rate, seed, step: current.adam.steps, steps });
+        let (run, texts, step) = ((at, runs.len()), learn.len(), current.adam.steps);
+        event(Event::Run { run, texts, rate, seed, step, steps });
         match trainer.run(current, rate, seed, &mut state, checkpoint, event) {
             Ok(finished) => {
                 state.done.push(Done { rate, seed, score: Some(finished.score) });

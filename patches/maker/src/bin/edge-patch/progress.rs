@@ -40,7 +40,7 @@ impl Progress {
     /// Appends a line to the log. Training goes on when it cannot be written; the end says so.
     pub fn log(&mut self, entry: &Entry) {
         let Some((path, file)) = &mut self.log else { return };
-        // An entry holds only numbers and strings. It is written at once: a kill leaves no part of a line.
+        // An entry holds only numbers and strings. It is written at once, so that a kill leaves whole lines.
         let line = serde_json::to_string(entry).unwrap_or_default() + "\n";
         if let Err(error) = file.write_all(line.as_bytes()) {
             self.failed.get_or_insert(bias_patch::Error::io(path, "write")(error).into());
@@ -111,7 +111,7 @@ fn locked(output: &Path, lock: &Path) -> Result<File> {
 
 fn show(bar: &ProgressBar, event: &Event) {
     match event {
-        Event::Run { run, rate, seed, step, steps } => {
+        Event::Run { run, rate, seed, step, steps, .. } => {
             bar.set_prefix(format!("run {}/{} rate {rate:e} seed {seed}", run.0 + 1, run.1));
             bar.set_length(*steps);
             bar.set_position(*step);
