@@ -1,7 +1,7 @@
 """Writes fixtures/gradients.json: PyTorch's gradients of the losses that edge-patch trains by, on the small encoders.
 
 Run after make_encoders.py, with the same packages. Everything is in f64. For each encoder, each kind of task and each bias
-vector: the gradient's norm, and its products with three vectors that `value` makes (tests/tests/training.rs does the same).
+vector: the gradient's norm, and its products with three vectors that `value` makes (tests/tests/gradients.rs does the same).
 The texts go through PyTorch as one padded batch, so padding has to cost nothing. The softmax of an answer's start and end is
 over the tokens of the second text.
 """

@@ -50,8 +50,8 @@ pub enum Error {
     },
     /// The loss of a step is no number any more.
     #[error(
-        "step {step}: the loss is not a finite number, at a learning rate of up to {rate}; try a lower rate, with another output \
-         or without the checkpoint (texts of this step, from 0: {texts:?}; an earlier state is in the checkpoint)"
+        "step {step}: the loss is not a finite number, at a learning rate of up to {rate:e}; try a lower rate, with another output \
+         or without the checkpoint (texts of this step, from 0: {texts:?}; an earlier state, if there was one, is in the checkpoint)"
     )]
     Diverged {
         /// The step, from 1.

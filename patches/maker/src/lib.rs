@@ -1,8 +1,8 @@
 //! Makes patches, and says what is in them.
 //!
 //! In: labelled texts ([`data`], [`train`], [`search`]), a file of biases or a fine-tuned checkpoint ([`import`]), or a patch
-//! ([`inspect`], [`evaluate`], [`difference`], [`extract`]). Out: a patch for one encoder, a report, or the biases as a file
-//! that other programs read.
+//! ([`inspect`], [`evaluate`], [`difference`], [`extract`]). Out: a patch for one encoder, a report, a picture ([`plot`]), or
+//! the biases as a file that other programs read.
 #![forbid(unsafe_code)]
 
 pub mod data;
@@ -10,6 +10,7 @@ mod error;
 mod evaluate;
 mod import;
 mod inspect;
+pub mod log;
 pub mod metrics;
 pub mod plot;
 mod random;
@@ -21,5 +22,5 @@ pub use error::{Error, Result};
 pub use evaluate::{Evaluation, evaluate, metric_named, metric_names};
 pub use import::{Imported, extract, import};
 pub use inspect::{Difference, Report, SlotReport, difference, inspect, largest_change};
-pub use search::{Point, Searched, search};
+pub use search::{Point, Searched, search, uniform};
 pub use sign::sign;

@@ -37,10 +37,26 @@ pub struct Point {
 pub struct Searched {
     /// The smallest patch.
     pub patch: Patch,
-    /// Patches in one encoding for all slots, and last the smallest one found.
-    pub points: Vec<Point>,
+    /// What it takes and scores.
+    pub point: Point,
     /// For each part how it is stored, none for a slot that is left out.
     pub parts: Vec<(String, Option<Encoding>)>,
+}
+
+/// What a patch takes and scores as it is, and with all slots in one encoding and the head in f16, from fine to coarse.
+///
+/// # Errors
+/// When the patch does not fit the encoder.
+pub fn uniform(encoder: &Encoder, patch: &Patch, texts: &[Example], metric: &str) -> Result<Vec<Point>> {
+    let mut progress = |_, _| ();
+    let mut trial = Trial { encoder, patch, texts, metric, parts: Vec::new(), tried: 0, progress: &mut progress };
+    let mut points = vec![trial.point(patch, "as it is")?];
+    let bits = Encoding::BITS.map(|bits| Encoding::Delta { bits, group: 0 });
+    for encoding in [Encoding::F32, Encoding::F16].into_iter().chain(bits) {
+        let converted = patch.convert(encoder.bundle().manifest(), encoder.base(), encoding, Encoding::F16)?;
+        points.push(trial.point(&converted, &encoding.to_string())?);
+    }
+    Ok(points)
 }
 
 /// Searches the smallest encoding in which a patch scores at least `least` on labelled texts by a metric of its task.
@@ -67,28 +83,15 @@ pub fn search(
             found: format!("{:.4}", exact.score),
         });
     }
-    let mut points = vec![exact];
-    for encoding in uniform() {
-        let converted = patch.convert(manifest, base, encoding, Encoding::F16)?;
-        points.push(trial.point(&converted, &encoding.to_string())?);
-    }
     let steps = trial.steps()?;
     let (state, best) = trial.descend(&steps, least)?;
-    if best.score < least || best.bytes >= points[0].bytes {
+    if best.score < least || best.bytes >= exact.bytes {
         // Nothing smaller does: the patch may be in few bits already.
-        points.push(points[0].clone());
-        return Ok(Searched { patch: patch.clone(), parts: Vec::new(), points });
+        return Ok(Searched { patch: patch.clone(), parts: Vec::new(), point: exact });
     }
-    points.push(best);
     let found = trial.build(&state)?;
     let named = trial.parts.iter().zip(&state).map(|(part, rung)| (part.name(), part.rungs[*rung].encoding));
-    Ok(Searched { patch: found, parts: named.collect(), points })
-}
-
-/// Encodings that are shown for comparison, one for all slots.
-fn uniform() -> impl Iterator<Item = Encoding> {
-    let delta = |bits| Encoding::Delta { bits, group: 0 };
-    [Encoding::F32, Encoding::F16].into_iter().chain(Encoding::BITS.map(delta))
+    Ok(Searched { patch: found, parts: named.collect(), point: best })
 }
 
 /// A slot, or the weight of a layer of the head: the smallest thing that has an encoding.
@@ -216,8 +219,8 @@ impl Trial<'_> {
 
     fn answers(&mut self, patch: &Patch, texts: &[Example]) -> Result<Vec<Prediction>> {
         self.tried += 1;
-        // The uniform encodings, two probes for each part, some ten halvings, and the rest one by one.
-        (self.progress)(self.tried, (20 + 4 * self.parts.len()).max(self.tried));
+        // Two probes for each part, some ten halvings, and the rest one by one.
+        (self.progress)(self.tried, (12 + 4 * self.parts.len()).max(self.tried));
         answers(self.encoder, patch, texts)
     }
 

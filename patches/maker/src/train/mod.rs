@@ -129,7 +129,7 @@ pub fn train(
     event: &mut dyn FnMut(Event),
 ) -> Result<Trained> {
     let trainer = Trainer::new(encoder, task, learn, judge, recipe, None)?;
-    let state = run_all(&trainer, recipe, checkpoint, event)?;
+    let state = run_all(&trainer, learn.len(), recipe, checkpoint, event)?;
     let best = state.best.as_ref().ok_or_else(|| wrong("learning rates", "one that does not diverge", "none"))?;
     let metric = trainer.metric;
     let patch = trainer.patch(&best.parameters)?;
@@ -160,13 +160,14 @@ pub fn compare(
     event: &mut dyn FnMut(Event),
 ) -> Result<Compared> {
     let trainer = Trainer::new(encoder, task, learn, judge, recipe, Some(weights))?;
-    let state = run_all(&trainer, recipe, checkpoint, event)?;
+    let state = run_all(&trainer, learn.len(), recipe, checkpoint, event)?;
     Ok(Compared { metric: trainer.metric, runs: state.runs() })
 }
 
-/// All runs of a recipe that are not done yet. Gives the state in the end, which is also in the checkpoint.
+/// All runs of a recipe that are not done yet, over so many texts. Gives the state in the end, which is also in the checkpoint.
 fn run_all(
     trainer: &Trainer<'_>,
+    texts: usize,
     recipe: &Recipe,
     checkpoint: &Path,
     event: &mut dyn FnMut(Event),
@@ -187,7 +188,8 @@ fn run_all(
             None => trainer.begin(seed),
         };
         let steps = trainer.steps();
-        event(Event::Run { run: (at, runs.len()), rate, seed, step: current.adam.steps, steps });
+        let (run, step) = ((at, runs.len()), current.adam.steps);
+        event(Event::Run { run, texts, rate, seed, step, steps });
         match trainer.run(current, rate, seed, &mut state, checkpoint, event) {
             Ok(finished) => {
                 state.done.push(Done { rate, seed, score: Some(finished.score) });

@@ -74,6 +74,8 @@ pub enum Event {
     Run {
         /// Its number, from 0, and how many there are.
         run: (usize, usize),
+        /// Texts to learn from.
+        texts: usize,
         /// Its highest learning rate.
         rate: f64,
         /// Its seed.
@@ -110,5 +112,7 @@ pub enum Event {
         loss: f64,
         /// The score on the texts to be judged by.
         score: f64,
+        /// What it is of.
+        metric: &'static str,
     },
 }

@@ -251,8 +251,8 @@ impl<'a> Trainer<'a> {
                     Some(weights) => evaluate(&weights.encoder(self.encoder)?, &patch, self.judge)?,
                     None => evaluate(self.encoder, &patch, self.judge)?,
                 };
-                let score = score.metric(self.metric);
-                event(Event::Epoch { epoch: epoch + 1, loss: current.loss / self.learn.len() as f64, score });
+                let (score, metric) = (score.metric(self.metric), self.metric);
+                event(Event::Epoch { epoch: epoch + 1, loss: current.loss / self.learn.len() as f64, score, metric });
                 current.loss = 0.0;
                 current.since_best += 1;
                 if current.best.as_ref().is_none_or(|best| score > best.score) {

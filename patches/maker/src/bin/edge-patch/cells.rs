@@ -93,11 +93,6 @@ impl Cell {
     pub fn best_rate(&self) -> Option<OfRate> {
         by_rate(&self.runs).into_iter().filter(|of| of.runs > 0).max_by(|a, b| a.mean.total_cmp(&b.mean))
     }
-
-    /// The best score of all runs.
-    pub fn best(&self) -> f64 {
-        self.runs.iter().filter_map(|run| run.2).fold(f64::NEG_INFINITY, f64::max)
-    }
 }
 
 impl OfPatch {

@@ -9,10 +9,11 @@ use std::{
 use bias_patch::{Encoding, Patch, Term};
 use clap::Args;
 use edge_patch::{
-    Error, Result,
+    Error, Result, Searched,
     data::{Example, read_examples},
     evaluate, largest_change, metric_named, search,
     train::Recipe,
+    uniform,
 };
 use edge_run::{Encoder, EngineOptions};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -97,20 +98,9 @@ pub(crate) fn run_conversion(arguments: &ConvertArguments) -> Result<Vec<String>
                 None => None,
             };
             let exact = refined.as_ref().unwrap_or(&opened);
-            let bar = ProgressBar::new(0);
-            if let Ok(style) =
-                ProgressStyle::with_template("[{bar:30}] {pos} of at most {len} patches tried, {eta} left")
-            {
-                bar.set_style(style.progress_chars("=> "));
-            }
-            let mut progress = |tried: usize, most: usize| {
-                bar.set_length(most as u64);
-                bar.set_position(tried as u64);
-            };
-            let found = search(&encoder, exact, &read.examples, metric, before - points / 100.0, &mut progress);
-            bar.finish_and_clear();
-            let found = found?;
-            describe_search(&found, metric, &mut lines);
+            let found = search_with_bar(&encoder, exact, &read.examples, metric, before - points / 100.0)?;
+            let others = uniform(&encoder, exact, &read.examples, metric)?;
+            describe_search(&found, &others, metric, &mut lines);
             (found.patch, format!("searched, at most {points} points of {metric} lost"))
         }
         (Some(encoding), ..) => {
@@ -132,6 +122,27 @@ pub(crate) fn run_conversion(arguments: &ConvertArguments) -> Result<Vec<String>
     let (before, after) = (file_bytes(path)?, file_bytes(output)?);
     lines.push(format!("{}: {before} -> {after} bytes, largest change of a value {change:.6}", output.display()));
     Ok(lines)
+}
+
+/// Searches, and shows how far it is.
+pub(crate) fn search_with_bar(
+    encoder: &Encoder,
+    patch: &Patch,
+    texts: &[Example],
+    metric: &str,
+    least: f64,
+) -> Result<Searched> {
+    let bar = ProgressBar::new(0);
+    if let Ok(style) = ProgressStyle::with_template("[{bar:30}] {pos} of at most {len} patches tried, {eta} left") {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    let mut progress = |tried: usize, most: usize| {
+        bar.set_length(most as u64);
+        bar.set_position(tried as u64);
+    };
+    let found = search(encoder, patch, texts, metric, least, &mut progress);
+    bar.finish_and_clear();
+    found
 }
 
 /// The patch after some passes of training on the grid that its values will be stored on.
@@ -175,7 +186,7 @@ fn converted_notes(patch: &Patch, how: &str, notes: Vec<(String, String)>) -> BT
     kept
 }
 
-fn points(text: &str) -> Result<f64, String> {
+pub(crate) fn points(text: &str) -> Result<f64, String> {
     let points = text.parse().ok().filter(|points| (0.0..=100.0).contains(points));
     points.ok_or_else(|| "expected a number of points, 0 to 100".to_owned())
 }

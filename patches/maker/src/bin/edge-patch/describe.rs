@@ -2,7 +2,7 @@
 
 use bias_patch::{Encoding, Kind, Pooling, Task};
 use edge_patch::{
-    Difference, Evaluation, Report, Searched,
+    Difference, Evaluation, Point, Report, Searched,
     train::{OfRate, by_rate},
 };
 
@@ -59,9 +59,10 @@ pub(crate) fn describe_evaluation(found: &Evaluation, task: &Task, lines: &mut V
 }
 
 /// Bytes against the metric, and how the smallest patch is stored.
-pub(crate) fn describe_search(found: &Searched, metric: &str, lines: &mut Vec<String>) {
+pub(crate) fn describe_search(found: &Searched, others: &[Point], metric: &str, lines: &mut Vec<String>) {
     lines.push(format!("{:10} {:>8} {metric:>14}", "stored as", "bytes"));
-    lines.extend(found.points.iter().map(|p| format!("{:10} {:8} {:14.4}", p.name, p.bytes, p.score)));
+    let points = others.iter().chain([&found.point]);
+    lines.extend(points.map(|p| format!("{:10} {:8} {:14.4}", p.name, p.bytes, p.score)));
     let named = |encoding: &Option<Encoding>| encoding.map_or("left out".to_owned(), |e| e.to_string());
     let parts: Vec<String> = found.parts.iter().map(|(part, e)| format!("{part} {}", named(e))).collect();
     lines.push(format!("parts: {}", parts.join(", ")));

@@ -4,6 +4,8 @@
 mod cells;
 mod convert;
 mod describe;
+mod encodings;
+mod plotting;
 mod progress;
 mod signing;
 mod table;
@@ -18,12 +20,14 @@ use std::{
 
 use bias_patch::{Base, Bundle, Patch, Store, Task, atomic};
 use clap::{Parser, Subcommand};
-use edge_patch::{Error, Result, data::read_examples, difference, evaluate, extract, import, inspect, plot};
+use edge_patch::{Error, Result, data::read_examples, difference, evaluate, extract, import, inspect};
 use edge_run::{Encoder, EngineOptions};
 
 use crate::{
     convert::{ConvertArguments, run_conversion},
     describe::{describe, describe_difference, describe_evaluation},
+    encodings::{EncodingsArguments, run_encodings},
+    plotting::{PlotArguments, run_plot},
     signing::{SignArguments, check_signature, run_signing},
     table::{TableArguments, run_table},
     training::{TrainArguments, run_training},
@@ -94,17 +98,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Show how much each bias vector changed by term and layer, as a picture or in the terminal
-    Plot {
-        /// The patch
-        patch: PathBuf,
-        /// The picture to write, as SVG
-        #[arg(short, long, value_name = "FILE")]
-        output: Option<PathBuf>,
-        /// The encoder's bundle, if it is not in the store
-        #[arg(long, value_name = "BUNDLE")]
-        encoder: Option<PathBuf>,
-    },
+    /// Show what training changed, or how it went, as a picture or in the terminal
+    Plot(PlotArguments),
     /// Check that a patch is intact and fits its encoder
     Verify {
         /// The patch
@@ -130,6 +125,8 @@ enum Command {
     },
     /// Store a patch's values in fewer bytes
     Convert(ConvertArguments),
+    /// Write a table of what a patch takes and scores in each encoding, and in the smallest ones searched
+    Encodings(EncodingsArguments),
     /// Write all biases with the patch applied, and its head, as safetensors for other programs
     Extract {
         /// The patch
@@ -155,7 +152,9 @@ Examples:
   edge-patch evaluate sst2.bias dev.tsv
   edge-patch import --encoder minilm --from biases.safetensors --task sst2.json -o sst2.bias
   edge-patch inspect sst2.bias
-  edge-patch plot sst2.bias -o changes.svg
+  edge-patch plot changes sst2.bias -o changes.svg
+  edge-patch plot sizes bitfit.jsonl full.jsonl -o sizes.png
+  edge-patch encodings sst2.bias dev.tsv --max-loss 0.2,0.5 -o encodings.md
   edge-patch convert sst2.bias --encoding i4 -o small.bias
   edge-patch convert sst2.bias --max-loss 0.2 --data dev.tsv -o small.bias
   edge-patch diff sst2.bias small.bias
@@ -246,16 +245,7 @@ fn run(command: Command, out: &mut impl Write) -> Result<(), Failure> {
                 describe(&report, &mut lines);
             }
         }
-        Command::Plot { patch, output, encoder } => {
-            let opened = Patch::open(&patch)?;
-            let (bundle, base) = open_encoder(encoder.as_deref(), &opened)?;
-            let report = inspect(&opened, file_bytes(&patch)?, Some((bundle.manifest(), &base)));
-            let report = report.map_err(|e| e.in_file(&patch))?;
-            match output {
-                Some(output) => atomic::write_file(&output, plot::changes_as_svg(&report).as_bytes())?,
-                None => lines = plot::changes_as_text(&report),
-            }
-        }
+        Command::Plot(arguments) => lines = run_plot(&arguments)?,
         Command::Sign(arguments) => run_signing(&arguments, &mut lines)?,
         Command::Verify { patch, encoder, keys } => {
             check_signature(&patch, &keys)?;
@@ -284,6 +274,7 @@ fn run(command: Command, out: &mut impl Write) -> Result<(), Failure> {
             lines.push(format!("{} parts differ", found.len()));
         }
         Command::Convert(arguments) => lines = run_conversion(&arguments)?,
+        Command::Encodings(arguments) => lines = run_encodings(&arguments)?,
         Command::Extract { patch, output, encoder } => {
             let opened = Patch::open(&patch)?;
             let (bundle, _) = open_encoder(encoder.as_deref(), &opened)?;

@@ -10,11 +10,11 @@ use bias_patch::Task;
 use edge_patch::{
     Error, Result,
     data::Example,
+    log::Entry,
     train::{Compared, Event, Recipe, Trained, Weights, compare, train},
 };
 use edge_run::Encoder;
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::{Value, json};
 
 /// A progress bar, and a log if one was asked for.
 pub(crate) struct Progress {
@@ -38,17 +38,18 @@ impl Progress {
     }
 
     /// Appends a line to the log. Training goes on when it cannot be written; the end says so.
-    pub fn log(&mut self, line: &Value) {
-        if let Some((path, file)) = &mut self.log
-            && let Err(error) = writeln!(file, "{line}")
-        {
+    pub fn log(&mut self, entry: &Entry) {
+        let Some((path, file)) = &mut self.log else { return };
+        // An entry holds only numbers and strings. It is written at once, so that a kill leaves whole lines.
+        let line = serde_json::to_string(entry).unwrap_or_default() + "\n";
+        if let Err(error) = file.write_all(line.as_bytes()) {
             self.failed.get_or_insert(bias_patch::Error::io(path, "write")(error).into());
         }
     }
 
     pub fn event(&mut self, event: &Event) {
         show(&self.bar, event);
-        self.log(&logged(event));
+        self.log(&event.into());
     }
 
     /// Ends the bar.
@@ -126,7 +127,7 @@ fn locked(output: &Path, lock: &Path) -> Result<File> {
 
 fn show(bar: &ProgressBar, event: &Event) {
     match event {
-        Event::Run { run, rate, seed, step, steps } => {
+        Event::Run { run, rate, seed, step, steps, .. } => {
             bar.set_prefix(format!("run {}/{} rate {rate:e} seed {seed}", run.0 + 1, run.1));
             bar.set_length(*steps);
             bar.set_position(*step);
@@ -140,25 +141,8 @@ fn show(bar: &ProgressBar, event: &Event) {
             bar.println(format!("texts left out, for no window holds the whole answer: {texts}"))
         }
         Event::Diverged { reason } => bar.println(format!("{}  given up: {reason}", bar.prefix())),
-        Event::Epoch { epoch, loss, score } => {
+        Event::Epoch { epoch, loss, score, .. } => {
             bar.println(format!("{}  pass {epoch}: loss {loss:.4}, dev {score:.4}", bar.prefix()));
-        }
-    }
-}
-
-/// An event as a line of the log.
-fn logged(event: &Event) -> Value {
-    match event {
-        Event::Run { run, rate, seed, step, steps } => {
-            json!({ "event": "run", "run": run.0 + 1, "of": run.1, "lr": rate, "seed": seed, "step": step, "steps": steps })
-        }
-        Event::Step { step, loss, norm } => {
-            json!({ "event": "step", "step": step, "loss": loss, "norm": norm })
-        }
-        Event::Unheld { texts } => json!({ "event": "left out", "texts": texts }),
-        Event::Diverged { reason } => json!({ "event": "diverged", "reason": reason }),
-        Event::Epoch { epoch, loss, score } => {
-            json!({ "event": "pass", "pass": epoch, "loss": loss, "dev": score })
         }
     }
 }

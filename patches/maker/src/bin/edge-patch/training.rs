@@ -7,6 +7,7 @@ use clap::Args;
 use edge_patch::{
     Error, Result,
     data::{Example, check_variety, read_examples},
+    log::Entry,
     train::{Average, Recipe, Weights, subset},
 };
 use edge_run::{Encoder, EngineOptions};
@@ -183,8 +184,14 @@ pub(crate) fn run_training(arguments: &TrainArguments) -> Result<Vec<String>> {
         let output = file_of_size(&arguments.output, *size);
         let job = Job { encoder: &encoder, task: &task, learn: &part, judge: &judge, recipe: &recipe, output: &output };
         let cell = Cell::of(&job, arguments.weights, &size.to_string(), &mut progress)?;
-        let learned = cell.patch.as_ref().map(|patch| patch.train);
-        progress.log(&serde_json::json!({ "event": "size", "texts": size, "dev": cell.best(), "train": learned }));
+        let of = cell.best_rate();
+        progress.log(&Entry::Size {
+            texts: *size,
+            dev: of.map(|of| of.mean),
+            deviation: of.map(|of| of.deviation),
+            train: cell.patch.as_ref().map(|patch| patch.train),
+            metric: Some(cell.metric.clone()),
+        });
         cells.push(cell);
     }
     progress.finish()?;

@@ -1,0 +1,82 @@
+//! The command `edge-patch plot`: a patch or logs in, a picture out, as SVG, PNG, or lines for a terminal.
+
+use std::path::{Path, PathBuf};
+
+use bias_patch::{Patch, atomic};
+use clap::{Args, Subcommand};
+use edge_patch::{Result, inspect, plot::Picture};
+
+use crate::{file_bytes, open_encoder};
+
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct PlotArguments {
+    #[command(subcommand)]
+    of: PictureOf,
+    /// The picture to write, as its name ends: .svg or .png; without, it is shown in the terminal
+    #[arg(short, long, value_name = "FILE", global = true, value_parser = picture)]
+    output: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+enum PictureOf {
+    /// The change of each bias vector by term and layer
+    Changes {
+        /// The patch
+        patch: PathBuf,
+        /// The encoder's bundle, if it is not in the store
+        #[arg(long, value_name = "BUNDLE")]
+        encoder: Option<PathBuf>,
+    },
+    /// Loss and score of every run against steps
+    Training {
+        /// Logs of trainings, as train --log writes them
+        #[arg(required = true, value_name = "LOG")]
+        logs: Vec<PathBuf>,
+    },
+    /// Score against the number of texts learned from, a line for each log
+    ///
+    /// A log of another trainer is a line {"event":"size","texts":1000,"dev":0.87} for each size.
+    Sizes {
+        /// Logs of trainings, as train --train-sizes --log writes them
+        #[arg(required = true, value_name = "LOG")]
+        logs: Vec<PathBuf>,
+    },
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  edge-patch plot changes sst2.bias
+  edge-patch plot changes sst2.bias -o changes.svg
+  edge-patch train ... -o sst2.bias --log sst2.jsonl
+  edge-patch plot training sst2.jsonl -o training.png
+  edge-patch train ... -o sst2.bias --train-sizes 100,300,1000 --log bitfit.jsonl
+  edge-patch plot sizes bitfit.jsonl full.jsonl -o sizes.png";
+
+/// Makes the picture, and writes it, or gives its lines.
+pub(crate) fn run_plot(arguments: &PlotArguments) -> Result<Vec<String>> {
+    let picture = match &arguments.of {
+        PictureOf::Changes { patch, encoder } => {
+            let opened = Patch::open(patch)?;
+            let (bundle, base) = open_encoder(encoder.as_deref(), &opened)?;
+            let report = inspect(&opened, file_bytes(patch)?, Some((bundle.manifest(), &base)));
+            Picture::of_changes(&report.map_err(|e| e.in_file(patch))?)
+        }
+        PictureOf::Training { logs } => Picture::of_training(logs)?,
+        PictureOf::Sizes { logs } => Picture::of_sizes(logs)?,
+    };
+    let Some(output) = &arguments.output else { return Ok(picture.text()) };
+    let bytes = if ends_in(output, "png") { picture.png()? } else { picture.svg().into_bytes() };
+    atomic::write_file(output, &bytes)?;
+    Ok(Vec::new())
+}
+
+fn ends_in(path: &Path, ending: &str) -> bool {
+    path.extension().is_some_and(|found| found.eq_ignore_ascii_case(ending))
+}
+
+fn picture(path: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(path);
+    let known = ["svg", "png"].iter().any(|ending| ends_in(&path, ending));
+    if known { Ok(path) } else { Err("expected a name that ends in .svg or .png".to_owned()) }
+}

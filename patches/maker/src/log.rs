@@ -1,0 +1,164 @@
+//! The log of a training: a JSON object a line, appended while it runs and read back for pictures.
+//!
+//! In: what happens during training, or a file. Out: lines, or entries. Refused: a line that is no such object. Events of a
+//! name that is not known here are passed over, and fields that no picture is made of may be missing, so that other trainers
+//! can write such files too.
+
+use std::{fs, path::Path};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result, train::Event};
+
+/// A line of a log. A number that is not finite is null in JSON, and none here.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "lowercase")]
+pub enum Entry {
+    /// A run begins, or goes on after `step` of `steps` steps.
+    Run {
+        /// Its number, from 1.
+        run: usize,
+        /// How many there are.
+        of: usize,
+        /// Texts to learn from.
+        #[serde(default)]
+        texts: usize,
+        /// Its highest learning rate.
+        lr: f64,
+        /// Its seed.
+        seed: u64,
+        /// Steps done.
+        step: u64,
+        /// All its steps.
+        steps: u64,
+    },
+    /// A step is done.
+    Step {
+        /// Steps done.
+        step: u64,
+        /// The mean loss of its texts.
+        loss: f64,
+        /// The gradients' norm before they were shortened.
+        #[serde(default)]
+        norm: Option<f64>,
+    },
+    /// A pass over the texts is done.
+    Pass {
+        /// Passes done.
+        #[serde(default)]
+        pass: u64,
+        /// The mean loss of its texts.
+        #[serde(default)]
+        loss: Option<f64>,
+        /// The score on the texts to be judged by.
+        dev: Option<f64>,
+        /// What the score is of.
+        #[serde(default)]
+        metric: Option<String>,
+    },
+    /// All runs on so many texts are done.
+    Size {
+        /// Texts learned from.
+        texts: usize,
+        /// The mean score, over the seeds, of the best learning rate; none if every run diverged.
+        dev: Option<f64>,
+        /// The standard deviation of these scores.
+        #[serde(default)]
+        deviation: Option<f64>,
+        /// The score of the best patch on texts it learned from.
+        #[serde(default)]
+        train: Option<f64>,
+        /// What the scores are of.
+        #[serde(default)]
+        metric: Option<String>,
+    },
+    /// Texts are left out: no window of theirs holds the whole answer.
+    #[serde(rename = "left out")]
+    LeftOut {
+        /// How many.
+        texts: usize,
+    },
+    /// A run has diverged and is given up.
+    Diverged {
+        /// Where and how.
+        reason: String,
+    },
+    /// An event of another trainer's.
+    #[serde(other)]
+    Other,
+}
+
+impl From<&Event> for Entry {
+    fn from(event: &Event) -> Self {
+        match event {
+            Event::Run { run, texts, rate, seed, step, steps } => Entry::Run {
+                run: run.0 + 1,
+                of: run.1,
+                texts: *texts,
+                lr: *rate,
+                seed: *seed,
+                step: *step,
+                steps: *steps,
+            },
+            Event::Step { step, loss, norm } => Entry::Step { step: *step, loss: *loss, norm: Some(*norm) },
+            Event::Unheld { texts } => Entry::LeftOut { texts: *texts },
+            Event::Diverged { reason } => Entry::Diverged { reason: reason.clone() },
+            Event::Epoch { epoch, loss, score, metric } => {
+                Entry::Pass { pass: *epoch, loss: Some(*loss), dev: Some(*score), metric: Some((*metric).to_owned()) }
+            }
+        }
+    }
+}
+
+/// Reads a log.
+///
+/// # Errors
+/// When it cannot be read, or a line is not an object of a log.
+pub fn read_log(path: &Path) -> Result<Vec<Entry>> {
+    let text = fs::read_to_string(path).map_err(bias_patch::Error::io(path, "read"))?;
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    let read = lines.map(|(at, line)| {
+        serde_json::from_str(line).map_err(|e| Error::Content {
+            path: path.to_owned(),
+            field: format!("line {}", at + 1),
+            expected: "a JSON object as edge-patch train --log writes it".to_owned(),
+            found: e.to_string(),
+        })
+    });
+    read.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_and_less_is_enough() {
+        let events = [
+            Event::Run { run: (0, 2), texts: 64, rate: 1e-3, seed: 7, step: 20, steps: 40 },
+            Event::Step { step: 21, loss: 0.5, norm: 2.0 },
+            Event::Unheld { texts: 3 },
+            Event::Diverged { reason: "why".to_owned() },
+            Event::Epoch { epoch: 2, loss: 0.25, score: 0.75, metric: "F1" },
+        ];
+        let dir = tempfile::TempDir::new().unwrap();
+        let path = dir.path().join("log.jsonl");
+        let entries: Vec<Entry> = events.iter().map(Entry::from).collect();
+        let lines: Vec<String> = entries.iter().map(|entry| serde_json::to_string(entry).unwrap()).collect();
+        assert_eq!(lines[2], r#"{"event":"left out","texts":3}"#);
+        fs::write(&path, lines.join("\n") + "\n\n").unwrap();
+        assert_eq!(read_log(&path).unwrap(), entries);
+
+        let theirs = "{\"event\":\"size\",\"texts\":100,\"dev\":null}\n{\"event\":\"coffee\",\"cups\":2}\n";
+        fs::write(&path, theirs).unwrap();
+        let size = Entry::Size { texts: 100, dev: None, deviation: None, train: None, metric: None };
+        assert_eq!(read_log(&path).unwrap(), [size, Entry::Other]);
+
+        for (text, found) in [("{\"event\":\"step\"}", "missing field"), ("\n{\"event\":", "line 2"), ("x", "expected")]
+        {
+            fs::write(&path, text).unwrap();
+            let error = read_log(&path).unwrap_err().to_string();
+            assert!(error.contains("log.jsonl") && error.contains(found), "{error}");
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! Pictures as lines for a terminal: shades for cells, letters for lines.
+
+use super::{Cells, Lines, Panel, Picture};
+
+pub(super) fn lines(picture: &Picture) -> Vec<String> {
+    let mut all = vec![picture.title.clone()];
+    for panel in &picture.panels {
+        match panel {
+            Panel::Cells(cells) => of_cells(cells, &mut all),
+            Panel::Lines(lines) => of_lines(lines, &mut all),
+        }
+    }
+    all
+}
+
+/// Darker where a number is larger.
+fn of_cells(cells: &Cells, all: &mut Vec<String>) {
+    const SHADES: [char; 5] = [' ', '░', '▒', '▓', '█'];
+    let header: String = (0..cells.columns).map(|column| format!("{column:>4}")).collect();
+    all.push(format!("{:8}{header}  {}", "", cells.across));
+    for (name, row) in &cells.rows {
+        let cell = |column: usize| match row.get(column).copied().flatten() {
+            // A share of at most 1.
+            Some(value) => {
+                format!(" {}", String::from(SHADES[(cells.share(value) * 4.0).round() as usize]).repeat(3))
+            }
+            None => "   -".to_owned(),
+        };
+        all.push(format!("{name:8}{}", (0..cells.columns).map(cell).collect::<String>()));
+    }
+    all.push(format!("█ is {:.4}", cells.largest));
+}
+
+/// A letter where a line is, the one of the first line where several are.
+fn of_lines(lines: &Lines, all: &mut Vec<String>) {
+    const WIDTH: usize = 64;
+    const HEIGHT: usize = 14;
+    const LETTERS: [char; 8] = ['a', 'b', 'c', 'd', 'e', 'f', 'g', 'h'];
+    let Some((across, up)) = lines.scales() else { return };
+    // Shares are from 0 to 1.
+    let column = |share: f64| (share * (WIDTH - 1) as f64).round() as usize;
+    let row = |share: f64| ((1.0 - share) * (HEIGHT - 1) as f64).round() as usize;
+    let mut grid = vec![[' '; WIDTH]; HEIGHT];
+    let letter = |at: usize| LETTERS[at % LETTERS.len()];
+    for (number, series) in lines.series.iter().enumerate().rev() {
+        let places: Vec<(f64, f64)> = series.points.iter().map(|(x, y)| (across.share(*x), up.share(*y))).collect();
+        let single = places.first().map(|place| [*place, *place]);
+        for [from, to] in places.windows(2).map(|ends| [ends[0], ends[1]]).chain(single) {
+            let first = column(from.0);
+            let steps = column(to.0).saturating_sub(first);
+            for step in 0..=steps {
+                let along = step as f64 / steps.max(1) as f64;
+                grid[row(from.1 + along * (to.1 - from.1))][first + step] = letter(number);
+            }
+        }
+    }
+    let mut labels = vec![String::new(); HEIGHT];
+    up.labels().into_iter().for_each(|(share, label)| labels[row(share)] = label);
+    all.push(format!("{:10}{}", "", lines.up));
+    for (label, cells) in labels.iter().zip(&grid) {
+        all.push(format!("{label:>9}|{}", cells.iter().collect::<String>().trim_end()));
+    }
+    let mut below = [' '; WIDTH + 12];
+    for (share, label) in across.labels() {
+        let start = (column(share) + 10).saturating_sub(label.len() / 2);
+        below[start..].iter_mut().zip(label.chars()).for_each(|(place, letter)| *place = letter);
+    }
+    all.push(format!("{:9}+{}", "", "-".repeat(WIDTH)));
+    all.push(format!("{}  {}", below.iter().collect::<String>().trim_end(), lines.across));
+    let named = lines.series.iter().enumerate();
+    all.extend(named.map(|(number, series)| format!("{:10}{}  {}", "", letter(number), series.name)));
+}

@@ -1,0 +1,135 @@
+//! What is made of trained patches: tables, pictures, and the same patch in fewer bytes.
+
+use std::fs;
+
+use bias_patch::Patch;
+use serde_json::Value;
+use system_tests::{assert_refused, assert_succeeded, mood::Mood};
+
+/// The cells of a row of a Markdown table.
+fn cells(line: &str) -> Vec<&str> {
+    line.trim_matches('|').split('|').map(str::trim).collect()
+}
+
+#[test]
+fn pictures_are_of_patches_and_of_logs() {
+    let mood = Mood::default();
+    let recipe = ["--lr", "3e-3,1e-2", "--epochs", "2", "--train-sizes", "24,96"];
+    for (output, log, terms) in [("all.bias", "all.jsonl", "all"), ("head.bias", "head only.jsonl", "frozen")] {
+        let extra = [&recipe[..], &["--log", log, "--slots", terms]].concat();
+        assert_succeeded(&mood.train(output, &extra).output().unwrap());
+    }
+    let changes = ["changes", "all-96.bias", "--encoder", "bundle"];
+    let cases: [(&[&str], &[&str]); 3] = [
+        (&changes, &["mood: mean absolute change", "beln", "bln2", "layer"]),
+        (
+            &["training", "all.jsonl"],
+            &["accuracy on dev", "rate 3e-3, seed 1, 24 texts", "rate 1e-2, seed 1, 96 texts", "steps"],
+        ),
+        (
+            &["sizes", "all.jsonl", "head only.jsonl"],
+            &["accuracy on dev", "head only", "texts learned from", "20", "100"],
+        ),
+    ];
+    for (of, parts) in cases {
+        let plot = |extra: &[&str]| mood.edge_patch(&[&["plot"][..], of, extra].concat()).output().unwrap();
+        let shown = assert_succeeded(&plot(&[]));
+        for output in ["picture.svg", "picture.png", "picture.PNG"] {
+            assert_eq!(assert_succeeded(&plot(&["-o", output])), "");
+        }
+        let svg = String::from_utf8(mood.read("picture.svg")).unwrap();
+        for part in parts {
+            assert!(shown.contains(part) && svg.contains(part), "{part} in {shown}{svg}");
+        }
+        assert!(mood.read("picture.png").starts_with(b"\x89PNG\r\n\x1a\n"));
+        assert_eq!(mood.read("picture.png"), mood.read("picture.PNG"));
+        assert_eq!(plot(&["-o", "picture.jpeg"]).status.code(), Some(2));
+    }
+    mood.write("torn.jsonl", "{\"event\":\"size\",\"te");
+    mood.write("run.jsonl", "{\"event\":\"run\",\"run\":1,\"of\":1,\"lr\":0.1,\"seed\":1,\"step\":0,\"steps\":9}\n");
+    for (of, parts) in [
+        (["training", "torn.jsonl"], ["torn.jsonl", "line 1: expected a JSON object"]),
+        (["training", "run.jsonl"], ["run.jsonl", "expected steps of a training, found none"]),
+        (["sizes", "run.jsonl"], ["run.jsonl", "--train-sizes"]),
+        (["sizes", "no.jsonl"], ["no.jsonl", "cannot read"]),
+        (["training", "all-96.bias"], ["all-96.bias", "cannot read"]),
+    ] {
+        assert_refused(&mood.edge_patch(&[&["plot"][..], &of].concat()).output().unwrap(), &parts);
+    }
+}
+
+#[test]
+fn the_smallest_encoding_keeps_the_metric() {
+    let mood = Mood::default();
+    assert_succeeded(&mood.train("mood.bias", &["--lr", "1e-2", "--epochs", "4"]).output().unwrap());
+    let search = |output: &str, extra: &[&str]| {
+        let fixed =
+            ["convert", "mood.bias", "--encoder", "bundle", "--max-loss", "2.5", "--data", "dev.tsv", "-o", output];
+        assert_succeeded(&mood.edge_patch(&[&fixed[..], extra].concat()).output().unwrap())
+    };
+    let said = search("small.bias", &[]);
+    assert!(said.contains("i2") && said.contains("searched") && said.contains("parts: "), "{said}");
+    search("again.bias", &[]);
+    search("refined.bias", &["--quantization-aware", "--train", "train.tsv"]);
+    assert!(!mood.path("refined.bias.refined").exists());
+    let small = mood.read("small.bias");
+    assert_eq!(small, mood.read("again.bias"));
+    assert!(small.len() < mood.read("mood.bias").len() / 3);
+    let evaluate = |patch: &str| {
+        let evaluate = ["evaluate", patch, "dev.tsv", "--encoder", "bundle", "--json"];
+        let said = assert_succeeded(&mood.edge_patch(&evaluate).output().unwrap());
+        serde_json::from_str::<Value>(&said).unwrap()["metrics"][0][1].as_f64().unwrap()
+    };
+    for found in ["small.bias", "refined.bias"] {
+        assert!(evaluate(found) >= evaluate("mood.bias") - 0.025 - 1e-9, "{found}");
+    }
+
+    // The table says the same of the same patches.
+    let table = ["encodings", "mood.bias", "dev.tsv", "--encoder", "bundle", "--max-loss", "2.5,0", "-o", "table.md"];
+    let said = assert_succeeded(&mood.edge_patch(&table).output().unwrap());
+    assert_eq!(mood.read("table.md"), said.as_bytes());
+    let rows: Vec<Vec<&str>> = said.lines().take_while(|line| !line.is_empty()).skip(2).map(cells).collect();
+    let names: Vec<&str> = rows.iter().map(|row| row[0]).collect();
+    let uniform = ["as it is", "f32", "f16", "i8", "i4", "i3", "i2", "i1"];
+    let searched = ["searched, at most 2.5 points lost", "searched, at most 0 points lost"];
+    assert_eq!(names, [&uniform[..], &searched].concat());
+    let bytes = |row: usize| rows[row][1].parse::<usize>().unwrap();
+    let score = |row: usize| rows[row][2].parse::<f64>().unwrap();
+    // The file that convert wrote also notes how its values are stored.
+    let [exact, small] = ["mood.bias", "small.bias"].map(|name| Patch::open(&mood.path(name)).unwrap());
+    let small = small.with_metadata(exact.metadata().clone());
+    assert_eq!((bytes(0), bytes(8)), (mood.read("mood.bias").len(), small.to_bytes().unwrap().len()));
+    assert!((1..7).all(|row| bytes(row) > bytes(row + 1)) && bytes(9) < bytes(0), "{said}");
+    assert!(score(8) >= score(0) - 2.5 - 1e-9 && score(9) >= score(0), "{said}");
+    let metric = ["encodings", "mood.bias", "dev.tsv", "--encoder", "bundle", "--metric", "BLEU"];
+    assert_refused(&mood.edge_patch(&metric).output().unwrap(), &["metric", "accuracy, F1, Matthews", "BLEU"]);
+}
+
+#[test]
+fn a_table_is_made_once() {
+    let mood = Mood::default();
+    let table = |recipe: &[&str]| {
+        let fixed = [
+            "table",
+            "--encoder",
+            "bundle",
+            "--data",
+            "mood=task.json,train.tsv,dev.tsv,F1",
+            "--rows",
+            "frozen,bq+bm2",
+        ];
+        let files = ["--results", "results", "-o", "table.md"];
+        mood.edge_patch(&[&fixed[..], &files, recipe].concat()).output().unwrap()
+    };
+    let recipe = ["--lr", "1e-2", "--epochs", "2", "--seeds", "2"];
+    let said = assert_succeeded(&table(&recipe));
+    for part in ["mood, F1", "| frozen |", "| bq+bm2 |", " ± ", "over 2 seeds"] {
+        assert!(said.contains(part), "{part} in {said}");
+    }
+    assert_eq!(mood.read("table.md"), said.as_bytes());
+    let kept = || fs::metadata(mood.path("results/mood-frozen.bias")).unwrap().modified().unwrap();
+    let before = kept();
+    assert_eq!(assert_succeeded(&table(&recipe)), said);
+    assert_eq!(kept(), before);
+    assert_refused(&table(&["--epochs", "1"]), &["mood-frozen.bias.json", "remove the file to train anew"]);
+}

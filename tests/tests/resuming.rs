@@ -1,0 +1,150 @@
+//! Trainings that are killed, that find the disk full, or that meet another: nothing is half-written, and the same command ends
+//! with the same bytes.
+
+use std::{fs, process::Stdio, time::Duration};
+
+use system_tests::{
+    assert_refused, assert_succeeded,
+    mood::{Mood, on_full_disk},
+};
+
+/// Long enough to be caught in the middle many times: 1536 steps, a checkpoint every 20.
+const LONG: [&str; 6] = ["--lr", "3e-3,1e-2", "--epochs", "16", "--batch", "2"];
+
+/// Starts a training, waits for its next checkpoint and some time more, and kills it. Says whether it had ended.
+fn killed(mood: &Mood, output: &str, recipe: &[&str], wait: Duration) -> bool {
+    let checkpoint = mood.path(&format!("{output}.training"));
+    let kept = || fs::metadata(&checkpoint).and_then(|m| m.modified()).ok();
+    let before = kept();
+    let mut child = mood.train(output, recipe).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    while kept() == before && child.try_wait().unwrap().is_none() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    std::thread::sleep(wait);
+    child.kill().unwrap();
+    let status = child.wait().unwrap();
+    assert!(status.success() || status.code().is_none(), "it failed: {status}");
+    status.success()
+}
+
+#[test]
+fn a_training_that_is_killed_goes_on_to_the_same_patch() {
+    /// Kills of each training: thirty in all.
+    const KILLS: u64 = 10;
+    let mood = Mood::default();
+    for average in ["none", "ema", "last:2"] {
+        let recipe = |log| [&LONG[..], &["--average", average, "--log", log]].concat();
+        assert_succeeded(&mood.train("whole.bias", &recipe("whole.jsonl")).output().unwrap());
+        let mut kills = 0;
+        while kills < KILLS {
+            let _ = fs::remove_file(mood.path("parts.jsonl"));
+            let mut ended = false;
+            while !ended && kills < KILLS {
+                // Other moments each time, counted from a checkpoint, so that every attempt gets further.
+                let wait = Duration::from_millis(kills * 7 % 31);
+                ended = killed(&mood, "parts.bias", &recipe("parts.jsonl"), wait);
+                kills += u64::from(!ended);
+            }
+            if !ended {
+                assert_succeeded(&mood.train("parts.bias", &recipe("parts.jsonl")).output().unwrap());
+            }
+            assert!(!mood.path("parts.bias.training").exists() && !mood.path("parts.bias.lock").exists());
+            assert_eq!(mood.read("whole.bias"), mood.read("parts.bias"), "--average {average}, {kills} kills");
+        }
+        // The logs tell of the same curves, though one tells parts of them twice.
+        let picture = |log: &str| {
+            assert_succeeded(&mood.edge_patch(&["plot", "training", log, "-o", "curves.svg"]).output().unwrap());
+            mood.read("curves.svg")
+        };
+        assert!(picture("whole.jsonl") == picture("parts.jsonl"), "--average {average}: other curves");
+        fs::remove_file(mood.path("whole.jsonl")).unwrap();
+    }
+}
+
+#[test]
+fn a_checkpoint_that_cannot_be_written_is_named_and_the_one_before_goes_on() {
+    let mood = Mood::default();
+    // It also lays out the weights, which takes more than there will be room for.
+    assert_succeeded(&mood.train("whole.bias", &LONG).output().unwrap());
+    assert!(!killed(&mood, "parts.bias", &LONG, Duration::ZERO), "it ended before it could be stopped");
+    let (kept, names) = (mood.read("parts.bias.training"), mood.names());
+    let full = on_full_disk(&mood.train("parts.bias", &LONG));
+    assert_refused(&full, &["parts.bias.training", "cannot write"]);
+    assert_eq!((mood.read("parts.bias.training"), mood.names()), (kept, names));
+    assert_succeeded(&mood.train("parts.bias", &LONG).output().unwrap());
+    assert_eq!(mood.read("whole.bias"), mood.read("parts.bias"));
+}
+
+#[test]
+fn a_patch_that_cannot_be_written_is_not_trained_again() {
+    let mood = Mood::default();
+    let train = |output: &str| mood.train(output, &["--log", "log.jsonl"]).output().unwrap();
+    assert_succeeded(&train("whole.bias"));
+    fs::create_dir(mood.path("x.bias")).unwrap();
+    assert_refused(&train("x.bias"), &["x.bias", "expected a regular file to replace, or none"]);
+    fs::remove_dir(mood.path("x.bias")).unwrap();
+    let said = mood.read("log.jsonl");
+    assert_succeeded(&train("x.bias"));
+    assert_eq!(mood.read("log.jsonl"), said);
+    assert_eq!(mood.read("whole.bias"), mood.read("x.bias"));
+    // A directory that is not there is said before anything is trained.
+    assert_refused(&train("no/x.bias"), &["no/x.bias.lock", "cannot create"]);
+    assert_eq!(mood.read("log.jsonl"), said);
+    // What was trained is not lost for a log.
+    let full = mood.train("logged.bias", &["--log", "/dev/full"]).output().unwrap();
+    assert_refused(&full, &["/dev/full", "cannot write"]);
+    assert_eq!(mood.read("whole.bias"), mood.read("logged.bias"));
+}
+
+#[test]
+fn what_other_commands_cannot_write_is_as_it_was() {
+    let mood = Mood::default();
+    assert_succeeded(&mood.train("mood.bias", &["--epochs", "1"]).output().unwrap());
+    let extract = ["extract", "mood.bias", "--encoder", "bundle", "-o"];
+    assert_succeeded(&mood.edge_patch(&[&extract[..], &["values.safetensors"]].concat()).output().unwrap());
+    mood.write("old", "old");
+    let from = ["--from", "values.safetensors", "--task", "task.json", "-o"];
+    let import = [&["import", "--encoder", "bundle"][..], &from].concat();
+    let convert = ["convert", "mood.bias", "--encoder", "bundle", "--encoding", "f32", "-o"];
+    for command in [&extract[..], &import, &convert] {
+        for output in ["old", "new"] {
+            let names = mood.names();
+            let full = on_full_disk(&mood.edge_patch(&[command, &[output]].concat()));
+            assert_refused(&full, &[output, "cannot write"]);
+            assert_eq!((mood.read("old"), mood.names()), (b"old".to_vec(), names), "{command:?}");
+        }
+    }
+    mood.write("old.svg", "old");
+    let plot = ["plot", "changes", "mood.bias", "--encoder", "bundle", "-o", "old.svg"];
+    assert_refused(&on_full_disk(&mood.edge_patch(&plot)), &["old.svg", "cannot write"]);
+    assert_eq!(mood.read("old.svg"), b"old");
+}
+
+#[test]
+fn the_state_of_another_training_is_not_mistaken() {
+    let mood = Mood::default();
+    mood.write("x.bias.training", "no state");
+    assert_refused(&mood.train("x.bias", &[]).output().unwrap(), &["x.bias.training", "damaged", "remove the file"]);
+    fs::remove_file(mood.path("x.bias.training")).unwrap();
+    let endless = ["--epochs", "400", "--batch", "1"];
+    let mut child = mood.train("x.bias", &endless).spawn().unwrap();
+    while !mood.path("x.bias.training").exists() {
+        assert!(child.try_wait().unwrap().is_none(), "it ended before its first checkpoint");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    // Two at once would write over each other.
+    assert_refused(&mood.train("x.bias", &endless).output().unwrap(), &["x.bias", "one training at a time"]);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    for other in [&["--epochs", "1"][..], &["--epochs", "400", "--batch", "1", "--average", "ema"]] {
+        let refused = mood.train("x.bias", other).output().unwrap();
+        assert_refused(&refused, &["x.bias.training", "of another training", "remove the file"]);
+    }
+    let mut damaged = mood.read("x.bias.training");
+    damaged[100] ^= 1;
+    mood.write("x.bias.training", damaged);
+    assert_refused(
+        &mood.train("x.bias", &endless).output().unwrap(),
+        &["x.bias.training", "damaged", "remove the file"],
+    );
+}
