@@ -248,11 +248,10 @@ fn training_needs_no_training_graph() {
 fn weights_are_trained_to_compare_and_leave_no_patch() {
     let mood = Mood::default();
     let table = || {
-        let mut table = command("edge-patch", mood.home.path());
         let fixed = ["table", "--encoder", "bundle", "--data", "mood=task.json,train.tsv,dev.tsv", "--epochs", "2"];
         let rows = ["--rows", "frozen,random,rows@1e-2,full@1e-3@3e-3", "--lr", "1e-2", "--seeds", "2"];
         let files = ["--results", "results", "-o", "table.md"];
-        assert_succeeded(&table.current_dir(mood.home.path()).args(fixed).args(rows).args(files).output().unwrap())
+        assert_succeeded(&mood.edge_patch(&[&fixed[..], &rows, &files].concat()).output().unwrap())
     };
     let said = table();
     for row in ["random", "rows@1e-2", "full@1e-3@3e-3"] {
