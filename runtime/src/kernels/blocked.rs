@@ -24,7 +24,10 @@ pub(super) trait Tile {
 }
 
 /// Where a tile's numbers are. Strides are from one row to the next, in values.
-#[cfg_attr(target_arch = "aarch64", expect(dead_code, reason = "NEON's tiles are one panel wide and fetch nothing"))]
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    expect(dead_code, reason = "NEON's tiles are one panel wide and fetch nothing")
+)]
 pub(super) struct Job {
     /// Readable for each row: `depth` values.
     pub x: *const f32,
@@ -46,7 +49,7 @@ pub(super) struct Job {
 /// What to bring into the cache during a tile: when it is at row (or group) `k`, that row of the panels at `ahead`, which
 /// lie as the tile's own; for `k` being `from`, `from + step` and so on. The processor's own fetching ahead stops at every
 /// page.
-#[cfg_attr(target_arch = "aarch64", expect(dead_code, reason = "NEON's tiles fetch nothing"))]
+#[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "NEON's tiles fetch nothing"))]
 #[derive(Clone, Copy)]
 pub(super) struct Fetch<T> {
     /// Never read, so it may point anywhere.
@@ -80,9 +83,12 @@ pub(super) trait CodeTile {
     const ROWS: usize;
     /// Most panels of a tile.
     const PANELS: usize;
+    /// What codes of activations are combined with, by exclusive or, before a job gets them: 0 leaves them as they are, and
+    /// 0x80 takes 128 from each and gives it a sign, for units that multiply nothing else.
+    const FLIP: u8 = 0;
 
     /// `out[r, c] = start[r, c] + step[r] scale[c] (sum over k of x[r, k] w[k, c] - zero[r] code_sum[c])`, the inner sum
-    /// exactly, `r` below `rows` and `c` in `panels` panels.
+    /// exactly, of codes before they were flipped, `r` below `rows` and `c` in `panels` panels.
     ///
     /// # Safety
     /// The CPU has the unit's instructions, `rows` and `panels` are from 1 to their constants, and the pointers of `job`
@@ -91,7 +97,10 @@ pub(super) trait CodeTile {
 }
 
 /// Where a tile's codes are, all of one group. Strides are from one row to the next, of `x` in bytes, else in values.
-#[cfg_attr(target_arch = "aarch64", expect(dead_code, reason = "NEON's tiles are one panel wide and fetch nothing"))]
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    expect(dead_code, reason = "NEON's tiles are one panel wide and fetch nothing")
+)]
 pub(super) struct CodeJob {
     /// Readable for each row: `groups` times [`PANEL_GROUP`] bytes.
     pub x: *const u8,
@@ -119,9 +128,9 @@ pub(super) struct CodeJob {
 /// Depth of a block of floats: three panels of it are 24 KB, half of a first-level cache.
 const BLOCK: usize = 128;
 /// Values in the largest tile of any unit.
-const TILE: usize = 8 * SPILL_STRIDE;
-/// Values in a row of it.
-const SPILL_STRIDE: usize = 3 * PANEL_WIDTH;
+const TILE: usize = 36 * PANEL_WIDTH;
+/// Columns of the widest.
+const WIDEST: usize = 3 * PANEL_WIDTH;
 
 /// How a product is cut: into tiles of at most `rows` rows by `panels` panels, and its depth into blocks.
 struct Cut {
@@ -178,7 +187,7 @@ fn each_tile(
     stride: usize,
     mut add: impl FnMut(&Place),
 ) {
-    let mut spill = [0.0f32; TILE];
+    let (mut spill, spill_stride) = ([0.0f32; TILE], cut.panels * PANEL_WIDTH);
     let tiles = count.div_ceil(cut.rows);
     for (panel, panels) in tiles_of(columns.div_ceil(PANEL_WIDTH), cut.panels) {
         let column = panel * PANEL_WIDTH;
@@ -204,7 +213,7 @@ fn each_tile(
                             shared_bias = Some(bias(tasks[0]));
                         } else {
                             let (target, target_stride) =
-                                if whole { (&mut *place, stride) } else { (&mut spill[..], SPILL_STRIDE) };
+                                if whole { (&mut *place, stride) } else { (&mut spill[..], spill_stride) };
                             for (r, task) in tasks.iter().enumerate() {
                                 target[r * target_stride..][..width].copy_from_slice(bias(*task));
                             }
@@ -214,13 +223,13 @@ fn each_tile(
                     _ if whole => {}
                     _ => {
                         for r in 0..rows {
-                            spill[r * SPILL_STRIDE..][..width].copy_from_slice(&place[r * stride..][..width]);
+                            spill[r * spill_stride..][..width].copy_from_slice(&place[r * stride..][..width]);
                         }
                     }
                 }
                 // Pointers last: nothing else touches their memory until the tile is done.
                 let (target, target_stride) =
-                    if whole { (place.as_mut_ptr(), stride) } else { (spill.as_mut_ptr(), SPILL_STRIDE) };
+                    if whole { (place.as_mut_ptr(), stride) } else { (spill.as_mut_ptr(), spill_stride) };
                 let (from, from_stride) = match (start, shared_bias) {
                     (Start::Zero, _) if k == 0 => (std::ptr::null(), 0),
                     (_, Some(bias)) => (bias.as_ptr(), 0),
@@ -245,7 +254,7 @@ fn each_tile(
                 if !whole {
                     let place = &mut out[row * stride + column..];
                     for r in 0..rows {
-                        place[r * stride..][..width].copy_from_slice(&spill[r * SPILL_STRIDE..][..width]);
+                        place[r * stride..][..width].copy_from_slice(&spill[r * spill_stride..][..width]);
                     }
                 }
             }
@@ -258,7 +267,7 @@ fn each_tile(
 /// # Safety
 /// The CPU has the instructions of `T`.
 pub(super) unsafe fn multiply<T: Tile>(x: Rows<'_>, w: Panels<'_>, start: Start<'_>, out: &mut [f32], stride: usize) {
-    const { assert!(T::ROWS * SPILL_STRIDE <= TILE && T::PANELS * PANEL_WIDTH <= SPILL_STRIDE) };
+    const { assert!(T::ROWS * T::PANELS * PANEL_WIDTH <= TILE) };
     check_product(x, w, start, out, stride);
     let Panels { data: panels, depth, columns } = w;
     let panels_at = |column: usize, k: usize| panels[column * depth + k * PANEL_WIDTH..].as_ptr();
@@ -296,12 +305,19 @@ pub(super) unsafe fn multiply_codes<T: CodeTile>(
     out: &mut [f32],
     stride: usize,
 ) {
-    const { assert!(T::ROWS * SPILL_STRIDE <= TILE && T::PANELS * PANEL_WIDTH <= SPILL_STRIDE) };
+    const { assert!(T::ROWS * T::PANELS * PANEL_WIDTH <= TILE && T::PANELS * PANEL_WIDTH <= WIDEST) };
     check_codes(x, w, start, out, stride);
     let (groups, depth) = (w.depth.div_ceil(GROUP), w.depth.next_multiple_of(PANEL_GROUP));
     let panels_at = |column: usize, k: usize| w.data[column * depth + k * PANEL_WIDTH..].as_ptr();
+    let flipped: Vec<u8>;
+    let codes = if T::FLIP == 0 {
+        x.data
+    } else {
+        flipped = x.data.iter().map(|code| code ^ T::FLIP).collect();
+        &flipped
+    };
     // Of a last panel that is not full there are fewer scales and sums than it has columns.
-    let (mut scales, mut code_sums) = ([0.0; SPILL_STRIDE], [0.0; SPILL_STRIDE]);
+    let (mut scales, mut code_sums) = ([0.0; WIDEST], [0.0; WIDEST]);
     let cut = Cut { rows: T::ROWS, panels: T::PANELS, block: GROUP };
     each_tile((x.count, depth, w.columns), cut, start, out, stride, |place| {
         let group = place.k / GROUP;
@@ -319,7 +335,7 @@ pub(super) unsafe fn multiply_codes<T: CodeTile>(
         // the bias table has the rows that are named; the tile is within those. The caller vouches for the instructions.
         unsafe {
             let job = CodeJob {
-                x: x.data[place.row * x.stride + place.k..].as_ptr(),
+                x: codes[place.row * x.stride + place.k..].as_ptr(),
                 x_stride: x.stride,
                 x_scales: x.scales[place.row * groups + group..].as_ptr(),
                 x_scale_stride: groups,
@@ -387,7 +403,7 @@ pub(super) unsafe fn multiply_transposed<T: Tile>(
 
 /// Cuts `count` rows or panels into as few tiles of at most `most` as there can be, all as even as they can be: a tile of
 /// one row takes as long as one of four. Gives the first row and the rows of each.
-fn tiles_of(count: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
+pub(super) fn tiles_of(count: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
     let tiles = count.div_ceil(most);
     let bound = move |tile: usize| tile * count / tiles;
     (0..tiles).map(move |tile| (bound(tile), bound(tile + 1) - bound(tile)))
