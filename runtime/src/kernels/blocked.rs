@@ -86,9 +86,11 @@ pub(super) trait CodeTile {
     /// What codes of activations are combined with, by exclusive or, before a job gets them: 0 leaves them as they are, and
     /// 0x80 takes 128 from each and gives it a sign, for units that multiply nothing else.
     const FLIP: u8 = 0;
+    /// Most times [`GROUP`] inputs of a job, each of which have their scales.
+    const GROUPS: usize = 1;
 
-    /// `out[r, c] = start[r, c] + step[r] scale[c] (sum over k of x[r, k] w[k, c] - zero[r] code_sum[c])`, the inner sum
-    /// exactly, of codes before they were flipped, `r` below `rows` and `c` in `panels` panels.
+    /// `out[r, c] = start[r, c] + step[r] scale[c] (sum over k of x[r, k] w[k, c] - zero[r] code_sum[c])`, summed over
+    /// groups, the inner sum exactly, of codes before they were flipped, `r` below `rows` and `c` in `panels` panels.
     ///
     /// # Safety
     /// The CPU has the unit's instructions, `rows` and `panels` are from 1 to their constants, and the pointers of `job`
@@ -96,7 +98,7 @@ pub(super) trait CodeTile {
     unsafe fn add(rows: usize, panels: usize, job: &CodeJob);
 }
 
-/// Where a tile's codes are, all of one group. Strides are from one row to the next, of `x` in bytes, else in values.
+/// Where a tile's codes are. Strides are from one row to the next, of `x` in bytes, else in values.
 #[cfg_attr(
     not(target_arch = "x86_64"),
     expect(dead_code, reason = "NEON's tiles are one panel wide and fetch nothing")
@@ -105,7 +107,7 @@ pub(super) struct CodeJob {
     /// Readable for each row: `groups` times [`PANEL_GROUP`] bytes.
     pub x: *const u8,
     pub x_stride: usize,
-    /// Readable for each row: one.
+    /// Readable for each row: one for each [`GROUP`] of codes.
     pub x_scales: *const Scale,
     pub x_scale_stride: usize,
     /// Readable for each panel: `groups` times [`PANEL_GROUP`] times [`PANEL_WIDTH`] bytes.
@@ -113,9 +115,11 @@ pub(super) struct CodeJob {
     /// From one panel to the next, in bytes.
     pub panel_stride: usize,
     pub groups: usize,
-    /// Readable, both: [`PANEL_WIDTH`] values a panel.
+    /// Readable, both, for each [`GROUP`] of codes: [`PANEL_WIDTH`] values a panel.
     pub scales: *const f32,
     pub code_sums: *const f32,
+    /// From one group's to the next's.
+    pub scale_stride: usize,
     /// Null for nothing; or readable for each row: [`PANEL_WIDTH`] values a panel. May be `out`.
     pub start: *const f32,
     pub start_stride: usize,
@@ -129,8 +133,8 @@ pub(super) struct CodeJob {
 const BLOCK: usize = 128;
 /// Values in the largest tile of any unit.
 const TILE: usize = 36 * PANEL_WIDTH;
-/// Columns of the widest.
-const WIDEST: usize = 3 * PANEL_WIDTH;
+/// Scales in the one with the most.
+const SCALES: usize = 4 * PANEL_WIDTH;
 
 /// How a product is cut: into tiles of at most `rows` rows by `panels` panels, and its depth into blocks.
 struct Cut {
@@ -294,7 +298,7 @@ pub(super) unsafe fn multiply<T: Tile>(x: Rows<'_>, w: Panels<'_>, start: Start<
     });
 }
 
-/// [`super::Kernel::multiply_codes`] by tiles, each of one group.
+/// [`super::Kernel::multiply_codes`] by tiles.
 ///
 /// # Safety
 /// The CPU has the instructions of `T`.
@@ -305,7 +309,7 @@ pub(super) unsafe fn multiply_codes<T: CodeTile>(
     out: &mut [f32],
     stride: usize,
 ) {
-    const { assert!(T::ROWS * T::PANELS * PANEL_WIDTH <= TILE && T::PANELS * PANEL_WIDTH <= WIDEST) };
+    const { assert!(T::ROWS * T::PANELS * PANEL_WIDTH <= TILE && T::GROUPS * T::PANELS * PANEL_WIDTH <= SCALES) };
     check_codes(x, w, start, out, stride);
     let (groups, depth) = (w.depth.div_ceil(GROUP), w.depth.next_multiple_of(PANEL_GROUP));
     let panels_at = |column: usize, k: usize| w.data[column * depth + k * PANEL_WIDTH..].as_ptr();
@@ -317,18 +321,23 @@ pub(super) unsafe fn multiply_codes<T: CodeTile>(
         &flipped
     };
     // Of a last panel that is not full there are fewer scales and sums than it has columns.
-    let (mut scales, mut code_sums) = ([0.0; WIDEST], [0.0; WIDEST]);
-    let cut = Cut { rows: T::ROWS, panels: T::PANELS, block: GROUP };
+    let (mut scales, mut code_sums) = ([0.0; SCALES], [0.0; SCALES]);
+    let cut = Cut { rows: T::ROWS, panels: T::PANELS, block: T::GROUPS * GROUP };
     each_tile((x.count, depth, w.columns), cut, start, out, stride, |place| {
         let group = place.k / GROUP;
-        let of_columns = group * w.columns + place.column..group * w.columns + place.column + place.width;
-        let (of_scales, of_sums) = (&w.scales[of_columns.clone()], &w.sums[of_columns]);
-        let (scales, code_sums) = if place.is_whole() {
-            (of_scales.as_ptr(), of_sums.as_ptr())
+        let of_columns =
+            |group: usize| group * w.columns + place.column..group * w.columns + place.column + place.width;
+        let (scales, code_sums, scale_stride) = if place.is_whole() {
+            let first = of_columns(group);
+            (w.scales[first.clone()].as_ptr(), w.sums[first].as_ptr(), w.columns)
         } else {
-            scales[..place.width].copy_from_slice(of_scales);
-            code_sums[..place.width].copy_from_slice(of_sums);
-            (scales.as_ptr(), code_sums.as_ptr())
+            let stride = place.panels * PANEL_WIDTH;
+            for at in 0..place.depth.div_ceil(GROUP) {
+                let (from, to) = (of_columns(group + at), at * stride..at * stride + place.width);
+                scales[to.clone()].copy_from_slice(&w.scales[from.clone()]);
+                code_sums[to].copy_from_slice(&w.sums[from]);
+            }
+            (scales.as_ptr(), code_sums.as_ptr(), stride)
         };
         // SAFETY: `check_codes` has found that `x` reaches `x.count` rows of `depth` codes and of their scales, that the
         // panels, their scales and sums reach every column, that `out` reaches `x.count` rows of `columns` values, and that
@@ -344,6 +353,7 @@ pub(super) unsafe fn multiply_codes<T: CodeTile>(
                 groups: place.depth / PANEL_GROUP,
                 scales,
                 code_sums,
+                scale_stride,
                 start: place.start,
                 start_stride: place.start_stride,
                 out: place.out,

@@ -1,4 +1,4 @@
-//! NEON: tiles of six rows by one panel, a panel's row (or four rows of codes) being four registers.
+//! NEON: tiles of five rows by one panel, a panel's row (or four rows of codes) being four registers.
 //!
 //! A job is cut into such tiles here, so that what is around one, which takes as many instructions as a small one, is paid
 //! for once for several.
@@ -9,17 +9,20 @@
 
 use std::arch::{
     aarch64::{
-        float32x2_t, float32x4_t, int8x16_t, int32x4_t, vcvtq_f32_s32, vdup_n_f32, vdupq_n_f32, vdupq_n_s32, vfmaq_f32,
-        vfmaq_laneq_f32, vfmaq_n_f32, vfmsq_lane_f32, vget_low_s8, vld1_f32, vld1q_dup_s32, vld1q_f32, vld1q_s8,
-        vmull_high_s8, vmull_s8, vmulq_lane_f32, vpadalq_s16, vpaddq_s32, vreinterpretq_s8_s32, vset_lane_f32,
-        vst1q_f32, vsub_f32,
+        float32x2_t, float32x4_t, int8x16_t, int32x4_t, vcvtq_f32_s32, vdup_n_f32, vdupq_n_f32, vdupq_n_s8,
+        vdupq_n_s32, vfmaq_f32, vfmaq_laneq_f32, vfmaq_n_f32, vfmsq_lane_f32, vget_low_s8, vld1_f32, vld1q_dup_s32,
+        vld1q_f32, vld1q_s8, vmull_high_s8, vmull_s8, vmulq_lane_f32, vpadalq_s16, vpaddq_s32, vreinterpretq_s8_s32,
+        vset_lane_f32, vst1q_f32, vsub_f32,
     },
     asm, is_aarch64_feature_detected,
 };
 
 use bias_patch::{PANEL_GROUP, PANEL_WIDTH};
 
-use super::blocked::{CodeJob, CodeTile, Job, Tile, tiles_of};
+use super::{
+    GROUP, Scale,
+    blocked::{CodeJob, CodeTile, Job, Tile, tiles_of},
+};
 
 vector_unit! {
     /// NEON and the dot products of ARMv8.2, as Cortex-A55, A76 and later have them.
@@ -42,19 +45,21 @@ const LINE: usize = PANEL_GROUP * PANEL_WIDTH;
 const SIGN: u8 = 0x80;
 
 /// Most rows of a job, which is cut into tiles.
-const ROWS: usize = 36;
+const ROWS: usize = 35;
 
-/// Calls the instance of `tile` for the rows of each tile of a job, at most `most`.
+/// Most times [`GROUP`] inputs of a job: a panel of them is 16 KB, half of a first-level cache.
+const GROUPS: usize = 4;
+
+/// Calls the instance of `tile` for the rows of each tile of a job.
 macro_rules! each_tile {
-    ($tile:ident, $most:literal, $rows:expr, $job:expr) => {
-        for (first, rows) in tiles_of($rows, $most) {
+    ($tile:ident, $rows:expr, $job:expr) => {
+        for (first, rows) in tiles_of($rows, 5) {
             match rows {
                 1 => $tile::<1>($job, first),
                 2 => $tile::<2>($job, first),
                 3 => $tile::<3>($job, first),
                 4 => $tile::<4>($job, first),
-                5 => $tile::<5>($job, first),
-                _ => $tile::<6>($job, first),
+                _ => $tile::<5>($job, first),
             }
         }
     };
@@ -87,7 +92,7 @@ impl Tile for Floats {
 
     unsafe fn add(rows: usize, _panels: usize, job: &Job) {
         // SAFETY: the caller vouches for NEON and the job; the rows of a tile are those of the instance.
-        unsafe { each_tile!(add, 5, rows, job) }
+        unsafe { each_tile!(add, rows, job) }
     }
 }
 
@@ -98,10 +103,11 @@ impl CodeTile for DotCodes {
     const ROWS: usize = ROWS;
     const PANELS: usize = 1;
     const FLIP: u8 = SIGN;
+    const GROUPS: usize = GROUPS;
 
     unsafe fn add(rows: usize, _panels: usize, job: &CodeJob) {
         // SAFETY: the caller vouches for NEON, its dot products and the job; the rows of a tile are those of the instance.
-        unsafe { each_tile!(add_codes_dot, 6, rows, job) }
+        unsafe { each_tile!(add_codes_dot, rows, job) }
     }
 }
 
@@ -112,6 +118,7 @@ impl CodeTile for Codes {
     const ROWS: usize = ROWS;
     const PANELS: usize = 1;
     const FLIP: u8 = SIGN;
+    const GROUPS: usize = GROUPS;
 
     unsafe fn add(rows: usize, _panels: usize, job: &CodeJob) {
         // SAFETY: the caller vouches for NEON and the job; the rows of a tile are those of the instance.
@@ -182,20 +189,31 @@ unsafe fn add<const R: usize>(job: &Job, first: usize) {
     }
 }
 
-/// Two registers of weights.
+/// Two registers of codes, from `at` bytes on; where that is left out, the address goes on to what is after them.
 macro_rules! two {
-    ($w:expr, $at:expr) => {{
+    ($from:expr, $at:expr) => {{
         let (one, other): (int8x16_t, int8x16_t);
         // Not from memory whenever it suits the compiler: it would fetch more of them than there are registers.
         asm!(
-            "ldp {one:q}, {other:q}, [{w}, #{at}]",
+            "ldp {one:q}, {other:q}, [{from}, #{at}]",
             one = out(vreg) one,
             other = out(vreg) other,
-            w = in(reg) $w,
+            from = in(reg) $from,
             at = const $at,
             options(readonly, nostack, preserves_flags),
         );
-        (one, other)
+        [one, other]
+    }};
+    ($from:expr) => {{
+        let (one, other): (int8x16_t, int8x16_t);
+        asm!(
+            "ldp {one:q}, {other:q}, [{from}], #32",
+            one = out(vreg) one,
+            other = out(vreg) other,
+            from = inout(reg) $from,
+            options(readonly, nostack, preserves_flags),
+        );
+        [one, other]
     }};
 }
 
@@ -219,44 +237,55 @@ macro_rules! dot {
 /// As [`CodeTile::add`].
 #[target_feature(enable = "neon,dotprod")]
 unsafe fn add_codes_dot<const R: usize>(job: &CodeJob, first: usize) {
-    let CodeJob { x, x_stride, w, groups, .. } = *job;
-    // SAFETY: every offset is within the ranges of the job: rows below `first + R`, groups below `groups`. The instruction
-    // reads and writes registers only.
+    // SAFETY: every address is within the ranges of the job: rows below `first + R`, `groups` in all. The instructions
+    // access what they say.
     unsafe {
-        let mut sums: [[int32x4_t; PARTS]; R] = [[vdupq_n_s32(0); PARTS]; R];
-        let rows: [*const i8; R] = begins(x.add(first * x_stride).cast(), x_stride);
-        let whole = groups / LANES * LANES;
-        let mut group = 0;
-        while group < whole {
-            let codes: [int8x16_t; R] = rows.map(|row| vld1q_s8(row.add(group * PANEL_GROUP)));
-            let w = w.add(group * LINE);
-            macro_rules! step {
-                ($lane:tt, $one:tt, $other:tt) => {
-                    let (one, other) = two!(w, $lane * LINE + $one * 16);
-                    for (row, codes) in sums.iter_mut().zip(codes) {
-                        dot!(row[$one], one, codes, $lane);
-                        dot!(row[$other], other, codes, $lane);
-                    }
-                };
+        let mut results = Results::<R>::of(job, first);
+        let mut rows: [*const i8; R] = begins(job.x.add(first * job.x_stride).cast(), job.x_stride);
+        let mut w = job.w;
+        for groups in each_group(job) {
+            let mut sums: [[int32x4_t; PARTS]; R] = [[vdupq_n_s32(0); PARTS]; R];
+            for _ in 0..groups / (2 * LANES) {
+                let mut codes = [[vdupq_n_s8(0); 2]; R];
+                for (codes, row) in codes.iter_mut().zip(&mut rows) {
+                    *codes = two!(*row);
+                }
+                macro_rules! step {
+                    ($half:literal, $lane:tt, $one:tt, $other:tt) => {
+                        let [one, other] = two!(w, ($half * LANES + $lane) * LINE + $one * 16);
+                        for (row, codes) in sums.iter_mut().zip(codes) {
+                            dot!(row[$one], one, codes[$half], $lane);
+                            dot!(row[$other], other, codes[$half], $lane);
+                        }
+                    };
+                }
+                macro_rules! first {
+                    ($($what:tt),*) => { step!(0, $($what),*) };
+                }
+                macro_rules! second {
+                    ($($what:tt),*) => { step!(1, $($what),*) };
+                }
+                each_lane!(first);
+                each_lane!(second);
+                w = w.add(2 * LANES * LINE);
             }
-            each_lane!(step);
-            group += LANES;
-        }
-        for group in whole..groups {
-            let w = w.add(group * LINE);
-            macro_rules! step {
-                ($lane:tt, $one:tt, $other:tt) => {
-                    let (one, other) = two!(w, $one * 16);
-                    for (row, codes) in sums.iter_mut().zip(rows) {
-                        let codes = four_codes(codes.add(group * PANEL_GROUP));
-                        dot!(row[$one], one, codes, $lane);
-                        dot!(row[$other], other, codes, $lane);
-                    }
-                };
+            for _ in 0..groups % (2 * LANES) {
+                macro_rules! step {
+                    ($lane:tt, $one:tt, $other:tt) => {
+                        let [one, other] = two!(w, $one * 16);
+                        for (row, codes) in sums.iter_mut().zip(rows) {
+                            let codes = four_codes(codes);
+                            dot!(row[$one], one, codes, $lane);
+                            dot!(row[$other], other, codes, $lane);
+                        }
+                    };
+                }
+                each_half!(step, 0);
+                w = w.add(LINE);
+                rows = rows.map(|row| row.add(PANEL_GROUP));
             }
-            each_half!(step, 0);
+            results.add(sums);
         }
-        finish(job, first, sums);
     }
 }
 
@@ -269,62 +298,71 @@ unsafe fn add_codes_dot<const R: usize>(job: &CodeJob, first: usize) {
 /// As [`CodeTile::add`].
 #[target_feature(enable = "neon")]
 unsafe fn add_codes<const R: usize>(job: &CodeJob, first: usize) {
-    let CodeJob { x, x_stride, w, groups, .. } = *job;
-    // SAFETY: every offset is within the ranges of the job: rows below `first + R`, groups below `groups`.
+    // SAFETY: every address is within the ranges of the job: rows below `first + R`, `groups` in all.
     unsafe {
-        // Of each register of weights, four columns, the sums of two columns and two halves of their four products, twice.
-        let mut sums: [[[int32x4_t; 2]; PARTS]; R] = [[[vdupq_n_s32(0); 2]; PARTS]; R];
-        let rows: [*const i8; R] = begins(x.add(first * x_stride).cast(), x_stride);
-        let weights = |group: usize, part: usize| vld1q_s8(w.add(group * LINE + part * 16));
-        let pairs = groups / 2;
-        for pair in 0..pairs {
-            let codes = rows.map(|row| {
-                let codes = row.add(2 * pair * PANEL_GROUP);
-                [four_codes(codes), four_codes(codes.add(PANEL_GROUP))]
-            });
-            macro_rules! part {
-                ($part:literal) => {
-                    let (one, other) = (weights(2 * pair, $part), weights(2 * pair + 1, $part));
-                    for (row, [even, odd]) in sums.iter_mut().zip(codes) {
-                        let [low, high] = &mut row[$part];
-                        // The compiler would make the upper halves lower ones first.
-                        asm!(
-                            "smull {a:v}.8h, {one:v}.8b, {even:v}.8b",
-                            "smull2 {b:v}.8h, {one:v}.16b, {even:v}.16b",
-                            "smlal {a:v}.8h, {other:v}.8b, {odd:v}.8b",
-                            "smlal2 {b:v}.8h, {other:v}.16b, {odd:v}.16b",
-                            "sadalp {low:v}.4s, {a:v}.8h",
-                            "sadalp {high:v}.4s, {b:v}.8h",
-                            a = out(vreg) _,
-                            b = out(vreg) _,
-                            low = inout(vreg) *low,
-                            high = inout(vreg) *high,
-                            one = in(vreg) one,
-                            other = in(vreg) other,
-                            even = in(vreg) even,
-                            odd = in(vreg) odd,
-                            options(pure, nomem, nostack, preserves_flags),
-                        );
-                    }
-                };
+        let mut results = Results::<R>::of(job, first);
+        let mut rows: [*const i8; R] = begins(job.x.add(first * job.x_stride).cast(), job.x_stride);
+        let mut w = job.w;
+        let weights = |w: *const i8, part: usize| vld1q_s8(w.add(part * 16));
+        for groups in each_group(job) {
+            // Of each register of weights, four columns, the sums of two columns and two halves of their four products,
+            // twice.
+            let mut sums: [[[int32x4_t; 2]; PARTS]; R] = [[[vdupq_n_s32(0); 2]; PARTS]; R];
+            for _ in 0..groups / 2 {
+                let codes = rows.map(|row| [four_codes(row), four_codes(row.add(PANEL_GROUP))]);
+                macro_rules! part {
+                    ($part:literal) => {
+                        let (one, other) = (weights(w, $part), weights(w.add(LINE), $part));
+                        for (row, [even, odd]) in sums.iter_mut().zip(codes) {
+                            let [low, high] = &mut row[$part];
+                            // The compiler would make the upper halves lower ones first.
+                            asm!(
+                                "smull {a:v}.8h, {one:v}.8b, {even:v}.8b",
+                                "smull2 {b:v}.8h, {one:v}.16b, {even:v}.16b",
+                                "smlal {a:v}.8h, {other:v}.8b, {odd:v}.8b",
+                                "smlal2 {b:v}.8h, {other:v}.16b, {odd:v}.16b",
+                                "sadalp {low:v}.4s, {a:v}.8h",
+                                "sadalp {high:v}.4s, {b:v}.8h",
+                                a = out(vreg) _,
+                                b = out(vreg) _,
+                                low = inout(vreg) *low,
+                                high = inout(vreg) *high,
+                                one = in(vreg) one,
+                                other = in(vreg) other,
+                                even = in(vreg) even,
+                                odd = in(vreg) odd,
+                                options(pure, nomem, nostack, preserves_flags),
+                            );
+                        }
+                    };
+                }
+                part!(0);
+                part!(1);
+                part!(2);
+                part!(3);
+                w = w.add(2 * LINE);
+                rows = rows.map(|row| row.add(2 * PANEL_GROUP));
             }
-            part!(0);
-            part!(1);
-            part!(2);
-            part!(3);
-        }
-        if groups % 2 == 1 {
-            for (row, codes) in sums.iter_mut().zip(rows) {
-                let codes = four_codes(codes.add(2 * pairs * PANEL_GROUP));
-                for (part, sums) in row.iter_mut().enumerate() {
-                    let weights = weights(2 * pairs, part);
-                    let low = vmull_s8(vget_low_s8(weights), vget_low_s8(codes));
-                    *sums = [vpadalq_s16(sums[0], low), vpadalq_s16(sums[1], vmull_high_s8(weights, codes))];
+            if groups % 2 == 1 {
+                for (row, codes) in sums.iter_mut().zip(rows) {
+                    let codes = four_codes(codes);
+                    for (part, sums) in row.iter_mut().enumerate() {
+                        let weights = weights(w, part);
+                        let low = vmull_s8(vget_low_s8(weights), vget_low_s8(codes));
+                        *sums = [vpadalq_s16(sums[0], low), vpadalq_s16(sums[1], vmull_high_s8(weights, codes))];
+                    }
                 }
             }
+            results.add(sums.map(|row| row.map(|[low, high]| vpaddq_s32(low, high))));
         }
-        finish(job, first, sums.map(|row| row.map(|[low, high]| vpaddq_s32(low, high))));
     }
+}
+
+/// How many groups of [`PANEL_GROUP`] codes there are in each [`GROUP`] of a job.
+fn each_group(job: &CodeJob) -> impl Iterator<Item = usize> {
+    const MOST: usize = GROUP / PANEL_GROUP;
+    let groups = job.groups;
+    (0..groups).step_by(MOST).map(move |first| (groups - first).min(MOST))
 }
 
 /// Where each of `R` rows begins. The compiler does not know that they are one address and multiples of the stride, which
@@ -351,42 +389,73 @@ unsafe fn four_codes(x: *const i8) -> int8x16_t {
     vreinterpretq_s8_s32(unsafe { vld1q_dup_s32(x.cast()) })
 }
 
-/// Scales the sums of `R` rows from `first` on and adds them to where they begin.
-///
-/// # Safety
-/// The CPU has NEON, the job is as its fields say, and has those rows.
-#[inline]
-#[target_feature(enable = "neon")]
-unsafe fn finish<const R: usize>(job: &CodeJob, first: usize, sums: [[int32x4_t; PARTS]; R]) {
-    let CodeJob { x_scales, x_scale_stride, scales, code_sums, start, start_stride, out, stride, .. } = *job;
-    // SAFETY: the caller vouches for the rows; a scale is two floats, its step and its zero.
-    unsafe {
-        // The codes that were multiplied are lower than those that the zero is of.
-        let flip = vset_lane_f32::<1>(f32::from(SIGN), vdup_n_f32(0.0));
-        let x_scales = begins::<_, R>(x_scales.add(first * x_scale_stride), x_scale_stride);
-        let x_scales: [float32x2_t; R] = x_scales.map(|scale| vsub_f32(vld1_f32(scale.cast()), flip));
-        let out: [*const f32; R] = begins(out.add(first * stride), stride);
-        let zeros = [0.0; PANEL_WIDTH];
-        let start: [*const f32; R] = match start.is_null() {
-            true => [zeros.as_ptr(); R],
-            false => begins(start.add(first * start_stride), start_stride),
-        };
-        macro_rules! part {
-            ($part:literal) => {
-                let at = $part * LANES;
-                let (scales, code_sums) = (vld1q_f32(scales.add(at)), vld1q_f32(code_sums.add(at)));
-                for r in 0..R {
-                    // Both are whole numbers below 2^24, and so is their difference: it is exact.
-                    let centred = vfmsq_lane_f32::<1>(vcvtq_f32_s32(sums[r][$part]), code_sums, x_scales[r]);
-                    let before = vld1q_f32(start[r].add(at));
-                    let after = vfmaq_f32(before, centred, vmulq_lane_f32::<0>(scales, x_scales[r]));
-                    vst1q_f32(out[r].add(at).cast_mut(), after);
-                }
-            };
+/// Where the sums of `R` rows go, and what makes values of them.
+struct Results<const R: usize> {
+    start: [*const f32; R],
+    out: [*const f32; R],
+    x_scales: [*const Scale; R],
+    scales: *const f32,
+    code_sums: *const f32,
+    scale_stride: usize,
+}
+
+impl<const R: usize> Results<R> {
+    /// Those of the rows from `first` on.
+    ///
+    /// # Safety
+    /// The job is as its fields say, and has those rows.
+    #[inline]
+    unsafe fn of(job: &CodeJob, first: usize) -> Self {
+        static ZEROS: [f32; PANEL_WIDTH] = [0.0; PANEL_WIDTH];
+        // SAFETY: the caller vouches for the rows.
+        unsafe {
+            Results {
+                start: match job.start.is_null() {
+                    true => [ZEROS.as_ptr(); R],
+                    false => begins(job.start.add(first * job.start_stride), job.start_stride),
+                },
+                out: begins(job.out.add(first * job.stride), job.stride),
+                x_scales: begins(job.x_scales.add(first * job.x_scale_stride), job.x_scale_stride),
+                scales: job.scales,
+                code_sums: job.code_sums,
+                scale_stride: job.scale_stride,
+            }
         }
-        part!(0);
-        part!(1);
-        part!(2);
-        part!(3);
+    }
+
+    /// Scales the sums of a group and adds them.
+    ///
+    /// # Safety
+    /// The CPU has NEON, and the job has another group.
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn add(&mut self, sums: [[int32x4_t; PARTS]; R]) {
+        // SAFETY: the caller vouches for the group; a scale is two floats, its step and its zero.
+        unsafe {
+            // The codes that were multiplied are lower than those that the zero is of.
+            let flip = vset_lane_f32::<1>(f32::from(SIGN), vdup_n_f32(0.0));
+            let x_scales: [float32x2_t; R] = self.x_scales.map(|scale| vsub_f32(vld1_f32(scale.cast()), flip));
+            macro_rules! part {
+                ($part:literal) => {
+                    let at = $part * LANES;
+                    let (scales, code_sums) = (vld1q_f32(self.scales.add(at)), vld1q_f32(self.code_sums.add(at)));
+                    for r in 0..R {
+                        // Both are whole numbers below 2^24, and so is their difference: it is exact.
+                        let centred = vfmsq_lane_f32::<1>(vcvtq_f32_s32(sums[r][$part]), code_sums, x_scales[r]);
+                        let before = vld1q_f32(self.start[r].add(at));
+                        let after = vfmaq_f32(before, centred, vmulq_lane_f32::<0>(scales, x_scales[r]));
+                        vst1q_f32(self.out[r].add(at).cast_mut(), after);
+                    }
+                };
+            }
+            part!(0);
+            part!(1);
+            part!(2);
+            part!(3);
+            self.start = self.out;
+            self.x_scales = self.x_scales.map(|scale| scale.wrapping_add(1));
+            self.scales = self.scales.wrapping_add(self.scale_stride);
+            self.code_sums = self.code_sums.wrapping_add(self.scale_stride);
+        }
     }
 }

@@ -118,18 +118,15 @@ fn erf(x: f32) -> f32 {
     let x = larger(x, -4.0);
     let x = if x < 4.0 { x } else { 4.0 };
     let t = x * x;
-    let p = -2.726_142_3e-10f32;
-    let p = fma(p, t, 2.770_681_4e-8);
-    let p = fma(p, t, -2.101_024e-6);
-    let p = fma(p, t, -5.692_506_5e-5);
-    let p = fma(p, t, -7.349_906_3e-4);
-    let p = fma(p, t, -2.954_6e-3);
-    let p = fma(p, t, -1.609_603_3e-2) * x;
-    let q = -1.456_607_2e-5f32;
-    let q = fma(q, t, -2.133_740_2e-4);
-    let q = fma(q, t, -1.682_827e-3);
-    let q = fma(q, t, -7.373_329_2e-3);
-    let q = fma(q, t, -1.426_473_9e-2);
+    // By pairs: what is added to then is no constant, which most units would have to copy first.
+    let u = t * t;
+    let p = fma(t, 2.770_681_4e-8, -2.101_024e-6);
+    let p = fma(u, -2.726_142_3e-10, p);
+    let p = fma(u, p, fma(t, -5.692_506_5e-5, -7.349_906_3e-4));
+    let p = fma(u, p, fma(t, -2.954_6e-3, -1.609_603_3e-2)) * x;
+    let q = fma(t, -2.133_740_2e-4, -1.682_827e-3);
+    let q = fma(u, -1.456_607_2e-5, q);
+    let q = fma(u, q, fma(t, -7.373_329_2e-3, -1.426_473_9e-2));
     p / q
 }
 
@@ -233,11 +230,12 @@ pub(super) fn encode(values: &[f32], codes: &mut [u8]) -> Scale {
     let step = if high + low > 0.0 { (high + low) / 255.0 } else { 1.0 };
     let inverse = 1.0 / step;
     let zero = (low * inverse + ROUND) - ROUND;
-    // The low bits of a sum with `ROUND` are the whole number.
+    // The low bits of a sum with `ROUND` are the whole number. None is below the zero's, for that is the lowest value's; but
+    // the highest may be one too high, if both are rounded up.
     let shift = zero as i32 - ROUND.to_bits() as i32;
     for (code, v) in codes.iter_mut().zip(values) {
         let whole = (v * inverse + ROUND).to_bits() as i32;
-        *code = whole.wrapping_add(shift).clamp(0, 255) as u8;
+        *code = whole.wrapping_add(shift).min(255) as u8;
     }
     Scale { step, zero }
 }
