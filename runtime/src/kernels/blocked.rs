@@ -84,13 +84,13 @@ pub(super) trait CodeTile {
     /// Most panels of a tile.
     const PANELS: usize;
     /// What codes of activations are combined with, by exclusive or, before a job gets them: 0 leaves them as they are, and
-    /// 0x80 takes 128 from each and gives it a sign, for units that multiply nothing else.
+    /// 0x80 takes 128 from each, and from the zeros, and gives them a sign, for units that multiply nothing else.
     const FLIP: u8 = 0;
     /// Most times [`GROUP`] inputs of a job, each of which have their scales.
     const GROUPS: usize = 1;
 
     /// `out[r, c] = start[r, c] + step[r] scale[c] (sum over k of x[r, k] w[k, c] - zero[r] code_sum[c])`, summed over
-    /// groups, the inner sum exactly, of codes before they were flipped, `r` below `rows` and `c` in `panels` panels.
+    /// groups, the inner sum exactly, `r` below `rows` and `c` in `panels` panels.
     ///
     /// # Safety
     /// The CPU has the unit's instructions, `rows` and `panels` are from 1 to their constants, and the pointers of `job`
@@ -193,6 +193,8 @@ fn each_tile(
 ) {
     let (mut spill, spill_stride) = ([0.0f32; TILE], cut.panels * PANEL_WIDTH);
     let tiles = count.div_ceil(cut.rows);
+    let all_same = |tasks: &[i64]| tasks.iter().all(|task| *task == tasks[0]);
+    let one_task = matches!(start, Start::Bias { rows, .. } if all_same(&rows[..count]));
     for (panel, panels) in tiles_of(columns.div_ceil(PANEL_WIDTH), cut.panels) {
         let column = panel * PANEL_WIDTH;
         let after = column + panels * PANEL_WIDTH;
@@ -213,7 +215,7 @@ fn each_tile(
                     Start::Bias { table, stride: bias_stride, rows: tasks } if k == 0 => {
                         let tasks = &tasks[row..row + rows];
                         let bias = |task: i64| &table[task as usize * bias_stride + column..][..width];
-                        if whole && tasks.iter().all(|task| *task == tasks[0]) {
+                        if whole && (one_task || all_same(tasks)) {
                             shared_bias = Some(bias(tasks[0]));
                         } else {
                             let (target, target_stride) =
@@ -313,12 +315,14 @@ pub(super) unsafe fn multiply_codes<T: CodeTile>(
     check_codes(x, w, start, out, stride);
     let (groups, depth) = (w.depth.div_ceil(GROUP), w.depth.next_multiple_of(PANEL_GROUP));
     let panels_at = |column: usize, k: usize| w.data[column * depth + k * PANEL_WIDTH..].as_ptr();
-    let flipped: Vec<u8>;
-    let codes = if T::FLIP == 0 {
-        x.data
+    let (codes, zeros): (Vec<u8>, Vec<Scale>);
+    let x = if T::FLIP == 0 {
+        x
     } else {
-        flipped = x.data.iter().map(|code| code ^ T::FLIP).collect();
-        &flipped
+        let lower = f32::from(T::FLIP);
+        codes = x.data.iter().map(|code| code ^ T::FLIP).collect();
+        zeros = x.scales.iter().map(|scale| Scale { zero: scale.zero - lower, ..*scale }).collect();
+        CodeRows { data: &codes, scales: &zeros, ..x }
     };
     // Of a last panel that is not full there are fewer scales and sums than it has columns.
     let (mut scales, mut code_sums) = ([0.0; SCALES], [0.0; SCALES]);
@@ -344,7 +348,7 @@ pub(super) unsafe fn multiply_codes<T: CodeTile>(
         // the bias table has the rows that are named; the tile is within those. The caller vouches for the instructions.
         unsafe {
             let job = CodeJob {
-                x: codes[place.row * x.stride + place.k..].as_ptr(),
+                x: x.data[place.row * x.stride + place.k..].as_ptr(),
                 x_stride: x.stride,
                 x_scales: x.scales[place.row * groups + group..].as_ptr(),
                 x_scale_stride: groups,
@@ -415,6 +419,6 @@ pub(super) unsafe fn multiply_transposed<T: Tile>(
 /// one row takes as long as one of four. Gives the first row and the rows of each.
 pub(super) fn tiles_of(count: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
     let tiles = count.div_ceil(most);
-    let bound = move |tile: usize| tile * count / tiles;
-    (0..tiles).map(move |tile| (bound(tile), bound(tile + 1) - bound(tile)))
+    let (least, larger) = (count.checked_div(tiles).unwrap_or(0), count.checked_rem(tiles).unwrap_or(0));
+    (0..tiles).map(move |tile| (tile * least + tile.min(larger), least + usize::from(tile < larger)))
 }

@@ -206,6 +206,11 @@ fn available() -> Vec<&'static dyn Kernel> {
     found
 }
 
+/// Whether one of the kernels is for this CPU's vector instructions; without, plain code runs, many times slower.
+pub fn cpu_is_known() -> bool {
+    available().len() > 1
+}
+
 /// The fastest kernel of this CPU, or the one that `EDGE_RUN_ISA` names.
 ///
 /// # Errors

@@ -9,10 +9,9 @@
 
 use std::arch::{
     aarch64::{
-        float32x2_t, float32x4_t, int8x16_t, int32x4_t, vcvtq_f32_s32, vdup_n_f32, vdupq_n_f32, vdupq_n_s8,
-        vdupq_n_s32, vfmaq_f32, vfmaq_laneq_f32, vfmaq_n_f32, vfmsq_lane_f32, vget_low_s8, vld1_f32, vld1q_dup_s32,
-        vld1q_f32, vld1q_s8, vmull_high_s8, vmull_s8, vmulq_lane_f32, vpadalq_s16, vpaddq_s32, vreinterpretq_s8_s32,
-        vset_lane_f32, vst1q_f32, vsub_f32,
+        float32x2_t, float32x4_t, int8x16_t, int32x4_t, vcvtq_f32_s32, vdupq_n_f32, vdupq_n_s8, vdupq_n_s32, vfmaq_f32,
+        vfmaq_laneq_f32, vfmaq_n_f32, vfmsq_lane_f32, vget_low_s8, vld1_f32, vld1q_dup_s32, vld1q_f32, vld1q_s8,
+        vmull_high_s8, vmull_s8, vmulq_lane_f32, vpadalq_s16, vpaddq_s32, vreinterpretq_s8_s32, vst1q_f32,
     },
     asm, is_aarch64_feature_detected,
 };
@@ -189,31 +188,27 @@ unsafe fn add<const R: usize>(job: &Job, first: usize) {
     }
 }
 
-/// Two registers of codes, from `at` bytes on; where that is left out, the address goes on to what is after them.
-macro_rules! two {
-    ($from:expr, $at:expr) => {{
-        let (one, other): (int8x16_t, int8x16_t);
-        // Not from memory whenever it suits the compiler: it would fetch more of them than there are registers.
-        asm!(
-            "ldp {one:q}, {other:q}, [{from}, #{at}]",
-            one = out(vreg) one,
-            other = out(vreg) other,
-            from = in(reg) $from,
-            at = const $at,
-            options(readonly, nostack, preserves_flags),
-        );
-        [one, other]
+/// Loads codes, and moves the address on to what is after them: a register of them, or four, which are a panel's group.
+///
+/// Not from memory whenever it suits the compiler: it would fetch more than there are registers.
+macro_rules! load {
+    (one, $from:expr) => {{
+        let one: int8x16_t;
+        asm!("ldr {:q}, [{}], #16", out(vreg) one, inout(reg) $from, options(readonly, nostack, preserves_flags));
+        one
     }};
-    ($from:expr) => {{
-        let (one, other): (int8x16_t, int8x16_t);
+    (four, $from:expr) => {{
+        let (a, b, c, d): (int8x16_t, int8x16_t, int8x16_t, int8x16_t);
         asm!(
-            "ldp {one:q}, {other:q}, [{from}], #32",
-            one = out(vreg) one,
-            other = out(vreg) other,
-            from = inout(reg) $from,
+            "ld1 {{v28.16b-v31.16b}}, [{}], #64",
+            inout(reg) $from,
+            out("v28") a,
+            out("v29") b,
+            out("v30") c,
+            out("v31") d,
             options(readonly, nostack, preserves_flags),
         );
-        [one, other]
+        [a, b, c, d]
     }};
 }
 
@@ -245,43 +240,28 @@ unsafe fn add_codes_dot<const R: usize>(job: &CodeJob, first: usize) {
         let mut w = job.w;
         for groups in each_group(job) {
             let mut sums: [[int32x4_t; PARTS]; R] = [[vdupq_n_s32(0); PARTS]; R];
-            for _ in 0..groups / (2 * LANES) {
-                let mut codes = [[vdupq_n_s8(0); 2]; R];
-                for (codes, row) in codes.iter_mut().zip(&mut rows) {
-                    *codes = two!(*row);
-                }
-                macro_rules! step {
-                    ($half:literal, $lane:tt, $one:tt, $other:tt) => {
-                        let [one, other] = two!(w, ($half * LANES + $lane) * LINE + $one * 16);
-                        for (row, codes) in sums.iter_mut().zip(codes) {
-                            dot!(row[$one], one, codes[$half], $lane);
-                            dot!(row[$other], other, codes[$half], $lane);
+            macro_rules! step {
+                ($codes:expr, $lane:literal) => {
+                    let weights = load!(four, w);
+                    for (row, codes) in sums.iter_mut().zip($codes) {
+                        for (sum, weight) in row.iter_mut().zip(weights) {
+                            dot!(*sum, weight, codes, $lane);
                         }
-                    };
-                }
-                macro_rules! first {
-                    ($($what:tt),*) => { step!(0, $($what),*) };
-                }
-                macro_rules! second {
-                    ($($what:tt),*) => { step!(1, $($what),*) };
-                }
-                each_lane!(first);
-                each_lane!(second);
-                w = w.add(2 * LANES * LINE);
+                    }
+                };
             }
-            for _ in 0..groups % (2 * LANES) {
-                macro_rules! step {
-                    ($lane:tt, $one:tt, $other:tt) => {
-                        let [one, other] = two!(w, $one * 16);
-                        for (row, codes) in sums.iter_mut().zip(rows) {
-                            let codes = four_codes(codes);
-                            dot!(row[$one], one, codes, $lane);
-                            dot!(row[$other], other, codes, $lane);
-                        }
-                    };
+            for _ in 0..groups / LANES {
+                let mut codes = [vdupq_n_s8(0); R];
+                for (codes, row) in codes.iter_mut().zip(&mut rows) {
+                    *codes = load!(one, *row);
                 }
-                each_half!(step, 0);
-                w = w.add(LINE);
+                step!(codes, 0);
+                step!(codes, 1);
+                step!(codes, 2);
+                step!(codes, 3);
+            }
+            for _ in 0..groups % LANES {
+                step!(rows.map(|row| four_codes(row)), 0);
                 rows = rows.map(|row| row.add(PANEL_GROUP));
             }
             results.add(sums);
@@ -432,9 +412,7 @@ impl<const R: usize> Results<R> {
     unsafe fn add(&mut self, sums: [[int32x4_t; PARTS]; R]) {
         // SAFETY: the caller vouches for the group; a scale is two floats, its step and its zero.
         unsafe {
-            // The codes that were multiplied are lower than those that the zero is of.
-            let flip = vset_lane_f32::<1>(f32::from(SIGN), vdup_n_f32(0.0));
-            let x_scales: [float32x2_t; R] = self.x_scales.map(|scale| vsub_f32(vld1_f32(scale.cast()), flip));
+            let x_scales: [float32x2_t; R] = self.x_scales.map(|scale| vld1_f32(scale.cast()));
             macro_rules! part {
                 ($part:literal) => {
                     let at = $part * LANES;

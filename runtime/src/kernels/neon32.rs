@@ -9,7 +9,10 @@ use std::{arch::naked_asm, ffi::c_ulong, mem::offset_of};
 
 use bias_patch::PANEL_WIDTH;
 
-use super::blocked::{CodeJob, CodeTile, Job, Tile, tiles_of};
+use super::{
+    Scale,
+    blocked::{CodeJob, CodeTile, Job, Tile, tiles_of},
+};
 
 vector_unit! {
     /// NEON with fused multiplication and addition, as Cortex-A7 and every later processor have it.
@@ -77,11 +80,7 @@ impl CodeTile for Codes {
                     w: job.w,
                     pairs: job.groups / 2,
                     last: job.groups % 2,
-                    x_scales: std::array::from_fn(|r| {
-                        let scale = *job.x_scales.add(at(r) * job.x_scale_stride);
-                        // The codes that are multiplied are lower than those that the zero is of.
-                        [scale.step, scale.zero - f32::from(SIGN)]
-                    }),
+                    x_scales: std::array::from_fn(|r| *job.x_scales.add(at(r) * job.x_scale_stride)),
                     scales: job.scales,
                     code_sums: job.code_sums,
                     start: std::array::from_fn(|r| begin(job.start, at(r) * job.start_stride)),
@@ -119,8 +118,7 @@ struct CodesTile {
     /// Pairs of groups, and whether there is one more.
     pairs: usize,
     last: usize,
-    /// Steps, and zeros of the codes with a sign.
-    x_scales: [[f32; 2]; 2],
+    x_scales: [Scale; 2],
     scales: *const f32,
     code_sums: *const f32,
     start: [*const f32; 2],

@@ -135,7 +135,8 @@ pub(super) fn activate(activation: Activation, values: &mut [f32]) {
     match activation {
         Activation::Gelu => map(values, |group| {
             for v in group {
-                *v = 0.5 * *v * (1.0 + erf(*v * std::f32::consts::FRAC_1_SQRT_2));
+                let half = 0.5 * *v;
+                *v = fma(half, erf(*v * std::f32::consts::FRAC_1_SQRT_2), half);
             }
         }),
         // 0.5 (1 + tanh u) is 1 / (1 + e^-2u).
@@ -232,10 +233,10 @@ pub(super) fn encode(values: &[f32], codes: &mut [u8]) -> Scale {
     let zero = (low * inverse + ROUND) - ROUND;
     // The low bits of a sum with `ROUND` are the whole number. None is below the zero's, for that is the lowest value's; but
     // the highest may be one too high, if both are rounded up.
-    let shift = zero as i32 - ROUND.to_bits() as i32;
+    let most = ROUND.to_bits() + 255 - zero as u32;
     for (code, v) in codes.iter_mut().zip(values) {
-        let whole = (v * inverse + ROUND).to_bits() as i32;
-        *code = whole.wrapping_add(shift).min(255) as u8;
+        let whole = (v * inverse + ROUND).to_bits().min(most);
+        *code = (whole as u8).wrapping_add(zero as u8);
     }
     Scale { step, zero }
 }
