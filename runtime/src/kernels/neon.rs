@@ -64,24 +64,6 @@ macro_rules! each_tile {
     };
 }
 
-/// Calls a macro with each lane of a register, and for each with the two halves of a panel's row.
-macro_rules! each_lane {
-    ($step:ident) => {
-        each_half!($step, 0);
-        each_half!($step, 1);
-        each_half!($step, 2);
-        each_half!($step, 3);
-    };
-}
-
-/// Calls a macro with what it is given and the parts of each half of a panel's row.
-macro_rules! each_half {
-    ($step:ident, $lane:tt) => {
-        $step!($lane, 0, 1);
-        $step!($lane, 2, 3);
-    };
-}
-
 /// NEON.
 pub(super) struct Floats;
 
@@ -151,34 +133,37 @@ unsafe fn add<const R: usize>(job: &Job, first: usize) {
             }
         }
         let rows: [*const f32; R] = begins(x, x_stride);
-        let weights = |k: usize, part: usize| vld1q_f32(w.add(k * PANEL_WIDTH + part * LANES));
+        let weights = |k: usize| -> [float32x4_t; PARTS] {
+            let row = w.add(k * PANEL_WIDTH);
+            std::array::from_fn(|part| vld1q_f32(row.add(part * LANES)))
+        };
         let whole = depth / LANES * LANES;
         let mut k = 0;
         while k < whole {
             let values: [float32x4_t; R] = rows.map(|row| vld1q_f32(row.add(k)));
             macro_rules! step {
-                ($lane:tt, $one:tt, $other:tt) => {
-                    let (one, other) = (weights(k + $lane, $one), weights(k + $lane, $other));
+                ($lane:literal) => {
+                    let weights = weights(k + $lane);
                     for (row, value) in sums.iter_mut().zip(values) {
-                        row[$one] = vfmaq_laneq_f32::<$lane>(row[$one], one, value);
-                        row[$other] = vfmaq_laneq_f32::<$lane>(row[$other], other, value);
+                        for (sum, weight) in row.iter_mut().zip(weights) {
+                            *sum = vfmaq_laneq_f32::<$lane>(*sum, weight, value);
+                        }
                     }
                 };
             }
-            each_lane!(step);
+            step!(0);
+            step!(1);
+            step!(2);
+            step!(3);
             k += LANES;
         }
         for k in whole..depth {
-            macro_rules! step {
-                ($_:tt, $one:tt, $other:tt) => {
-                    let (one, other) = (weights(k, $one), weights(k, $other));
-                    for (row, x) in sums.iter_mut().zip(rows) {
-                        row[$one] = vfmaq_n_f32(row[$one], one, *x.add(k));
-                        row[$other] = vfmaq_n_f32(row[$other], other, *x.add(k));
-                    }
-                };
+            let weights = weights(k);
+            for (row, x) in sums.iter_mut().zip(rows) {
+                for (sum, weight) in row.iter_mut().zip(weights) {
+                    *sum = vfmaq_n_f32(*sum, weight, *x.add(k));
+                }
             }
-            each_half!(step, 0);
         }
         for (r, row) in sums.iter().enumerate() {
             for (part, sum) in row.iter().enumerate() {
