@@ -119,6 +119,7 @@ pub(super) struct CodeJob {
     pub scales: *const f32,
     pub code_sums: *const f32,
     /// From one group's to the next's.
+    #[cfg_attr(not(target_arch = "aarch64"), expect(dead_code, reason = "other units' jobs are one group"))]
     pub scale_stride: usize,
     /// Null for nothing; or readable for each row: [`PANEL_WIDTH`] values a panel. May be `out`.
     pub start: *const f32,
