@@ -42,5 +42,6 @@ pub use encoder::{Encoder, LoadTiming, Options, RUN_TOKENS, Request, Task};
 pub use engine::{Activations, EngineKind, EngineOptions, OwnWeights};
 pub use error::{Error, Result, TextError};
 pub use gradient::Tokenized;
+pub use kernels::cpu_is_known;
 pub use memory::{MappedMemory, Memory};
 pub use text::Text;

@@ -15,6 +15,7 @@ use edge_run::{
     Task,
     bench::{BenchOptions, bench},
     cli::{InputFormat, Outcome, OutputFormat, Records, Session, SessionOptions, Writer, run, write_report},
+    cpu_is_known,
 };
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -195,6 +196,11 @@ fn answer(arguments: &Arguments) -> Result<bool> {
         (None, None) => return Ok(true),
     };
     let opened = begun.elapsed();
+    if !cpu_is_known() {
+        eprintln!(
+            "edge-run: expected a CPU with AVX2, or with NEON and VFPv4, found neither: plain code runs, many times slower"
+        );
+    }
     let encoder = Encoder::load(bundle, arguments.engine.options())?;
     let begun = Instant::now();
     let attach = |(patch, path): (&Patch, &PathBuf)| {

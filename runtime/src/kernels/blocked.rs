@@ -27,7 +27,10 @@ pub(super) trait Tile {
 }
 
 /// Where a tile's numbers are. Strides are from one row to the next, in values.
-#[cfg_attr(target_arch = "aarch64", expect(dead_code, reason = "NEON's tiles are one panel wide and fetch nothing"))]
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    expect(dead_code, reason = "NEON's tiles are one panel wide and fetch nothing")
+)]
 pub(super) struct Job {
     /// Readable for each row: `depth` values.
     pub x: *const f32,
@@ -49,7 +52,7 @@ pub(super) struct Job {
 /// What to bring into the cache during a tile: when it is at row (or group) `k`, that row of the panels at `ahead`, which
 /// lie as the tile's own; for `k` being `from`, `from + step` and so on. The processor's own fetching ahead stops at every
 /// page.
-#[cfg_attr(target_arch = "aarch64", expect(dead_code, reason = "NEON's tiles fetch nothing"))]
+#[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "NEON's tiles fetch nothing"))]
 #[derive(Clone, Copy)]
 pub(super) struct Fetch<T> {
     /// Never read, so it may point anywhere.
@@ -83,9 +86,14 @@ pub(super) trait CodeTile {
     const ROWS: usize;
     /// Most panels of a tile.
     const PANELS: usize;
+    /// What codes of activations are combined with, by exclusive or, before a job gets them: 0 leaves them as they are, and
+    /// 0x80 takes 128 from each, and from the zeros, and gives them a sign, for units that multiply nothing else.
+    const FLIP: u8 = 0;
+    /// Most times [`GROUP`] inputs of a job, each of which have their scales.
+    const GROUPS: usize = 1;
 
-    /// `out[r, c] = start[r, c] + step[r] scale[c] (sum over k of x[r, k] w[k, c] - zero[r] code_sum[c])`, the inner sum
-    /// exactly, `r` below `rows` and `c` in `panels` panels.
+    /// `out[r, c] = start[r, c] + step[r] scale[c] (sum over k of x[r, k] w[k, c] - zero[r] code_sum[c])`, summed over
+    /// groups, the inner sum exactly, `r` below `rows` and `c` in `panels` panels.
     ///
     /// # Safety
     /// The CPU has the unit's instructions, `rows` and `panels` are from 1 to their constants, and the pointers of `job`
@@ -93,13 +101,16 @@ pub(super) trait CodeTile {
     unsafe fn add(rows: usize, panels: usize, job: &CodeJob);
 }
 
-/// Where a tile's codes are, all of one group. Strides are from one row to the next, of `x` in bytes, else in values.
-#[cfg_attr(target_arch = "aarch64", expect(dead_code, reason = "NEON's tiles are one panel wide and fetch nothing"))]
+/// Where a tile's codes are. Strides are from one row to the next, of `x` in bytes, else in values.
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    expect(dead_code, reason = "NEON's tiles are one panel wide and fetch nothing")
+)]
 pub(super) struct CodeJob {
     /// Readable for each row: `groups` times [`PANEL_GROUP`] bytes.
     pub x: *const u8,
     pub x_stride: usize,
-    /// Readable for each row: one.
+    /// Readable for each row: one for each [`GROUP`] of codes.
     pub x_scales: *const Scale,
     pub x_scale_stride: usize,
     /// Readable for each panel: `groups` times [`PANEL_GROUP`] times [`PANEL_WIDTH`] bytes.
@@ -107,9 +118,12 @@ pub(super) struct CodeJob {
     /// From one panel to the next, in bytes.
     pub panel_stride: usize,
     pub groups: usize,
-    /// Readable, both: [`PANEL_WIDTH`] values a panel.
+    /// Readable, both, for each [`GROUP`] of codes: [`PANEL_WIDTH`] values a panel.
     pub scales: *const f32,
     pub code_sums: *const f32,
+    /// From one group's to the next's.
+    #[cfg_attr(not(target_arch = "aarch64"), expect(dead_code, reason = "other units' jobs are one group"))]
+    pub scale_stride: usize,
     /// Null for nothing; or readable for each row: [`PANEL_WIDTH`] values a panel. May be `out`.
     pub start: *const f32,
     pub start_stride: usize,
@@ -122,9 +136,9 @@ pub(super) struct CodeJob {
 /// Depth of a block of floats: three panels of it are 24 KB, half of a first-level cache.
 const BLOCK: usize = 128;
 /// Values in the largest tile of any unit.
-const TILE: usize = 8 * SPILL_STRIDE;
-/// Values in a row of it.
-const SPILL_STRIDE: usize = 3 * PANEL_WIDTH;
+const TILE: usize = 36 * PANEL_WIDTH;
+/// Scales in the one with the most.
+const SCALES: usize = 4 * PANEL_WIDTH;
 
 /// How a product is cut: into tiles of at most `rows` rows by `panels` panels, and its depth into blocks.
 struct Cut {
@@ -181,8 +195,10 @@ fn each_tile(
     stride: usize,
     mut add: impl FnMut(&Place),
 ) {
-    let mut spill = [0.0f32; TILE];
+    let (mut spill, spill_stride) = ([0.0f32; TILE], cut.panels * PANEL_WIDTH);
     let tiles = count.div_ceil(cut.rows);
+    let all_same = |tasks: &[i64]| tasks.iter().all(|task| *task == tasks[0]);
+    let one_task = matches!(start, Start::Bias { rows, .. } if all_same(&rows[..count]));
     for (panel, panels) in tiles_of(columns.div_ceil(PANEL_WIDTH), cut.panels) {
         let column = panel * PANEL_WIDTH;
         let after = column + panels * PANEL_WIDTH;
@@ -203,11 +219,11 @@ fn each_tile(
                     Start::Bias { table, stride: bias_stride, rows: tasks } if k == 0 => {
                         let tasks = &tasks[row..row + rows];
                         let bias = |task: i64| &table[task as usize * bias_stride + column..][..width];
-                        if whole && tasks.iter().all(|task| *task == tasks[0]) {
+                        if whole && (one_task || all_same(tasks)) {
                             shared_bias = Some(bias(tasks[0]));
                         } else {
                             let (target, target_stride) =
-                                if whole { (&mut *place, stride) } else { (&mut spill[..], SPILL_STRIDE) };
+                                if whole { (&mut *place, stride) } else { (&mut spill[..], spill_stride) };
                             for (r, task) in tasks.iter().enumerate() {
                                 target[r * target_stride..][..width].copy_from_slice(bias(*task));
                             }
@@ -217,13 +233,13 @@ fn each_tile(
                     _ if whole => {}
                     _ => {
                         for r in 0..rows {
-                            spill[r * SPILL_STRIDE..][..width].copy_from_slice(&place[r * stride..][..width]);
+                            spill[r * spill_stride..][..width].copy_from_slice(&place[r * stride..][..width]);
                         }
                     }
                 }
                 // Pointers last: nothing else touches their memory until the tile is done.
                 let (target, target_stride) =
-                    if whole { (place.as_mut_ptr(), stride) } else { (spill.as_mut_ptr(), SPILL_STRIDE) };
+                    if whole { (place.as_mut_ptr(), stride) } else { (spill.as_mut_ptr(), spill_stride) };
                 let (from, from_stride) = match (start, shared_bias) {
                     (Start::Zero, _) if k == 0 => (std::ptr::null(), 0),
                     (_, Some(bias)) => (bias.as_ptr(), 0),
@@ -248,7 +264,7 @@ fn each_tile(
                 if !whole {
                     let place = &mut out[row * stride + column..];
                     for r in 0..rows {
-                        place[r * stride..][..width].copy_from_slice(&spill[r * SPILL_STRIDE..][..width]);
+                        place[r * stride..][..width].copy_from_slice(&spill[r * spill_stride..][..width]);
                     }
                 }
             }
@@ -261,7 +277,7 @@ fn each_tile(
 /// # Safety
 /// The CPU has the instructions of `T`.
 pub(super) unsafe fn multiply<T: Tile>(x: Rows<'_>, w: Panels<'_>, start: Start<'_>, out: &mut [f32], stride: usize) {
-    const { assert!(T::ROWS * SPILL_STRIDE <= TILE && T::PANELS * PANEL_WIDTH <= SPILL_STRIDE) };
+    const { assert!(T::ROWS * T::PANELS * PANEL_WIDTH <= TILE) };
     check_product(x, w, start, out, stride);
     let Panels { data: panels, depth, columns } = w;
     let panels_at = |column: usize, k: usize| panels[column * depth + k * PANEL_WIDTH..].as_ptr();
@@ -288,7 +304,7 @@ pub(super) unsafe fn multiply<T: Tile>(x: Rows<'_>, w: Panels<'_>, start: Start<
     });
 }
 
-/// [`super::Kernel::multiply_codes`] by tiles, each of one group.
+/// [`super::Kernel::multiply_codes`] by tiles.
 ///
 /// # Safety
 /// The CPU has the instructions of `T`.
@@ -299,23 +315,37 @@ pub(super) unsafe fn multiply_codes<T: CodeTile>(
     out: &mut [f32],
     stride: usize,
 ) {
-    const { assert!(T::ROWS * SPILL_STRIDE <= TILE && T::PANELS * PANEL_WIDTH <= SPILL_STRIDE) };
+    const { assert!(T::ROWS * T::PANELS * PANEL_WIDTH <= TILE && T::GROUPS * T::PANELS * PANEL_WIDTH <= SCALES) };
     check_codes(x, w, start, out, stride);
     let (groups, depth) = (w.depth.div_ceil(GROUP), w.depth.next_multiple_of(PANEL_GROUP));
     let panels_at = |column: usize, k: usize| w.data[column * depth + k * PANEL_WIDTH..].as_ptr();
+    let (codes, zeros): (Vec<u8>, Vec<Scale>);
+    let x = if T::FLIP == 0 {
+        x
+    } else {
+        let lower = f32::from(T::FLIP);
+        codes = x.data.iter().map(|code| code ^ T::FLIP).collect();
+        zeros = x.scales.iter().map(|scale| Scale { zero: scale.zero - lower, ..*scale }).collect();
+        CodeRows { data: &codes, scales: &zeros, ..x }
+    };
     // Of a last panel that is not full there are fewer scales and sums than it has columns.
-    let (mut scales, mut code_sums) = ([0.0; SPILL_STRIDE], [0.0; SPILL_STRIDE]);
-    let cut = Cut { rows: T::ROWS, panels: T::PANELS, block: GROUP };
+    let (mut scales, mut code_sums) = ([0.0; SCALES], [0.0; SCALES]);
+    let cut = Cut { rows: T::ROWS, panels: T::PANELS, block: T::GROUPS * GROUP };
     each_tile((x.count, depth, w.columns), cut, start, out, stride, |place| {
         let group = place.k / GROUP;
-        let of_columns = group * w.columns + place.column..group * w.columns + place.column + place.width;
-        let (of_scales, of_sums) = (&w.scales[of_columns.clone()], &w.sums[of_columns]);
-        let (scales, code_sums) = if place.is_whole() {
-            (of_scales.as_ptr(), of_sums.as_ptr())
+        let of_columns =
+            |group: usize| group * w.columns + place.column..group * w.columns + place.column + place.width;
+        let (scales, code_sums, scale_stride) = if place.is_whole() {
+            let first = of_columns(group);
+            (w.scales[first.clone()].as_ptr(), w.sums[first].as_ptr(), w.columns)
         } else {
-            scales[..place.width].copy_from_slice(of_scales);
-            code_sums[..place.width].copy_from_slice(of_sums);
-            (scales.as_ptr(), code_sums.as_ptr())
+            let stride = place.panels * PANEL_WIDTH;
+            for at in 0..place.depth.div_ceil(GROUP) {
+                let (from, to) = (of_columns(group + at), at * stride..at * stride + place.width);
+                scales[to.clone()].copy_from_slice(&w.scales[from.clone()]);
+                code_sums[to].copy_from_slice(&w.sums[from]);
+            }
+            (scales.as_ptr(), code_sums.as_ptr(), stride)
         };
         // SAFETY: `check_codes` has found that `x` reaches `x.count` rows of `depth` codes and of their scales, that the
         // panels, their scales and sums reach every column, that `out` reaches `x.count` rows of `columns` values, and that
@@ -331,6 +361,7 @@ pub(super) unsafe fn multiply_codes<T: CodeTile>(
                 groups: place.depth / PANEL_GROUP,
                 scales,
                 code_sums,
+                scale_stride,
                 start: place.start,
                 start_stride: place.start_stride,
                 out: place.out,
@@ -399,8 +430,8 @@ pub(super) unsafe fn multiply_transposed<T: Tile>(
 
 /// Cuts `count` rows or panels into as few tiles of at most `most` as there can be, all as even as they can be: a tile of
 /// one row takes as long as one of four. Gives the first row and the rows of each.
-fn tiles_of(count: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
+pub(super) fn tiles_of(count: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
     let tiles = count.div_ceil(most);
-    let bound = move |tile: usize| tile * count / tiles;
-    (0..tiles).map(move |tile| (bound(tile), bound(tile + 1) - bound(tile)))
+    let (least, larger) = (count.checked_div(tiles).unwrap_or(0), count.checked_rem(tiles).unwrap_or(0));
+    (0..tiles).map(move |tile| (tile * least + tile.min(larger), least + usize::from(tile < larger)))
 }

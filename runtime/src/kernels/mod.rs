@@ -4,19 +4,21 @@
 //! [`naive`] is the oracle: plain Rust, in the order of the formulas. The others are tested against it (products of codes
 //! are exact, so they agree to the bit) and chosen at run time by what the CPU has; `EDGE_RUN_ISA` forces one.
 
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "arm"))]
 #[macro_use]
 mod unit;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "arm"))]
 mod blocked;
 mod naive;
 #[cfg(target_arch = "aarch64")]
 mod neon;
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[cfg(target_arch = "arm")]
+mod neon32;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "arm"))]
 mod wide;
 #[cfg(target_arch = "x86_64")]
 mod x86;
@@ -55,6 +57,7 @@ pub(crate) struct Panels<'a> {
 
 /// How codes of eight bits stand for activations: a value is `step` times (code - `zero`), `zero` being a whole number.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[repr(C)]
 pub(crate) struct Scale {
     pub step: f32,
     pub zero: f32,
@@ -197,8 +200,15 @@ fn available() -> Vec<&'static dyn Kernel> {
         found.extend(neon::NeonDot::detect().map(|k| k as &dyn Kernel));
         found.extend(neon::Neon::detect().map(|k| k as &dyn Kernel));
     }
+    #[cfg(target_arch = "arm")]
+    found.extend(neon32::Neon::detect().map(|k| k as &dyn Kernel));
     found.push(&naive::Naive);
     found
+}
+
+/// Whether one of the kernels is for this CPU's vector instructions; without, plain code runs, many times slower.
+pub fn cpu_is_known() -> bool {
+    available().len() > 1
 }
 
 /// The fastest kernel of this CPU, or the one that `EDGE_RUN_ISA` names.

@@ -94,7 +94,7 @@ impl Kernel for Naive {
         let inverse = 1.0 / step;
         let zero = (-low * inverse).round_ties_even();
         for (code, v) in codes.iter_mut().zip(values) {
-            *code = v.mul_add(inverse, zero).round_ties_even().clamp(0.0, 255.0) as u8;
+            *code = ((v * inverse).round_ties_even() + zero).clamp(0.0, 255.0) as u8;
         }
         Scale { step, zero }
     }

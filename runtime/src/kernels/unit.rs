@@ -1,9 +1,9 @@
 //! How a vector unit becomes a [`super::Kernel`]: its two tiles in their loops, and row arithmetic compiled for its features.
 
 /// A [`super::Kernel`] for a vector unit: `detect`, two tiles in their loops, and row arithmetic compiled for the unit's
-/// features.
+/// features, if those can be enabled for a function.
 macro_rules! vector_unit {
-    ($(#[$doc:meta])* $unit:ident, $name:literal, $floats:ty, $codes:ty, $features:literal, $detected:expr) => {
+    ($(#[$doc:meta])* $unit:ident, $name:literal, $floats:ty, $codes:ty, $($features:literal)?, $detected:expr) => {
         $(#[$doc])*
         #[derive(Debug)]
         pub(crate) struct $unit(());
@@ -52,8 +52,8 @@ macro_rules! vector_unit {
                 out: &mut [f32],
                 stride: usize,
             ) {
-                #[target_feature(enable = $features)]
-                fn turn(block: &[f32], turned: &mut [f32]) {
+                $(#[target_feature(enable = $features)])?
+                unsafe fn turn(block: &[f32], turned: &mut [f32]) {
                     crate::kernels::wide::turn(block, turned);
                 }
                 // SAFETY: as above.
@@ -63,8 +63,8 @@ macro_rules! vector_unit {
             }
 
             fn activate_adjoint(&self, activation: bias_patch::Activation, values: &[f32], gradients: &mut [f32]) {
-                #[target_feature(enable = $features)]
-                fn activate_adjoint(activation: bias_patch::Activation, values: &[f32], gradients: &mut [f32]) {
+                $(#[target_feature(enable = $features)])?
+                unsafe fn activate_adjoint(activation: bias_patch::Activation, values: &[f32], gradients: &mut [f32]) {
                     crate::kernels::wide::activate_adjoint(activation, values, gradients);
                 }
                 // SAFETY: as above.
@@ -72,8 +72,8 @@ macro_rules! vector_unit {
             }
 
             fn encode(&self, values: &[f32], codes: &mut [u8]) -> crate::kernels::Scale {
-                #[target_feature(enable = $features)]
-                fn encode(values: &[f32], codes: &mut [u8]) -> crate::kernels::Scale {
+                $(#[target_feature(enable = $features)])?
+                unsafe fn encode(values: &[f32], codes: &mut [u8]) -> crate::kernels::Scale {
                     crate::kernels::wide::encode(values, codes)
                 }
                 // SAFETY: as above.
@@ -81,8 +81,8 @@ macro_rules! vector_unit {
             }
 
             fn widen(&self, panel: &[i8], scales: &[f32], out: &mut [f32]) {
-                #[target_feature(enable = $features)]
-                fn widen(panel: &[i8], scales: &[f32], out: &mut [f32]) {
+                $(#[target_feature(enable = $features)])?
+                unsafe fn widen(panel: &[i8], scales: &[f32], out: &mut [f32]) {
                     crate::kernels::wide::widen(panel, scales, out);
                 }
                 // SAFETY: as above.
@@ -90,8 +90,8 @@ macro_rules! vector_unit {
             }
 
             fn activate(&self, activation: bias_patch::Activation, values: &mut [f32]) {
-                #[target_feature(enable = $features)]
-                fn activate(activation: bias_patch::Activation, values: &mut [f32]) {
+                $(#[target_feature(enable = $features)])?
+                unsafe fn activate(activation: bias_patch::Activation, values: &mut [f32]) {
                     crate::kernels::wide::activate(activation, values);
                 }
                 // SAFETY: as above.
@@ -99,8 +99,8 @@ macro_rules! vector_unit {
             }
 
             fn exponentials(&self, row: &mut [f32]) -> f32 {
-                #[target_feature(enable = $features)]
-                fn exponentials(row: &mut [f32]) -> f32 {
+                $(#[target_feature(enable = $features)])?
+                unsafe fn exponentials(row: &mut [f32]) -> f32 {
                     crate::kernels::wide::exponentials(row)
                 }
                 // SAFETY: as above.
@@ -108,8 +108,8 @@ macro_rules! vector_unit {
             }
 
             fn normalise(&self, row: &mut [f32], gain: &[f32], bias: &[f32], epsilon: f32) {
-                #[target_feature(enable = $features)]
-                fn normalise(row: &mut [f32], gain: &[f32], bias: &[f32], epsilon: f32) {
+                $(#[target_feature(enable = $features)])?
+                unsafe fn normalise(row: &mut [f32], gain: &[f32], bias: &[f32], epsilon: f32) {
                     crate::kernels::wide::normalise(row, gain, bias, epsilon);
                 }
                 // SAFETY: as above.

@@ -1,7 +1,8 @@
 //! Row arithmetic in groups of sixteen lanes, written once for every vector unit.
 //!
 //! These functions are inlined into callers that enable an instruction set with fused multiplication and addition, and
-//! become its instructions there. They are safe Rust, and compute the same whoever calls them.
+//! become its instructions there; on 32-bit ARM, where no caller can, they stay scalar. They are safe Rust, and compute the
+//! same whoever calls them.
 
 use bias_patch::{Activation, PANEL_GROUP, PANEL_WIDTH};
 
@@ -75,6 +76,12 @@ fn fold(
     join(sums, both)
 }
 
+/// a b + c, rounded once where that is an instruction. On 32-bit ARM it may not be assumed to be one, and is a call.
+#[inline(always)]
+fn fma(a: f32, b: f32, c: f32) -> f32 {
+    if cfg!(target_arch = "arm") { a * b + c } else { a.mul_add(b, c) }
+}
+
 /// The larger of two numbers, neither being NaN: one instruction where `f32::max` takes three.
 #[inline(always)]
 fn larger(a: f32, b: f32) -> f32 {
@@ -91,16 +98,16 @@ fn exp(x: f32) -> f32 {
     const LN2_LOW: f32 = -2.121_944_4e-4;
     let x = larger(x, -87.3);
     let x = if x < 88.0 { x } else { 88.0 };
-    let rounded = x.mul_add(std::f32::consts::LOG2_E, ROUND);
+    let rounded = fma(x, std::f32::consts::LOG2_E, ROUND);
     let n = rounded - ROUND;
-    let r = n.mul_add(-LN2_LOW, n.mul_add(-LN2_HIGH, x));
+    let r = fma(n, -LN2_LOW, fma(n, -LN2_HIGH, x));
     let p = 1.987_569_1e-4f32;
-    let p = p.mul_add(r, 1.398_2e-3);
-    let p = p.mul_add(r, 8.333_452e-3);
-    let p = p.mul_add(r, 4.166_579_6e-2);
-    let p = p.mul_add(r, 1.666_666_5e-1);
-    let p = p.mul_add(r, 0.5);
-    let power = (p * r).mul_add(r, r + 1.0);
+    let p = fma(p, r, 1.398_2e-3);
+    let p = fma(p, r, 8.333_452e-3);
+    let p = fma(p, r, 4.166_579_6e-2);
+    let p = fma(p, r, 1.666_666_5e-1);
+    let p = fma(p, r, 0.5);
+    let power = fma(p * r, r, r + 1.0);
     // Times 2^n, n being a whole number from -126 to 127: the low bits of `rounded` are n, and go to the exponent.
     f32::from_bits(power.to_bits().wrapping_add(rounded.to_bits() << 23))
 }
@@ -111,18 +118,15 @@ fn erf(x: f32) -> f32 {
     let x = larger(x, -4.0);
     let x = if x < 4.0 { x } else { 4.0 };
     let t = x * x;
-    let p = -2.726_142_3e-10f32;
-    let p = p.mul_add(t, 2.770_681_4e-8);
-    let p = p.mul_add(t, -2.101_024e-6);
-    let p = p.mul_add(t, -5.692_506_5e-5);
-    let p = p.mul_add(t, -7.349_906_3e-4);
-    let p = p.mul_add(t, -2.954_6e-3);
-    let p = p.mul_add(t, -1.609_603_3e-2) * x;
-    let q = -1.456_607_2e-5f32;
-    let q = q.mul_add(t, -2.133_740_2e-4);
-    let q = q.mul_add(t, -1.682_827e-3);
-    let q = q.mul_add(t, -7.373_329_2e-3);
-    let q = q.mul_add(t, -1.426_473_9e-2);
+    // By pairs: what is added to then is no constant, which most units would have to copy first.
+    let u = t * t;
+    let p = fma(t, 2.770_681_4e-8, -2.101_024e-6);
+    let p = fma(u, -2.726_142_3e-10, p);
+    let p = fma(u, p, fma(t, -5.692_506_5e-5, -7.349_906_3e-4));
+    let p = fma(u, p, fma(t, -2.954_6e-3, -1.609_603_3e-2)) * x;
+    let q = fma(t, -2.133_740_2e-4, -1.682_827e-3);
+    let q = fma(u, -1.456_607_2e-5, q);
+    let q = fma(u, q, fma(t, -7.373_329_2e-3, -1.426_473_9e-2));
     p / q
 }
 
@@ -131,7 +135,8 @@ pub(super) fn activate(activation: Activation, values: &mut [f32]) {
     match activation {
         Activation::Gelu => map(values, |group| {
             for v in group {
-                *v = 0.5 * *v * (1.0 + erf(*v * std::f32::consts::FRAC_1_SQRT_2));
+                let half = 0.5 * *v;
+                *v = fma(half, erf(*v * std::f32::consts::FRAC_1_SQRT_2), half);
             }
         }),
         // 0.5 (1 + tanh u) is 1 / (1 + e^-2u).
@@ -199,10 +204,10 @@ pub(super) fn exponentials(row: &mut [f32]) -> f32 {
 pub(super) fn normalise(row: &mut [f32], gain: &[f32], bias: &[f32], epsilon: f32) {
     let len = row.len() as f32;
     let mean = fold(row, 0.0, 0.0, |a, b| a + b, |a, b| a + b) / len;
-    let squares = fold(row, 0.0, mean, |sum, v| (v - mean).mul_add(v - mean, sum), |a, b| a + b);
+    let squares = fold(row, 0.0, mean, |sum, v| fma(v - mean, v - mean, sum), |a, b| a + b);
     let inverse = 1.0 / (squares / len + epsilon).sqrt();
     for ((v, gain), bias) in row.iter_mut().zip(gain).zip(bias) {
-        *v = ((*v - mean) * inverse).mul_add(*gain, *bias);
+        *v = fma((*v - mean) * inverse, *gain, *bias);
     }
 }
 
@@ -211,17 +216,27 @@ const ROUND: f32 = 12_582_912.0;
 
 #[inline(always)]
 pub(super) fn encode(values: &[f32], codes: &mut [u8]) -> Scale {
-    let smaller = |a: f32, b: f32| if a < b { a } else { b };
-    let low = fold(values, 0.0, 0.0, smaller, smaller);
-    let high = fold(values, 0.0, 0.0, larger, larger);
-    let step = if high > low { (high - low) / 255.0 } else { 1.0 };
+    // The bits of numbers that are not negative are in their order, and those of negative ones above all others, without a
+    // sign: so each is an instruction everywhere.
+    let (mut lows, mut highs) = ([0u32; LANES], [0i32; LANES]);
+    let (groups, rest) = values.as_chunks::<LANES>();
+    for group in groups.iter().chain((!rest.is_empty()).then(|| filled(rest, 0.0)).iter()) {
+        for lane in 0..LANES {
+            lows[lane] = lows[lane].max(group[lane].to_bits());
+            highs[lane] = highs[lane].max(group[lane].to_bits().cast_signed());
+        }
+    }
+    let low = larger(-f32::from_bits(lows.into_iter().fold(0, u32::max)), 0.0);
+    let high = f32::from_bits(highs.into_iter().fold(0, i32::max).cast_unsigned());
+    let step = if high + low > 0.0 { (high + low) / 255.0 } else { 1.0 };
     let inverse = 1.0 / step;
-    let zero = (-low * inverse + ROUND) - ROUND;
+    let zero = (low * inverse + ROUND) - ROUND;
+    // The low bits of a sum with `ROUND` are the whole number. None is below the zero's, for that is the lowest value's; but
+    // the highest may be one too high, if both are rounded up.
+    let most = ROUND.to_bits() + 255 - zero as u32;
     for (code, v) in codes.iter_mut().zip(values) {
-        let place = v.mul_add(inverse, zero);
-        let place = if place < 255.0 { place } else { 255.0 };
-        // The sum's low bits are the whole number.
-        *code = (larger(place, 0.0) + ROUND).to_bits() as u8;
+        let whole = (v * inverse + ROUND).to_bits().min(most);
+        *code = (whole as u8).wrapping_add(zero as u8);
     }
     Scale { step, zero }
 }
