@@ -455,19 +455,22 @@ fn add_rows(rows: &[f32], sums: &mut [f32]) {
 /// LayerNorm in place. Gives the rows before gain and bias, and the inverse of each row's deviation.
 fn normalise<'m>(machine: &'m Machine, norm: &Norm, biases: Biases<'_>, out: &mut [f32]) -> (Scratch<'m>, Vec<f32>) {
     let width = norm.gain.columns();
+    let (ones, zeros) = (vec![1.0; width], vec![0.0; width]);
     let mut normalised = machine.scratch(out.len());
-    let mut inverses = Vec::with_capacity(out.len() / width);
-    for (row, (out, normalised)) in out.chunks_mut(width).zip(normalised.chunks_mut(width)).enumerate() {
-        let mean = out.iter().sum::<f32>() / width as f32;
-        let variance = out.iter().map(|v| (v - mean) * (v - mean)).sum::<f32>() / width as f32;
-        let inverse = 1.0 / (variance + norm.epsilon).sqrt();
-        let bias = biases.slot(norm.bias, width, row);
-        for (((out, normalised), gain), bias) in out.iter_mut().zip(normalised).zip(norm.gain.vector()).zip(bias) {
-            *normalised = (*out - mean) * inverse;
-            *out = *normalised * gain + bias;
+    let mut inverses = vec![0.0; out.len() / width];
+    let part = machine.part(inverses.len());
+    let parts = out.chunks_mut(part * width).zip(normalised.chunks_mut(part * width)).zip(inverses.chunks_mut(part));
+    machine.each(parts.enumerate().collect(), |(at, ((out, normalised), inverses))| {
+        normalised.copy_from_slice(out);
+        let rows = out.chunks_mut(width).zip(normalised.chunks_mut(width)).zip(inverses).enumerate();
+        for (row, ((out, normalised), inverse)) in rows {
+            *inverse = machine.kernel.normalise(normalised, &ones, &zeros, norm.epsilon);
+            let bias = biases.slot(norm.bias, width, at * part + row);
+            for (((out, x), gain), bias) in out.iter_mut().zip(normalised).zip(norm.gain.vector()).zip(bias) {
+                *out = *x * gain + bias;
+            }
         }
-        inverses.push(inverse);
-    }
+    });
     (normalised, inverses)
 }
 

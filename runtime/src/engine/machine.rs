@@ -131,11 +131,16 @@ impl Machine {
         Scratch { machine: self, floats, len }
     }
 
+    /// Rows that each thread gets of `count`, at least one.
+    pub fn part(&self, count: usize) -> usize {
+        let threads = self.pool.as_ref().map_or(1, ThreadPool::current_num_threads);
+        count.div_ceil(threads).next_multiple_of(LEAST_ROWS).max(1)
+    }
+
     /// Runs `work` on parts of `out`, side by side: each the numbers of some rows and their `width` values each.
     pub fn split(&self, out: &mut [f32], width: usize, work: impl Fn(Range<usize>, &mut [f32]) + Sync) {
         let count = out.len() / width.max(1);
-        let threads = self.pool.as_ref().map_or(1, ThreadPool::current_num_threads);
-        let part = count.div_ceil(threads).next_multiple_of(LEAST_ROWS);
+        let part = self.part(count);
         if part >= count {
             return work(0..count, out);
         }

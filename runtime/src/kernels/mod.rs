@@ -141,8 +141,8 @@ pub(crate) trait Kernel: Debug + Send + Sync {
     /// they are the row's softmax.
     fn exponentials(&self, row: &mut [f32]) -> f32;
 
-    /// Normalises a row to mean 0 and variance 1, times `gain`, plus `bias`.
-    fn normalise(&self, row: &mut [f32], gain: &[f32], bias: &[f32], epsilon: f32);
+    /// Normalises a row to mean 0 and variance 1, times `gain`, plus `bias`. Gives the inverse of the deviation it had.
+    fn normalise(&self, row: &mut [f32], gain: &[f32], bias: &[f32], epsilon: f32) -> f32;
 }
 
 /// Checks what every implementation of [`Kernel::multiply`] relies on.

@@ -118,7 +118,7 @@ impl Kernel for Naive {
         row.iter().sum()
     }
 
-    fn normalise(&self, row: &mut [f32], gain: &[f32], bias: &[f32], epsilon: f32) {
+    fn normalise(&self, row: &mut [f32], gain: &[f32], bias: &[f32], epsilon: f32) -> f32 {
         let len = row.len() as f64;
         let mean = row.iter().map(|v| f64::from(*v)).sum::<f64>() / len;
         let variance = row.iter().map(|v| (f64::from(*v) - mean).powi(2)).sum::<f64>() / len;
@@ -126,6 +126,7 @@ impl Kernel for Naive {
         for ((v, gain), bias) in row.iter_mut().zip(gain).zip(bias) {
             *v = ((f64::from(*v) - mean) / deviation) as f32 * gain + bias;
         }
+        (1.0 / deviation) as f32
     }
 }
 

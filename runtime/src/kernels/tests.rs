@@ -233,8 +233,9 @@ fn exponentials_and_normalise_agree_with_the_naive_kernel() {
 
             let (gain, bias) = (numbers(len, 6), numbers(len, 7));
             let (mut expected, mut found) = (scores.clone(), scores);
-            naive::Naive.normalise(&mut expected, &gain, &bias, 1e-12);
-            kernel.normalise(&mut found, &gain, &bias, 1e-12);
+            let due = naive::Naive.normalise(&mut expected, &gain, &bias, 1e-12);
+            let inverse = kernel.normalise(&mut found, &gain, &bias, 1e-12);
+            assert!((inverse / due - 1.0).abs() < 1e-6, "{kernel:?}: {inverse}, not {due}");
             assert!(worst(&expected, &found) < 1e-5, "{} normalise of {len}", kernel.name());
         }
     }

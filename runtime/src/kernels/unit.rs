@@ -107,10 +107,10 @@ macro_rules! vector_unit {
                 unsafe { exponentials(row) }
             }
 
-            fn normalise(&self, row: &mut [f32], gain: &[f32], bias: &[f32], epsilon: f32) {
+            fn normalise(&self, row: &mut [f32], gain: &[f32], bias: &[f32], epsilon: f32) -> f32 {
                 $(#[target_feature(enable = $features)])?
-                unsafe fn normalise(row: &mut [f32], gain: &[f32], bias: &[f32], epsilon: f32) {
-                    crate::kernels::wide::normalise(row, gain, bias, epsilon);
+                unsafe fn normalise(row: &mut [f32], gain: &[f32], bias: &[f32], epsilon: f32) -> f32 {
+                    crate::kernels::wide::normalise(row, gain, bias, epsilon)
                 }
                 // SAFETY: as above.
                 unsafe { normalise(row, gain, bias, epsilon) }

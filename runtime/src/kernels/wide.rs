@@ -201,7 +201,7 @@ pub(super) fn exponentials(row: &mut [f32]) -> f32 {
 }
 
 #[inline(always)]
-pub(super) fn normalise(row: &mut [f32], gain: &[f32], bias: &[f32], epsilon: f32) {
+pub(super) fn normalise(row: &mut [f32], gain: &[f32], bias: &[f32], epsilon: f32) -> f32 {
     let len = row.len() as f32;
     let mean = fold(row, 0.0, 0.0, |a, b| a + b, |a, b| a + b) / len;
     let squares = fold(row, 0.0, mean, |sum, v| fma(v - mean, v - mean, sum), |a, b| a + b);
@@ -209,6 +209,7 @@ pub(super) fn normalise(row: &mut [f32], gain: &[f32], bias: &[f32], epsilon: f3
     for ((v, gain), bias) in row.iter_mut().zip(gain).zip(bias) {
         *v = fma((*v - mean) * inverse, *gain, *bias);
     }
+    inverse
 }
 
 /// Adding and subtracting it rounds to a whole number, halves to even.
