@@ -144,7 +144,7 @@ const EXAMPLES: &str = "\
 Examples:
   edge-patch train --encoder minilm --task sst2.json --train train.tsv --dev dev.tsv -o sst2.bias
   edge-patch train --encoder minilm --task sst2.json --train train.tsv --dev dev.tsv -o small.bias \\
-      --slots bq,bm2 --lr 1e-3,3e-3 --seeds 3
+      --slots bq,bm2 --lr 1e-3,3e-3,5e-3 --seeds 3
   edge-patch train --encoder minilm --task sst2.json --train train.tsv --dev dev.tsv -o sst2.bias \\
       --train-sizes 100,300,1000
   edge-patch table --encoder minilm --data sst2=sst2.json,train.tsv,dev.tsv --seeds 5 --results results \\

@@ -61,7 +61,7 @@ pub(crate) struct TrainArguments {
 /// What every training asks for.
 #[derive(Args)]
 pub(crate) struct RecipeArguments {
-    /// Highest learning rates to try [default: 1e-3; 3e-5 where all weights are trained]
+    /// Highest learning rates to try [default: 3e-3; 3e-5 where all weights are trained]
     #[arg(long = "lr", value_name = "RATE,...", value_delimiter = ',', value_parser = rate)]
     pub rates: Vec<f64>,
     /// Runs of each learning rate, each with a seed of its own
@@ -99,10 +99,10 @@ pub(crate) struct RecipeArguments {
 impl RecipeArguments {
     /// The recipe of these terms, with `rates` or, where there are none, the usual one.
     pub fn recipe(&self, terms: Vec<Term>, weights: Option<Weights>, rates: &[f64], metric: Option<String>) -> Recipe {
-        let usual = if weights == Some(Weights::Full) { 3e-5 } else { 1e-3 };
+        let usual = if weights == Some(Weights::Full) { vec![3e-5] } else { Recipe::default().rates };
         Recipe {
             terms,
-            rates: if rates.is_empty() { vec![usual] } else { rates.to_vec() },
+            rates: if rates.is_empty() { usual } else { rates.to_vec() },
             seeds: (0..self.seeds).map(|at| u64::from(self.seed) + u64::from(at)).collect(),
             epochs: self.epochs.into(),
             batch: self.batch as usize,
