@@ -102,7 +102,7 @@ impl Encoder {
     }
 
     /// The same encoder with other weights: a comparison of trainings has use for it, and its answers are not the bundle's,
-    /// although patches are checked against that. It takes a millisecond, and no copy of the weights.
+    /// although patches are checked against that. It lowers the graph again, and copies no weights.
     ///
     /// # Errors
     /// When the weights are not a changed copy of this encoder's, or the engine is the reference engine.

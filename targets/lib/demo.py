@@ -10,7 +10,7 @@ from lib.shell import ROOT, Failure, run, target_dir
 
 FIXTURES = ROOT / "tests/fixtures"
 LIBRARY = ROOT / "patches/library"
-# The texts of each task of the demo.
+# The texts of three of the demo's tasks.
 TASKS = {"sst2": FIXTURES / "reviews.txt", "mrpc": FIXTURES / "pairs.txt", "stsb": FIXTURES / "pairs.txt"}
 WEIGHTS = ("f32", "int8")
 

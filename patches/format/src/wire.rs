@@ -208,7 +208,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Patch> {
     let (header, payload) = body[PREAMBLE_BYTES..].split_at(header_bytes);
     let wrong = |e: postcard::Error| Error::field("header", "fields as FORMAT.md lists them", e);
     let (wire, after): (WireHeader, _) = postcard::take_from_bytes(header).map_err(wrong)?;
-    // What most tasks leave out comes last, so that their headers are as they were before it was there.
+    // What most tasks leave out comes last, and takes no byte of their headers.
     let answer: Option<u32> = match after {
         [] => None,
         after => Some(postcard::from_bytes(after).map_err(wrong)?),

@@ -110,7 +110,8 @@ impl Lowered {
     /// an operator can be refused it.
     pub fn run(&self, inputs: TVec<TValue>, lengths: &[usize]) -> Result<Vec<Hidden>> {
         let tokens: usize = lengths.iter().sum();
-        ask(tokens.saturating_mul(self.token_bytes), |bytes| Error::Memory {
+        let lacking = tokens.saturating_mul(self.token_bytes).saturating_sub(self.machine.spare_bytes());
+        ask(lacking, |bytes| Error::Memory {
             place: format!("a run of {tokens} tokens"),
             bytes,
             helps: "fewer tokens (--max-length), fewer --threads or an encoder of --weights int8 need less",

@@ -39,7 +39,6 @@ pub(super) struct Scratch<'a> {
 
 /// Floats that begin on the boundary of a cache line: so do their rows in most encoders, and then no register of a kernel
 /// is loaded from two lines.
-#[derive(Clone)]
 pub(super) struct Aligned {
     values: Vec<f32>,
     start: usize,
@@ -51,6 +50,16 @@ impl Aligned {
         let values = vec![0.0; len + ALIGNMENT as usize / size_of::<f32>()];
         let start = values.as_ptr().align_offset(ALIGNMENT as usize).min(values.len() - len);
         Aligned { values, start }
+    }
+}
+
+impl Clone for Aligned {
+    /// The copy begins on a boundary of its own.
+    fn clone(&self) -> Self {
+        let mut copy = Aligned::zeros(self.len());
+        let len = self.len();
+        copy[..len].copy_from_slice(self);
+        copy
     }
 }
 
@@ -129,6 +138,12 @@ impl Machine {
             }
         };
         Scratch { machine: self, floats, len }
+    }
+
+    /// Bytes that earlier runs have left to work in.
+    pub fn spare_bytes(&self) -> usize {
+        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        spare.iter().map(|floats| size_of_val(&**floats)).sum()
     }
 
     /// Rows that each thread gets of `count`, at least one.

@@ -63,6 +63,9 @@ pub(crate) struct Scale {
     pub zero: f32,
 }
 
+/// Values that span less are all encoded as 0: steps between them would have no finite inverse.
+const LEAST_SPAN: f32 = 1e-30;
+
 /// Inputs whose codes share a scale.
 pub(crate) const GROUP: usize = SCALE_GROUP as usize;
 

@@ -3,7 +3,8 @@
 use bias_patch::{Activation, PANEL_GROUP, PANEL_WIDTH};
 
 use super::{
-    CodePanels, CodeRows, GROUP, Kernel, Panels, Rows, Scale, Start, check_codes, check_product, check_transposed,
+    CodePanels, CodeRows, GROUP, Kernel, LEAST_SPAN, Panels, Rows, Scale, Start, check_codes, check_product,
+    check_transposed,
 };
 use crate::head::activate;
 
@@ -90,7 +91,7 @@ impl Kernel for Naive {
     fn encode(&self, values: &[f32], codes: &mut [u8]) -> Scale {
         let low = values.iter().fold(0.0, |low: f32, v| low.min(*v));
         let high = values.iter().fold(0.0, |high: f32, v| high.max(*v));
-        let step = if high > low { (high - low) / 255.0 } else { 1.0 };
+        let step = if high - low > LEAST_SPAN { (high - low) / 255.0 } else { 1.0 };
         let inverse = 1.0 / step;
         let zero = (-low * inverse).round_ties_even();
         for (code, v) in codes.iter_mut().zip(values) {

@@ -3,7 +3,7 @@
 //! A job is cut into such tiles here, so that what is around one, which takes as many instructions as a small one, is paid
 //! for once for several.
 //!
-//! Nothing is fetched ahead here: on the cores that were at hand only instructions could be counted, not time.
+//! Nothing is fetched ahead here: what that brings shows in time alone, and NEON is only counted, under emulation.
 
 #![allow(unsafe_code)]
 

@@ -27,10 +27,13 @@ fn product_bound(depth: usize) -> f32 {
     f32::EPSILON * 2.0 * depth as f32
 }
 
+/// Rows of a product: those of every tile, and more than one job of any unit has.
+const COUNTS: [usize; 13] = [1, 2, 3, 5, 6, 7, 8, 9, 13, 17, 36, 37, 71];
+
 #[test]
 fn products_agree_with_the_naive_kernel() {
     for kernel in fast() {
-        for count in [1, 2, 3, 5, 6, 7, 8, 9, 13, 17] {
+        for count in COUNTS {
             for (depth, columns) in [(1usize, 16usize), (7, 1), (32, 48), (33, 50), (384, 31), (385, 100), (800, 160)] {
                 let (x_stride, stride) = (depth + 3, columns + 5);
                 let x = numbers(count * x_stride, 1);
@@ -126,7 +129,7 @@ fn codes(count: usize, seed: u32) -> Vec<i8> {
 
 #[test]
 fn products_of_codes_are_those_of_the_naive_kernel_to_the_bit() {
-    for count in [1, 2, 3, 5, 6, 7, 8, 9, 13, 17] {
+    for count in COUNTS {
         for (depth, columns) in [(1usize, 16usize), (7, 1), (32, 48), (33, 50), (384, 31), (1537, 100)] {
             let (groups, panels) = (depth.div_ceil(PANEL_GROUP), columns.div_ceil(PANEL_WIDTH));
             let (x_stride, stride) = (groups * PANEL_GROUP + 4, columns + 5);
@@ -181,6 +184,14 @@ fn codes_stand_for_values_within_half_a_step() {
                 assert!(error.abs() <= 1.001 * scale.step, "{} {value} {code} {scale:?}", kernel.name());
             }
             assert_eq!(kernel.encode(&vec![0.0; len], &mut found), Scale { step: 1.0, zero: 0.0 });
+            // Too near to each other for a step whose inverse is finite.
+            let tiny: Vec<f32> = values.iter().map(|v| v * 1e-38).collect();
+            assert_eq!(kernel.encode(&tiny, &mut found), Scale { step: 1.0, zero: 0.0 });
+            assert!(found.iter().all(|code| *code == 0), "{} {len}", kernel.name());
+            // Codes of what is not finite mean nothing, but there are some.
+            for odd in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                kernel.encode(&[&[odd, -1e38][..], &values].concat()[..len], &mut found);
+            }
             assert_eq!(found, vec![0; len]);
         }
     }

@@ -6,7 +6,7 @@
 
 use bias_patch::{Activation, PANEL_GROUP, PANEL_WIDTH};
 
-use super::Scale;
+use super::{LEAST_SPAN, Scale};
 
 const LANES: usize = 16;
 type Lanes = [f32; LANES];
@@ -229,9 +229,11 @@ pub(super) fn encode(values: &[f32], codes: &mut [u8]) -> Scale {
     }
     let low = larger(-f32::from_bits(lows.into_iter().fold(0, u32::max)), 0.0);
     let high = f32::from_bits(highs.into_iter().fold(0, i32::max).cast_unsigned());
-    let step = if high + low > 0.0 { (high + low) / 255.0 } else { 1.0 };
+    let step = if high + low > LEAST_SPAN { (high + low) / 255.0 } else { 1.0 };
     let inverse = 1.0 / step;
     let zero = (low * inverse + ROUND) - ROUND;
+    // Only values that are not finite have another, and no codes that mean anything.
+    let zero = if zero < 255.0 { zero } else { 255.0 };
     // The low bits of a sum with `ROUND` are the whole number. None is below the zero's, for that is the lowest value's; but
     // the highest may be one too high, if both are rounded up.
     let most = ROUND.to_bits() + 255 - zero as u32;
