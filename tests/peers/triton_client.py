@@ -92,7 +92,7 @@ def talk(client, arguments, patches):
     index = {entry["name"]: entry["state"] for entry in client.get_model_repository_index()}
     check("index after unload", index["sst2"] == "UNAVAILABLE", index)
     sst2 = [texts_input("text", TEXTS, True)]
-    refused("inference on an unloaded model", lambda: client.infer("sst2", sst2), "no task \"sst2\"")
+    refused("inference on an unloaded model", lambda: client.infer("sst2", sst2), "unloaded on request; POST /v2/repository/models/sst2/load")
     client.load_model("sst2")
     check("load", client.is_model_ready("sst2"))
 
