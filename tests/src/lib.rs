@@ -292,6 +292,22 @@ pub fn command(name: &str, home: &Path) -> Command {
     command
 }
 
+/// The command, as `sh` turns into it after `before`, whose limits, variables and open files stay.
+pub fn in_shell(command: &Command, before: &str) -> Command {
+    let mut shell = Command::new("sh");
+    shell
+        .arg("-c")
+        .arg(format!(r#"{before} && exec "$@""#))
+        .arg("sh")
+        .arg(command.get_program())
+        .args(command.get_args());
+    shell.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    if let Some(directory) = command.get_current_dir() {
+        shell.current_dir(directory);
+    }
+    shell
+}
+
 /// Runs a command, with text on its standard input.
 pub fn with_input(command: &mut Command, input: &[u8]) -> Output {
     use std::io::Write;

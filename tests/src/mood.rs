@@ -11,7 +11,7 @@ use edge_export::Options;
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::{command, small_bundle_with};
+use crate::{command, in_shell, small_bundle_with};
 
 /// A directory with `bundle`, `task.json`, `train.tsv` of 96 texts and `dev.tsv` of 40.
 pub struct Mood {
@@ -95,12 +95,5 @@ impl Mood {
 /// Runs a command that can write no file of more than a kilobyte, as on a disk that is full.
 pub fn on_full_disk(command: &Command) -> Output {
     // In sh a block is 512 bytes, in bash 1024; a file that grows beyond the limit is an error once the signal is ignored.
-    let limited = r#"trap "" XFSZ; ulimit -f 1; exec "$@""#;
-    let mut shell = Command::new("sh");
-    shell.args(["-c", limited, "sh"]).arg(command.get_program()).args(command.get_args());
-    shell.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    if let Some(directory) = command.get_current_dir() {
-        shell.current_dir(directory);
-    }
-    shell.output().unwrap()
+    in_shell(command, "trap '' XFSZ; ulimit -f 1").output().unwrap()
 }

@@ -30,6 +30,7 @@ pub struct Server {
     pub address: SocketAddr,
     /// Its process.
     pub child: Child,
+    arguments: Vec<&'static str>,
 }
 
 impl Server {
@@ -39,20 +40,20 @@ impl Server {
     }
 
     /// The same, with arguments.
-    pub fn with(tasks: &[&str], arguments: &[&str]) -> Server {
+    pub fn with(tasks: &[&str], arguments: &[&'static str]) -> Server {
         let (home, bundle) = home_of(tasks);
         Self::at(home, bundle, arguments)
     }
 
     /// The same, in a home that [`home_of`] made.
-    pub fn at(home: TempDir, bundle: Bundle, arguments: &[&str]) -> Server {
+    pub fn at(home: TempDir, bundle: Bundle, arguments: &[&'static str]) -> Server {
         let (address, child) = start(home.path(), bundle.dir(), arguments);
-        Server { patches: home.path().join("patches"), home, bundle, address, child }
+        Server { patches: home.path().join("patches"), home, bundle, address, child, arguments: arguments.to_vec() }
     }
 
-    /// Starts it again after its end.
+    /// Starts it again after its end, with the same arguments.
     pub fn restart(&mut self) {
-        (self.address, self.child) = start(self.home.path(), self.bundle.dir(), &[]);
+        (self.address, self.child) = start(self.home.path(), self.bundle.dir(), &self.arguments);
     }
 
     /// A new connection.

@@ -68,8 +68,10 @@ fn all_kinds_of_task_run_on_every_family() {
 
         let context = "one two three. ".repeat(30);
         let spans = place.rows(&["-p", "span.bias", "-k", "4"], format!("why\t{context}\n").as_bytes());
+        let best = (&spans[0]["label"], &spans[0]["score"]);
         let spans = spans[0]["spans"].as_array().unwrap();
         assert_eq!(spans.len(), 4);
+        assert_eq!(best, (&spans[0]["text"], &spans[0]["score"]));
         for span in spans {
             let (start, end) = (span["start"].as_u64().unwrap() as usize, span["end"].as_u64().unwrap() as usize);
             assert_eq!(span["text"].as_str().unwrap(), &context[start..end]);
@@ -546,12 +548,10 @@ fn long_pairs_are_cut_without_keeping_what_was_cut() {
 /// Runs a command with so many kilobytes of addresses at most (`v`), or files of so many blocks at most (`f`).
 #[cfg(target_os = "linux")]
 fn limited(place: &Place, limit: &str, arguments: &[&str], input: &[u8]) -> Output {
-    let own = command("edge-run", place.home.path());
-    let mut shell = std::process::Command::new("sh");
+    let mut run = command("edge-run", place.home.path());
+    run.current_dir(place.home.path()).args(arguments);
     // A file above the limit is an error like any other where the signal is ignored.
-    shell.arg("-c").arg(format!("trap '' XFSZ; ulimit -{limit} && exec \"$@\"")).arg("sh").arg(own.get_program());
-    shell.envs(own.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    with_input(shell.current_dir(place.home.path()).args(arguments), input)
+    with_input(&mut system_tests::in_shell(&run, &format!("trap '' XFSZ; ulimit -{limit}")), input)
 }
 
 #[cfg(target_os = "linux")]

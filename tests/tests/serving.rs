@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use system_tests::{
     assert_refused, assert_succeeded, command,
     http::{PATIENCE, ask, connect, reply, start_at},
-    patch,
+    in_shell, patch,
     server::{Server, home_of, names},
     task,
 };
@@ -218,15 +218,12 @@ fn a_socket_of_systemds_is_served_and_it_is_told_when() {
     let address = socket.local_addr().unwrap();
     // As systemd does it: the socket is file 3, and the process is named by its number. Were the socket not taken, the
     // address could not be either.
-    let server = command("edge-serve", home.path());
-    let mut shell = Command::new("sh");
-    shell
-        .args(["-c", r#"exec 3<&0 0</dev/null; export LISTEN_FDS=1 LISTEN_PID=$$; exec "$0" "$@""#])
-        .arg(server.get_program());
-    shell.envs(server.get_envs().filter_map(|(name, value)| Some((name, value?)))).env("NOTIFY_SOCKET", "notify");
-    shell.args(["--patches", "patches", "--listen", "192.0.2.1:1", "--bundle"]).arg(bundle.dir());
+    let mut serve = command("edge-serve", home.path());
+    serve.current_dir(home.path()).env("NOTIFY_SOCKET", "notify");
+    serve.args(["--patches", "patches", "--listen", "192.0.2.1:1", "--bundle"]).arg(bundle.dir());
+    let mut shell = in_shell(&serve, "exec 3<&0 0</dev/null; export LISTEN_FDS=1 LISTEN_PID=$$");
     let log = fs::File::create(home.path().join("log")).unwrap();
-    let shell = shell.current_dir(home.path()).stdin(OwnedFd::from(socket)).stdout(Stdio::null()).stderr(log);
+    let shell = shell.stdin(OwnedFd::from(socket)).stdout(Stdio::null()).stderr(log);
     let _child = Killed(shell.spawn().unwrap());
     let mut state = [0; 64];
     let told = supervisor.recv(&mut state).unwrap_or_else(|e| {

@@ -98,6 +98,26 @@ fn what_is_no_file_of_the_directory_or_has_anothers_name_is_refused() {
     assert!(!reasons(&found).contains("copy.bias"));
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn a_patch_that_the_system_could_not_read_is_taken_once_it_can() {
+    let server = Server::of(&["a"]);
+    let mut stream = server.connect();
+    // A connection that has been accepted needs no other file.
+    assert_eq!(reasons(&ask(&mut stream, "GET", "/tasks", &[], b"").json()), "[]");
+    let open_files = |most: u32| {
+        let (process, most) = (server.child.id().to_string(), format!("--nofile={most}:"));
+        assert!(std::process::Command::new("prlimit").args(["--pid", &process, &most]).status().unwrap().success());
+    };
+    // Its standard input, output and error, and no file that it opens.
+    open_files(3);
+    let refused = ask(&mut stream, "POST", "/v2/repository/models/a/load", &[], b"{}");
+    assert!(refused.error().contains("a.bias: cannot read"), "{}", refused.error());
+    open_files(256);
+    // Nothing happens in the directory.
+    server.wait("the patch", |tasks| reasons(tasks) == "[]");
+}
+
 #[test]
 fn a_directory_that_is_not_there_is_made_and_its_first_patch_picked_up() {
     let mut server = Server::of(&[]);

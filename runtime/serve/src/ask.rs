@@ -70,6 +70,11 @@ fn answer((answered, waited): Answered) -> Result<Answer, Refusal> {
     match answered {
         Ok(prediction) => Ok(Answer { prediction, waited }),
         Err(error @ (Error::Text(_) | Error::Tokenizer { .. })) => Err(Refusal::bad(error.to_string())),
+        Err(Error::Memory { place, bytes, helps }) => {
+            // What helps is for who runs the server, not for who asks it.
+            tracing::warn!(place, bytes, helps, "a text has no answer: there is not enough memory");
+            Err(Refusal::busy(format!("{place}: expected {bytes} bytes of memory, found less; ask again in a second")))
+        }
         Err(error) => Err(internal(&error.to_string())),
     }
 }
@@ -77,4 +82,23 @@ fn answer((answered, waited): Answered) -> Result<Answer, Refusal> {
 fn internal(message: &str) -> Refusal {
     tracing::error!(message, "a text has no answer");
     Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::header::RETRY_AFTER;
+
+    use super::*;
+
+    #[test]
+    fn who_asks_when_memory_is_short_is_told_to_ask_again_and_no_flags() {
+        let helps = "fewer --threads need less";
+        let short = Error::Memory { place: "a run of 9 tokens".to_owned(), bytes: 1 << 30, helps };
+        let refusal = answer((Err(short), Duration::ZERO)).err().unwrap();
+        let due = "a run of 9 tokens: expected 1073741824 bytes of memory, found less; ask again in a second";
+        assert_eq!(refusal.message, due);
+        let reply = refusal.into_reply();
+        assert_eq!(reply.status(), StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(reply.headers()[RETRY_AFTER], "1");
+    }
 }

@@ -62,6 +62,8 @@ struct Refused {
 enum Until {
     /// Nothing but the file itself.
     Replaced,
+    /// Whatever kept the system from reading it, which ends unseen.
+    Passed,
     /// The encoder's bundle is in the store.
     Stored(Digest),
     /// No other file has the task's name.
@@ -181,18 +183,21 @@ impl Directory {
         self.retry();
     }
 
-    /// Whether a patch waits for a bundle that is in the store, and could not be opened: nothing tells when it is whole.
-    pub fn awaits_bundle(&self) -> bool {
+    /// Whether something is waited for that happens unseen: the system to read a patch or the directory again, or a bundle
+    /// that is in the store, and could not be opened, to be whole.
+    pub fn awaits_unseen(&self) -> bool {
         let waits = |known: &Known| match known.refused.as_ref().map(|refused| &refused.until) {
+            Some(Until::Passed) => true,
             Some(Until::Stored(encoder)) => self.encoders.is_stored(*encoder),
-            _ => false,
+            Some(Until::Free(_) | Until::Replaced) | None => false,
         };
-        self.files.values().any(waits)
+        !self.is_readable() || self.files.values().any(waits)
     }
 
-    /// Reads refused files again if what they waited for has happened.
+    /// Reads refused files again if what they waited for has happened, or may have.
     fn retry(&mut self) {
         let due = |known: &Known| match known.refused.as_ref().map(|refused| &refused.until) {
+            Some(Until::Passed) => true,
             Some(Until::Stored(encoder)) => self.encoders.is_stored(*encoder),
             Some(Until::Free(task)) => self.holder(task).is_none(),
             Some(Until::Replaced) | None => false,
@@ -258,9 +263,9 @@ impl Directory {
     /// The task of a file: checked whole, attached, and not yet answering. The one that answers if the bytes are its.
     fn resident(&mut self, name: &OsStr) -> Result<Arc<Resident>, Refused> {
         let path = self.dir.join(name);
-        let bytes = self.bytes(&path, limits::PATCH_BYTES).map_err(Refused::for_good)?;
+        let bytes = self.bytes(&path, limits::PATCH_BYTES).map_err(Refused::of)?;
         if let Some(keys) = &self.keys {
-            keys.check_with(&path, &bytes, |signature, most| self.bytes(signature, most)).map_err(Refused::for_good)?;
+            keys.check_with(&path, &bytes, |signature, most| self.bytes(signature, most)).map_err(Refused::of)?;
         }
         let digest = Digest::of(&bytes);
         let same = |resident: &&Arc<Resident>| resident.file == name && resident.digest == digest;
@@ -268,7 +273,7 @@ impl Directory {
         if let Some(resident) = task.and_then(|task| self.tasks.get(task)).filter(same) {
             return Ok(resident.clone());
         }
-        let patch = Patch::from_bytes(&bytes).map_err(|e| Refused::for_good(e.in_file(&path)))?;
+        let patch = Patch::from_bytes(&bytes).map_err(|e| Refused::of(e.in_file(&path)))?;
         let task = patch.task().name().to_owned();
         if let Some(holder) = self.holder(&task).filter(|holder| *holder != name) {
             let reason = format!(
@@ -285,8 +290,8 @@ impl Directory {
             .station(patch.encoder(), &self.metrics)
             .map_err(|error| Refused { reason: error.to_string(), until: Until::Stored(patch.encoder()) })?;
         let attached = station.encoder().attach(&patch).map_err(|error| match error {
-            edge_run::Error::Format(error) => Refused::for_good(error.in_file(&path)),
-            other => Refused::for_good(other),
+            edge_run::Error::Format(error) => Refused::of(error.in_file(&path)),
+            other => Refused::of(other),
         })?;
         let task_of = Arc::new(attached);
         Ok(Arc::new(Resident { name: task, file: name.to_owned(), digest, bytes: bytes.len(), task: task_of, station }))
@@ -357,9 +362,14 @@ impl Directory {
 }
 
 impl Refused {
-    /// Until the file is replaced.
-    fn for_good(error: impl std::fmt::Display) -> Self {
-        Refused { reason: error.to_string(), until: Until::Replaced }
+    /// Until the file is replaced, unless it was the system that could not read it.
+    fn of(error: impl Into<edge_run::Error>) -> Self {
+        let error = error.into();
+        let until = match &error {
+            edge_run::Error::Format(FormatError::Io { .. }) => Until::Passed,
+            _ => Until::Replaced,
+        };
+        Refused { reason: error.to_string(), until }
     }
 }
 

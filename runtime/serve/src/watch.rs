@@ -1,7 +1,8 @@
 //! The thread that keeps the directory of patches: it sleeps until something happens there, or a request asks for a task.
 //!
 //! In: the kernel's word that a file was closed, renamed or removed, and requests to load and unload. Out: scans of the
-//! directory, in the order of what happened. Where the directory cannot be watched it is looked at now and then.
+//! directory, in the order of what happened. Where the directory cannot be watched, and while something is waited for that
+//! happens unseen, it is looked at now and then.
 
 use std::{
     collections::BTreeSet,
@@ -23,7 +24,7 @@ use crate::{
     error::{Error, Result},
 };
 
-/// How often a directory that cannot be watched is looked at.
+/// How often a directory is looked at of which nothing tells.
 const POLL: Duration = Duration::from_secs(2);
 
 /// What the thread is woken for.
@@ -58,8 +59,8 @@ pub(crate) fn keep(mut directory: Directory) -> Result<Sender<Wake>> {
             if watcher.is_none() {
                 watcher = watch(&directory, &wakes);
             }
-            let awaits = directory.awaits_bundle();
-            turn(&mut directory, &receiver, watcher.is_some() && !awaits);
+            let told = watcher.is_some() && !directory.awaits_unseen();
+            turn(&mut directory, &receiver, told);
         }
     };
     thread::Builder::new().name("patches".to_owned()).spawn(run).map_err(Error::system("start a thread"))?;
@@ -67,9 +68,9 @@ pub(crate) fn keep(mut directory: Directory) -> Result<Sender<Wake>> {
 }
 
 /// Waits for something to happen, or where nothing tells of it for a while, and does what is due.
-fn turn(directory: &mut Directory, receiver: &Receiver<Wake>, watched: bool) {
+fn turn(directory: &mut Directory, receiver: &Receiver<Wake>, told: bool) {
     // Whoever keeps the directory can always be woken: it holds a sender itself.
-    let first = if watched { receiver.recv().ok() } else { receiver.recv_timeout(POLL).ok() };
+    let first = if told { receiver.recv().ok() } else { receiver.recv_timeout(POLL).ok() };
     let mut next = Some(first.unwrap_or_else(|| Wake::Touched(Vec::new())));
     while let Some(wake) = next.take() {
         match wake {
