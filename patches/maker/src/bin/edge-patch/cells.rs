@@ -60,22 +60,24 @@ impl Cell {
                 }),
             });
         }
-        let (metric, runs, patch) = match weights {
-            Some(weights) => {
-                let Compared { metric, runs } = job.compare(weights, progress)?;
-                (metric, runs, None)
-            }
-            None => {
-                let trained = job.carry_out(progress)?;
-                let of_patch = OfPatch::of(job, &trained)?;
-                (trained.metric, trained.runs, Some(of_patch))
-            }
-        };
-        let (name, metric, texts) = (name.to_owned(), metric.to_owned(), job.learn.len());
-        let cell = Cell { name, fingerprint: digest, metric, texts, runs, patch };
-        // A cell holds only numbers, strings and lists.
-        atomic::write_file(&path, serde_json::to_string_pretty(&cell).unwrap_or_default().as_bytes())?;
-        Ok(cell)
+        job.alone(|checkpoint| {
+            let (metric, runs, patch) = match weights {
+                Some(weights) => {
+                    let Compared { metric, runs } = job.compare(weights, checkpoint, progress)?;
+                    (metric, runs, None)
+                }
+                None => {
+                    let trained = job.train(checkpoint, progress)?;
+                    let of_patch = OfPatch::of(job, &trained)?;
+                    (trained.metric, trained.runs, Some(of_patch))
+                }
+            };
+            let (name, metric, texts) = (name.to_owned(), metric.to_owned(), job.learn.len());
+            let cell = Cell { name, fingerprint: digest, metric, texts, runs, patch };
+            // A cell holds only numbers, strings and lists.
+            atomic::write_file(&path, serde_json::to_string_pretty(&cell).unwrap_or_default().as_bytes())?;
+            Ok(cell)
+        })
     }
 
     /// Reads a kept result.
