@@ -93,7 +93,8 @@ impl Job<'_> {
         let (checkpoint, lock) = (beside(self.output, ".training"), beside(self.output, ".lock"));
         let _locked = locked(self.output, &lock)?;
         let done = work(&checkpoint)?;
-        for path in [&checkpoint, &lock] {
+        // A first run that soon diverged has left no state.
+        for path in [&checkpoint, &lock].into_iter().filter(|path| path.exists()) {
             fs::remove_file(path).map_err(bias_patch::Error::io(path, "remove"))?;
         }
         Ok(done)
