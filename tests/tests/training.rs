@@ -237,6 +237,45 @@ fn a_rate_that_diverges_is_given_up_for_another() {
 }
 
 #[test]
+fn a_table_and_sizes_whose_runs_all_diverge_say_so_and_are_kept() {
+    let mood = Mood::default();
+    let task = json!({ "name": "value", "kind": "regression", "pooling": "mean", "max_length": 40 });
+    mood.write("value.json", task.to_string());
+    // The squared error of the last one has no gradient in f32, at whatever rate.
+    mood.write("wild.tsv", "sentence\tlabel\ngood\t0\nbad\t1\ngood\t3e38\n");
+    let recipe = ["--epochs", "1", "--batch", "1", "--seeds", "2", "--log", "log.jsonl"];
+    let data = ["--data", "mood=task.json,train.tsv,dev.tsv", "--data", "wild=value.json,wild.tsv,dev.tsv"];
+    let table = || {
+        let fixed = ["table", "--encoder", "bundle", "--rows", "frozen,full@1e-3"];
+        let files = ["--results", "results", "-o", "table.md"];
+        assert_succeeded(&mood.edge_patch(&[&fixed[..], &data, &recipe, &files].concat()).output().unwrap())
+    };
+    let said = table();
+    assert_eq!(mood.read("table.md"), said.as_bytes());
+    for row in ["frozen", "full@1e-3"] {
+        let line = said.lines().find(|line| line.starts_with(&format!("| {row} |"))).unwrap();
+        assert!(line.contains(" ± ") && line.contains(" | diverged | "), "{line}");
+        assert!(mood.path(&format!("results/wild-{row}.bias.json")).exists());
+        for left in ["", ".training", ".lock"] {
+            assert!(!mood.path(&format!("results/wild-{row}.bias{left}")).exists(), "{row} {left}");
+        }
+    }
+    // Every run is told of, and the second time none begins.
+    let count = |event: &str| {
+        let log = fs::read_to_string(mood.path("log.jsonl")).unwrap();
+        let events = log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        events.filter(|found| found["event"] == event).count()
+    };
+    assert_eq!((count("run"), count("diverged")), (8, 4));
+    assert_eq!((table(), count("run")), (said, 8));
+
+    mood.write("task.json", task.to_string());
+    let sizes = [&recipe[..], &["--train-sizes", "3"]].concat();
+    let said = assert_succeeded(&mood.train_on("wild.tsv", "dev.tsv", "size.bias", &sizes).output().unwrap());
+    assert!(said.contains("every run diverged"), "{said}");
+}
+
+#[test]
 fn training_needs_no_training_graph() {
     // train.onnx is for other trainers.
     let mood = Mood::with(Options { training: Training::None, ..Options::default() });

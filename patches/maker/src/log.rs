@@ -17,8 +17,10 @@ pub enum Entry {
     /// A run begins, or goes on after `step` of `steps` steps.
     Run {
         /// Its number, from 1.
+        #[serde(default)]
         run: usize,
         /// How many there are.
+        #[serde(default)]
         of: usize,
         /// Texts to learn from.
         #[serde(default)]
@@ -37,7 +39,7 @@ pub enum Entry {
         /// Steps done.
         step: u64,
         /// The mean loss of its texts.
-        loss: f64,
+        loss: Option<f64>,
         /// The gradients' norm before they were shortened.
         #[serde(default)]
         norm: Option<f64>,
@@ -100,7 +102,7 @@ impl From<&Event> for Entry {
                 step: *step,
                 steps: *steps,
             },
-            Event::Step { step, loss, norm } => Entry::Step { step: *step, loss: *loss, norm: Some(*norm) },
+            Event::Step { step, loss, norm } => Entry::Step { step: *step, loss: Some(*loss), norm: Some(*norm) },
             Event::Unheld { texts } => Entry::LeftOut { texts: *texts },
             Event::Diverged { reason } => Entry::Diverged { reason: reason.clone() },
             Event::Epoch { epoch, loss, score, metric } => {
@@ -149,10 +151,17 @@ mod tests {
         fs::write(&path, lines.join("\n") + "\n\n").unwrap();
         assert_eq!(read_log(&path).unwrap(), entries);
 
-        let theirs = "{\"event\":\"size\",\"texts\":100,\"dev\":null}\n{\"event\":\"coffee\",\"cups\":2}\n";
+        let theirs = r#"
+            {"event":"run","lr":0.1,"seed":3,"step":0,"steps":9}
+            {"event":"step","step":1,"loss":null}
+            {"event":"size","texts":100,"dev":null}
+            {"event":"coffee","cups":2}
+        "#;
         fs::write(&path, theirs).unwrap();
+        let run = Entry::Run { run: 0, of: 0, texts: 0, lr: 0.1, seed: 3, step: 0, steps: 9 };
+        let step = Entry::Step { step: 1, loss: None, norm: None };
         let size = Entry::Size { texts: 100, dev: None, deviation: None, train: None, metric: None };
-        assert_eq!(read_log(&path).unwrap(), [size, Entry::Other]);
+        assert_eq!(read_log(&path).unwrap(), [run, step, size, Entry::Other]);
 
         for (text, found) in [("{\"event\":\"step\"}", "missing field"), ("\n{\"event\":", "line 2"), ("x", "expected")]
         {

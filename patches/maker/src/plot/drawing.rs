@@ -10,7 +10,7 @@ const BLACK: Color = [0; 3];
 const GREY: Color = [221; 3];
 /// The largest cell: a dark blue, on which words are white.
 const DARK: Color = [8, 48, 107];
-/// Of lines, told apart by colour-blind people too (Okabe and Ito 2008).
+/// Of lines, no more of which are drawn: told apart by colour-blind people too (Okabe and Ito 2008).
 const LINES: [Color; 7] =
     [[0, 114, 178], [213, 94, 0], [0, 158, 115], [204, 121, 167], [86, 180, 233], [230, 159, 0], [90, 90, 90]];
 
@@ -113,8 +113,6 @@ fn draw_lines(lines: &Lines, top: f64, drawing: &mut Drawing) {
     const HEIGHT: f64 = 220.0;
     /// Lines with more points than these have no marks at them.
     const MARKED: usize = 50;
-    /// Lines named beside the picture.
-    const NAMED: usize = 14;
     let Some((across, up)) = lines.scales() else { return };
     let (top, right) = (top + 24.0, LEFT + WIDTH);
     let place = |(x, y): (f64, f64)| (LEFT + WIDTH * across.share(x), top + HEIGHT * (1.0 - up.share(y)));
@@ -130,20 +128,23 @@ fn draw_lines(lines: &Lines, top: f64, drawing: &mut Drawing) {
         drawing.words(x, top + HEIGHT + 14.0, Align::Middle, label, BLACK);
     }
     drawing.words(LEFT + WIDTH / 2.0, top + HEIGHT + 30.0, Align::Middle, lines.across.to_owned(), BLACK);
-    for (at, series) in lines.series.iter().enumerate() {
-        let ink = LINES[at % LINES.len()];
-        let points: Vec<(f64, f64)> = series.points.iter().map(|point| place(*point)).collect();
-        if points.len() <= MARKED {
-            points.iter().for_each(|(x, y)| drawing.box_at(x - 2.5, y - 2.5, 5.0, 5.0, ink));
+    let beside = |at: usize| (right + 12.0, top + 8.0 + 15.0 * at as f64);
+    for (at, (series, ink)) in lines.series.iter().zip(LINES).enumerate() {
+        let marked = series.pieces.iter().map(Vec::len).sum::<usize>() <= MARKED;
+        for piece in &series.pieces {
+            let points: Vec<(f64, f64)> = piece.iter().map(|point| place(*point)).collect();
+            // A line through one point is none.
+            if marked || points.len() == 1 {
+                points.iter().for_each(|(x, y)| drawing.box_at(x - 2.5, y - 2.5, 5.0, 5.0, ink));
+            }
+            drawing.line(points, ink);
         }
-        drawing.line(points, ink);
-        if at < NAMED {
-            drawing.words(right + 12.0, top + 8.0 + 15.0 * at as f64, Align::Start, series.name.clone(), ink);
-        }
+        let (x, y) = beside(at);
+        drawing.words(x, y, Align::Start, series.name.clone(), ink);
     }
-    if let Some(more) = lines.series.len().checked_sub(NAMED).filter(|more| *more > 0) {
-        let rest = format!("and {more} more");
-        drawing.words(right + 12.0, top + 8.0 + 15.0 * NAMED as f64, Align::Start, rest, BLACK);
+    if let Some(rest) = lines.rest(LINES.len()) {
+        let (x, y) = beside(LINES.len());
+        drawing.words(x, y, Align::Start, rest, BLACK);
     }
 }
 

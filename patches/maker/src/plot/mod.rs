@@ -60,12 +60,15 @@ struct Lines {
     series: Vec<Series>,
 }
 
-/// A line through points, from left to right.
+/// A line through points, from left to right; it is in pieces where a value is missing.
 #[derive(Clone, Debug)]
 struct Series {
     name: String,
-    points: Vec<(f64, f64)>,
+    pieces: Vec<Vec<(f64, f64)>>,
 }
+
+/// A place across and, unless it is missing, a value.
+type Point = (f64, Option<f64>);
 
 impl Picture {
     /// The change of each bias vector by term and layer, the paper's Figure 1. Vectors outside the layers are in the column
@@ -99,21 +102,21 @@ impl Picture {
             let entries = read_log(path)?;
             same_metric(&entries, &mut metric, path)?;
             let runs = Run::all(&entries);
-            if runs.iter().all(|run| run.losses.is_empty()) {
+            if runs.iter().flat_map(|run| &run.losses).all(|point| point.1.is_none()) {
                 return Err(nothing(path, "steps of a training"));
             }
             let several = (logs.len() > 1).then(|| name_of(path));
             for run in runs {
                 let name = run.name(several.as_deref());
-                losses.push(Series { name: name.clone(), points: thinned(&run.losses) });
-                scores.push(Series { name, points: run.scores });
+                losses.push(Series { name: name.clone(), pieces: pieces(&thinned(&run.losses)) });
+                scores.push(Series { name, pieces: pieces(&run.scores) });
             }
         }
         let lines = |up: String, series| Lines { up, across: "steps", logarithmic: false, series };
         let up = format!("{} on dev", metric.as_deref().unwrap_or("score"));
         let mut panels = vec![Panel::Lines(lines("loss of a step's texts".to_owned(), losses))];
         // A training that is in its first pass has none.
-        if scores.iter().any(|series| !series.points.is_empty()) {
+        if scores.iter().any(|series| !series.pieces.is_empty()) {
             panels.push(Panel::Lines(lines(up, scores)));
         }
         Ok(Picture { title: "loss and score by step".to_owned(), panels })
@@ -138,7 +141,7 @@ impl Picture {
                 return Err(nothing(path, "scores of sizes, as edge-patch train --train-sizes --log writes them"));
             }
             let points = sizes.into_iter().map(|(texts, dev)| (texts as f64, dev)).collect();
-            series.push(Series { name: name_of(path), points });
+            series.push(Series { name: name_of(path), pieces: vec![points] });
         }
         let up = format!("{} on dev", metric.as_deref().unwrap_or("score"));
         let title = "score by texts learned from".to_owned();
@@ -175,22 +178,35 @@ impl Cells {
 impl Lines {
     /// The axes across and up; none where there is no point.
     fn scales(&self) -> Option<(Scale, Scale)> {
-        let points = || self.series.iter().flat_map(|series| &series.points);
+        let points = || self.series.iter().flat_map(|series| series.pieces.iter().flatten());
         Some((
             Scale::of(points().map(|point| point.0), self.logarithmic)?,
             Scale::of(points().map(|point| point.1), false)?,
         ))
     }
+
+    /// What is said of lines after the first `drawn`, if there are more.
+    fn rest(&self, drawn: usize) -> Option<String> {
+        let more = self.series.len().saturating_sub(drawn);
+        (more > 0).then(|| format!("and {more} more"))
+    }
 }
 
 /// At most some hundred points: each the mean of as many, for single steps differ much.
-fn thinned(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
+fn thinned(points: &[Point]) -> Vec<Point> {
     const MOST: usize = 200;
-    let mean = |some: &[(f64, f64)]| {
-        let count = some.len() as f64;
-        (some.iter().map(|point| point.0).sum::<f64>() / count, some.iter().map(|point| point.1).sum::<f64>() / count)
+    let mean = |some: &[Point]| {
+        let values: Vec<f64> = some.iter().filter_map(|point| point.1).collect();
+        let across = some.iter().map(|point| point.0).sum::<f64>() / some.len() as f64;
+        (across, (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64))
     };
     points.chunks(points.len().div_ceil(MOST).max(1)).map(mean).collect()
+}
+
+/// Points from one whose value is missing to the next.
+fn pieces(points: &[Point]) -> Vec<Vec<(f64, f64)>> {
+    let pieces = points.split(|point| point.1.is_none()).filter(|piece| !piece.is_empty());
+    pieces.map(|piece| piece.iter().filter_map(|(across, value)| Some((*across, (*value)?))).collect()).collect()
 }
 
 /// Notes the metric that a log's scores are of.
@@ -327,14 +343,46 @@ mod tests {
         let (_dir, paths) = logs(&[("bitfit.jsonl", &ours), ("full & frank.jsonl", &theirs)]);
         let picture = Picture::of_sizes(&paths).unwrap();
         let Panel::Lines(lines) = &picture.panels[0] else { panic!("no lines") };
-        assert_eq!(lines.series[0].points, [(100.0, 0.5), (1000.0, 0.6), (10_000.0, 0.7)]);
-        assert_eq!(lines.series[1].points, [(100.0, 0.2), (10_000.0, 0.9)]);
+        assert_eq!(lines.series[0].pieces, [[(100.0, 0.5), (1000.0, 0.6), (10_000.0, 0.7)]]);
+        assert_eq!(lines.series[1].pieces, [[(100.0, 0.2), (10_000.0, 0.9)]]);
         let (across, _) = lines.scales().unwrap();
         let steps = [100.0, 1000.0, 10_000.0].map(|texts| across.share(texts));
         assert!((steps[1] - steps[0] - (steps[2] - steps[1])).abs() < 1e-9, "{steps:?}");
         assert!(picture.svg().contains("full &amp; frank"));
         let text = picture.text();
         assert!(text.iter().any(|line| line.ends_with("a  bitfit")), "{text:?}");
+    }
+
+    #[test]
+    fn steps_of_no_run_are_drawn_and_a_missing_loss_is_a_gap() {
+        let losses = ["4.0", "3.0", "null", "1.0"].into_iter().enumerate();
+        let steps = losses.map(|(at, loss)| format!("{{\"event\":\"step\",\"step\":{at},\"loss\":{loss}}}\n"));
+        let steps: String = steps.collect();
+        let none = "{\"event\":\"step\",\"step\":1,\"loss\":null}\n";
+        let (_dir, paths) = logs(&[("theirs.jsonl", &steps), ("none.jsonl", none)]);
+        let picture = Picture::of_training(&paths[..1]).unwrap();
+        let Panel::Lines(lines) = &picture.panels[0] else { panic!("no lines") };
+        assert_eq!(lines.series[0].pieces, [vec![(0.0, 4.0), (1.0, 3.0)], vec![(3.0, 1.0)]]);
+        // The paper, and a mark at each of the three points.
+        let svg = picture.svg();
+        assert_eq!(svg.matches("<rect").count(), 1 + 3);
+        assert!(svg.contains(">unnamed run<") && picture.text().iter().any(|line| line.ends_with("a  unnamed run")));
+        let error = Picture::of_training(&paths[1..]).unwrap_err().to_string();
+        assert!(error.contains("none.jsonl") && error.contains("steps of a training, found none"), "{error}");
+    }
+
+    #[test]
+    fn more_lines_than_can_be_told_apart_are_counted() {
+        let size = |at: usize| format!("{{\"event\":\"size\",\"texts\":9,\"dev\":0.{at}}}\n");
+        let texts: Vec<(String, String)> = (10..40).map(|at| (format!("log{at}.jsonl"), size(at))).collect();
+        let texts: Vec<(&str, &str)> = texts.iter().map(|(name, text)| (&name[..], &text[..])).collect();
+        let (_dir, paths) = logs(&texts);
+        let picture = Picture::of_sizes(&paths).unwrap();
+        let (svg, text) = (picture.svg(), picture.text().join("\n"));
+        assert!(svg.contains(">log16<") && !svg.contains(">log17<") && svg.contains(">and 23 more<"), "{svg}");
+        assert!(text.contains("z  log35") && !text.contains("log36") && text.ends_with("  and 4 more"), "{text}");
+        // All that are named, and no more.
+        assert!(Picture::of_sizes(&paths[..7]).unwrap().svg().matches(" more<").count() == 0);
     }
 
     #[test]

@@ -1,13 +1,15 @@
 //! The runs that a log tells of, each in one piece however often its training was stopped.
 
+use super::Point;
 use crate::log::Entry;
 
 /// A run of a training, as its log tells of it.
+#[derive(Default)]
 pub(super) struct Run {
-    /// Its number, how many there are, texts, learning rate, seed and steps.
-    of: (usize, usize, usize, f64, u64, u64),
-    pub losses: Vec<(f64, f64)>,
-    pub scores: Vec<(f64, f64)>,
+    /// Its number, how many there are, texts, learning rate, seed and steps; none if the log does not say.
+    of: Option<(usize, usize, usize, f64, u64, u64)>,
+    pub losses: Vec<Point>,
+    pub scores: Vec<Point>,
 }
 
 impl Run {
@@ -17,21 +19,24 @@ impl Run {
         for entry in entries {
             match entry {
                 Entry::Run { run, of, texts, lr, seed, step, steps } => {
-                    let of = (*run, *of, *texts, *lr, *seed, *steps);
+                    let of = Some((*run, *of, *texts, *lr, *seed, *steps));
                     match runs.last_mut().filter(|last| last.of == of) {
                         // It was stopped and goes on from its checkpoint: what came after that is done once more.
                         Some(last) => [&mut last.losses, &mut last.scores]
                             .into_iter()
                             .for_each(|points| points.retain(|point| point.0 <= *step as f64)),
-                        None => runs.push(Run { of, losses: Vec::new(), scores: Vec::new() }),
+                        None => runs.push(Run { of, ..Run::default() }),
                     }
                 }
                 Entry::Step { step, loss, .. } => {
+                    if runs.is_empty() {
+                        runs.push(Run::default());
+                    }
                     if let Some(run) = runs.last_mut() {
                         run.losses.push((*step as f64, *loss));
                     }
                 }
-                Entry::Pass { dev: Some(dev), .. } => {
+                Entry::Pass { dev, .. } => {
                     if let Some(run) = runs.last_mut() {
                         let step = run.losses.last().map_or(0.0, |point| point.0);
                         run.scores.push((step, *dev));
@@ -45,8 +50,8 @@ impl Run {
 
     /// What it is called in a picture, perhaps of several logs.
     pub fn name(&self, log: Option<&str>) -> String {
-        let (_, _, texts, rate, seed, _) = self.of;
         let log = log.map_or(String::new(), |log| format!("{log}, "));
+        let Some((_, _, texts, rate, seed, _)) = self.of else { return format!("{log}unnamed run") };
         // Other trainers may not say.
         let texts = if texts > 0 { format!(", {texts} texts") } else { String::new() };
         format!("{log}rate {rate:e}, seed {seed}{texts}")

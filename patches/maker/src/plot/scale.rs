@@ -27,11 +27,22 @@ impl Scale {
     pub fn labels(&self) -> Vec<(f64, String)> {
         /// More powers than these are written only where they are powers of ten.
         const CROWD: usize = 9;
-        // As many decimals as tell ticks apart.
-        let decimals = (-(self.ticks[1] - self.ticks[0]).log10().floor()).clamp(0.0, 9.0) as usize;
+        /// Characters that there is room for: longer numbers are written with an exponent.
+        const ROOM: usize = 8;
+        // Differences of ticks are not exact.
+        let power = |value: f64| (value.abs().log10() + 1e-9).floor();
+        let apart = power(self.ticks[1] - self.ticks[0]);
+        // As many digits as tell ticks apart; those of a logarithmic axis have one.
+        let decimals = (-apart).clamp(0.0, 9.0) as usize;
+        let label = |tick: f64| {
+            let digits = if self.logarithmic { 0 } else { (power(tick) - apart).max(0.0) as usize };
+            let (plain, short) = (format!("{tick:.decimals$}"), format!("{tick:.digits$e}"));
+            let short = short.trim_end_matches("e0");
+            if plain.len() > ROOM && short.len() < plain.len() { short.to_owned() } else { plain }
+        };
         let crowded = self.logarithmic && self.ticks.len() > CROWD;
         let written = self.ticks.iter().filter(|tick| !crowded || tick.log10().fract() == 0.0);
-        written.map(|tick| (self.share(*tick), format!("{tick:.decimals$}"))).collect()
+        written.map(|tick| (self.share(*tick), label(*tick))).collect()
     }
 }
 
@@ -71,6 +82,10 @@ mod tests {
             (&[-0.02, 0.03], false, &["-0.02", "0.00", "0.02", "0.04"]),
             (&[24.0, 96.0], true, &["20", "50", "100"]),
             (&[100.0], true, &["50", "100", "200"]),
+            (&[0.0, 3e-8], false, &["0", "1e-8", "2e-8", "3e-8"]),
+            (&[-2e9, 1e9], false, &["-2e9", "-1e9", "0", "1e9"]),
+            (&[0.0, 2e9], false, &["0", "5e8", "1.0e9", "1.5e9", "2.0e9"]),
+            (&[3e7, 3e8], true, &["20000000", "50000000", "1e8", "2e8", "5e8"]),
             (&[150.0, 60_000.0], true, &["100", "1000", "10000", "100000"]),
         ] {
             let labels = Scale::of(values.iter().copied(), logarithmic).unwrap().labels();

@@ -1,6 +1,8 @@
 //! Pictures as lines for a terminal: shades for cells, letters for lines.
 
-use super::{Cells, Lines, Panel, Picture};
+use std::ops::RangeInclusive;
+
+use super::{Cells, Lines, Panel, Picture, Series};
 
 pub(super) fn lines(picture: &Picture) -> Vec<String> {
     let mut all = vec![picture.title.clone()];
@@ -35,22 +37,25 @@ fn of_cells(cells: &Cells, all: &mut Vec<String>) {
 fn of_lines(lines: &Lines, all: &mut Vec<String>) {
     const WIDTH: usize = 64;
     const HEIGHT: usize = 14;
-    const LETTERS: [char; 8] = ['a', 'b', 'c', 'd', 'e', 'f', 'g', 'h'];
+    /// No more lines are drawn than there are letters.
+    const LETTERS: RangeInclusive<char> = 'a'..='z';
     let Some((across, up)) = lines.scales() else { return };
     // Shares are from 0 to 1.
     let column = |share: f64| (share * (WIDTH - 1) as f64).round() as usize;
     let row = |share: f64| ((1.0 - share) * (HEIGHT - 1) as f64).round() as usize;
     let mut grid = vec![[' '; WIDTH]; HEIGHT];
-    let letter = |at: usize| LETTERS[at % LETTERS.len()];
-    for (number, series) in lines.series.iter().enumerate().rev() {
-        let places: Vec<(f64, f64)> = series.points.iter().map(|(x, y)| (across.share(*x), up.share(*y))).collect();
+    let drawn: Vec<(char, &Series)> = LETTERS.zip(&lines.series).collect();
+    let pieces =
+        drawn.iter().rev().flat_map(|(letter, series)| series.pieces.iter().map(move |piece| (*letter, piece)));
+    for (letter, piece) in pieces {
+        let places: Vec<(f64, f64)> = piece.iter().map(|(x, y)| (across.share(*x), up.share(*y))).collect();
         let single = places.first().map(|place| [*place, *place]);
         for [from, to] in places.windows(2).map(|ends| [ends[0], ends[1]]).chain(single) {
             let first = column(from.0);
             let steps = column(to.0).saturating_sub(first);
             for step in 0..=steps {
                 let along = step as f64 / steps.max(1) as f64;
-                grid[row(from.1 + along * (to.1 - from.1))][first + step] = letter(number);
+                grid[row(from.1 + along * (to.1 - from.1))][first + step] = letter;
             }
         }
     }
@@ -67,6 +72,6 @@ fn of_lines(lines: &Lines, all: &mut Vec<String>) {
     }
     all.push(format!("{:9}+{}", "", "-".repeat(WIDTH)));
     all.push(format!("{}  {}", below.iter().collect::<String>().trim_end(), lines.across));
-    let named = lines.series.iter().enumerate();
-    all.extend(named.map(|(number, series)| format!("{:10}{}  {}", "", letter(number), series.name)));
+    all.extend(drawn.iter().map(|(letter, series)| format!("{:10}{letter}  {}", "", series.name)));
+    all.extend(lines.rest(drawn.len()).map(|rest| format!("{:10}{rest}", "")));
 }

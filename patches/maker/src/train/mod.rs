@@ -117,8 +117,8 @@ pub fn subset(examples: &[Example], size: usize) -> Vec<Example> {
 /// Trains a patch for `task`; `checkpoint` is where the state is kept until it is done.
 ///
 /// # Errors
-/// When the recipe has nothing to train, texts do not suit the task, the loss stops being a number, or the checkpoint is
-/// damaged or of another training.
+/// When the recipe has nothing to train, texts do not suit the task, the checkpoint is damaged or of another training, or
+/// the loss of every run stops being a number: that alone is [`Error::Diverged`].
 pub fn train(
     encoder: &Encoder,
     task: &Task,
@@ -172,8 +172,7 @@ fn run_all(
     checkpoint: &Path,
     event: &mut dyn FnMut(Event),
 ) -> Result<Checkpoint> {
-    let runs: Vec<(f64, u64)> =
-        recipe.rates.iter().flat_map(|rate| recipe.seeds.iter().map(move |seed| (*rate, *seed))).collect();
+    let runs = recipe.runs();
     if trainer.unheld > 0 {
         event(Event::Unheld { texts: trainer.unheld });
     }

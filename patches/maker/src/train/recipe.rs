@@ -46,6 +46,13 @@ pub struct Recipe {
     pub patience: Option<u64>,
 }
 
+impl Recipe {
+    /// Of each run its learning rate and seed.
+    pub fn runs(&self) -> Vec<(f64, u64)> {
+        self.rates.iter().flat_map(|rate| self.seeds.iter().map(move |seed| (*rate, *seed))).collect()
+    }
+}
+
 impl Default for Recipe {
     fn default() -> Self {
         Recipe {

@@ -27,8 +27,14 @@ pub enum Weights {
 /// Weights in training.
 pub(super) struct Moving {
     own: OwnWeights,
-    /// Where those are that are trained, in rising order; none for all.
+    trained: Part,
+}
+
+/// Of a list of weights those that are trained.
+struct Part {
+    /// Where they are, in rising order; none for all.
     places: Option<Vec<usize>>,
+    /// Of the whole list.
     gradient: Vec<f32>,
     adam: AdamW,
 }
@@ -38,10 +44,8 @@ impl Moving {
     pub fn begin(encoder: &Encoder, which: Weights, count: usize, seed: u64) -> Result<Self> {
         let own = encoder.own_weights()?;
         let tensors: Vec<_> = own.tensors().iter().map(|tensor| (own.start(tensor), tensor)).collect();
-        let places = chosen(&tensors, which, count, seed);
-        let all = own.values().len();
-        let adam = AdamW::new(places.as_ref().map_or(all, Vec::len));
-        Ok(Moving { own, places, gradient: vec![0.0; all], adam })
+        let trained = Part::new(chosen(&tensors, which, count, seed), own.values().len());
+        Ok(Moving { own, trained })
     }
 
     /// The encoder with the weights as they are now; while there is one, a step would copy them.
@@ -51,12 +55,29 @@ impl Moving {
 
     /// Zeros to add the gradient of every weight to.
     pub fn gradient(&mut self) -> &mut [f32] {
-        self.gradient.fill(0.0);
-        &mut self.gradient
+        self.trained.gradient.fill(0.0);
+        &mut self.trained.gradient
     }
 
     /// Of that gradient the part of those that are trained: it takes the place of the whole, and [`Moving::step`] uses it.
     pub fn picked(&mut self) -> &mut [f32] {
+        self.trained.picked()
+    }
+
+    /// One step against the gradient that was picked.
+    pub fn step(&mut self, rate: f64, decay: f64) {
+        self.trained.step(self.own.values_mut(), rate, decay);
+    }
+}
+
+impl Part {
+    /// Of a list of `all` weights.
+    fn new(places: Option<Vec<usize>>, all: usize) -> Self {
+        let adam = AdamW::new(places.as_ref().map_or(all, Vec::len));
+        Part { places, gradient: vec![0.0; all], adam }
+    }
+
+    fn picked(&mut self) -> &mut [f32] {
         let Some(places) = &self.places else { return &mut self.gradient };
         // Places rise, so none is overwritten before it is read.
         for (at, place) in places.iter().enumerate() {
@@ -65,9 +86,7 @@ impl Moving {
         &mut self.gradient[..places.len()]
     }
 
-    /// One step against the gradient that was picked.
-    pub fn step(&mut self, rate: f64, decay: f64) {
-        let values = self.own.values_mut();
+    fn step(&mut self, values: &mut [f32], rate: f64, decay: f64) {
         let Some(places) = &self.places else {
             return self.adam.step(values, &self.gradient, rate, decay);
         };
@@ -154,5 +173,37 @@ mod tests {
         assert_eq!(chosen(&tensors, Weights::Random, 5000, 1).unwrap().len(), 20 + 600 + 480);
         assert!(chosen(&tensors, Weights::Rows, 19, 1).unwrap().is_empty());
         assert_eq!(chosen(&tensors, Weights::Full, 300, 1), None);
+    }
+
+    #[test]
+    fn exactly_the_chosen_weights_move() {
+        const ALL: usize = 1280;
+        let (table, matrix) = (tensor("t", 30, 20, false), tensor("m", 20, 24, true));
+        for (which, counts) in [
+            (Weights::Random, 300..=300),
+            // No line is longer than 30.
+            (Weights::Rows, 270..=300),
+            (Weights::Full, ALL..=ALL),
+        ] {
+            let places = chosen(&[(32, &table), (640, &matrix)], which, 300, 7);
+            let due = places.clone().unwrap_or_else(|| (0..ALL).collect());
+            assert!(counts.contains(&due.len()), "{which:?} {}", due.len());
+            let mut part = Part::new(places, ALL);
+            let mut values = vec![1.0f32; ALL];
+            // Another at every place, and down at even ones.
+            let gradient = |at: usize| if at.is_multiple_of(2) { 1.0 + at as f32 } else { -1.0 - at as f32 };
+            for _ in 0..2 {
+                part.gradient = (0..ALL).map(gradient).collect();
+                assert_eq!(part.picked(), due.iter().map(|at| gradient(*at)).collect::<Vec<_>>());
+                part.step(&mut values, 0.1, 0.0);
+            }
+            let moved: Vec<usize> = (0..ALL).filter(|at| values[*at] != 1.0).collect();
+            assert_eq!(moved, due, "{which:?}");
+            // Against gradients that stay the same AdamW goes by the rate, however long they are.
+            for at in due {
+                let right = 1.0 - 0.2 * gradient(at).signum();
+                assert!((values[at] - right).abs() < 1e-5, "{which:?} {at}: {} for {right}", values[at]);
+            }
+        }
     }
 }

@@ -7,8 +7,8 @@ use std::{
 
 use bias_patch::{Encoding, atomic};
 use edge_patch::{
-    Error, Result, evaluate,
-    train::{Compared, OfRate, Trained, Weights, by_rate, fingerprint},
+    Error, Result, evaluate, metric_named,
+    train::{Event, OfRate, Trained, Weights, by_rate, fingerprint},
 };
 use serde::{Deserialize, Serialize};
 
@@ -26,7 +26,7 @@ pub(crate) struct Cell {
     pub texts: usize,
     /// Of each run learning rate, seed and best score; none if it diverged.
     pub runs: Vec<(f64, u64, Option<f64>)>,
-    /// Of the best patch; none where weights were trained.
+    /// Of the best patch; none where weights were trained, or every run diverged.
     #[serde(flatten)]
     pub patch: Option<OfPatch>,
 }
@@ -45,7 +45,7 @@ impl Cell {
     /// asked.
     ///
     /// # Errors
-    /// When the result that is there is of another training, or training fails.
+    /// When the result that is there is of another training, or training fails otherwise than that every run diverges.
     pub fn of(job: &Job<'_>, weights: Option<Weights>, name: &str, progress: &mut Progress) -> Result<Self> {
         let path = beside(job.output, ".json");
         let digest = fingerprint(job.encoder, job.task, job.learn, job.judge, job.recipe, weights).to_string();
@@ -60,22 +60,29 @@ impl Cell {
                 }),
             });
         }
-        let (metric, runs, patch) = match weights {
-            Some(weights) => {
-                let Compared { metric, runs } = job.compare(weights, progress)?;
-                (metric, runs, None)
-            }
-            None => {
-                let trained = job.carry_out(progress)?;
-                let of_patch = OfPatch::of(job, &trained)?;
-                (trained.metric, trained.runs, Some(of_patch))
-            }
-        };
-        let (name, metric, texts) = (name.to_owned(), metric.to_owned(), job.learn.len());
-        let cell = Cell { name, fingerprint: digest, metric, texts, runs, patch };
-        // A cell holds only numbers, strings and lists.
-        atomic::write_file(&path, serde_json::to_string_pretty(&cell).unwrap_or_default().as_bytes())?;
-        Ok(cell)
+        job.alone(|checkpoint| {
+            let done = match weights {
+                Some(weights) => job.compare(weights, checkpoint, progress).map(|compared| (compared.runs, None)),
+                None => job.train(checkpoint, progress).and_then(|trained| {
+                    let patch = OfPatch::of(job, &trained)?;
+                    Ok((trained.runs, Some(patch)))
+                }),
+            };
+            let (runs, patch) = match done {
+                // Every run has, which is a result too.
+                Err(error @ Error::Diverged { .. }) => {
+                    progress.event(&Event::Diverged { reason: error.to_string() });
+                    (job.recipe.runs().into_iter().map(|(rate, seed)| (rate, seed, None)).collect(), None)
+                }
+                done => done?,
+            };
+            let metric = metric_named(job.task.kind(), job.recipe.metric.as_deref())?.to_owned();
+            let (name, texts) = (name.to_owned(), job.learn.len());
+            let cell = Cell { name, fingerprint: digest, metric, texts, runs, patch };
+            // A cell holds only numbers, strings and lists.
+            atomic::write_file(&path, serde_json::to_string_pretty(&cell).unwrap_or_default().as_bytes())?;
+            Ok(cell)
+        })
     }
 
     /// Reads a kept result.

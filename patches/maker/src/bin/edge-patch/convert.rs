@@ -168,7 +168,8 @@ fn refine(
     let mut progress = Progress::new(None)?;
     let output = beside(&arguments.output, ".refined");
     let (task, learn) = (patch.task(), &learn.examples);
-    let refined = Job { encoder, task, learn, judge, recipe: &recipe, output: &output }.carry_out(&mut progress)?;
+    let job = Job { encoder, task, learn, judge, recipe: &recipe, output: &output };
+    let refined = job.alone(|checkpoint| job.train(checkpoint, &mut progress))?;
     progress.finish()?;
     // The search stores it anew.
     fs::remove_file(&output).map_err(bias_patch::Error::io(&output, "remove"))?;

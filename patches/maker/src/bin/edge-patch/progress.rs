@@ -73,31 +73,28 @@ pub(crate) struct Job<'a> {
 }
 
 impl Job<'_> {
-    /// Trains, or goes on training, and writes the patch; beside it are its state and a lock until it is done.
-    pub fn carry_out(&self, progress: &mut Progress) -> Result<Trained> {
+    /// Trains, or goes on training from the state in `checkpoint`, and writes the patch.
+    pub fn train(&self, checkpoint: &Path, progress: &mut Progress) -> Result<Trained> {
         let Job { encoder, task, learn, judge, recipe, output } = *self;
-        self.alone(|checkpoint| {
-            let trained = train(encoder, task, learn, judge, recipe, checkpoint, &mut |event| progress.event(&event))?;
-            trained.patch.save(output)?;
-            Ok(trained)
-        })
+        let trained = train(encoder, task, learn, judge, recipe, checkpoint, &mut |event| progress.event(&event))?;
+        trained.patch.save(output)?;
+        Ok(trained)
     }
 
     /// Trains weights in place of the biases, and writes nothing: there is no patch of weights.
-    pub fn compare(&self, weights: Weights, progress: &mut Progress) -> Result<Compared> {
+    pub fn compare(&self, weights: Weights, checkpoint: &Path, progress: &mut Progress) -> Result<Compared> {
         let Job { encoder, task, learn, judge, recipe, .. } = *self;
-        self.alone(|checkpoint| {
-            compare(encoder, task, learn, judge, recipe, weights, checkpoint, &mut |event| progress.event(&event))
-        })
+        compare(encoder, task, learn, judge, recipe, weights, checkpoint, &mut |event| progress.event(&event))
     }
 
     /// Does work that keeps its state in a file beside the output, while no other process does. Once it is done, the state
-    /// has done its work too.
-    fn alone<T>(&self, work: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
+    /// is removed: the work has to have written what came of it.
+    pub fn alone<T>(&self, work: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
         let (checkpoint, lock) = (beside(self.output, ".training"), beside(self.output, ".lock"));
         let _locked = locked(self.output, &lock)?;
         let done = work(&checkpoint)?;
-        for path in [&checkpoint, &lock] {
+        // A first run that soon diverged has left no state.
+        for path in [&checkpoint, &lock].into_iter().filter(|path| path.exists()) {
             fs::remove_file(path).map_err(bias_patch::Error::io(path, "remove"))?;
         }
         Ok(done)

@@ -155,11 +155,11 @@ pub(crate) fn run_training(arguments: &TrainArguments) -> Result<Vec<String>> {
         };
         let (what, metric, runs) = match arguments.weights {
             Some(weights) => {
-                let compared = job.compare(weights, &mut progress)?;
+                let compared = job.alone(|checkpoint| job.compare(weights, checkpoint, &mut progress))?;
                 ("weights, so no patch is written".to_owned(), compared.metric, compared.runs)
             }
             None => {
-                let trained = job.carry_out(&mut progress)?;
+                let trained = job.alone(|checkpoint| job.train(checkpoint, &mut progress))?;
                 let bytes = trained.patch.to_bytes()?.len();
                 (format!("{}: {bytes} bytes", arguments.output.display()), trained.metric, trained.runs)
             }
