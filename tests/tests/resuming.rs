@@ -76,20 +76,19 @@ fn a_checkpoint_that_cannot_be_written_is_named_and_the_one_before_goes_on() {
 }
 
 #[test]
-fn a_patch_that_cannot_be_written_is_not_trained_again() {
+fn an_output_that_cannot_be_written_is_said_before_anything_is_trained() {
     let mood = Mood::default();
     let train = |output: &str| mood.train(output, &["--log", "log.jsonl"]).output().unwrap();
     assert_succeeded(&train("whole.bias"));
+    let said = mood.read("log.jsonl");
     fs::create_dir(mood.path("x.bias")).unwrap();
     assert_refused(&train("x.bias"), &["x.bias", "expected a regular file to replace, or none"]);
-    fs::remove_dir(mood.path("x.bias")).unwrap();
-    let said = mood.read("log.jsonl");
-    assert_succeeded(&train("x.bias"));
-    assert_eq!(mood.read("log.jsonl"), said);
-    assert_eq!(mood.read("whole.bias"), mood.read("x.bias"));
-    // A directory that is not there is said before anything is trained.
     assert_refused(&train("no/x.bias"), &["no/x.bias.lock", "cannot create"]);
     assert_eq!(mood.read("log.jsonl"), said);
+    assert!(!mood.path("x.bias.lock").exists() && !mood.path("x.bias.training").exists());
+    fs::remove_dir(mood.path("x.bias")).unwrap();
+    assert_succeeded(&train("x.bias"));
+    assert_eq!(mood.read("whole.bias"), mood.read("x.bias"));
     // What was trained is not lost for a log.
     let full = mood.train("logged.bias", &["--log", "/dev/full"]).output().unwrap();
     assert_refused(&full, &["/dev/full", "cannot write"]);

@@ -5,7 +5,7 @@
 
 use std::{
     ffi::OsString,
-    fs::{self, File, OpenOptions},
+    fs::{self, File, OpenOptions, Permissions},
     io::{self, Write},
     path::{Path, PathBuf},
 };
@@ -26,17 +26,7 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
 /// When `fill` fails, the file cannot be written, or something else than a file is there; then `path` is as before and
 /// nothing is left beside it.
 pub fn write_with(path: &Path, fill: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
-    let there = match fs::metadata(path) {
-        Ok(metadata) if metadata.is_file() => Some(metadata.permissions()),
-        Ok(_) => {
-            return Err(Error::field(
-                path.display().to_string(),
-                "a regular file to replace, or none",
-                "something else",
-            ));
-        }
-        Err(_) => None,
-    };
+    let there = check_replaceable(path)?;
     let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let (temporary, mut file) = make_sibling(&target, |at| OpenOptions::new().write(true).create_new(true).open(at))
         .map_err(|e| renamed(e, path))?;
@@ -49,6 +39,18 @@ pub fn write_with(path: &Path, fill: impl FnOnce(&mut File) -> Result<()>) -> Re
     fs::rename(&temporary, &target).map_err(Error::io(path, "write"))?;
     std::mem::forget(guard);
     sync_parent(&target)
+}
+
+/// Whether [`write_with`] may write to `path`. Gives the permissions of the file that is there, or none.
+///
+/// # Errors
+/// When something else than a regular file is there.
+pub fn check_replaceable(path: &Path) -> Result<Option<Permissions>> {
+    match fs::metadata(path) {
+        Ok(metadata) if metadata.is_file() => Ok(Some(metadata.permissions())),
+        Ok(_) => Err(Error::field(path.display().to_string(), "a regular file to replace, or none", "something else")),
+        Err(_) => Ok(None),
+    }
 }
 
 /// An error about `path`, which a person named, and not about where it leads.

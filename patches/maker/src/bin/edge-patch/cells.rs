@@ -8,7 +8,7 @@ use std::{
 use bias_patch::{Encoding, atomic};
 use edge_patch::{
     Error, Result, evaluate, metric_named,
-    train::{Event, OfRate, Trained, Weights, by_rate, fingerprint},
+    train::{Event, OfRate, Trained, Weights, by_rate, fingerprint, subset},
 };
 use serde::{Deserialize, Serialize};
 
@@ -104,9 +104,8 @@ impl Cell {
 
 impl OfPatch {
     fn of(job: &Job<'_>, trained: &Trained) -> Result<Self> {
-        // Evenly from all of them.
-        let every = (job.learn.len() / job.judge.len().max(1)).max(1);
-        let learned: Vec<_> = job.learn.iter().step_by(every).take(job.judge.len()).cloned().collect();
+        // By chance: their order may say which label they have.
+        let learned = subset(job.learn, job.judge.len());
         let (manifest, base) = (job.encoder.bundle().manifest(), job.encoder.base());
         let small = trained.patch.convert(manifest, base, Encoding::Delta { bits: 4, group: 0 }, Encoding::F16)?;
         Ok(OfPatch {

@@ -89,6 +89,7 @@ pub(crate) fn run_conversion(arguments: &ConvertArguments) -> Result<Vec<String>
         (_, Some(points), Some(data)) => {
             let read = read_examples(data, opened.task(), arguments.skip_bad)?;
             report_skipped(data, &read.skipped);
+            warn_if_too_few(read.examples.len(), points);
             let metric = metric_named(opened.task().kind(), arguments.metric.as_deref())?;
             let engine = EngineOptions { threads: arguments.threads as usize, ..EngineOptions::default() };
             let encoder = Encoder::load(bundle.clone(), engine)?;
@@ -117,11 +118,23 @@ pub(crate) fn run_conversion(arguments: &ConvertArguments) -> Result<Vec<String>
         }
     };
     let converted = converted.with_metadata(converted_notes(&opened, &how, arguments.notes.clone()));
+    // The output may be the file that was read.
+    let before = file_bytes(path)?;
     converted.save(output)?;
     let change = largest_change(&opened, &converted, manifest, &base)?;
-    let (before, after) = (file_bytes(path)?, file_bytes(output)?);
+    let after = file_bytes(output)?;
     lines.push(format!("{}: {before} -> {after} bytes, largest change of a value {change:.6}", output.display()));
     Ok(lines)
+}
+
+/// Says so when a loss of `points` is less than what one text more or less makes.
+pub(crate) fn warn_if_too_few(texts: usize, points: f64) {
+    let of_one = 100.0 / texts.max(1) as f64;
+    if of_one > points {
+        eprintln!(
+            "edge-patch: one of {texts} texts is {of_one:.2} points, so that a loss of {points} is not seen on them"
+        );
+    }
 }
 
 /// Searches, and shows how far it is.

@@ -8,7 +8,7 @@ use edge_patch::{Result, data::read_examples, metric_named, uniform};
 use edge_run::{Encoder, EngineOptions};
 
 use crate::{
-    convert::{points, search_with_bar},
+    convert::{points, search_with_bar, warn_if_too_few},
     open_encoder, report_skipped,
 };
 
@@ -50,6 +50,7 @@ pub(crate) fn run_encodings(arguments: &EncodingsArguments) -> Result<Vec<String
     let mut rows = uniform(&encoder, &patch, &read.examples, metric)?;
     let before = rows[0].score;
     for points in &arguments.max_loss {
+        warn_if_too_few(read.examples.len(), *points);
         let mut found = search_with_bar(&encoder, &patch, &read.examples, metric, before - points / 100.0)?.point;
         found.name = format!("searched, at most {points} points lost");
         rows.push(found);

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use bias_patch::Task;
+use bias_patch::{Task, atomic};
 use edge_patch::{
     Error, Result,
     data::Example,
@@ -90,6 +90,8 @@ impl Job<'_> {
     /// Does work that keeps its state in a file beside the output, while no other process does. Once it is done, the state
     /// is removed: the work has to have written what came of it.
     pub fn alone<T>(&self, work: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
+        // Said before the work, not after it.
+        atomic::check_replaceable(self.output)?;
         let (checkpoint, lock) = (beside(self.output, ".training"), beside(self.output, ".lock"));
         let _locked = locked(self.output, &lock)?;
         let done = work(&checkpoint)?;
