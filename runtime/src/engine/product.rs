@@ -9,6 +9,9 @@ use super::{
 };
 use crate::kernels::{CodePanels, CodeRows, GROUP, Panels, Rows, Scale, Start};
 
+/// Columns that are made ready and multiplied together: the widest tile's.
+pub(super) const COLUMNS: usize = 3 * PANEL_WIDTH;
+
 /// A frozen matrix `[K, M]`, and where its bias is among the values of a task.
 #[derive(Clone, Debug)]
 pub(super) struct Layer {
@@ -117,8 +120,6 @@ fn multiply_widened(
 /// Makes floats of some panels of codes at a time, so that they stay in the cache, and calls `work` with them and their
 /// first column.
 fn each_widened(machine: &Machine, w: CodePanels<'_>, mut work: impl FnMut(usize, Panels<'_>)) {
-    /// Columns widened together: the widest tile's.
-    const COLUMNS: usize = 3 * PANEL_WIDTH;
     let panel = w.depth.next_multiple_of(PANEL_GROUP) * PANEL_WIDTH;
     let mut floats = machine.scratch(w.depth * COLUMNS);
     for first in (0..w.columns).step_by(COLUMNS) {

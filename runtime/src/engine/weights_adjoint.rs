@@ -10,7 +10,7 @@ use super::{
     attention::lay_out_values,
     machine::Machine,
     operators::Work,
-    product::Layer,
+    product::{COLUMNS, Layer},
     weights::Weight,
 };
 use crate::kernels::{Panels, Rows, Start};
@@ -59,8 +59,6 @@ pub(super) fn add_tables(work: &Work, batch: &Batch<'_>, d: &[f32], d_weights: &
 
 /// Adds x^T d, `[K, M]`, to a matrix in panels: x^T is `[K, N]`, d `[N, M]`.
 fn add_product(machine: &Machine, turned: Rows<'_>, d: Rows<'_>, width: usize, sums: &mut [f32]) {
-    /// Columns multiplied together: the widest tile's.
-    const COLUMNS: usize = 3 * PANEL_WIDTH;
     let (depth, count) = (turned.count, d.count);
     let parts = (0..width).step_by(COLUMNS).zip(sums.chunks_mut(depth * COLUMNS));
     machine.each(parts.collect(), |(first, sums)| {
