@@ -43,6 +43,8 @@ pub(super) struct Floats;
 impl Tile for Floats {
     const ROWS: usize = 8;
     const PANELS: usize = 3;
+    /// 24 KB, half of the cache.
+    const BLOCK: usize = 128;
 
     unsafe fn add(rows: usize, panels: usize, job: &Job) {
         // SAFETY: the caller vouches for AVX-512 F and the job; `rows` and `panels` are those of the instance.

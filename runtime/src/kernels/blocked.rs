@@ -14,6 +14,8 @@ pub(super) trait Tile {
     const ROWS: usize;
     /// Most panels of a tile.
     const PANELS: usize;
+    /// Depth of a block: that of as many panels stays in the first cache, with the rows that pass over it.
+    const BLOCK: usize;
 
     /// `out[r, c] = start[r, c] + sum over k of x[r, k] w[k, c]`, `r` below `rows` and `c` in `panels` panels.
     ///
@@ -133,8 +135,6 @@ pub(super) struct CodeJob {
     pub fetch: Fetch<i8>,
 }
 
-/// Depth of a block of floats: three panels of it are 24 KB, half of a first-level cache.
-const BLOCK: usize = 128;
 /// Values in the largest tile of any unit.
 const TILE: usize = 36 * PANEL_WIDTH;
 /// Scales in the one with the most.
@@ -281,7 +281,7 @@ pub(super) unsafe fn multiply<T: Tile>(x: Rows<'_>, w: Panels<'_>, start: Start<
     check_product(x, w, start, out, stride);
     let Panels { data: panels, depth, columns } = w;
     let panels_at = |column: usize, k: usize| panels[column * depth + k * PANEL_WIDTH..].as_ptr();
-    let cut = Cut { rows: T::ROWS, panels: T::PANELS, block: BLOCK };
+    let cut = Cut { rows: T::ROWS, panels: T::PANELS, block: T::BLOCK };
     each_tile((x.count, depth, columns), cut, start, out, stride, |place| {
         // SAFETY: `check_product` has found that `x` reaches `x.count` rows of `depth` values, that `panels` holds every
         // panel up to `columns`, that `out` reaches `x.count` rows of `columns` values, and that the bias table has the

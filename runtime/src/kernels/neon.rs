@@ -70,6 +70,8 @@ pub(super) struct Floats;
 impl Tile for Floats {
     const ROWS: usize = ROWS;
     const PANELS: usize = 1;
+    /// 8 KB, a quarter of the cache.
+    const BLOCK: usize = 128;
 
     unsafe fn add(rows: usize, _panels: usize, job: &Job) {
         // SAFETY: the caller vouches for NEON and the job; the rows of a tile are those of the instance.
