@@ -5,6 +5,7 @@ of the machine it runs on, so a root directory with the board's own is put under
 """
 
 import os
+import shlex
 import shutil
 import tempfile
 from pathlib import Path
@@ -36,6 +37,15 @@ class Emulator:
         """The command that runs a program of the board, and its arguments, here."""
         emulator = (self.board.architecture.qemu, "-L", self.root, "-cpu", self.board.cpu.model)
         return [str(word) for word in (*emulator, *options, *program)]
+
+    def script(self, program):
+        """A file that runs a program of the board, with whatever arguments, where a file is all that is taken."""
+        script = cache_dir("emulated", f"{self.board.name}-commands", program.name)
+        script.parent.mkdir(parents=True, exist_ok=True)
+        # The process is the emulator's from then on, so that signals and limits meet it.
+        script.write_text(f'#!/bin/sh\nexec {shlex.join(self.command(program))} "$@"\n')
+        script.chmod(0o755)
+        return script
 
     def run(self, program, *arguments, **how):
         return run(*self.command(program, *arguments), **how)

@@ -1,8 +1,8 @@
 """What is copied to a board.
 
-In: its edge-run, an encoder's bundle, patches. Out: a directory, an archive or a Debian package of
+In: its commands, an encoder's bundle, patches. Out: a directory, an archive or a Debian package of
 
-    edge-run      stripped
+    edge-run      stripped, and perhaps edge-serve
     bundle/       the encoder, with the one panels file that this board maps, and without weights.bin
     *.bias        the patches
 
@@ -22,22 +22,25 @@ from pathlib import Path
 from lib.emulator import Emulator
 from lib.shell import ROOT, Failure, run
 
+# The commands, each with the units that systemd runs it by.
+UNITS = {"edge-run": ("targets/edge-run.service",),
+         "edge-serve": ("runtime/serve/deploy/edge-serve.service", "runtime/serve/deploy/edge-serve.socket")}
+
 
 @contextlib.contextmanager
-def stage(board, binary, bundle, patches):
+def stage(board, binaries, bundle, patches):
     """The directory, for as long as it is needed."""
     with tempfile.TemporaryDirectory(prefix="edge-run-") as temporary:
         directory = Path(temporary, f"edge-run-{board.name}")
         directory.mkdir()
-        fill(board, binary, bundle, patches, directory)
+        fill(board, binaries, bundle, patches, directory)
         yield directory
 
 
-def fill(board, binary, bundle, patches, directory):
+def fill(board, binaries, bundle, patches, directory):
     """Puts what goes to a board into an empty directory."""
-    shutil.copy2(binary, directory / "edge-run")
-    for patch in patches:
-        shutil.copy2(patch, directory / patch.name)
+    for file in (*binaries, *patches):
+        shutil.copy2(file, directory / file.name)
     if bundle is not None:
         copy_bundle(board, directory / "edge-run", bundle, directory / "bundle")
 
@@ -67,7 +70,7 @@ def copy_bundle(board, binary, bundle, to):
 
 def as_directory(board, directory, output):
     if output.exists():
-        made = ("edge-run", "bundle")
+        made = (*UNITS, "bundle")
         others = sorted(path.name for path in output.iterdir() if path.name not in made and path.suffix != ".bias")
         if others or not (output / "edge-run").is_file():
             found = ", ".join(others) or "no edge-run"
@@ -87,11 +90,12 @@ def as_archive(board, directory, output):
 
 
 def as_debian_package(board, directory, output):
-    """The program where programs are, the rest in /usr/share/edge-run, the unit for systemd beside it, not enabled."""
+    """Commands where commands are, the rest in /usr/share/edge-run, units where systemd looks for them, not enabled."""
     if shutil.which("dpkg-deb") is None:
         raise Failure("--deb: expected dpkg-deb on this machine, found none; use --tar")
     workspace = tomllib.loads((ROOT / "Cargo.toml").read_text())["workspace"]["package"]
-    glibc = ".".join(map(str, glibc_of(directory / "edge-run")))
+    commands = [command for command in UNITS if (directory / command).is_file()]
+    glibc = ".".join(map(str, max(glibc_of(directory / command) for command in commands)))
     depends = "" if board.is_static else f"Depends: libc6 (>= {glibc}), libgcc-s1\n"
     control = (f"Package: edge-run\nVersion: {workspace['version']}\nArchitecture: {board.architecture.debian}\n"
                f"Maintainer: whoever built it <root@localhost>\n{depends}"
@@ -99,12 +103,19 @@ def as_debian_package(board, directory, output):
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         root.chmod(0o755)
-        for place in ("DEBIAN", "usr/bin", "usr/share/edge-run", "lib/systemd/system"):
-            (root / place).mkdir(parents=True)
+        units = root / "lib/systemd/system"
+        for place in (root / "DEBIAN", root / "usr/bin", units):
+            place.mkdir(parents=True)
         (root / "DEBIAN/control").write_text(control)
-        shutil.copytree(directory, root / "usr/share/edge-run", dirs_exist_ok=True)
-        os.rename(root / "usr/share/edge-run/edge-run", root / "usr/bin/edge-run")
-        shutil.copy2(ROOT / "targets/edge-run.service", root / "lib/systemd/system")
+        shutil.copytree(directory, root / "usr/share/edge-run")
+        for command in commands:
+            os.rename(root / "usr/share/edge-run" / command, root / "usr/bin" / command)
+            for unit in UNITS[command]:
+                shutil.copy2(ROOT / unit, units)
+        if "edge-serve" in commands and (directory / "bundle").is_dir():
+            own = units / "edge-serve.service.d"
+            own.mkdir()
+            shutil.copy2(ROOT / "targets/edge-serve.conf", own)
         run("dpkg-deb", "--root-owner-group", "--build", root, output)
 
 

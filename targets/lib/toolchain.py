@@ -1,6 +1,6 @@
 """Compilers for a board, and what they make.
 
-In: a board. Out: `edge-run` for it. Rust comes from rustup where it has, or can fetch, the standard library of the
+In: a board. Out: a command for it. Rust comes from rustup where it has, or can fetch, the standard library of the
 board's triple; elsewhere, or with EDGE_RUST=debian, from Debian's packages, unpacked into the cache, and the standard
 library is built of its source. The linker is Debian's cross gcc, or, for a static binary or an older C library, zig
 from PyPI.
@@ -23,11 +23,15 @@ SMALL = ("-Cforce-unwind-tables=no",)
 ZIG = ("cargo-zigbuild==0.24.0", "ziglang==0.17.1")
 
 
-def compile(board, glibc=None):
-    """Builds edge-run, stripped; `glibc` is the oldest C library it is to run with, if not Debian's own."""
-    built = cargo(board, "build", "--profile", PROFILE, "--package", "edge-run", "--bin", "edge-run",
-                  "--no-default-features", glibc=glibc, flags=SMALL)
-    return built / PROFILE / "edge-run"
+def compile(board, glibc=None, command="edge-run", example=None):
+    """Builds a command, or an example that is beside it, stripped, without the reference engine.
+
+    `glibc` is the oldest C library it is to run with, if not Debian's own.
+    """
+    program = ("--bin", command) if example is None else ("--example", example)
+    built = cargo(board, "build", "--profile", PROFILE, "--package", command, *program, "--no-default-features",
+                  glibc=glibc, flags=SMALL)
+    return built / PROFILE / (command if example is None else f"examples/{example}")
 
 
 def cargo(board, command, *arguments, glibc=None, env=None, flags=()):

@@ -9,7 +9,7 @@ pub mod server;
 
 use std::{
     collections::BTreeMap,
-    fs,
+    env, fs,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     sync::OnceLock,
@@ -287,7 +287,7 @@ pub fn write_patches(bundle: &Bundle, dir: &Path) -> BTreeMap<&'static str, Path
 
 /// One of the project's commands, with a store and a cache of its own under `home`.
 pub fn command(name: &str, home: &Path) -> Command {
-    let mut command = Command::new(binaries().join(name));
+    let mut command = Command::new(program(name));
     command.env("XDG_DATA_HOME", home.join("data")).env("XDG_CACHE_HOME", home.join("cache")).stdin(Stdio::null());
     command
 }
@@ -339,12 +339,24 @@ pub fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")
 }
 
+/// A command: what has its name in the directory `EDGE_COMMANDS`, such as that of another machine under an emulator, or else
+/// this machine's.
+fn program(name: &str) -> PathBuf {
+    if let Some(directory) = env::var_os("EDGE_COMMANDS").map(PathBuf::from) {
+        assert!(directory.is_dir(), "EDGE_COMMANDS: expected a directory, found {}", directory.display());
+        if directory.join(name).exists() {
+            return directory.join(name);
+        }
+    }
+    binaries().join(name)
+}
+
 /// Where the project's commands are, built as this test was.
 fn binaries() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
         // target/<profile>/deps/<this test>
-        let test = std::env::current_exe().unwrap();
+        let test = env::current_exe().unwrap();
         let directory =
             test.ancestors().find(|d| d.ends_with("deps") || d.ends_with("examples")).unwrap().parent().unwrap();
         let profile = match directory.file_name().unwrap().to_str().unwrap() {
