@@ -16,6 +16,8 @@ from pathlib import Path
 
 from lib.shell import Failure, cache_dir, install, run, say, target_dir
 
+# Named in every build, whichever of them is wanted: so all builds ask dependencies for the same features, and share them.
+COMMANDS = ("edge-run", "edge-serve", "edge-patch")
 PROFILE = "board"
 # A program that aborts when it panics has no use for tables that say how to unwind.
 SMALL = ("-Cforce-unwind-tables=no",)
@@ -23,15 +25,17 @@ SMALL = ("-Cforce-unwind-tables=no",)
 ZIG = ("cargo-zigbuild==0.24.0", "ziglang==0.17.1")
 
 
-def compile(board, glibc=None, command="edge-run", example=None):
-    """Builds a command, or an example that is beside it, stripped, without the reference engine.
+def compile(board, glibc=None, commands=("edge-run",), example=None):
+    """Builds commands, and an example of edge-run's, stripped, without the reference engine; gives their paths.
 
-    `glibc` is the oldest C library it is to run with, if not Debian's own.
+    `glibc` is the oldest C library they are to run with, if not Debian's own.
     """
-    program = ("--bin", command) if example is None else ("--example", example)
-    built = cargo(board, "build", "--profile", PROFILE, "--package", command, *program, "--no-default-features",
-                  glibc=glibc, flags=SMALL)
-    return built / PROFILE / (command if example is None else f"examples/{example}")
+    packages = [word for command in COMMANDS for word in ("--package", command)]
+    programs = [word for command in commands for word in ("--bin", command)]
+    programs += ["--example", example] if example else []
+    built = cargo(board, "build", "--profile", PROFILE, *packages, *programs, "--no-default-features",
+                  glibc=glibc, flags=SMALL) / PROFILE
+    return [built / command for command in commands] + ([built / "examples" / example] if example else [])
 
 
 def cargo(board, command, *arguments, glibc=None, env=None, flags=()):
