@@ -43,5 +43,5 @@ pub use engine::{Activations, EngineKind, EngineOptions, OwnWeights};
 pub use error::{Error, Result, TextError};
 pub use gradient::Tokenized;
 pub use kernels::cpu_is_known;
-pub use memory::{MappedMemory, Memory};
+pub use memory::{MappedMemory, Memory, ask_memory};
 pub use text::Text;

@@ -11,7 +11,7 @@ use crate::{Error, Result};
 ///
 /// # Errors
 /// What `refused` makes of the bytes, when the system does not give as many.
-pub(crate) fn ask(bytes: usize, refused: impl FnOnce(u64) -> Error) -> Result<()> {
+pub fn ask_memory(bytes: usize, refused: impl FnOnce(u64) -> Error) -> Result<()> {
     /// A process that lacks less cannot even say so.
     const SMALL: usize = 1 << 20;
     let mut asked: Vec<u8> = Vec::new();
@@ -98,7 +98,7 @@ mod tests {
     fn memory_that_no_system_has_is_refused() {
         let refused = |bytes| Error::Memory { place: "all".to_owned(), bytes, helps: "less" };
         for (bytes, there) in [(0, true), (4 << 20, true), (usize::MAX / 4, false), (usize::MAX, false)] {
-            let found = ask(bytes, refused).map_err(|error| error.to_string());
+            let found = ask_memory(bytes, refused).map_err(|error| error.to_string());
             let due = format!("all: expected {bytes} bytes of memory, found less; less");
             assert_eq!(found, if there { Ok(()) } else { Err(due) });
         }

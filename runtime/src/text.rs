@@ -18,7 +18,7 @@ use crate::{
     engine::{Biases, Sequence},
     error::TextError,
     mapped::Mapped,
-    memory::ask,
+    memory::ask_memory,
     word_piece::{MappedTokenizer, mapped_tokenizer},
 };
 
@@ -207,7 +207,7 @@ impl Tokenizer {
         /// What the crate may hold for each byte of a text: where every character comes from, and for each word, of two bytes
         /// with the space, strings, places and a token.
         const BYTES: usize = 256;
-        ask(text.len().saturating_mul(BYTES), |bytes| Error::Memory {
+        ask_memory(text.len().saturating_mul(BYTES), |bytes| Error::Memory {
             place: format!("tokens of a text of {} bytes", text.len()),
             bytes,
             helps: "give it in parts, each a text of its own",

@@ -4,7 +4,12 @@
 //! the encoder with the patch applied. Refused: a slot twice or out of order, b_k, numbers that are not finite, a head
 //! that does not suit the task; and on applying, any other encoder than the one it was made for.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::Read,
+    path::Path,
+};
 
 use crate::{
     Activation, Base, Digest, Encoding, Error, Manifest, Pooling, Result, SlotId, Stored, Task, Term, atomic, wire,
@@ -138,9 +143,27 @@ impl Patch {
     /// Writes the patch to `path`, whole or not at all.
     ///
     /// # Errors
-    /// When the file cannot be written.
+    /// As [`Patch::check_output`], or when the file cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
+        Self::check_output(path)?;
         atomic::write_file(path, &self.to_bytes()?)
+    }
+
+    /// Whether a patch may be written to `path`.
+    ///
+    /// # Errors
+    /// When something else is there than a patch or an empty file.
+    pub fn check_output(path: &Path) -> Result<()> {
+        if atomic::check_replaceable(path)?.is_none() {
+            return Ok(());
+        }
+        let mut first = Vec::new();
+        let read = File::open(path).and_then(|file| file.take(wire::MAGIC.len() as u64).read_to_end(&mut first));
+        read.map_err(Error::io(path, "read"))?;
+        if first.is_empty() || first == wire::MAGIC {
+            return Ok(());
+        }
+        Err(Error::field(path.display().to_string(), "a patch to replace, or no file", "a file that is no patch"))
     }
 
     /// The encoder it was made for.

@@ -14,7 +14,7 @@ use crate::{
     task::{Pooling, Task, TaskFields},
 };
 
-const MAGIC: &[u8; 8] = b"BIASPTCH";
+pub(crate) const MAGIC: &[u8; 8] = b"BIASPTCH";
 const VERSION: u16 = 1;
 const PREAMBLE_BYTES: usize = 16;
 const CHECKSUM_BYTES: usize = 8;

@@ -22,6 +22,12 @@ pub enum Entry {
         /// How many there are.
         #[serde(default)]
         of: usize,
+        /// The training it is of: the same for another run of the same command, and for no other.
+        #[serde(default)]
+        training: String,
+        /// What is trained: terms, or weights, in a word.
+        #[serde(default)]
+        trained: String,
         /// Texts to learn from.
         #[serde(default)]
         texts: usize,
@@ -93,9 +99,11 @@ pub enum Entry {
 impl From<&Event> for Entry {
     fn from(event: &Event) -> Self {
         match event {
-            Event::Run { run, texts, rate, seed, step, steps } => Entry::Run {
+            Event::Run { run, training, trained, texts, rate, seed, step, steps } => Entry::Run {
                 run: run.0 + 1,
                 of: run.1,
+                training: training.short(),
+                trained: trained.clone(),
                 texts: *texts,
                 lr: *rate,
                 seed: *seed,
@@ -132,12 +140,23 @@ pub fn read_log(path: &Path) -> Result<Vec<Entry>> {
 
 #[cfg(test)]
 mod tests {
+    use bias_patch::Digest;
+
     use super::*;
 
     #[test]
     fn what_is_written_is_read_and_less_is_enough() {
         let events = [
-            Event::Run { run: (0, 2), texts: 64, rate: 1e-3, seed: 7, step: 20, steps: 40 },
+            Event::Run {
+                run: (0, 2),
+                training: Digest::of(b"it"),
+                trained: "bq+bm2".to_owned(),
+                texts: 64,
+                rate: 1e-3,
+                seed: 7,
+                step: 20,
+                steps: 40,
+            },
             Event::Step { step: 21, loss: 0.5, norm: 2.0 },
             Event::Unheld { texts: 3 },
             Event::Diverged { reason: "why".to_owned() },
@@ -158,7 +177,17 @@ mod tests {
             {"event":"coffee","cups":2}
         "#;
         fs::write(&path, theirs).unwrap();
-        let run = Entry::Run { run: 0, of: 0, texts: 0, lr: 0.1, seed: 3, step: 0, steps: 9 };
+        let run = Entry::Run {
+            run: 0,
+            of: 0,
+            training: String::new(),
+            trained: String::new(),
+            texts: 0,
+            lr: 0.1,
+            seed: 3,
+            step: 0,
+            steps: 9,
+        };
         let step = Entry::Step { step: 1, loss: None, norm: None };
         let size = Entry::Size { texts: 100, dev: None, deviation: None, train: None, metric: None };
         assert_eq!(read_log(&path).unwrap(), [run, step, size, Entry::Other]);

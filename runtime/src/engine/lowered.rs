@@ -18,7 +18,7 @@ use super::{
     patterns,
     weights::{OwnWeights, Weights},
 };
-use crate::{Error, Result, memory::ask};
+use crate::{Error, Result, memory::ask_memory};
 
 /// A loaded encoder.
 pub(crate) struct Lowered {
@@ -111,7 +111,7 @@ impl Lowered {
     pub fn run(&self, inputs: TVec<TValue>, lengths: &[usize]) -> Result<Vec<Hidden>> {
         let tokens: usize = lengths.iter().sum();
         let lacking = tokens.saturating_mul(self.token_bytes).saturating_sub(self.machine.spare_bytes());
-        ask(lacking, |bytes| Error::Memory {
+        ask_memory(lacking, |bytes| Error::Memory {
             place: format!("a run of {tokens} tokens"),
             bytes,
             helps: "fewer tokens (--max-length), fewer --threads or an encoder of --weights int8 need less",

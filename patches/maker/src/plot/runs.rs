@@ -6,8 +6,8 @@ use crate::log::Entry;
 /// A run of a training, as its log tells of it.
 #[derive(Default)]
 pub(super) struct Run {
-    /// Its number, how many there are, texts, learning rate, seed and steps; none if the log does not say.
-    of: Option<(usize, usize, usize, f64, u64, u64)>,
+    /// The entry that it begins with, as if it had been at its first step; none if the log does not say.
+    of: Option<Entry>,
     pub losses: Vec<Point>,
     pub scores: Vec<Point>,
 }
@@ -18,8 +18,12 @@ impl Run {
         let mut runs: Vec<Run> = Vec::new();
         for entry in entries {
             match entry {
-                Entry::Run { run, of, texts, lr, seed, step, steps } => {
-                    let of = Some((*run, *of, *texts, *lr, *seed, *steps));
+                Entry::Run { step, .. } => {
+                    let mut first = entry.clone();
+                    if let Entry::Run { step, .. } = &mut first {
+                        *step = 0;
+                    }
+                    let of = Some(first);
                     match runs.last_mut().filter(|last| last.of == of) {
                         // It was stopped and goes on from its checkpoint: what came after that is done once more.
                         Some(last) => [&mut last.losses, &mut last.scores]
@@ -51,9 +55,10 @@ impl Run {
     /// What it is called in a picture, perhaps of several logs.
     pub fn name(&self, log: Option<&str>) -> String {
         let log = log.map_or(String::new(), |log| format!("{log}, "));
-        let Some((_, _, texts, rate, seed, _)) = self.of else { return format!("{log}unnamed run") };
+        let Some(Entry::Run { trained, texts, lr, seed, .. }) = &self.of else { return format!("{log}unnamed run") };
         // Other trainers may not say.
-        let texts = if texts > 0 { format!(", {texts} texts") } else { String::new() };
-        format!("{log}rate {rate:e}, seed {seed}{texts}")
+        let trained = if trained.is_empty() { String::new() } else { format!("{trained}, ") };
+        let texts = if *texts > 0 { format!(", {texts} texts") } else { String::new() };
+        format!("{log}{trained}rate {lr:e}, seed {seed}{texts}")
     }
 }

@@ -17,7 +17,7 @@
 //! - 48 S S: scores, their gradients and their transpose for the longest text, on up to four threads.
 
 use bias_patch::Config;
-use edge_run::RUN_TOKENS;
+use edge_run::{RUN_TOKENS, ask_memory};
 
 use super::wrong;
 use crate::Result;
@@ -36,9 +36,17 @@ pub(crate) struct Load {
 /// The most tokens that may run together within `limit` bytes; a text is never parted.
 ///
 /// # Errors
-/// When the longest text does not fit.
+/// When the longest text does not fit, or without a limit the system has not as much memory as is taken then.
 pub(crate) fn fitting(config: &Config, load: Load, limit: Option<u64>) -> Result<usize> {
-    let Some(limit) = limit else { return Ok(RUN_TOKENS) };
+    let Some(limit) = limit else {
+        let needed = usize::try_from(bytes(config, load, RUN_TOKENS.max(load.longest))).unwrap_or(usize::MAX);
+        ask_memory(needed, |bytes| edge_run::Error::Memory {
+            place: "training".to_owned(),
+            bytes,
+            helps: "with --memory-limit fewer tokens run together",
+        })?;
+        return Ok(RUN_TOKENS);
+    };
     let least = bytes(config, load, load.longest);
     if least > limit {
         let expected = format!("at least {}M for texts of up to {} tokens", least.div_ceil(1_000_000), load.longest);

@@ -188,7 +188,8 @@ fn run_all(
         };
         let steps = trainer.steps();
         let (run, step) = ((at, runs.len()), current.adam.steps);
-        event(Event::Run { run, texts, rate, seed, step, steps });
+        let (training, trained) = (trainer.fingerprint, trainer.trained());
+        event(Event::Run { run, training, trained, texts, rate, seed, step, steps });
         match trainer.run(current, rate, seed, &mut state, checkpoint, event) {
             Ok(finished) => {
                 state.done.push(Done { rate, seed, score: Some(finished.score) });

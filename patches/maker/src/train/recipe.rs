@@ -1,6 +1,6 @@
 //! How a patch is trained, and what is said on the way.
 
-use bias_patch::{Encoding, Patch, Term};
+use bias_patch::{Digest, Encoding, Patch, Term};
 
 /// Which parameters of a run are judged, and kept if they are the best.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -82,6 +82,10 @@ pub enum Event {
     Run {
         /// Its number, from 0, and how many there are.
         run: (usize, usize),
+        /// The training it is of: see [`super::fingerprint`].
+        training: Digest,
+        /// What is trained: terms, or weights, in a word.
+        trained: String,
         /// Texts to learn from.
         texts: usize,
         /// Its highest learning rate.

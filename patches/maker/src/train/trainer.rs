@@ -166,6 +166,16 @@ impl<'a> Trainer<'a> {
         symbols.join(" ")
     }
 
+    /// What is trained, as a command line says it.
+    pub fn trained(&self) -> String {
+        match (self.weights, self.terms()) {
+            (Some((weights, _)), _) => weights.name().to_owned(),
+            (None, terms) if terms.is_empty() => "frozen".to_owned(),
+            (None, _) if self.recipe.terms == Recipe::default().terms => "all".to_owned(),
+            (None, terms) => terms.replace(' ', "+"),
+        }
+    }
+
     /// The first state of a run: the encoder's own biases and a head of small random numbers, or what there is to begin with.
     pub fn begin(&self, seed: u64) -> Current {
         let mut parameters: Vec<f32> = Vec::new();

@@ -24,6 +24,17 @@ pub enum Weights {
     Full,
 }
 
+impl Weights {
+    /// As a command line says it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Weights::Random => "random",
+            Weights::Rows => "rows",
+            Weights::Full => "full",
+        }
+    }
+}
+
 /// Weights in training.
 pub(super) struct Moving {
     own: OwnWeights,

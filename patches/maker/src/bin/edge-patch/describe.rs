@@ -1,10 +1,12 @@
 //! What edge-patch says, line by line.
 
-use bias_patch::{Encoding, Kind, Pooling, Task};
+use bias_patch::{Encoding, Kind, Pooling};
 use edge_patch::{
     Difference, Evaluation, Point, Report, Searched,
     train::{OfRate, by_rate},
 };
+
+use serde::Serialize;
 
 use crate::cells::Cell;
 
@@ -37,7 +39,20 @@ pub(crate) fn describe_cells(cells: &[Cell]) -> Vec<String> {
     std::iter::once(header).chain(rows).collect()
 }
 
-pub(crate) fn describe_evaluation(found: &Evaluation, task: &Task, lines: &mut Vec<String>) {
+/// What a patch scores, and what it costs.
+#[derive(Serialize)]
+pub(crate) struct Evaluated<'a> {
+    /// Of the patch's file.
+    pub bytes: u64,
+    /// Names of the rows and columns of the confusion table.
+    pub labels: &'a [String],
+    #[serde(flatten)]
+    pub evaluation: &'a Evaluation,
+}
+
+pub(crate) fn describe_evaluation(evaluated: &Evaluated<'_>, lines: &mut Vec<String>) {
+    let Evaluated { bytes, labels, evaluation: found } = evaluated;
+    lines.push(format!("bytes           {bytes:9}"));
     lines.push(format!("texts           {:9}", found.texts));
     if found.truncated > 0 {
         lines.push(format!("cut to limit    {:9}", found.truncated));
@@ -47,7 +62,6 @@ pub(crate) fn describe_evaluation(found: &Evaluation, task: &Task, lines: &mut V
         lines.push(format!("calibration off {error:9.4}"));
     }
     if !found.confusion.is_empty() {
-        let labels = task.kind().labels();
         let width = labels.iter().map(|label| label.chars().count()).max().unwrap_or(0).max(7);
         let cells = |cells: Vec<String>| cells.iter().map(|cell| format!(" {cell:>width$}")).collect::<String>();
         lines.push(String::new());

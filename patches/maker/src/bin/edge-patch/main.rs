@@ -25,7 +25,7 @@ use edge_run::{Encoder, EngineOptions};
 
 use crate::{
     convert::{ConvertArguments, run_conversion},
-    describe::{describe, describe_difference, describe_evaluation},
+    describe::{Evaluated, describe, describe_difference, describe_evaluation},
     encodings::{EncodingsArguments, run_encodings},
     plotting::{PlotArguments, run_plot},
     signing::{SignArguments, check_signature, run_signing},
@@ -206,12 +206,13 @@ fn run(command: Command, out: &mut impl Write) -> Result<(), Failure> {
             let encoder = Encoder::load(bundle, EngineOptions::default())?;
             let read = read_examples(&data, opened.task(), skip_bad)?;
             let found = evaluate(&encoder, &opened, &read.examples)?;
+            let evaluated =
+                Evaluated { bytes: file_bytes(&patch)?, labels: opened.task().kind().labels(), evaluation: &found };
             if json {
                 // An evaluation holds only numbers, strings and lists.
-                lines.push(serde_json::to_string_pretty(&found).unwrap_or_default());
+                lines.push(serde_json::to_string_pretty(&evaluated).unwrap_or_default());
             } else {
-                lines.push(format!("bytes           {:>9}", file_bytes(&patch)?));
-                describe_evaluation(&found, opened.task(), &mut lines);
+                describe_evaluation(&evaluated, &mut lines);
             }
             report_skipped(&data, &read.skipped);
         }

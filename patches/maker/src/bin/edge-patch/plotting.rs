@@ -68,7 +68,7 @@ pub(crate) fn run_plot(arguments: &PlotArguments) -> Result<Vec<String>> {
     let Some(output) = &arguments.output else { return Ok(picture.text()) };
     let bytes = if ends_in(output, "png") { picture.png()? } else { picture.svg().into_bytes() };
     atomic::write_file(output, &bytes)?;
-    Ok(Vec::new())
+    Ok(vec![format!("{}: {} bytes", output.display(), bytes.len())])
 }
 
 fn ends_in(path: &Path, ending: &str) -> bool {

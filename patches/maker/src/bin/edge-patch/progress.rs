@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use bias_patch::{Task, atomic};
+use bias_patch::{Patch, Task};
 use edge_patch::{
     Error, Result,
     data::Example,
@@ -91,7 +91,7 @@ impl Job<'_> {
     /// is removed: the work has to have written what came of it.
     pub fn alone<T>(&self, work: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
         // Said before the work, not after it.
-        atomic::check_replaceable(self.output)?;
+        Patch::check_output(self.output)?;
         let (checkpoint, lock) = (beside(self.output, ".training"), beside(self.output, ".lock"));
         let _locked = locked(self.output, &lock)?;
         let done = work(&checkpoint)?;

@@ -11,7 +11,7 @@ use crate::{
     cells::Cell,
     progress::{Job, Progress},
     read_task,
-    training::{RecipeArguments, Terms, check_terms, rate, terms},
+    training::{RecipeArguments, Slots, check_terms, rate, slots},
 };
 
 #[derive(Args)]
@@ -47,7 +47,7 @@ pub(crate) struct TableArguments {
 #[derive(Clone, Debug)]
 struct Row {
     name: String,
-    terms: Vec<Terms>,
+    slots: Slots,
     weights: Option<Weights>,
     rates: Vec<f64>,
 }
@@ -72,12 +72,11 @@ pub(crate) fn run_table(arguments: &TableArguments) -> Result<Vec<String>> {
         let task = read_task(&column.task)?;
         let (learn, judge) = arguments.recipe.read(&task, &column.train, &column.dev)?;
         for (row, cells) in arguments.rows.iter().zip(&mut cells) {
-            check_terms(&row.terms, encoder.bundle().manifest(), &task)?;
-            let terms = row.terms.iter().flat_map(|terms| terms.0.clone()).collect();
+            check_terms(&row.slots, encoder.bundle().manifest(), &task)?;
             // What suits biases does not suit all weights.
             let given = row.rates.is_empty() && row.weights != Some(Weights::Full);
             let rates = if given { &arguments.recipe.rates } else { &row.rates };
-            let recipe = arguments.recipe.recipe(terms, row.weights, rates, column.metric.clone());
+            let recipe = arguments.recipe.recipe(row.slots.terms(), row.weights, rates, column.metric.clone());
             let output = arguments.results.join(format!("{}-{}.bias", column.name, row.name));
             let job =
                 Job { encoder: &encoder, task: &task, learn: &learn, judge: &judge, recipe: &recipe, output: &output };
@@ -123,11 +122,8 @@ fn row(text: &str) -> Result<Row, String> {
     let word = parts.next().unwrap_or_default();
     let rates = parts.map(rate).collect::<Result<_, String>>()?;
     let weights = Weights::from_str(word, false).ok();
-    let terms = match weights {
-        Some(_) => vec![terms("all")?],
-        None => word.split('+').map(terms).collect::<Result<_, String>>()?,
-    };
-    Ok(Row { name: text.to_owned(), terms, weights, rates })
+    let slots = slots(if weights.is_some() { "all" } else { word })?;
+    Ok(Row { name: text.to_owned(), slots, weights, rates })
 }
 
 fn column(text: &str) -> Result<Column, String> {

@@ -33,13 +33,14 @@ pub(crate) struct TrainArguments {
     /// Texts to be judged by, after every pass
     #[arg(long, value_name = "FILE")]
     dev: PathBuf,
-    /// The patch to write, its values in f32; edge-patch convert makes it small
+    /// The patch to write, its values in f32; edge-patch convert makes it small. Beside it is kept what a training that was
+    /// stopped goes on from, so that --weights wants it too
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
-    /// Biases to train, by the paper's terms: bq bv bm1 bln1 bm2 bm3 bln2; beln, beproj of the embeddings, bpool of the
-    /// pooler; all, or frozen for the head alone
-    #[arg(long, value_name = "TERM,...", value_delimiter = ',', default_value = "all", value_parser = terms)]
-    slots: Vec<Terms>,
+    /// Biases to train, by the paper's terms, with , or + between: bq bv bm1 bln1 bm2 bm3 bln2; beln, beproj of the
+    /// embeddings, bpool of the pooler; all, or frozen for the head alone
+    #[arg(long, value_name = "TERM,...", default_value = "all", value_parser = slots)]
+    slots: Slots,
     /// Train weights in place of biases, to compare: as many, random ones or whole rows and columns, as the terms of --slots have
     /// biases; or all, and all biases. No patch is written, for none can hold weights: the scores are said, and with
     /// --train-sizes kept. A run that was stopped begins anew, finished ones are kept. The encoder has to be in f32
@@ -135,7 +136,7 @@ pub(crate) fn run_training(arguments: &TrainArguments) -> Result<Vec<String>> {
     if let Some(pooling) = &arguments.pooling {
         task = with_pooling(&task, pooling, &arguments.task)?;
     }
-    let terms = arguments.slots.iter().flat_map(|terms| terms.0.clone()).collect();
+    let terms = arguments.slots.terms();
     let (rates, metric) = (&arguments.recipe.rates, arguments.metric.clone());
     let recipe = arguments.recipe.recipe(terms, arguments.weights, rates, metric);
     let (learn, judge) = arguments.recipe.read(&task, &arguments.train, &arguments.dev)?;
@@ -199,8 +200,8 @@ pub(crate) fn run_training(arguments: &TrainArguments) -> Result<Vec<String>> {
 }
 
 /// Refuses a single term that would train nothing.
-pub(crate) fn check_terms(slots: &[Terms], manifest: &Manifest, task: &Task) -> Result<()> {
-    for term in slots.iter().filter(|terms| terms.0.len() == 1).flat_map(|terms| &terms.0) {
+pub(crate) fn check_terms(slots: &Slots, manifest: &Manifest, task: &Task) -> Result<()> {
+    for term in slots.0.iter().filter(|terms| terms.len() == 1).flatten() {
         let pooler = *term != Term::Pooler || task.kind().pooling() == Some(Pooling::Pooler);
         if !pooler || manifest.slots.iter().all(|slot| slot.term != *term) {
             return Err(Error::Recipe {
@@ -240,18 +241,25 @@ pub(crate) fn rate(text: &str) -> Result<f64, String> {
     text.parse().ok().filter(|rate| *rate > 0.0 && *rate < 1.0).ok_or_else(|| "expected a number in (0, 1)".to_owned())
 }
 
-/// Terms that one word names.
+/// What is trained: the terms that each word names.
 #[derive(Clone, Debug)]
-pub(crate) struct Terms(pub Vec<Term>);
+pub(crate) struct Slots(Vec<Vec<Term>>);
 
-pub(crate) fn terms(word: &str) -> Result<Terms, String> {
-    match word.trim() {
-        "all" => Ok(Terms(Recipe::default().terms)),
-        // A head without any bias: the frozen encoder.
-        "none" | "frozen" => Ok(Terms(Vec::new())),
-        "bk" => Err("a key's bias has no effect, so it cannot be trained".to_owned()),
-        symbol => symbol.parse().map(|term| Terms(vec![term])).map_err(|e: bias_patch::Error| e.to_string()),
+impl Slots {
+    pub fn terms(&self) -> Vec<Term> {
+        self.0.concat()
     }
+}
+
+pub(crate) fn slots(text: &str) -> Result<Slots, String> {
+    let terms = |word: &str| match word.trim() {
+        "all" => Ok(Recipe::default().terms),
+        // A head without any bias: the frozen encoder.
+        "none" | "frozen" => Ok(Vec::new()),
+        "bk" => Err("a key's bias has no effect, so it cannot be trained".to_owned()),
+        symbol => symbol.parse().map(|term| vec![term]).map_err(|e: bias_patch::Error| e.to_string()),
+    };
+    text.split([',', '+']).map(terms).collect::<Result<_, _>>().map(Slots)
 }
 
 /// The same task, its tokens pooled otherwise.
