@@ -24,6 +24,7 @@ compile_error!("the runtime maps little-endian files and runs on little-endian m
 
 mod answer;
 pub mod bench;
+mod bpe;
 pub mod cli;
 mod encoder;
 mod engine;
@@ -32,6 +33,7 @@ mod gradient;
 mod head;
 mod kernels;
 mod mapped;
+mod mapped_tokenizer;
 mod memory;
 mod text;
 mod word_piece;

@@ -18,8 +18,8 @@ use crate::{
     engine::{Biases, Sequence},
     error::TextError,
     mapped::Mapped,
+    mapped_tokenizer::{MappedTokenizer, mapped_tokenizer},
     memory::ask_memory,
-    word_piece::{MappedTokenizer, mapped_tokenizer},
 };
 
 /// What a task answers: one text, or two that belong together.

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::Write,
+    io::{Read, Write},
     net::{TcpListener, TcpStream},
     os::{
         fd::OwnedFd,
@@ -159,8 +159,13 @@ fn only_who_knows_the_token_may_ask() {
 fn a_server_that_is_told_to_stop_answers_what_is_in_flight() {
     let mut server = Server::of(&["a"]);
     let mut stream = server.connect();
-    stream.write_all(b"POST /predict/a HTTP/1.1\r\nhost: localhost\r\ncontent-length: 14\r\n\r\n{\"text\":").unwrap();
-    thread::sleep(Duration::from_millis(100));
+    let head = b"POST /predict/a HTTP/1.1\r\nhost: localhost\r\ncontent-length: 14\r\nexpect: 100-continue\r\n\r\n";
+    stream.write_all(head).unwrap();
+    // It is in flight once the server asks for its body.
+    let mut asked = [0; b"HTTP/1.1 100 Continue\r\n\r\n".len()];
+    stream.read_exact(&mut asked).unwrap();
+    assert_eq!(&asked, b"HTTP/1.1 100 Continue\r\n\r\n");
+    stream.write_all(b"{\"text\":").unwrap();
     let told = Command::new("kill").arg(server.child.id().to_string()).status().unwrap();
     assert!(told.success());
     thread::sleep(Duration::from_millis(100));

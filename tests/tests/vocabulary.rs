@@ -9,13 +9,15 @@ use system_tests::{ENCODERS, real_bundle, small_bundle, task};
 use tempfile::TempDir;
 
 /// What is hard for a tokenizer: cases, accents, scripts without spaces, long words, special tokens as text, controls.
-const HARD: [&str; 14] = [
+const HARD: [&str; 16] = [
     "The film was good!",
     "unhappy, very unhappily bad",
     "CAFÉ café cafe\u{301} ﬁlm",
     "電影很好 the 映画",
     "un un-happy unun ##happy # ##",
     "[CLS] good [SEP] bad [UNK] [MASK]",
+    "<s>good</s> bad <mask> <unk><pad>",
+    "the  films was  goood,ooooooooo  \u{a0}fifilm thethe",
     "good\u{0}bad\u{ad}\u{200b} \u{feff}film\tvery\r\nbad",
     "👍🏽 naïve Ω≈ç√ ½ …—",
     "'s don't $5.00 a_b x/y e@f.g",
@@ -71,27 +73,29 @@ fn ids_are_those_of_the_whole_tokenizer() {
             compared += 1;
         }
     }
-    // BERT thrice, DistilBERT and ELECTRA; the others have no WordPiece.
-    assert_eq!(compared, 5);
+    // BERT thrice, DistilBERT and ELECTRA have WordPiece, RoBERTa BPE; the others neither.
+    assert_eq!(compared, 6);
 }
 
 #[test]
 fn a_vocabulary_of_other_words_is_found_by_verify() {
-    let (_dir, bundle) = small_bundle("bert");
-    let path = bundle.dir().join(VOCABULARY);
-    let mut bytes = fs::read(&path).unwrap();
-    let at = bytes.len() - 1;
-    bytes[at] ^= 1;
-    fs::write(&path, &bytes).unwrap();
-    let error = verify(bundle.dir(), &mut |_| ()).map(|_| ()).unwrap_err().to_string();
-    assert!(error.contains(VOCABULARY), "{error}");
-    // A manifest that agrees with the wrong words does not help.
-    let text = fs::read_to_string(bundle.dir().join(MANIFEST)).unwrap();
-    let old = bundle.manifest().files[VOCABULARY].sha256.to_string();
-    let new = bias_patch::Digest::of(&bytes).to_string();
-    fs::write(bundle.dir().join(MANIFEST), text.replace(&old, &new)).unwrap();
-    let error = verify(bundle.dir(), &mut |_| ()).map(|_| ()).unwrap_err().to_string();
-    assert!(error.contains("the words of tokenizer.json"), "{error}");
+    for name in ["bert", "roberta"] {
+        let (_dir, bundle) = small_bundle(name);
+        let path = bundle.dir().join(VOCABULARY);
+        let mut bytes = fs::read(&path).unwrap();
+        let at = bytes.len() - 1;
+        bytes[at] ^= 1;
+        fs::write(&path, &bytes).unwrap();
+        let error = verify(bundle.dir(), &mut |_| ()).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains(VOCABULARY), "{error}");
+        // A manifest that agrees with the wrong words does not help.
+        let text = fs::read_to_string(bundle.dir().join(MANIFEST)).unwrap();
+        let old = bundle.manifest().files[VOCABULARY].sha256.to_string();
+        let new = bias_patch::Digest::of(&bytes).to_string();
+        fs::write(bundle.dir().join(MANIFEST), text.replace(&old, &new)).unwrap();
+        let error = verify(bundle.dir(), &mut |_| ()).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains("the words of tokenizer.json"), "{error}");
+    }
 }
 
 #[test]

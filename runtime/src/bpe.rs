@@ -1,0 +1,154 @@
+//! Byte pair encoding over a vocabulary that is searched where it lies.
+//!
+//! In: a word, as the pre-tokenizer leaves it. Out: its tokens: its characters, of which the two neighbours whose merge
+//! is first in the list are merged, the leftmost of equals, until no two merge (Sennrich et al. 2016). A character that
+//! is no token is left out and takes no place, as in the `tokenizers` crate. Refused: merges into what is no token.
+
+use std::{cmp::Reverse, collections::BinaryHeap};
+
+use bias_patch::Vocabulary;
+use tokenizers::{Result, Token};
+
+/// A part of a word, in a list that is linked both ways: merging moves nothing.
+#[derive(Clone, Copy)]
+struct Symbol {
+    id: u32,
+    /// Of its text; 0 once it is part of the symbol before it.
+    bytes: usize,
+    /// Its neighbours; beyond the list where there are none.
+    previous: usize,
+    next: usize,
+}
+
+/// The tokens of a word.
+pub(crate) fn tokens<B: AsRef<[u8]>>(words: &Vocabulary<B>, word: &str) -> Result<Vec<Token>> {
+    let known = word.chars().filter_map(|character| {
+        let id = words.id(character.encode_utf8(&mut [0; 4]).as_bytes())?;
+        Some((id, character.len_utf8()))
+    });
+    let symbol =
+        |(at, (id, bytes)): (usize, (u32, usize))| Symbol { id, bytes, previous: at.wrapping_sub(1), next: at + 1 };
+    let mut symbols: Vec<Symbol> = known.enumerate().map(symbol).collect();
+
+    // What a symbol and the next merge into: the first merge of the list is the greatest here, then the leftmost.
+    let merge = |symbols: &[Symbol], at: usize| {
+        let left = symbols.get(at).filter(|symbol| symbol.bytes > 0)?;
+        let right = symbols.get(left.next)?;
+        let (rank, id) = words.merge(left.id, right.id)?;
+        Some(Reverse((rank, at, id)))
+    };
+    let mut queue: BinaryHeap<_> = (0..symbols.len()).filter_map(|at| merge(&symbols, at)).collect();
+    while let Some(Reverse((_, at, id))) = queue.pop() {
+        // Either symbol may have been merged since. What counts is what the two would be, as in the `tokenizers` crate,
+        // where they merge out of turn if they are others that make the same token.
+        if merge(&symbols, at).is_none_or(|Reverse((_, _, now))| now != id) {
+            continue;
+        }
+        let Symbol { next: right, previous, .. } = symbols[at];
+        let Symbol { bytes, next, .. } = symbols[right];
+        symbols[right].bytes = 0;
+        symbols[at] = Symbol { id, bytes: symbols[at].bytes + bytes, previous, next };
+        if let Some(after) = symbols.get_mut(next) {
+            after.previous = at;
+        }
+        queue.extend(merge(&symbols, previous));
+        queue.extend(merge(&symbols, at));
+    }
+
+    let mut end = 0;
+    let token = |symbol: &Symbol| -> Result<Token> {
+        let begin = end;
+        end += symbol.bytes;
+        let text =
+            words.token_of(symbol.id).ok_or_else(|| format!("expected a token of number {}, found none", symbol.id))?;
+        Ok(Token::new(symbol.id, String::from_utf8_lossy(text).into_owned(), (begin, end)))
+    };
+    symbols.iter().filter(|symbol| symbol.bytes > 0).map(token).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use bias_patch::vocabulary_of;
+    use tokenizers::{Model, models::bpe::BPE};
+
+    use super::*;
+
+    const CHARACTERS: [&str; 5] = ["a", "b", "c", "é", "👍"];
+
+    /// A model of these characters and of what merges make of them, as JSON; numbers are neither in order nor dense.
+    fn model(merges: &[&str]) -> String {
+        let mut words: Vec<String> = CHARACTERS.map(str::to_owned).to_vec();
+        for merge in merges {
+            let made = merge.replace(' ', "");
+            if !words.contains(&made) {
+                words.push(made);
+            }
+        }
+        let ids = words.iter().enumerate().map(|(at, word)| (word.clone(), (at * 7919 % 101).into()));
+        let vocab: serde_json::Map<String, serde_json::Value> = ids.collect();
+        let merges: Vec<Vec<&str>> = merges.iter().map(|merge| merge.split(' ').collect()).collect();
+        serde_json::json!({"type": "BPE", "vocab": vocab, "merges": merges}).to_string()
+    }
+
+    fn mapped(model: &str) -> Vocabulary<Vec<u8>> {
+        let bytes = vocabulary_of(format!("{{\"model\":{model}}}").as_bytes()).unwrap().unwrap();
+        Vocabulary::parse(bytes).unwrap()
+    }
+
+    #[test]
+    fn tokens_are_those_of_the_tokenizers_crate() {
+        // All words of up to six characters, one of them in no vocabulary; and long ones.
+        let mut texts = vec![String::new()];
+        let mut from = 0;
+        for _ in 0..6 {
+            let shorter = from..texts.len();
+            from = texts.len();
+            for at in shorter {
+                let longer: Vec<String> =
+                    CHARACTERS.iter().chain(&["x"]).map(|last| format!("{}{last}", texts[at])).collect();
+                texts.extend(longer);
+            }
+        }
+        for part in ["a", "ab", "abc", "aab", "cab", "é👍", "xaé"] {
+            for count in [7, 100, 1001] {
+                texts.push(part.repeat(count));
+            }
+        }
+        let ways: [&[&str]; 6] = [
+            &[],
+            &["a a", "aa aa", "aaaa a", "é 👍", "é👍 é👍"],
+            // Two ways to one token, whose merges come before and after what makes their parts.
+            &["a b", "b c", "a bc", "ab c", "c a", "abc abc", "b a"],
+            &["abc abc", "ab c", "c a", "a bc", "b c", "aa a", "a a", "a b"],
+            &["ab c", "b c", "a bc", "c c", "bc c", "a b", "a abc", "é a", "éa é"],
+            // Said twice: it counts where it is said last.
+            &["a b", "b c", "c a", "a b", "b a", "b c"],
+        ];
+        for merges in ways {
+            let model = model(merges);
+            let (whole, words): (BPE, _) = (serde_json::from_str(&model).unwrap(), mapped(&model));
+            for text in &texts {
+                assert_eq!(tokens(&words, text).unwrap(), whole.tokenize(text).unwrap(), "{merges:?} {text:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn damaged_merges_make_tokens_or_are_refused() {
+        let model = model(&["a b", "b c", "ab c", "a bc"]);
+        let whole = vocabulary_of(format!("{{\"model\":{model}}}").as_bytes()).unwrap().unwrap();
+        let mut refused = 0;
+        for at in 0..whole.len() {
+            for value in [0, 1, 0xff] {
+                let mut bytes = whole.clone();
+                bytes[at] = value;
+                let Ok(words) = Vocabulary::parse(bytes) else { continue };
+                if let Err(error) = tokens(&words, "abcabé👍ccabx") {
+                    assert!(error.to_string().contains("expected a token"), "{error}");
+                    refused += 1;
+                }
+            }
+        }
+        assert!(refused > 0);
+    }
+}

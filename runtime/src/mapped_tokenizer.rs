@@ -1,0 +1,103 @@
+//! A tokenizer over a mapped vocabulary, for the `tokenizers` crate.
+//!
+//! In: a mapped `vocabulary.bin`. Out: a tokenizer that gives what the crate's own gives from the whole
+//! `tokenizer.json`, without reading its tens of thousands of words at every start. Refused: settings that are not a
+//! tokenizer's.
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
+
+use bias_patch::Vocabulary;
+use serde::Deserialize;
+use serde_json::Value;
+use tokenizers::{
+    AddedToken, DecoderWrapper, Model, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, Result, Token,
+    TokenizerBuilder, TokenizerImpl, models::wordpiece::WordPieceTrainer,
+};
+
+use crate::{bpe, mapped::Mapped, word_piece};
+
+/// The crate's tokenizer with a model of ours.
+pub(crate) type MappedTokenizer =
+    TokenizerImpl<MappedModel, NormalizerWrapper, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>;
+
+/// How a word becomes tokens, over a mapped vocabulary.
+pub(crate) struct MappedModel {
+    words: Vocabulary<Mapped>,
+    method: Method,
+}
+
+enum Method {
+    WordPiece(word_piece::Options),
+    Bpe,
+}
+
+/// A `tokenizer.json` but for the words of its model.
+#[derive(Deserialize)]
+struct Settings {
+    #[serde(default)]
+    added_tokens: Vec<AddedToken>,
+    normalizer: Option<NormalizerWrapper>,
+    pre_tokenizer: Option<PreTokenizerWrapper>,
+    post_processor: Option<PostProcessorWrapper>,
+    model: Value,
+}
+
+/// The tokenizer of a mapped vocabulary, and what adds its special tokens.
+///
+/// # Errors
+/// When the settings in it are not those of a tokenizer.
+pub(crate) fn mapped_tokenizer(words: Vocabulary<Mapped>) -> Result<(MappedTokenizer, Option<PostProcessorWrapper>)> {
+    let settings: Settings = serde_json::from_str(words.settings())?;
+    let method = if words.has_merges() {
+        Method::Bpe
+    } else {
+        Method::WordPiece(word_piece::Options::deserialize(settings.model)?)
+    };
+    let mut tokenizer = TokenizerBuilder::new()
+        .with_model(MappedModel { words, method })
+        .with_normalizer(settings.normalizer)
+        .with_pre_tokenizer(settings.pre_tokenizer)
+        .with_post_processor(None)
+        .with_decoder(None)
+        .build()?;
+    tokenizer.add_tokens(settings.added_tokens)?;
+    Ok((tokenizer, settings.post_processor))
+}
+
+impl Model for MappedModel {
+    type Trainer = WordPieceTrainer;
+
+    fn tokenize(&self, word: &str) -> Result<Vec<Token>> {
+        match &self.method {
+            Method::WordPiece(options) => word_piece::tokens(&self.words, options, word),
+            Method::Bpe => bpe::tokens(&self.words, word),
+        }
+    }
+
+    fn token_to_id(&self, token: &str) -> Option<u32> {
+        self.words.id(token.as_bytes())
+    }
+
+    fn id_to_token(&self, id: u32) -> Option<String> {
+        self.words.token_of(id).map(|token| String::from_utf8_lossy(token).into_owned())
+    }
+
+    fn get_vocab(&self) -> HashMap<String, u32> {
+        self.words.iter().map(|(token, id)| (String::from_utf8_lossy(token).into_owned(), id)).collect()
+    }
+
+    fn get_vocab_size(&self) -> usize {
+        self.words.len()
+    }
+
+    fn save(&self, folder: &Path, _name: Option<&str>) -> Result<Vec<PathBuf>> {
+        Err(format!("{}: a mapped vocabulary is not saved; tokenizer.json is beside it", folder.display()).into())
+    }
+
+    fn get_trainer(&self) -> WordPieceTrainer {
+        WordPieceTrainer::default()
+    }
+}
