@@ -35,7 +35,8 @@ fn pictures_are_of_patches_and_of_logs() {
         let plot = |extra: &[&str]| mood.edge_patch(&[&["plot"][..], of, extra].concat()).output().unwrap();
         let shown = assert_succeeded(&plot(&[]));
         for output in ["picture.svg", "picture.png", "picture.PNG"] {
-            assert_eq!(assert_succeeded(&plot(&["-o", output])), "");
+            let said = assert_succeeded(&plot(&["-o", output]));
+            assert_eq!(said, format!("{output}: {} bytes\n", mood.read(output).len()));
         }
         let svg = String::from_utf8(mood.read("picture.svg")).unwrap();
         for part in parts {

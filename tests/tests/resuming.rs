@@ -101,7 +101,9 @@ fn what_other_commands_cannot_write_is_as_it_was() {
     assert_succeeded(&mood.train("mood.bias", &["--epochs", "1"]).output().unwrap());
     let extract = ["extract", "mood.bias", "--encoder", "bundle", "-o"];
     assert_succeeded(&mood.edge_patch(&[&extract[..], &["values.safetensors"]].concat()).output().unwrap());
-    mood.write("old", "old");
+    // As a patch begins: nothing else is replaced.
+    const OLD: &str = "BIASPTCH, an older one";
+    mood.write("old", OLD);
     let from = ["--from", "values.safetensors", "--task", "task.json", "-o"];
     let import = [&["import", "--encoder", "bundle"][..], &from].concat();
     let convert = ["convert", "mood.bias", "--encoder", "bundle", "--encoding", "f32", "-o"];
@@ -110,9 +112,16 @@ fn what_other_commands_cannot_write_is_as_it_was() {
             let names = mood.names();
             let full = on_full_disk(&mood.edge_patch(&[command, &[output]].concat()));
             assert_refused(&full, &[output, "cannot write"]);
-            assert_eq!((mood.read("old"), mood.names()), (b"old".to_vec(), names), "{command:?}");
+            assert_eq!((mood.read("old"), mood.names()), (OLD.as_bytes().to_vec(), names), "{command:?}");
         }
     }
+    mood.write("notes.txt", "no patch");
+    for command in [&import[..], &convert] {
+        let refused = mood.edge_patch(&[command, &["notes.txt"]].concat()).output().unwrap();
+        assert_refused(&refused, &["notes.txt", "expected a patch to replace, or no file"]);
+    }
+    assert_refused(&mood.train("notes.txt", &[]).output().unwrap(), &["notes.txt", "expected a patch to replace"]);
+    assert_eq!(mood.read("notes.txt"), b"no patch");
     mood.write("old.svg", "old");
     let plot = ["plot", "changes", "mood.bias", "--encoder", "bundle", "-o", "old.svg"];
     assert_refused(&on_full_disk(&mood.edge_patch(&plot)), &["old.svg", "cannot write"]);
