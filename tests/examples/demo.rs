@@ -1,6 +1,6 @@
-//! `cargo demo`: four tasks answered by one encoder, from nothing but this repository and Python's pip.
+//! `cargo demo`: five tasks answered by one encoder, from nothing but this repository and Python's pip.
 //!
-//! Fetches the encoder once, exports it into the store, and answers two small files with the patches that ship.
+//! Fetches the encoder once, exports it into the store, and answers three small files with the patches that ship.
 
 use std::{
     error::Error,
@@ -36,7 +36,7 @@ fn is_closed_pipe(error: &(dyn Error + 'static)) -> bool {
 
 fn demo(out: &mut impl Write) -> Result<(), Box<dyn Error>> {
     let library = fixtures().join("../../patches/library").canonicalize()?;
-    let patches = ["sst2", "pos", "mrpc", "stsb"].map(|name| library.join(name).with_extension("bias"));
+    let patches = ["sst2", "pos", "mrpc", "stsb", "answer"].map(|name| library.join(name).with_extension("bias"));
     let opened = patches.iter().map(|path| Patch::open(path)).collect::<Result<Vec<_>, _>>()?;
 
     let store = Store::of_user()?;
@@ -78,7 +78,8 @@ fn demo(out: &mut impl Write) -> Result<(), Box<dyn Error>> {
         )?;
     }
     answer(out, &encoder, &tasks[..2], &fixtures().join("reviews.txt"))?;
-    answer(out, &encoder, &tasks[2..], &fixtures().join("pairs.txt"))?;
+    answer(out, &encoder, &tasks[2..4], &fixtures().join("pairs.txt"))?;
+    answer(out, &encoder, &tasks[4..], &fixtures().join("questions.txt"))?;
     writeln!(
         out,
         "\nThe same with the command:\n  cargo run --bin edge-run -- --patch patches/library/sst2.bias tests/fixtures/reviews.txt"

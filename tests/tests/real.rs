@@ -22,7 +22,7 @@ const REFERENCES: [(&str, &str); 5] =
     [("sst2", "SST-2"), ("sst2_query_middle", "SST2-sentences"), ("mrpc", "MRPC"), ("cola", "CoLA"), ("stsb", "STS-B")];
 
 /// Patches that edge-patch has trained, and the dev sets of their scores.
-const TRAINED: [(&str, &str); 1] = [("pos", "UD-EWT-POS/dev.tsv")];
+const TRAINED: [(&str, &str); 2] = [("pos", "UD-EWT-POS/dev.tsv"), ("answer", "XQuAD-en/dev.jsonl")];
 
 fn reference_dir() -> PathBuf {
     std::env::var_os("EDGE_REFERENCE").expect("EDGE_REFERENCE names the reference directory").into()
