@@ -39,7 +39,7 @@ struct Arguments {
     /// The texts; - or none for standard input
     file: Option<PathBuf>,
     /// The encoder's bundle, if it is not in the store
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, visible_alias = "encoder", value_name = "DIR")]
     bundle: Option<PathBuf>,
     /// How texts are written
     #[arg(short, long, value_enum, default_value = "lines")]

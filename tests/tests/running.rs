@@ -264,6 +264,17 @@ fn the_store_is_searched_by_the_patchs_digest() {
 }
 
 #[test]
+fn a_bundle_is_named_as_edge_patch_names_it_too() {
+    let place = Place::new("bert");
+    let rows = |name: &str| {
+        let mut run = command("edge-run", place.home.path());
+        let run = run.current_dir(place.home.path()).args([name, "bundle", "-p", "label.bias", "--logits"]);
+        assert_succeeded(&with_input(run, b"good\n"))
+    };
+    assert_eq!(rows("--encoder"), rows("--bundle"));
+}
+
+#[test]
 fn patches_and_bundles_that_do_not_fit_are_refused() {
     let place = Place::new("bert");
     let (_other, relu) = small_bundle("bert-relu");
