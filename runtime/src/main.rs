@@ -4,7 +4,7 @@
 use std::{
     fs::File,
     io::{self, BufReader, BufWriter, IsTerminal, Read, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     time::{Duration, Instant},
 };
@@ -74,6 +74,8 @@ enum Command {
     /// Time an encoder, without texts or patches
     Bench(BenchArguments),
     /// Lay the weights out for this processor and check every file, so that the first answer does not wait for it
+    ///
+    /// Writes a line: the file of the weights so laid out, its bytes, and whether it was made or found.
     Prepare {
         /// The encoder's bundle
         bundle: PathBuf,
@@ -154,7 +156,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let done = match &arguments.command {
         Some(Command::Bench(arguments)) => measure(arguments).map(|()| true),
-        Some(Command::Prepare { bundle }) => Encoder::open(bundle).map(|_| true),
+        Some(Command::Prepare { bundle }) => prepare(bundle).map(|()| true),
         None => answer(&arguments),
     };
     match done {
@@ -183,7 +185,19 @@ fn measure(arguments: &BenchArguments) -> Result<()> {
         true => serde_json::to_writer(&mut out, &report).map_err(io::Error::from).and_then(|()| writeln!(out)),
         false => write_report(&mut out, &report),
     };
-    written.map_err(|source| Error::Io { path: "standard output".into(), action: "write", source })
+    written.map_err(unwritten)
+}
+
+fn prepare(bundle: &Path) -> Result<()> {
+    let encoder = Encoder::open(bundle)?;
+    let Some((path, made)) = encoder.panels() else { return Ok(()) };
+    let metadata = path.metadata().map_err(|source| Error::Io { path: path.to_owned(), action: "read", source })?;
+    let how = if made { "made" } else { "found" };
+    writeln!(io::stdout(), "{}: {} bytes, {how}", path.display(), metadata.len()).map_err(unwritten)
+}
+
+fn unwritten(source: io::Error) -> Error {
+    Error::Io { path: "standard output".into(), action: "write", source }
 }
 
 /// Whether every line was answered.

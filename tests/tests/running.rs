@@ -433,8 +433,11 @@ fn a_prepared_encoder_has_its_panels_before_the_first_text() {
     let panels = place.home.path().join("bundle/panels-f32x16.bin");
     let prepare = || command("edge-run", place.home.path()).arg("prepare").arg(place.bundle.dir()).output().unwrap();
     assert!(!panels.exists());
-    assert_eq!(assert_succeeded(&prepare()), "");
-    assert!(panels.exists());
+    for how in ["made", "found"] {
+        let said = assert_succeeded(&prepare());
+        let bytes = fs::metadata(&panels).unwrap().len();
+        assert_eq!(said, format!("{}: {bytes} bytes, {how}\n", panels.display()));
+    }
     fs::remove_file(&panels).unwrap();
     fs::write(place.home.path().join("bundle/weights.bin"), b"short").unwrap();
     assert_refused(&prepare(), &["weights.bin", "expected", "bytes, found 5"]);
