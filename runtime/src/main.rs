@@ -137,7 +137,12 @@ Examples:
 Lines hold one text, or two with a tab between. In TSV and JSON the first text is called text, sentence, sentence1, question,
 premise, text_a, question1 or tokens, the second text_pair, sentence2, context, hypothesis, text_b, question2 or passage.
 
-A line without an answer (empty, or a pair where one text is due) is marked in its place, and the exit code is 1.";
+A line without an answer (empty, or a pair where one text is due) is marked in its place.
+
+Exit codes: 0 every line was answered, 1 failure, 2 wrong usage, 3 some lines were not answered.";
+
+/// The exit code when some lines were not answered, and nothing else is wrong.
+const UNANSWERED: u8 = 3;
 
 fn at_least_one(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "expected a number above 0".to_owned())
@@ -161,7 +166,7 @@ fn main() -> ExitCode {
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
+        Ok(false) => ExitCode::from(UNANSWERED),
         // Whoever read our output has seen enough.
         Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
