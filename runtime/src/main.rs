@@ -3,7 +3,7 @@
 
 use std::{
     fs::File,
-    io::{self, BufReader, BufWriter, IsTerminal, Read, Write},
+    io::{self, BufRead, BufReader, BufWriter, IsTerminal, Write},
     path::{Path, PathBuf},
     process::ExitCode,
     time::{Duration, Instant},
@@ -231,9 +231,17 @@ fn answer(arguments: &Arguments) -> Result<bool> {
     let tasks: Vec<Task> = patches.iter().zip(&arguments.patches).map(attach).collect::<Result<_>>()?;
     let attached = begun.elapsed();
 
-    let (reader, name, length) = open(arguments)?;
+    let (mut reader, name, length) = open(arguments)?;
+    // Looked at where it is, so that nothing is lost of what cannot be read twice. An error will be there again.
+    if reader.fill_buf().is_ok_and(Patch::begins) {
+        return Err(Error::Input {
+            place: name,
+            expected: "a text".to_owned(),
+            found: "a patch; give each patch its own -p".to_owned(),
+        });
+    }
     let bar = progress_bar(length);
-    let mut records = Records::new(BufReader::new(reader), arguments.input, &name)?;
+    let mut records = Records::new(reader, arguments.input, &name)?;
     let names = names(&tasks, &arguments.patches);
     let shown = names.iter().zip(&tasks).map(|(name, task)| (name.as_str(), task.spec().kind().labels()));
     let mut writer = Writer::new(BufWriter::new(io::stdout().lock()), arguments.output, arguments.logits, shown);
@@ -260,7 +268,7 @@ fn answer(arguments: &Arguments) -> Result<bool> {
     Ok(outcome.refused == 0)
 }
 
-fn open(arguments: &Arguments) -> Result<(Box<dyn Read>, String, Option<u64>)> {
+fn open(arguments: &Arguments) -> Result<(Box<dyn BufRead>, String, Option<u64>)> {
     match &arguments.file {
         Some(path) if path.as_os_str() != "-" => {
             let failed = |source| Error::Io { path: path.clone(), action: "read", source };
@@ -269,9 +277,9 @@ fn open(arguments: &Arguments) -> Result<(Box<dyn Read>, String, Option<u64>)> {
             if metadata.is_dir() {
                 return Err(failed(io::ErrorKind::IsADirectory.into()));
             }
-            Ok((Box::new(file), path.display().to_string(), Some(metadata.len())))
+            Ok((Box::new(BufReader::new(file)), path.display().to_string(), Some(metadata.len())))
         }
-        _ => Ok((Box::new(io::stdin()), "standard input".to_owned(), None)),
+        _ => Ok((Box::new(io::stdin().lock()), "standard input".to_owned(), None)),
     }
 }
 

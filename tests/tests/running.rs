@@ -660,6 +660,24 @@ fn wrong_usage_is_told_apart_from_failure() {
 }
 
 #[test]
+fn a_patch_is_no_text_and_needs_an_option_of_its_own() {
+    let place = Place::new("bert");
+    let patch = fs::read(place.home.path().join("number.bias")).unwrap();
+    let said = "expected a text, found a patch; give each patch its own -p";
+    for (arguments, input, name) in [
+        (&["-p", "label.bias", "number.bias"][..], &b""[..], "number.bias"),
+        (&["-p", "label.bias"][..], &patch[..], "standard input"),
+    ] {
+        let refused = place.run(arguments, input);
+        assert_refused(&refused, &[&format!("edge-run: {name}: {said}")]);
+        assert!(refused.stdout.is_empty());
+    }
+    // A text may begin as a patch does, for a while.
+    let output = place.run(&["-p", "label.bias", "-o", "jsonl"], b"BIAS");
+    assert_eq!(assert_succeeded(&output).lines().count(), 1);
+}
+
+#[test]
 fn timing_reports_load_switch_and_memory() {
     let place = Place::new("bert");
     let output = place.run(&["-p", "label.bias", "-p", "number.bias", "--timing"], b"good\nbad\n");
