@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand, error::ErrorKind};
 use edge_run::{
     Activations, Bundle, Encoder, EngineKind, EngineOptions, Error, LoadTiming, Memory, Options, Patch, Result, Store,
     Task,
@@ -38,6 +38,9 @@ struct Arguments {
     patches: Vec<PathBuf>,
     /// The texts; - or none for standard input
     file: Option<PathBuf>,
+    /// More than that one, as patterns of the shell make them: refused with what to write
+    #[arg(hide = true)]
+    surplus: Vec<PathBuf>,
     /// The encoder's bundle, if it is not in the store
     #[arg(long, visible_alias = "encoder", value_name = "DIR")]
     bundle: Option<PathBuf>,
@@ -67,6 +70,23 @@ struct Arguments {
     /// Report time and memory on standard error
     #[arg(long)]
     timing: bool,
+}
+
+impl Arguments {
+    /// What is wrong with several files, and how patches among them are given.
+    fn wrong_files(&self) -> clap::Error {
+        let files = || self.file.iter().chain(&self.surplus);
+        let (patches, texts): (Vec<_>, Vec<_>) =
+            files().partition(|file| file.extension().is_some_and(|e| e == "bias"));
+        let mut message = format!("expected one file of texts, found {}", files().count());
+        if texts.len() < 2 {
+            let patches = self.patches.iter().chain(patches).map(|patch| format!(" -p {}", patch.display()));
+            let texts = texts.iter().map(|text| format!(" {}", text.display()));
+            message += "; give each patch its own -p:\n  edge-run";
+            message.extend(patches.chain(texts));
+        }
+        Self::command().error(ErrorKind::TooManyValues, message)
+    }
 }
 
 #[derive(Subcommand)]
@@ -159,6 +179,9 @@ fn seconds(text: &str) -> Result<f64, String> {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if !arguments.surplus.is_empty() {
+        arguments.wrong_files().exit();
+    }
     let done = match &arguments.command {
         Some(Command::Bench(arguments)) => measure(arguments).map(|()| true),
         Some(Command::Prepare { bundle }) => prepare(bundle).map(|()| true),

@@ -672,6 +672,17 @@ fn a_patch_is_no_text_and_needs_an_option_of_its_own() {
         assert_refused(&refused, &[&format!("edge-run: {name}: {said}")]);
         assert!(refused.stdout.is_empty());
     }
+    for (arguments, due) in [
+        (&["-p", "a.bias", "b.bias", "input.txt"][..], "edge-run -p a.bias -p b.bias input.txt\n"),
+        (&["-p", "a.bias", "b.bias", "c.bias", "d e.tsv"], "edge-run -p a.bias -p b.bias -p c.bias d e.tsv\n"),
+        (&["b.bias", "c.bias", "-p", "a.bias"], "edge-run -p a.bias -p b.bias -p c.bias\n"),
+        (&["-p", "a.bias", "one.txt", "two.txt"], "expected one file of texts, found 2\n"),
+    ] {
+        let output = place.run(arguments, b"");
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(due) && said.contains("Usage: edge-run"), "{said}");
+    }
     // A text may begin as a patch does, for a while.
     let output = place.run(&["-p", "label.bias", "-o", "jsonl"], b"BIAS");
     assert_eq!(assert_succeeded(&output).lines().count(), 1);
