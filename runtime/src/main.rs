@@ -44,9 +44,9 @@ struct Arguments {
     /// The encoder's bundle, if it is not in the store
     #[arg(long, visible_alias = "encoder", value_name = "DIR")]
     bundle: Option<PathBuf>,
-    /// How texts are written
-    #[arg(short, long, value_enum, default_value = "lines")]
-    input: InputFormat,
+    /// How texts are written; if left out as the file's ending says, .tsv or .jsonl, and else as lines
+    #[arg(short, long, value_enum)]
+    input: Option<InputFormat>,
     /// How answers are written
     #[arg(short, long, value_enum, default_value = "table")]
     output: OutputFormat,
@@ -149,7 +149,7 @@ const EXAMPLES: &str = "\
 Examples:
   edge-run --patch sst2.bias reviews.txt              a label for each line
   edge-run -p sst2.bias -p topic.bias reviews.txt     two tasks over one encoder
-  edge-run -p mrpc.bias -i tsv -o jsonl pairs.tsv     columns sentence1 and sentence2
+  edge-run -p mrpc.bias -o jsonl pairs.tsv            columns sentence1 and sentence2
   tail -f log | edge-run -p alarm.bias --unbuffered   answers as lines come
   edge-run bench minilm --lengths 8,32 --threads 2    how fast is this machine?
   edge-run prepare minilm                             once, before it is first needed
@@ -230,6 +230,11 @@ fn unwritten(source: io::Error) -> Error {
 
 /// Whether every line was answered.
 fn answer(arguments: &Arguments) -> Result<bool> {
+    let format = match (arguments.input, &arguments.file) {
+        (Some(format), _) => format,
+        (None, Some(file)) => InputFormat::of(file)?,
+        (None, None) => InputFormat::Lines,
+    };
     let begun = Instant::now();
     let patches: Vec<Patch> = arguments.patches.iter().map(|path| Patch::open(path)).collect::<Result<_, _>>()?;
     let bundle = match (&arguments.bundle, patches.first()) {
@@ -264,7 +269,7 @@ fn answer(arguments: &Arguments) -> Result<bool> {
         });
     }
     let bar = progress_bar(length);
-    let mut records = Records::new(reader, arguments.input, &name)?;
+    let mut records = Records::new(reader, format, &name)?;
     let names = names(&tasks, &arguments.patches);
     let shown = names.iter().zip(&tasks).map(|(name, task)| (name.as_str(), task.spec().kind().labels()));
     let mut writer = Writer::new(BufWriter::new(io::stdout().lock()), arguments.output, arguments.logits, shown);

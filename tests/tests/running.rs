@@ -194,6 +194,17 @@ fn formats_agree_with_each_other() {
     assert_eq!(label(&lines), label(&tsv));
     assert_eq!(label(&lines), label(&json));
     assert_eq!(tsv[0]["line"], 2, "the header is a line");
+    let write = |name: &str, text: &str| fs::write(place.home.path().join(name), text).unwrap();
+    write("pairs.tsv", "sentence1\tsentence2\ngood\tbad\nwhy\tone two\n");
+    write("pairs.jsonl", "{\"text\":\"good\",\"text_pair\":\"bad\"}\n{\"text\":\"why\",\"text_pair\":\"one two\"}\n");
+    write("pairs.csv", "sentence1,sentence2\ngood,bad\n");
+    for file in ["pairs.tsv", "pairs.jsonl"] {
+        assert_eq!(label(&place.rows(&["-p", "pair.bias", file], b"")), label(&lines), "{file}");
+    }
+    // What is said goes before the ending.
+    assert_eq!(place.rows(&["-p", "pair.bias", "-i", "lines", "pairs.tsv"], b"").len(), 3);
+    let refused = place.run(&["-p", "pair.bias", "pairs.csv"], b"");
+    assert_refused(&refused, &["pairs.csv: expected lines, .tsv or .jsonl, found .csv", "> pairs.jsonl"]);
 
     let table = assert_succeeded(&place.run(&["-p", "pair.bias", "-p", "span.bias"], b"good\tbad\n"));
     assert!(table.lines().next().unwrap().contains("task") && table.contains("span"), "{table}");
