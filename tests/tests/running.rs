@@ -642,6 +642,8 @@ fn a_benchmark_reports_every_figure() {
     if cfg!(target_os = "linux") {
         assert_eq!(report.pointer("/mapped/private_dirty_bytes"), Some(&Value::from(0)), "{report}");
     }
+    // Weights in f32 meet f32, whatever is asked for.
+    assert!(report["arithmetic"].as_str().unwrap().ends_with(" F32"), "{report}");
     let mut longer = command("edge-run", place.home.path());
     let longer = longer.current_dir(place.home.path()).args(["bench", "bundle", "-l", "4000"]).output().unwrap();
     assert_refused(&longer, &["--lengths", "1 to 48 tokens", "4000"]);
