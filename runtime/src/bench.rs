@@ -42,7 +42,7 @@ pub struct Report {
     pub name: String,
     /// What the frozen matrices are stored as.
     pub weights: &'static str,
-    /// The kernel, by the name that `EDGE_RUN_ISA` takes, and what meets weights in codes; or the reference engine.
+    /// The kernel, by the name that `EDGE_RUN_ISA` takes, and the activations it multiplies; or the reference engine.
     pub arithmetic: String,
     /// Threads it ran on.
     pub threads: usize,

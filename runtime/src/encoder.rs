@@ -131,6 +131,11 @@ impl Encoder {
         self.engine.arithmetic()
     }
 
+    /// The file of its panels, and whether that was made when it was loaded; none with the reference engine.
+    pub fn panels(&self) -> Option<(&Path, bool)> {
+        self.engine.lowered().map(|engine| engine.weights().file())
+    }
+
     /// What loading took.
     pub fn load_timing(&self) -> LoadTiming {
         self.load

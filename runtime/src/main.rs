@@ -3,13 +3,13 @@
 
 use std::{
     fs::File,
-    io::{self, BufReader, BufWriter, IsTerminal, Read, Write},
-    path::PathBuf,
+    io::{self, BufRead, BufReader, BufWriter, IsTerminal, Write},
+    path::{Path, PathBuf},
     process::ExitCode,
     time::{Duration, Instant},
 };
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand, error::ErrorKind};
 use edge_run::{
     Activations, Bundle, Encoder, EngineKind, EngineOptions, Error, LoadTiming, Memory, Options, Patch, Result, Store,
     Task,
@@ -38,12 +38,15 @@ struct Arguments {
     patches: Vec<PathBuf>,
     /// The texts; - or none for standard input
     file: Option<PathBuf>,
+    /// More than that one, as patterns of the shell make them: refused with what to write
+    #[arg(hide = true)]
+    surplus: Vec<PathBuf>,
     /// The encoder's bundle, if it is not in the store
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, visible_alias = "encoder", value_name = "DIR")]
     bundle: Option<PathBuf>,
-    /// How texts are written
-    #[arg(short, long, value_enum, default_value = "lines")]
-    input: InputFormat,
+    /// How texts are written; if left out as the file's ending says, .tsv or .jsonl, and else as lines
+    #[arg(short, long, value_enum)]
+    input: Option<InputFormat>,
     /// How answers are written
     #[arg(short, long, value_enum, default_value = "table")]
     output: OutputFormat,
@@ -69,11 +72,30 @@ struct Arguments {
     timing: bool,
 }
 
+impl Arguments {
+    /// What is wrong with several files, and how patches among them are given.
+    fn wrong_files(&self) -> clap::Error {
+        let files = || self.file.iter().chain(&self.surplus);
+        let (patches, texts): (Vec<_>, Vec<_>) =
+            files().partition(|file| file.extension().is_some_and(|e| e == "bias"));
+        let mut message = format!("expected one file of texts, found {}", files().count());
+        if texts.len() < 2 {
+            let patches = self.patches.iter().chain(patches).map(|patch| format!(" -p {}", patch.display()));
+            let texts = texts.iter().map(|text| format!(" {}", text.display()));
+            message += "; give each patch its own -p:\n  edge-run";
+            message.extend(patches.chain(texts));
+        }
+        Self::command().error(ErrorKind::TooManyValues, message)
+    }
+}
+
 #[derive(Subcommand)]
 enum Command {
     /// Time an encoder, without texts or patches
     Bench(BenchArguments),
     /// Lay the weights out for this processor and check every file, so that the first answer does not wait for it
+    ///
+    /// Writes a line: the file of the weights so laid out, its bytes, and whether it was made or found.
     Prepare {
         /// The encoder's bundle
         bundle: PathBuf,
@@ -127,7 +149,7 @@ const EXAMPLES: &str = "\
 Examples:
   edge-run --patch sst2.bias reviews.txt              a label for each line
   edge-run -p sst2.bias -p topic.bias reviews.txt     two tasks over one encoder
-  edge-run -p mrpc.bias -i tsv -o jsonl pairs.tsv     columns sentence1 and sentence2
+  edge-run -p mrpc.bias -o jsonl pairs.tsv            columns sentence1 and sentence2
   tail -f log | edge-run -p alarm.bias --unbuffered   answers as lines come
   edge-run bench minilm --lengths 8,32 --threads 2    how fast is this machine?
   edge-run prepare minilm                             once, before it is first needed
@@ -135,7 +157,12 @@ Examples:
 Lines hold one text, or two with a tab between. In TSV and JSON the first text is called text, sentence, sentence1, question,
 premise, text_a, question1 or tokens, the second text_pair, sentence2, context, hypothesis, text_b, question2 or passage.
 
-A line without an answer (empty, or a pair where one text is due) is marked in its place, and the exit code is 1.";
+A line without an answer (empty, or a pair where one text is due) is marked in its place.
+
+Exit codes: 0 every line was answered, 1 failure, 2 wrong usage, 3 some lines were not answered.";
+
+/// The exit code when some lines were not answered, and nothing else is wrong.
+const UNANSWERED: u8 = 3;
 
 fn at_least_one(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "expected a number above 0".to_owned())
@@ -152,14 +179,17 @@ fn seconds(text: &str) -> Result<f64, String> {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if !arguments.surplus.is_empty() {
+        arguments.wrong_files().exit();
+    }
     let done = match &arguments.command {
         Some(Command::Bench(arguments)) => measure(arguments).map(|()| true),
-        Some(Command::Prepare { bundle }) => Encoder::open(bundle).map(|_| true),
+        Some(Command::Prepare { bundle }) => prepare(bundle).map(|()| true),
         None => answer(&arguments),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
+        Ok(false) => ExitCode::from(UNANSWERED),
         // Whoever read our output has seen enough.
         Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
@@ -183,11 +213,28 @@ fn measure(arguments: &BenchArguments) -> Result<()> {
         true => serde_json::to_writer(&mut out, &report).map_err(io::Error::from).and_then(|()| writeln!(out)),
         false => write_report(&mut out, &report),
     };
-    written.map_err(|source| Error::Io { path: "standard output".into(), action: "write", source })
+    written.map_err(unwritten)
+}
+
+fn prepare(bundle: &Path) -> Result<()> {
+    let encoder = Encoder::open(bundle)?;
+    let Some((path, made)) = encoder.panels() else { return Ok(()) };
+    let metadata = path.metadata().map_err(|source| Error::Io { path: path.to_owned(), action: "read", source })?;
+    let how = if made { "made" } else { "found" };
+    writeln!(io::stdout(), "{}: {} bytes, {how}", path.display(), metadata.len()).map_err(unwritten)
+}
+
+fn unwritten(source: io::Error) -> Error {
+    Error::Io { path: "standard output".into(), action: "write", source }
 }
 
 /// Whether every line was answered.
 fn answer(arguments: &Arguments) -> Result<bool> {
+    let format = match (arguments.input, &arguments.file) {
+        (Some(format), _) => format,
+        (None, Some(file)) => InputFormat::of(file)?,
+        (None, None) => InputFormat::Lines,
+    };
     let begun = Instant::now();
     let patches: Vec<Patch> = arguments.patches.iter().map(|path| Patch::open(path)).collect::<Result<_, _>>()?;
     let bundle = match (&arguments.bundle, patches.first()) {
@@ -212,9 +259,17 @@ fn answer(arguments: &Arguments) -> Result<bool> {
     let tasks: Vec<Task> = patches.iter().zip(&arguments.patches).map(attach).collect::<Result<_>>()?;
     let attached = begun.elapsed();
 
-    let (reader, name, length) = open(arguments)?;
+    let (mut reader, name, length) = open(arguments)?;
+    // Looked at where it is, so that nothing is lost of what cannot be read twice. An error will be there again.
+    if reader.fill_buf().is_ok_and(Patch::begins) {
+        return Err(Error::Input {
+            place: name,
+            expected: "a text".to_owned(),
+            found: "a patch; give each patch its own -p".to_owned(),
+        });
+    }
     let bar = progress_bar(length);
-    let mut records = Records::new(BufReader::new(reader), arguments.input, &name)?;
+    let mut records = Records::new(reader, format, &name)?;
     let names = names(&tasks, &arguments.patches);
     let shown = names.iter().zip(&tasks).map(|(name, task)| (name.as_str(), task.spec().kind().labels()));
     let mut writer = Writer::new(BufWriter::new(io::stdout().lock()), arguments.output, arguments.logits, shown);
@@ -241,7 +296,7 @@ fn answer(arguments: &Arguments) -> Result<bool> {
     Ok(outcome.refused == 0)
 }
 
-fn open(arguments: &Arguments) -> Result<(Box<dyn Read>, String, Option<u64>)> {
+fn open(arguments: &Arguments) -> Result<(Box<dyn BufRead>, String, Option<u64>)> {
     match &arguments.file {
         Some(path) if path.as_os_str() != "-" => {
             let failed = |source| Error::Io { path: path.clone(), action: "read", source };
@@ -250,9 +305,9 @@ fn open(arguments: &Arguments) -> Result<(Box<dyn Read>, String, Option<u64>)> {
             if metadata.is_dir() {
                 return Err(failed(io::ErrorKind::IsADirectory.into()));
             }
-            Ok((Box::new(file), path.display().to_string(), Some(metadata.len())))
+            Ok((Box::new(BufReader::new(file)), path.display().to_string(), Some(metadata.len())))
         }
-        _ => Ok((Box::new(io::stdin()), "standard input".to_owned(), None)),
+        _ => Ok((Box::new(io::stdin().lock()), "standard input".to_owned(), None)),
     }
 }
 

@@ -138,12 +138,19 @@ fn a_batch_may_mix_tasks_and_switching_changes_nothing() {
     assert!(error.contains("attached to encoder"), "{error}");
 }
 
+/// Asserts that so many answers were refused, which is no failure.
+fn assert_unanswered(output: &Output, refused: &str) {
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "exit code; it said: {said}");
+    assert!(said.contains(&format!("refused, marked in their place: {refused}")), "{said}");
+}
+
 #[test]
 fn lines_without_an_answer_are_marked_in_their_place() {
     let place = Place::new("bert");
     let input = b"good\n\nbad\tgood\n\xff\xfe\n   \nbad\n";
     let output = place.run(&["-p", "label.bias", "-o", "jsonl"], input);
-    assert_refused(&output, &["refused, marked in their place: 4 of 6"]);
+    assert_unanswered(&output, "4 of 6");
     let rows: Vec<Value> =
         String::from_utf8(output.stdout).unwrap().lines().map(|l| serde_json::from_str(l).unwrap()).collect();
     let errors: Vec<&str> = rows.iter().map(|r| r["error"].as_str().unwrap_or("-")).collect();
@@ -152,7 +159,7 @@ fn lines_without_an_answer_are_marked_in_their_place() {
     assert_eq!(rows.iter().map(|r| r["line"].as_u64().unwrap()).collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6]);
 
     let one = place.run(&["-p", "pair.bias"], b"good\n");
-    assert_refused(&one, &["refused, marked in their place: 1 of 1"]);
+    assert_unanswered(&one, "1 of 1");
     assert!(String::from_utf8(one.stdout).unwrap().contains("expected a pair of texts, found one text"));
     assert_refused(&place.run(&["-p", "label.bias"], b""), &["standard input", "at least one line", "an empty input"]);
 }
@@ -187,6 +194,17 @@ fn formats_agree_with_each_other() {
     assert_eq!(label(&lines), label(&tsv));
     assert_eq!(label(&lines), label(&json));
     assert_eq!(tsv[0]["line"], 2, "the header is a line");
+    let write = |name: &str, text: &str| fs::write(place.home.path().join(name), text).unwrap();
+    write("pairs.tsv", "sentence1\tsentence2\ngood\tbad\nwhy\tone two\n");
+    write("pairs.jsonl", "{\"text\":\"good\",\"text_pair\":\"bad\"}\n{\"text\":\"why\",\"text_pair\":\"one two\"}\n");
+    write("pairs.csv", "sentence1,sentence2\ngood,bad\n");
+    for file in ["pairs.tsv", "pairs.jsonl"] {
+        assert_eq!(label(&place.rows(&["-p", "pair.bias", file], b"")), label(&lines), "{file}");
+    }
+    // What is said goes before the ending.
+    assert_eq!(place.rows(&["-p", "pair.bias", "-i", "lines", "pairs.tsv"], b"").len(), 3);
+    let refused = place.run(&["-p", "pair.bias", "pairs.csv"], b"");
+    assert_refused(&refused, &["pairs.csv: expected lines, .tsv or .jsonl, found .csv", "> pairs.jsonl"]);
 
     let table = assert_succeeded(&place.run(&["-p", "pair.bias", "-p", "span.bias"], b"good\tbad\n"));
     assert!(table.lines().next().unwrap().contains("task") && table.contains("span"), "{table}");
@@ -261,6 +279,17 @@ fn the_store_is_searched_by_the_patchs_digest() {
         &command("edge-export", place.home.path()).arg(place.home.path().join("checkpoint")).output().unwrap(),
     );
     assert!(assert_succeeded(&run()).contains("good"));
+}
+
+#[test]
+fn a_bundle_is_named_as_edge_patch_names_it_too() {
+    let place = Place::new("bert");
+    let rows = |name: &str| {
+        let mut run = command("edge-run", place.home.path());
+        let run = run.current_dir(place.home.path()).args([name, "bundle", "-p", "label.bias", "--logits"]);
+        assert_succeeded(&with_input(run, b"good\n"))
+    };
+    assert_eq!(rows("--encoder"), rows("--bundle"));
 }
 
 #[test]
@@ -422,8 +451,11 @@ fn a_prepared_encoder_has_its_panels_before_the_first_text() {
     let panels = place.home.path().join("bundle/panels-f32x16.bin");
     let prepare = || command("edge-run", place.home.path()).arg("prepare").arg(place.bundle.dir()).output().unwrap();
     assert!(!panels.exists());
-    assert_eq!(assert_succeeded(&prepare()), "");
-    assert!(panels.exists());
+    for how in ["made", "found"] {
+        let said = assert_succeeded(&prepare());
+        let bytes = fs::metadata(&panels).unwrap().len();
+        assert_eq!(said, format!("{}: {bytes} bytes, {how}\n", panels.display()));
+    }
     fs::remove_file(&panels).unwrap();
     fs::write(place.home.path().join("bundle/weights.bin"), b"short").unwrap();
     assert_refused(&prepare(), &["weights.bin", "expected", "bytes, found 5"]);
@@ -610,6 +642,8 @@ fn a_benchmark_reports_every_figure() {
     if cfg!(target_os = "linux") {
         assert_eq!(report.pointer("/mapped/private_dirty_bytes"), Some(&Value::from(0)), "{report}");
     }
+    // Weights in f32 meet f32, whatever is asked for.
+    assert!(report["arithmetic"].as_str().unwrap().ends_with(" F32"), "{report}");
     let mut longer = command("edge-run", place.home.path());
     let longer = longer.current_dir(place.home.path()).args(["bench", "bundle", "-l", "4000"]).output().unwrap();
     assert_refused(&longer, &["--lengths", "1 to 48 tokens", "4000"]);
@@ -636,6 +670,35 @@ fn wrong_usage_is_told_apart_from_failure() {
         let output = run.stdout(full).stderr(Stdio::piped()).output().unwrap();
         assert_refused(&output, &["standard output", "cannot write"]);
     }
+}
+
+#[test]
+fn a_patch_is_no_text_and_needs_an_option_of_its_own() {
+    let place = Place::new("bert");
+    let patch = fs::read(place.home.path().join("number.bias")).unwrap();
+    let said = "expected a text, found a patch; give each patch its own -p";
+    for (arguments, input, name) in [
+        (&["-p", "label.bias", "number.bias"][..], &b""[..], "number.bias"),
+        (&["-p", "label.bias"][..], &patch[..], "standard input"),
+    ] {
+        let refused = place.run(arguments, input);
+        assert_refused(&refused, &[&format!("edge-run: {name}: {said}")]);
+        assert!(refused.stdout.is_empty());
+    }
+    for (arguments, due) in [
+        (&["-p", "a.bias", "b.bias", "input.txt"][..], "edge-run -p a.bias -p b.bias input.txt\n"),
+        (&["-p", "a.bias", "b.bias", "c.bias", "d e.tsv"], "edge-run -p a.bias -p b.bias -p c.bias d e.tsv\n"),
+        (&["b.bias", "c.bias", "-p", "a.bias"], "edge-run -p a.bias -p b.bias -p c.bias\n"),
+        (&["-p", "a.bias", "one.txt", "two.txt"], "expected one file of texts, found 2\n"),
+    ] {
+        let output = place.run(arguments, b"");
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(due) && said.contains("Usage: edge-run"), "{said}");
+    }
+    // A text may begin as a patch does, for a while.
+    let output = place.run(&["-p", "label.bias", "-o", "jsonl"], b"BIAS");
+    assert_eq!(assert_succeeded(&output).lines().count(), 1);
 }
 
 #[test]

@@ -98,6 +98,40 @@ fn what_is_no_file_of_the_directory_or_has_anothers_name_is_refused() {
     assert!(!reasons(&found).contains("copy.bias"));
 }
 
+#[test]
+fn of_two_files_with_one_name_the_same_answers_before_and_after_a_restart() {
+    let mut server = Server::of(&[]);
+    let [first, second] = [0, 1].map(|version| telling(&server.bundle, "t", version).to_bytes().unwrap());
+    let mark = |server: &Server| server.post("/predict/t", json!({ "text": "x" })).json()["logits"][0].as_f64();
+    let file_is = |name: &'static str| move |tasks: &Value| tasks["tasks"][0]["file"] == name;
+    server.put("b.bias", &first);
+    server.wait("the task", file_is("b.bias"));
+    assert_eq!(mark(&server), Some(0.0));
+    // It sorts first and comes later: a swap.
+    server.put("a.bias", &second);
+    let live = server.wait("the file that sorts first", file_is("a.bias"));
+    assert_eq!(mark(&server), Some(1.0));
+    assert_eq!(server.metric("edge_serve_task_swaps_total"), 1.0);
+    assert_eq!(server.metric("edge_serve_refused_patches"), 1.0);
+    for part in ["patches/b.bias: task name", "found t, which a.bias answers for, as its name sorts first"] {
+        assert!(reasons(&live).contains(part), "{part:?} is not in {live}");
+    }
+    server.child.kill().unwrap();
+    server.child.wait().unwrap();
+    server.restart();
+    assert_eq!(server.get("/tasks").json(), live);
+    assert_eq!(mark(&server), Some(1.0));
+    // The name is free again, and taken once more.
+    fs::remove_file(server.patches.join("a.bias")).unwrap();
+    let found = server.wait("the other file", file_is("b.bias"));
+    assert_eq!((reasons(&found).as_str(), mark(&server)), ("[]", Some(0.0)));
+    // Out of service on request is not for a file that sorts first.
+    assert_eq!(server.post("/v2/repository/models/t/unload", json!({})).status, 200);
+    server.put("a.bias", &second);
+    let found = server.wait("the file that sorts first", file_is("a.bias"));
+    assert_eq!(found, live);
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn a_patch_that_the_system_could_not_read_is_taken_once_it_can() {

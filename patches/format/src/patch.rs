@@ -124,6 +124,11 @@ impl Patch {
         Self::from_bytes(&bytes).map_err(|e| e.in_file(path))
     }
 
+    /// Whether the first bytes of a file are those of a patch.
+    pub fn begins(bytes: &[u8]) -> bool {
+        bytes.starts_with(wire::MAGIC)
+    }
+
     /// Reads a patch from bytes; safe on any bytes, and allocates no more than in proportion to them.
     ///
     /// # Errors
@@ -160,7 +165,7 @@ impl Patch {
         let mut first = Vec::new();
         let read = File::open(path).and_then(|file| file.take(wire::MAGIC.len() as u64).read_to_end(&mut first));
         read.map_err(Error::io(path, "read"))?;
-        if first.is_empty() || first == wire::MAGIC {
+        if first.is_empty() || Self::begins(&first) {
             return Ok(());
         }
         Err(Error::field(path.display().to_string(), "a patch to replace, or no file", "a file that is no patch"))

@@ -3,8 +3,9 @@
 //! In: the files of one directory, and what was touched there. Out: a [`Listing`] at every change. A file is read once,
 //! checked whole and attached before it takes the place of the one before; until then, and whenever it is refused, the one
 //! before goes on answering.
-//! Refused: what `edge-patch verify` refuses, with the same words; a link to a place outside of the directory; a second
-//! file with the name of a task that another file holds; with keys, a patch that none of them signed.
+//! Refused: what `edge-patch verify` refuses, with the same words; a link to a place outside of the directory; of two files
+//! with one task's name the one whose own name sorts last, whichever came first, so that a restart changes nothing; with
+//! keys, a patch that none of them signed.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -220,6 +221,11 @@ impl Directory {
                     self.remove(&before, name);
                 }
                 (known.refused, known.unloaded) = (None, false);
+                // Its name sorts last, or this file would have been refused.
+                if let Some(holder) = self.holder(&resident.name).filter(|holder| *holder != name).map(OsStr::to_owned)
+                {
+                    self.displace(&holder, &resident);
+                }
                 self.insert(resident);
             }
             Err(refused) => {
@@ -251,6 +257,18 @@ impl Directory {
         }
     }
 
+    /// Takes a task's name from the file that had it: it is refused from now on, if it was not already.
+    fn displace(&mut self, holder: &OsStr, resident: &Resident) {
+        let refused = self.taken(holder, &resident.name, &resident.file);
+        let Some(known) = self.files.get_mut(holder) else { return };
+        (known.task, known.unloaded) = (None, false);
+        if known.refused.is_none() {
+            self.metrics.refusals.inc();
+            tracing::warn!(file = %holder.display(), reason = refused.reason, answers = "nothing", "patch refused");
+            known.refused = Some(refused);
+        }
+    }
+
     /// Ends a task, if `file` is what it came in.
     fn remove(&mut self, task: &str, file: &OsStr) {
         if self.tasks.get(task).is_some_and(|resident| resident.file == file) {
@@ -275,14 +293,8 @@ impl Directory {
         }
         let patch = Patch::from_bytes(&bytes).map_err(|e| Refused::of(e.in_file(&path)))?;
         let task = patch.task().name().to_owned();
-        if let Some(holder) = self.holder(&task).filter(|holder| *holder != name) {
-            let reason = format!(
-                "{}: task name: expected one that no other file has, found {task}, which {} answers for; remove one of \
-                 the two",
-                path.display(),
-                holder.display()
-            );
-            return Err(Refused { reason, until: Until::Free(task) });
+        if let Some(holder) = self.holder(&task).filter(|holder| *holder < name) {
+            return Err(self.taken(name, &task, holder));
         }
         // A bundle may be on its way into the store, so whatever is wrong with it may pass.
         let station = self
@@ -295,6 +307,17 @@ impl Directory {
         })?;
         let task_of = Arc::new(attached);
         Ok(Arc::new(Resident { name: task, file: name.to_owned(), digest, bytes: bytes.len(), task: task_of, station }))
+    }
+
+    /// Why a file is refused whose task has its name from another file, too.
+    fn taken(&self, name: &OsStr, task: &str, holder: &OsStr) -> Refused {
+        let reason = format!(
+            "{}: task name: expected one that no other file has, found {task}, which {} answers for, as its name sorts \
+             first; remove one of the two",
+            self.dir.join(name).display(),
+            holder.display()
+        );
+        Refused { reason, until: Until::Free(task.to_owned()) }
     }
 
     /// The bytes of a regular file of the directory, wherever within it links lead, and never of one outside of it.

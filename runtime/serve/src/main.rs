@@ -25,7 +25,7 @@ struct Arguments {
     #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = at_least_one)]
     threads: usize,
     /// An encoder's bundle that is not in the store; repeat it for more
-    #[arg(long = "bundle", value_name = "DIR")]
+    #[arg(long = "bundle", visible_alias = "encoder", value_name = "DIR")]
     bundles: Vec<PathBuf>,
     /// Ask for the bearer token in FILE: one line, at least 16 characters
     #[arg(long, value_name = "FILE")]

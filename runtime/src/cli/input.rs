@@ -4,7 +4,10 @@
 //! too, with the reason, so that answers never shift. Refused as a whole: a TSV header without a column of text. GLUE's
 //! files are read as they come: tabs part cells whatever quotes there are, and CoLA's have no header.
 
-use std::io::{self, BufRead};
+use std::{
+    io::{self, BufRead},
+    path::Path,
+};
 
 use clap::ValueEnum;
 use serde_json::Value;
@@ -20,6 +23,31 @@ pub enum InputFormat {
     Tsv,
     /// One JSON object a line; text fields are found by name
     Jsonl,
+}
+
+impl InputFormat {
+    /// The format of a file by the ending of its name; lines where that says nothing.
+    ///
+    /// # Errors
+    /// When they are comma-separated values, which is none of them.
+    pub fn of(path: &Path) -> Result<Self> {
+        let ending = path.extension().unwrap_or_default().to_ascii_lowercase();
+        match ending.to_str() {
+            Some("tsv") => Ok(InputFormat::Tsv),
+            Some("jsonl") => Ok(InputFormat::Jsonl),
+            Some("csv") => Err(Error::Input {
+                place: path.display().to_string(),
+                expected: "lines, .tsv or .jsonl".to_owned(),
+                found: format!(
+                    ".csv; make JSON lines of it with\n  python3 -c 'import csv, json, sys; \
+                     [print(json.dumps(row)) for row in csv.DictReader(sys.stdin)]' < {} > {}",
+                    path.display(),
+                    path.with_extension("jsonl").display()
+                ),
+            }),
+            _ => Ok(InputFormat::Lines),
+        }
+    }
 }
 
 /// A line of input.
@@ -299,6 +327,24 @@ mod tests {
             (5, Ok(Text::one("last"))),
         ];
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn endings_tell_formats() {
+        for (name, due) in [
+            ("a.tsv", InputFormat::Tsv),
+            ("a.b.TSV", InputFormat::Tsv),
+            ("a.jsonl", InputFormat::Jsonl),
+            ("a.txt", InputFormat::Lines),
+            ("tsv", InputFormat::Lines),
+            (".jsonl", InputFormat::Lines),
+            ("a.tsv/b", InputFormat::Lines),
+        ] {
+            assert_eq!(InputFormat::of(Path::new(name)).unwrap(), due, "{name}");
+        }
+        let said = InputFormat::of(Path::new("in/a.csv")).unwrap_err().to_string();
+        assert!(said.starts_with("in/a.csv: expected lines, .tsv or .jsonl, found .csv"), "{said}");
+        assert!(said.ends_with("' < in/a.csv > in/a.jsonl"), "{said}");
     }
 
     #[test]

@@ -6,13 +6,13 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use bias_patch::{Bundle, Config};
+use bias_patch::{Bundle, Config, Element};
 use ndarray::{ArrayView2, s};
 use prost::Message;
 use tract_onnx::{pb, prelude::*, tract_core::internal::TractErrorContext as _};
 
 use super::{
-    EngineOptions, Hidden, Sequence,
+    Activations, EngineOptions, Hidden, Sequence,
     adjoint::{Batch, Loss, Tape},
     machine::Machine,
     patterns,
@@ -48,7 +48,12 @@ fn token_bytes(config: &Config) -> usize {
 impl Lowered {
     /// Maps the weights of a bundle and plans its graph.
     pub fn load(bundle: &Bundle, options: EngineOptions) -> Result<Self> {
-        Self::lower(bundle, Arc::new(Machine::new(options)?), Weights::open(bundle)?)
+        let activations = match bundle.manifest().weights() {
+            Element::F32 => Activations::F32,
+            Element::I8 => options.activations,
+        };
+        let machine = Machine::new(EngineOptions { activations, ..options })?;
+        Self::lower(bundle, Arc::new(machine), Weights::open(bundle)?)
     }
 
     /// The same encoder with other weights, on the same threads.
@@ -119,7 +124,7 @@ impl Lowered {
         self.evaluate(inputs, lengths).map_err(|e| self.failed(e))
     }
 
-    /// The kernel and what it multiplies.
+    /// The kernel and the activations that it multiplies.
     pub fn arithmetic(&self) -> String {
         format!("{} {:?}", self.machine.kernel.name(), self.machine.activations)
     }

@@ -25,6 +25,8 @@ pub(crate) struct Weights {
     values: Values,
     index: PanelIndex,
     path: PathBuf,
+    /// Whether the file is there since they were opened, not before.
+    made: bool,
 }
 
 #[derive(Debug)]
@@ -108,7 +110,7 @@ impl Weights {
         let mut reason = None;
         for path in std::iter::once(&beside).chain(&cached).filter(|path| path.exists()) {
             match PanelIndex::open(path, manifest) {
-                Ok(index) => return Self::map(path, index),
+                Ok(index) => return Self::map(path, index, false),
                 Err(error) => reason = Some(error),
             }
         }
@@ -131,7 +133,12 @@ impl Weights {
             (Err(error), _) => return Err(error.into()),
         };
         let index = PanelIndex::open(&path, manifest)?;
-        Self::map(&path, index)
+        Self::map(&path, index, true)
+    }
+
+    /// Their file, and whether it was made when they were opened.
+    pub fn file(&self) -> (&Path, bool) {
+        (&self.path, self.made)
     }
 
     /// A tensor by name.
@@ -203,11 +210,11 @@ impl Weights {
             });
         }
         let (index, path) = (self.index.clone(), self.path.clone());
-        Ok(Arc::new(Weights { values: Values::Own(own.clone()), index, path }))
+        Ok(Arc::new(Weights { values: Values::Own(own.clone()), index, path, made: false }))
     }
 
-    fn map(path: &Path, index: PanelIndex) -> Result<Arc<Self>> {
-        Ok(Arc::new(Weights { values: Values::Mapped(Mapped::open(path)?), index, path: path.to_owned() }))
+    fn map(path: &Path, index: PanelIndex, made: bool) -> Result<Arc<Self>> {
+        Ok(Arc::new(Weights { values: Values::Mapped(Mapped::open(path)?), index, path: path.to_owned(), made }))
     }
 
     /// Where the tensors begin in the file, and where they end.
