@@ -379,10 +379,12 @@ mod tests {
         let (_dir, paths) = logs(&texts);
         let picture = Picture::of_sizes(&paths).unwrap();
         let (svg, text) = (picture.svg(), picture.text().join("\n"));
-        assert!(svg.contains(">log16<") && !svg.contains(">log17<") && svg.contains(">and 23 more<"), "{svg}");
+        assert!(svg.contains(">log23<") && !svg.contains(">log24<") && svg.contains(">and 16 more<"), "{svg}");
+        // The lines in every colour's second turn, and the pieces before their names.
+        assert_eq!(svg.matches(" stroke-dasharray=\"4\"").count(), 2 * 7);
         assert!(text.contains("z  log35") && !text.contains("log36") && text.ends_with("  and 4 more"), "{text}");
         // All that are named, and no more.
-        assert!(Picture::of_sizes(&paths[..7]).unwrap().svg().matches(" more<").count() == 0);
+        assert!(Picture::of_sizes(&paths[..14]).unwrap().svg().matches(" more<").count() == 0);
     }
 
     #[test]
