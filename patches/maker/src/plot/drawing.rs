@@ -10,9 +10,12 @@ const BLACK: Color = [0; 3];
 const GREY: Color = [221; 3];
 /// The largest cell: a dark blue, on which words are white.
 const DARK: Color = [8, 48, 107];
-/// Of lines, no more of which are drawn: told apart by colour-blind people too (Okabe and Ito 2008).
+/// Of lines: told apart by colour-blind people too (Okabe and Ito 2008). As many more are drawn in them, dashed.
 const LINES: [Color; 7] =
     [[0, 114, 178], [213, 94, 0], [0, 158, 115], [204, 121, 167], [86, 180, 233], [230, 159, 0], [90, 90, 90]];
+
+/// Of a dash, and of the gap after it.
+pub(super) const DASH: f64 = 4.0;
 
 /// Of a character of the bitmap font; those of SVG are no wider in the mean.
 pub(super) const LETTER: f64 = 8.0;
@@ -41,6 +44,7 @@ pub(super) enum Shape {
     Line {
         points: Vec<(f64, f64)>,
         ink: Color,
+        dashed: bool,
     },
     /// At `x` is their start, middle or end, at `y` the line they stand on.
     Words {
@@ -113,23 +117,26 @@ fn draw_lines(lines: &Lines, top: f64, drawing: &mut Drawing) {
     const HEIGHT: f64 = 220.0;
     /// Lines with more points than these have no marks at them.
     const MARKED: usize = 50;
+    /// The piece of a line that stands before its name: three dashes.
+    const SAMPLE: f64 = 5.0 * DASH;
     let Some((across, up)) = lines.scales() else { return };
     let (top, right) = (top + 24.0, LEFT + WIDTH);
     let place = |(x, y): (f64, f64)| (LEFT + WIDTH * across.share(x), top + HEIGHT * (1.0 - up.share(y)));
     drawing.words(LEFT, top - 8.0, Align::Start, lines.up.clone(), BLACK);
     for (share, label) in up.labels() {
         let y = top + HEIGHT * (1.0 - share);
-        drawing.line(vec![(LEFT, y), (right, y)], GREY);
+        drawing.line(vec![(LEFT, y), (right, y)], GREY, false);
         drawing.words(LEFT - 6.0, y + 4.0, Align::End, label, BLACK);
     }
     for (share, label) in across.labels() {
         let x = LEFT + WIDTH * share;
-        drawing.line(vec![(x, top), (x, top + HEIGHT)], GREY);
+        drawing.line(vec![(x, top), (x, top + HEIGHT)], GREY, false);
         drawing.words(x, top + HEIGHT + 14.0, Align::Middle, label, BLACK);
     }
     drawing.words(LEFT + WIDTH / 2.0, top + HEIGHT + 30.0, Align::Middle, lines.across.to_owned(), BLACK);
     let beside = |at: usize| (right + 12.0, top + 8.0 + 15.0 * at as f64);
-    for (at, (series, ink)) in lines.series.iter().zip(LINES).enumerate() {
+    let styles = [false, true].into_iter().flat_map(|dashed| LINES.map(|ink| (ink, dashed)));
+    for (at, (series, (ink, dashed))) in lines.series.iter().zip(styles).enumerate() {
         let marked = series.pieces.iter().map(Vec::len).sum::<usize>() <= MARKED;
         for piece in &series.pieces {
             let points: Vec<(f64, f64)> = piece.iter().map(|point| place(*point)).collect();
@@ -137,13 +144,14 @@ fn draw_lines(lines: &Lines, top: f64, drawing: &mut Drawing) {
             if marked || points.len() == 1 {
                 points.iter().for_each(|(x, y)| drawing.box_at(x - 2.5, y - 2.5, 5.0, 5.0, ink));
             }
-            drawing.line(points, ink);
+            drawing.line(points, ink, dashed);
         }
         let (x, y) = beside(at);
-        drawing.words(x, y, Align::Start, series.name.clone(), ink);
+        drawing.line(vec![(x, y - 4.0), (x + SAMPLE, y - 4.0)], ink, dashed);
+        drawing.words(x + SAMPLE + 6.0, y, Align::Start, series.name.clone(), ink);
     }
-    if let Some(rest) = lines.rest(LINES.len()) {
-        let (x, y) = beside(LINES.len());
+    if let Some(rest) = lines.rest(2 * LINES.len()) {
+        let (x, y) = beside(2 * LINES.len());
         drawing.words(x, y, Align::Start, rest, BLACK);
     }
 }
@@ -154,9 +162,9 @@ impl Drawing {
         self.shapes.push(Shape::Box { x, y, width, height, fill });
     }
 
-    fn line(&mut self, points: Vec<(f64, f64)>, ink: Color) {
+    fn line(&mut self, points: Vec<(f64, f64)>, ink: Color, dashed: bool) {
         points.iter().for_each(|(x, y)| self.hold(*x, *y));
-        self.shapes.push(Shape::Line { points, ink });
+        self.shapes.push(Shape::Line { points, ink, dashed });
     }
 
     fn words(&mut self, x: f64, y: f64, align: Align, text: String, ink: Color) {

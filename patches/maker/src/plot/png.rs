@@ -3,7 +3,7 @@
 
 use font8x8::{BASIC_FONTS, LATIN_FONTS, UnicodeFonts};
 
-use super::drawing::{Color, Drawing, LETTER, Shape, WHITE};
+use super::drawing::{Color, DASH, Drawing, LETTER, Shape, WHITE};
 use crate::{Error, Result};
 
 /// Dots to a pixel.
@@ -47,8 +47,12 @@ impl Canvas {
     fn draw(&mut self, shape: &Shape) {
         match shape {
             Shape::Box { x, y, width, height, fill } => self.fill(*x, *y, *width, *height, *fill),
-            Shape::Line { points, ink } => {
-                points.windows(2).for_each(|ends| self.line(ends[0], ends[1], *ink));
+            Shape::Line { points, ink, dashed } => {
+                // Dashes go on around corners.
+                let mut before = 0.0;
+                for ends in points.windows(2) {
+                    before += self.line(ends[0], ends[1], *ink, dashed.then_some(before));
+                }
             }
             Shape::Words { x, y, align, text, ink } => {
                 let start = x - LETTER * text.chars().count() as f64 * align.before();
@@ -72,14 +76,19 @@ impl Canvas {
         }
     }
 
-    /// Draws a line a pixel wide.
-    fn line(&mut self, from: (f64, f64), to: (f64, f64), ink: Color) {
+    /// Draws a line a pixel wide and gives its length; of a dashed one, so much as `dashed` says is before it.
+    fn line(&mut self, from: (f64, f64), to: (f64, f64), ink: Color, dashed: Option<f64>) -> f64 {
         let (width, height) = (to.0 - from.0, to.1 - from.1);
+        let length = width.hypot(height);
         let steps = (width.abs().max(height.abs()) * SCALE).ceil().max(1.0);
         for step in 0..=steps as usize {
             let along = step as f64 / steps;
+            if dashed.is_some_and(|before| (before + along * length) % (2.0 * DASH) > DASH) {
+                continue;
+            }
             self.fill(from.0 + along * width - 0.5, from.1 + along * height - 0.5, 1.0, 1.0, ink);
         }
+        length
     }
 
     /// Draws a character that begins at `x` and stands on `y`: its last row is below, for letters that go there.
@@ -89,6 +98,23 @@ impl Canvas {
             for column in (0..8).filter(|column| bits >> column & 1 == 1) {
                 self.fill(x + f64::from(column), y - 7.0 + row as f64, 1.0, 1.0, ink);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dashes_go_on_around_corners() {
+        const INK: Color = [0; 3];
+        for dashed in [false, true] {
+            let mut canvas = Canvas::new(&Drawing { width: 20.0, height: 10.0, shapes: Vec::new() });
+            canvas.draw(&Shape::Line { points: vec![(0.0, 5.0), (6.0, 5.0), (16.0, 5.0)], ink: INK, dashed });
+            // In the middle of two dashes, and of the gap after each.
+            let dots = [2, 6, 10, 14].map(|x| canvas.dots[2 * (5 * canvas.width + x)] == INK);
+            assert_eq!(dots, [true, !dashed, true, !dashed]);
         }
     }
 }

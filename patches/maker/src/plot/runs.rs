@@ -1,7 +1,9 @@
 //! The runs that a log tells of, each in one piece however often its training was stopped.
 
-use super::Point;
 use crate::log::Entry;
+
+/// A place across and, unless it is missing, a value.
+pub(super) type Point = (f64, Option<f64>);
 
 /// A run of a training, as its log tells of it.
 #[derive(Default)]

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::drawing::{Align, Color, Drawing, Shape, WHITE};
+use super::drawing::{Align, Color, DASH, Drawing, Shape, WHITE};
 
 pub(super) fn write(drawing: &Drawing) -> String {
     let Drawing { width, height, shapes } = drawing;
@@ -19,9 +19,11 @@ pub(super) fn write(drawing: &Drawing) -> String {
                 "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width}\" height=\"{height}\" fill=\"{}\"/>",
                 color(*fill)
             ),
-            Shape::Line { points, ink } => {
+            Shape::Line { points, ink, dashed } => {
                 let places: Vec<String> = points.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
-                writeln!(svg, "<polyline points=\"{}\" fill=\"none\" stroke=\"{}\"/>", places.join(" "), color(*ink))
+                let (places, ink) = (places.join(" "), color(*ink));
+                let dashes = if *dashed { format!(" stroke-dasharray=\"{DASH}\"") } else { String::new() };
+                writeln!(svg, "<polyline points=\"{places}\" fill=\"none\" stroke=\"{ink}\"{dashes}/>")
             }
             Shape::Words { x, y, align, text, ink } => {
                 let anchor = match align {
