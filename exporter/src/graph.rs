@@ -65,6 +65,23 @@ impl Builder {
         name.to_owned()
     }
 
+    /// A value with its dimensions in another order.
+    pub fn transpose(&mut self, name: &str, value: &str, order: &[i64]) -> String {
+        self.node("Transpose", name, &[value], vec![Attribute::ints("perm", order)])
+    }
+
+    /// The sum of a value along the axes that a second input lists, or of all of it; these dimensions are dropped.
+    pub fn sum(&mut self, name: &str, inputs: &[&str]) -> String {
+        self.node("ReduceSum", name, inputs, vec![Attribute::int("keepdims", 0)])
+    }
+
+    /// The sum of a value's rows: over the first `dims` of its dimensions.
+    pub fn sum_rows(&mut self, name: &str, value: &str, dims: i64) -> String {
+        let axes: Vec<i64> = (0..dims).collect();
+        let axes = self.integers(&format!("rows.{dims}"), &[dims], &axes);
+        self.sum(name, &[value, &axes])
+    }
+
     /// The next of the further outputs that an operator has, of the node called `node`; gives its name.
     pub fn further(&mut self, node: &str, output: &str) -> String {
         let name = format!("{node}.{output}");

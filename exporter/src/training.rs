@@ -91,7 +91,7 @@ fn head(g: &mut Builder, hidden: &str, pooled: Option<&str>, width: u32) -> (Str
     }
     let weight = g.input(HEAD_WEIGHT, FLOAT, &[Any("outputs"), Of(width)]);
     let bias = g.input(HEAD_BIAS, FLOAT, &[Any("outputs")]);
-    let weight = turned(g, &weight, &[1, 0]); // [H, C]
+    let weight = g.transpose("head.weight.turned", &weight, &[1, 0]); // [H, C]
     let product = g.node("MatMul", "head.product", &[&x, &weight], vec![]);
     let logits = g.node("Add", "logits", &[&product, &bias], vec![]); // [B, R, C]
     (x, logits)
@@ -99,19 +99,17 @@ fn head(g: &mut Builder, hidden: &str, pooled: Option<&str>, width: u32) -> (Str
 
 /// The gradients of the head, and of the hidden states `[B, S, H]` and the pooler's output `[B, H]`, whose names it gives.
 fn head_adjoint(g: &mut Builder, x: &str, d_logits: &str, pooler: bool) -> (String, Option<String>) {
-    let (texts, rows) = (g.integers("rows.1", &[1], &[0]), g.integers("rows.2", &[2], &[0, 1]));
-    let drop = || vec![Attribute::int("keepdims", 0)];
-    let turned_logits = turned(g, d_logits, &[0, 2, 1]); // [B, C, R]
-    let d_weight = g.node("MatMul", "d.head.weight", &[&turned_logits, x], vec![]); // [B, C, H]
-    g.node("ReduceSum", &gradient_of(HEAD_WEIGHT), &[&d_weight, &texts], drop()); // [C, H]
-    g.node("ReduceSum", &gradient_of(HEAD_BIAS), &[d_logits, &rows], drop()); // [C]
+    let turned = g.transpose("d.logits.turned", d_logits, &[0, 2, 1]); // [B, C, R]
+    let d_weight = g.node("MatMul", "d.head.weight", &[&turned, x], vec![]); // [B, C, H]
+    g.sum_rows(&gradient_of(HEAD_WEIGHT), &d_weight, 1); // [C, H]
+    g.sum_rows(&gradient_of(HEAD_BIAS), d_logits, 2); // [C]
     let d_x = g.node("MatMul", "d.head.x", &[d_logits, HEAD_WEIGHT], vec![]); // [B, R, H]
     let d_pooled = pooler.then(|| {
         let axis = g.integers("one", &[1], &[1]);
         let d = g.node("Mul", "d.head.pooled", &["reads_pooler", &d_x], vec![]); // [B, R, H]
-        g.node("ReduceSum", "d.pooler_output", &[&d, &axis], drop()) // [B, H]
+        g.sum("d.pooler_output", &[&d, &axis]) // [B, H]
     });
-    let reads = turned(g, "reads", &[0, 2, 1]); // [B, S, R]
+    let reads = g.transpose("reads.turned", "reads", &[0, 2, 1]); // [B, S, R]
     (g.node("MatMul", "d.last_hidden_state", &[&reads, &d_x], vec![]), d_pooled)
 }
 
@@ -139,17 +137,15 @@ fn loss(g: &mut Builder, logits: &str) -> String {
 fn cross_entropy(g: &mut Builder, name: &str, logits: &str, axis: i64) -> (String, String) {
     let shares = optional(g, name, Any(&format!("{name}_outputs")));
     let axes = g.integers(&format!("{name}.axis"), &[1], &[axis]);
-    let mut step = |op: &str, part: &str, inputs: &[&str], attributes: Vec<Attribute>| {
-        g.node(op, &format!("{name}.{part}"), inputs, attributes)
-    };
-    let log = step("LogSoftmax", "log", &[logits], vec![Attribute::int("axis", axis)]); // [B, R, C]
-    let loss = step("Mul", "log_right", &[&shares, &log], vec![]);
-    let loss = step("ReduceSum", "sum", &[&loss], vec![Attribute::int("keepdims", 0)]); // []
-    let loss = step("Neg", "loss", &[&loss], vec![]);
-    let softmax = step("Exp", "softmax", &[&log], vec![]);
-    let total = step("ReduceSum", "total", &[&shares, &axes], vec![]); // [B, R, 1] or [B, 1, C]
-    let d = step("Mul", "due", &[&softmax, &total], vec![]);
-    (loss, step("Sub", "d", &[&d, &shares], vec![])) // [B, R, C]
+    let part = |part: &str| format!("{name}.{part}");
+    let log = g.node("LogSoftmax", &part("log"), &[logits], vec![Attribute::int("axis", axis)]); // [B, R, C]
+    let loss = g.node("Mul", &part("log_right"), &[&shares, &log], vec![]);
+    let loss = g.sum(&part("sum"), &[&loss]); // []
+    let loss = g.node("Neg", &part("loss"), &[&loss], vec![]);
+    let softmax = g.node("Exp", &part("softmax"), &[&log], vec![]);
+    let total = g.node("ReduceSum", &part("total"), &[&shares, &axes], vec![]); // [B, R, 1] or [B, 1, C]
+    let d = g.node("Mul", &part("due"), &[&softmax, &total], vec![]);
+    (loss, g.node("Sub", &part("d"), &[&d, &shares], vec![])) // [B, R, C]
 }
 
 /// sum(w (z - v)^2), with v and w the inputs `values` and `value_shares`; its gradient is 2 w (z - v).
@@ -159,7 +155,7 @@ fn squared_error(g: &mut Builder, logits: &str) -> (String, String) {
     let error = g.node("Sub", "values.error", &[logits, &values], vec![]); // [B, R, C]
     let weighed = g.node("Mul", "values.weighed", &[&error, &shares], vec![]);
     let loss = g.node("Mul", "values.squares", &[&weighed, &error], vec![]);
-    let loss = g.node("ReduceSum", "values.loss", &[&loss], vec![Attribute::int("keepdims", 0)]); // []
+    let loss = g.sum("values.loss", &[&loss]); // []
     (loss, g.node("Add", "values.d", &[&weighed, &weighed], vec![])) // [B, R, C]
 }
 
@@ -179,10 +175,6 @@ fn optional(g: &mut Builder, name: &str, last: Size<'_>) -> String {
     // Dimensions of its own, so that the one zero may stand for any.
     g.input(name, FLOAT, &[Any(&format!("{name}_batch")), Any(&format!("{name}_rows")), last]);
     g.zero(name, 3)
-}
-
-fn turned(g: &mut Builder, value: &str, order: &[i64]) -> String {
-    g.node("Transpose", &format!("{value}.turned"), &[value], vec![Attribute::ints("perm", order)])
 }
 
 #[cfg(test)]

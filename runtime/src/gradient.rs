@@ -4,7 +4,7 @@
 //! arithmetic is that of running: the same fused operators over the same mapped weights, and their adjoints. For a training that
 //! is compared with it there are gradients of the weights too.
 
-use bias_patch::{Kind, Task as TaskSpec};
+use bias_patch::{Kind, Task as TaskSpec, Term};
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2};
 
 use crate::{
@@ -132,8 +132,10 @@ impl Encoder {
             });
         }
         let flat = values.concat();
-        let slot_of: Vec<usize> = values.iter().enumerate().flat_map(|(slot, v)| vec![slot; v.len()]).collect();
-        let is_wanted = |at: usize| slot_of.get(at).is_some_and(|slot| wanted.get(*slot) == Some(&true));
+        // A key's bias shifts all scores of a row alike, which softmax does not see: its gradient is zero.
+        let wanted = manifest.slots.iter().zip(wanted).zip(values);
+        let wanted: Vec<bool> =
+            wanted.flat_map(|((slot, wanted), values)| vec![*wanted && slot.term != Term::Key; values.len()]).collect();
         let mut sums = vec![0.0f32; flat.len()];
         for run in runs(texts.iter().map(|text| text.len()), tokens) {
             let (mut ids, mut types, mut starts) = (Vec::new(), Vec::new(), vec![0]);
@@ -142,11 +144,11 @@ impl Encoder {
                 types.extend(text.type_ids.iter().map(|id| i64::from(*id)));
                 starts.push(ids.len() as i64);
             }
-            let batch = Batch { ids: &ids, types: &types, starts: &starts, values: &flat };
+            let batch = Batch { ids: &ids, types: &types, starts: &starts, values: &flat, wanted: &wanted };
             let mut of_run = |at: usize, tokens: ArrayView2<'_, f32>, pooled: Option<ArrayView1<'_, f32>>| {
                 loss(run.start + at, tokens, pooled)
             };
-            let gradient = engine.gradient(&batch, &is_wanted, d_weights.as_deref_mut(), &mut of_run)?;
+            let gradient = engine.gradient(&batch, d_weights.as_deref_mut(), &mut of_run)?;
             sums.iter_mut().zip(gradient).for_each(|(sum, gradient)| *sum += gradient);
         }
         let mut rest = &sums[..];

@@ -9,18 +9,19 @@
 //! Shapes: N tokens, H hidden width, I middle width, K and M the sides of a matrix, S tokens of a sequence, D width of a
 //! head. A gradient is called `d` and then the name of what it is of.
 
-use std::{ops::Range, slice};
+use std::slice;
 
-use bias_patch::{Activation, PANEL_WIDTH};
-use ndarray::{Array1, Array2, ArrayView1, ArrayView2};
+use bias_patch::Activation;
+use ndarray::{Array1, Array2, ArrayView1, ArrayView2, ArrayViewMut1, ArrayViewMut2, s};
 use tract_onnx::tract_core::internal::*;
 
 use super::{
-    attention::{Heads, Projections, attend},
+    attention::{Projections, attend, attend_adjoint},
     machine::{Machine, Scratch},
-    operators::{Norm, Operator, Work, embed, first_rows},
-    product::{Biases, Layer, multiply_transposed, project},
-    weights_adjoint::{add_gain, add_layers, add_tables},
+    norm::{Norm, Normalised},
+    operators::{Operator, Work, first_rows},
+    product::{Biases, Layer, project, project_adjoint},
+    weights_adjoint::add_layers,
 };
 
 /// The operators of a lowered graph in their order, each with the steps that its activations come from.
@@ -44,6 +45,8 @@ pub(crate) struct Batch<'a> {
     pub starts: &'a [i64],
     /// Every slot's values, one after the other.
     pub values: &'a [f32],
+    /// For each of the values, whether its gradient is wanted.
+    pub wanted: &'a [bool],
 }
 
 /// Gradients of the loss with respect to the hidden states of a sequence, `[S, H]`, and to the pooler's output, `[H]`.
@@ -53,12 +56,14 @@ pub(crate) type HiddenGradient = (Array2<f32>, Option<Array1<f32>>);
 pub(crate) type Loss<'a> =
     dyn FnMut(usize, ArrayView2<'_, f32>, Option<ArrayView1<'_, f32>>) -> HiddenGradient + Send + 'a;
 
+/// What each step of a tape puts out, or its gradient, while that is needed.
+type Outputs<'m> = Vec<Option<Scratch<'m>>>;
+
 /// What an operator's adjoint needs of its forward pass.
 enum Saved<'m> {
-    /// Rows normalised but for gain and bias, and what each was multiplied by.
+    /// Also what went into the activation, where there is a layer before.
     Norm {
-        normalised: Scratch<'m>,
-        inverses: Vec<f32>,
+        normalised: Normalised<'m>,
         middle: Option<Scratch<'m>>,
     },
     /// What went into the activation.
@@ -70,15 +75,6 @@ enum Saved<'m> {
         projections: Scratch<'m>,
     },
     Nothing,
-}
-
-/// What the operators of a tape put out, as far as it is needed again, and what their adjoints need.
-type Forward<'m> = (Vec<Option<Scratch<'m>>>, Vec<Saved<'m>>);
-
-/// Where gradients are added: those of the values, and of the weights if they are asked for.
-struct Sums<'a> {
-    values: &'a mut [f32],
-    weights: Option<&'a mut [f32]>,
 }
 
 impl Tape {
@@ -97,103 +93,97 @@ impl Tape {
         Ok(Tape { steps, tokens: output(0).context("no hidden states")?, pooled: output(1) })
     }
 
-    /// The gradient with respect to `batch.values`, zeros where a slot is not wanted; `wanted` says for each of the
-    /// values whether it is. `loss` is called with each sequence's hidden states and pooler output. Where there is
-    /// `d_weights`, the gradient of every weight is added to it.
+    /// The gradient with respect to `batch.values`, zeros where it is not wanted. `loss` is called with each sequence's
+    /// hidden states and pooler output. Where there is `d_weights`, the gradient of every weight is added to it.
     pub fn gradient(
         &self,
         machine: &Machine,
         batch: &Batch<'_>,
-        wanted: &dyn Fn(usize) -> bool,
         d_weights: Option<&mut [f32]>,
         loss: &mut Loss<'_>,
     ) -> TractResult<Vec<f32>> {
-        let (outputs, saved) = self.forward(machine, batch, d_weights.is_some())?;
-        let output = |step: usize| outputs[step].as_deref().unwrap_or_default();
-        let hidden = output(self.tokens).len() / batch.ids.len().max(1);
-        let tokens = ArrayView2::from_shape((batch.ids.len(), hidden), output(self.tokens))?;
-        let mut d_tokens = machine.scratch(tokens.len());
-        let mut d_pooled = None;
-        for (at, pair) in batch.starts.windows(2).enumerate() {
-            let rows = pair[0] as usize..pair[1] as usize;
-            let pooled = self.pooled.map(|step| ArrayView1::from(&output(step)[at * hidden..][..hidden]));
-            let (d, d_of_pooled) = loss(at, tokens.slice(ndarray::s![rows.clone(), ..]), pooled);
-            let shaped = d.dim() == (rows.len(), hidden) && d_of_pooled.as_ref().is_none_or(|d| d.len() == hidden);
-            ensure!(shaped, "gradients of sequence {at} have another shape than its hidden states");
-            let places = d_tokens[rows.start * hidden..rows.end * hidden].iter_mut();
-            places.zip(&d).for_each(|(place, d)| *place = *d);
-            if let Some(d) = d_of_pooled {
-                let sum: &mut Scratch<'_> =
-                    d_pooled.get_or_insert_with(|| zeros(machine, hidden * (batch.starts.len() - 1)));
-                sum[at * hidden..][..hidden].iter_mut().zip(&d).for_each(|(place, d)| *place = *d);
-            }
+        let (mut outputs, saved) = self.forward(machine, batch, d_weights.is_some())?;
+        let d_outputs = self.loss_gradient(machine, batch, &outputs, loss)?;
+        if d_weights.is_none() {
+            outputs.fill_with(|| None);
         }
-        let outputs = match d_weights {
-            Some(_) => outputs,
-            None => {
-                drop(outputs);
-                Vec::new()
-            }
-        };
-        let mut d_outputs: Vec<Option<Scratch<'_>>> = self.steps.iter().map(|_| None).collect();
-        d_outputs[self.tokens] = Some(d_tokens);
-        if let (Some(step), Some(d_pooled)) = (self.pooled, d_pooled) {
-            d_outputs[step] = Some(d_pooled);
-        }
-        let mut d_values = vec![0.0; batch.values.len()];
-        let mut sums = Sums { values: &mut d_values, weights: d_weights };
-        self.backward(machine, batch, wanted, (outputs, saved), d_outputs, &mut sums)?;
-        Ok(d_values)
+        let mut backward = Backward { machine, batch, d_values: vec![0.0; batch.values.len()], d_weights };
+        self.backward(&mut backward, &outputs, saved, d_outputs);
+        Ok(backward.d_values)
     }
 
     /// Outputs are dropped after their last use, but for those of the tape, unless all are kept.
-    fn forward<'m>(&self, machine: &'m Machine, batch: &Batch<'_>, keep: bool) -> TractResult<Forward<'m>> {
-        // The last step that reads each output.
-        let mut last: Vec<usize> = (0..self.steps.len()).collect();
-        for (at, step) in self.steps.iter().enumerate() {
-            step.inputs.iter().for_each(|input| last[*input] = at);
-        }
-        [Some(self.tokens), self.pooled].into_iter().flatten().for_each(|kept| last[kept] = usize::MAX);
-        if keep {
-            last.fill(usize::MAX);
-        }
-        let mut outputs: Vec<Option<Scratch<'m>>> = Vec::new();
+    fn forward<'m>(
+        &self,
+        machine: &'m Machine,
+        batch: &Batch<'_>,
+        keep: bool,
+    ) -> TractResult<(Outputs<'m>, Vec<Saved<'m>>)> {
+        let mut outputs: Outputs<'m> = Vec::new();
         let mut saved = Vec::new();
         for (at, step) in self.steps.iter().enumerate() {
-            let inputs: Vec<&[f32]> =
-                step.inputs.iter().map(|input| outputs[*input].as_deref().unwrap_or_default()).collect();
-            let (output, kept) = forward(machine, &step.operator.work, &inputs, batch)?;
+            let (output, kept) = forward(machine, &step.operator.work, &step.inputs(&outputs), batch)?;
             outputs.push(Some(output));
             saved.push(kept);
-            step.inputs.iter().filter(|input| last[**input] == at).for_each(|input| outputs[*input] = None);
+            for input in &step.inputs {
+                let read_later = self.steps[at + 1..].iter().any(|later| later.inputs.contains(input));
+                if !keep && !read_later && *input != self.tokens && Some(*input) != self.pooled {
+                    outputs[*input] = None;
+                }
+            }
         }
         Ok((outputs, saved))
     }
 
-    fn backward<'m>(
+    /// The gradient of the loss with respect to the tape's outputs.
+    fn loss_gradient<'m>(
         &self,
         machine: &'m Machine,
         batch: &Batch<'_>,
-        wanted: &dyn Fn(usize) -> bool,
-        (outputs, mut saved): Forward<'m>,
-        mut d_outputs: Vec<Option<Scratch<'m>>>,
-        sums: &mut Sums<'_>,
-    ) -> TractResult<()> {
+        outputs: &Outputs<'_>,
+        loss: &mut Loss<'_>,
+    ) -> TractResult<Outputs<'m>> {
+        let count = batch.ids.len();
+        let output = |step: usize| outputs[step].as_deref().unwrap_or_default();
+        let hidden = output(self.tokens).len() / count.max(1);
+        let tokens = ArrayView2::from_shape((count, hidden), output(self.tokens))?;
+        let mut d_tokens = machine.scratch(tokens.len());
+        let mut d_token_rows = ArrayViewMut2::from_shape((count, hidden), &mut d_tokens)?;
+        let mut d_outputs: Outputs<'m> = self.steps.iter().map(|_| None).collect();
+        for (at, pair) in batch.starts.windows(2).enumerate() {
+            let rows = pair[0] as usize..pair[1] as usize;
+            let pooled = self.pooled.map(|step| ArrayView1::from(&output(step)[at * hidden..][..hidden]));
+            let (d, d_pooled) = loss(at, tokens.slice(s![rows.clone(), ..]), pooled);
+            let shaped = d.dim() == (rows.len(), hidden) && d_pooled.as_ref().is_none_or(|d| d.len() == hidden);
+            ensure!(shaped, "gradients of sequence {at} have another shape than its hidden states");
+            d_token_rows.slice_mut(s![rows, ..]).assign(&d);
+            if let (Some(step), Some(d)) = (self.pooled, d_pooled) {
+                let all = d_outputs[step].get_or_insert_with(|| zeros(machine, hidden * (batch.starts.len() - 1)));
+                ArrayViewMut1::from(&mut all[at * hidden..][..hidden]).assign(&d);
+            }
+        }
+        d_outputs[self.tokens] = Some(d_tokens);
+        Ok(d_outputs)
+    }
+
+    fn backward<'m>(
+        &self,
+        backward: &mut Backward<'m>,
+        outputs: &Outputs<'m>,
+        saved: Vec<Saved<'m>>,
+        mut d_outputs: Outputs<'m>,
+    ) {
         // Whether a step has a wanted slot, or one below it has; with weights, all have what is wanted.
         let mut reaches: Vec<bool> = Vec::new();
         for step in &self.steps {
-            let own = sums.weights.is_some() || biases_of(&step.operator.work).iter().any(|bias| wanted(*bias));
+            let biases = biases_of(&step.operator.work);
+            let own = backward.d_weights.is_some() || biases.iter().any(|bias| backward.batch.wanted[*bias]);
             reaches.push(own || step.inputs.iter().any(|input| reaches[*input]));
         }
-        for (at, step) in self.steps.iter().enumerate().rev() {
-            let (Some(saved), d_out) = (saved.pop(), d_outputs[at].take()) else { break };
-            let Some(d_out) = d_out.filter(|_| reaches[at]) else { continue };
+        for ((at, step), saved) in self.steps.iter().enumerate().zip(saved).rev() {
+            let Some(d_out) = d_outputs[at].take().filter(|_| reaches[at]) else { continue };
             let below: Vec<bool> = step.inputs.iter().map(|input| reaches[*input]).collect();
-            let inputs: Vec<&[f32]> = match sums.weights {
-                Some(_) => step.inputs.iter().map(|input| outputs[*input].as_deref().unwrap_or_default()).collect(),
-                None => Vec::new(),
-            };
-            let d_inputs = backward(machine, &step.operator.work, &inputs, saved, batch, d_out, &below, wanted, sums);
+            let d_inputs = backward.operator(&step.operator.work, &step.inputs(outputs), saved, d_out, &below);
             for (input, d_input) in step.inputs.iter().zip(d_inputs) {
                 match (&mut d_outputs[*input], d_input) {
                     (Some(sum), Some(d)) => sum.iter_mut().zip(&*d).for_each(|(sum, d)| *sum += d),
@@ -202,7 +192,13 @@ impl Tape {
                 }
             }
         }
-        Ok(())
+    }
+}
+
+impl Step {
+    /// What it reads of other steps; nothing of an output that was dropped.
+    fn inputs<'a>(&self, outputs: &'a Outputs<'_>) -> Vec<&'a [f32]> {
+        self.inputs.iter().map(|input| outputs[*input].as_deref().unwrap_or_default()).collect()
     }
 }
 
@@ -214,8 +210,7 @@ fn biases_of(work: &Work) -> Vec<usize> {
         Work::LinearNorm { before, layer, norm } => {
             before.iter().map(|(before, _)| before.bias).chain([layer.bias, norm.bias]).collect()
         }
-        // A key's bias shifts all scores of a row alike, which softmax does not see: its gradient is zero.
-        Work::Attention { layers: [query, _, value], .. } => vec![query.bias, value.bias],
+        Work::Attention { layers, .. } => layers.iter().map(|layer| layer.bias).collect(),
         Work::First => vec![],
     }
 }
@@ -227,217 +222,169 @@ fn forward<'m>(
     inputs: &[&[f32]],
     batch: &Batch<'_>,
 ) -> TractResult<(Scratch<'m>, Saved<'m>)> {
-    let rows = |count: usize| vec![0i64; count];
     let count = batch.ids.len();
-    let task = rows(count);
-    let biases = Biases { values: batch.values, stride: batch.values.len(), rows: &task };
-    match work {
-        Work::Embed { words, norm, .. } => {
-            let mut out = zeros(machine, count * words.columns());
-            embed(work, batch.ids, batch.types, batch.starts, &mut out)?;
-            let (normalised, inverses) = normalise(machine, norm, biases, &mut out);
-            Ok((out, Saved::Norm { normalised, inverses, middle: None }))
+    // Every row is of the one task.
+    let rows = vec![0; count];
+    let biases = Biases { values: batch.values, stride: batch.values.len(), rows: &rows };
+    Ok(match work {
+        Work::Embed { tables, norm } => {
+            let mut out = zeros(machine, count * tables.words.columns());
+            tables.look_up(batch.ids, batch.types, batch.starts, &mut out)?;
+            let normalised = norm.apply_and_keep(machine, biases, &mut out);
+            (out, Saved::Norm { normalised, middle: None })
         }
         Work::Linear { layer, activation } => {
-            let (x, width) = (inputs[0], layer.weight.columns());
-            let task = rows(x.len() / layer.weight.rows());
-            let biases = Biases { rows: &task, ..biases };
-            let mut before = machine.scratch(task.len() * width);
-            linear(machine, x, layer, biases, &mut before);
-            let mut out = machine.scratch(before.len());
-            out.copy_from_slice(&before);
-            if let Some(activation) = activation {
-                machine.split(&mut out, width, |_, out| machine.kernel.activate(*activation, out));
-            }
-            Ok((out, Saved::Linear { before }))
+            let before = project(machine, inputs[0], slice::from_ref(layer), biases);
+            (activate(machine, *activation, &before, layer.weight.columns()), Saved::Linear { before })
         }
         Work::LinearNorm { before, layer, norm } => {
             let (x, residual) = (inputs[0], inputs[1]);
-            let width = layer.weight.columns();
-            let mut out = machine.scratch(count * width);
-            let middle = match before {
+            let (mut out, middle) = match before {
                 Some((before, activation)) => {
-                    let width = before.weight.columns();
-                    let mut middle = machine.scratch(count * width);
-                    linear(machine, x, before, biases, &mut middle);
-                    linear(machine, &activated(machine, *activation, &middle, width), layer, biases, &mut out);
-                    Some(middle)
+                    let middle = project(machine, x, slice::from_ref(before), biases);
+                    let x = activate(machine, Some(*activation), &middle, before.weight.columns());
+                    (project(machine, &x, slice::from_ref(layer), biases), Some(middle))
                 }
-                None => {
-                    linear(machine, x, layer, biases, &mut out);
-                    None
-                }
+                None => (project(machine, x, slice::from_ref(layer), biases), None),
             };
             out.iter_mut().zip(residual).for_each(|(out, residual)| *out += residual);
-            let (normalised, inverses) = normalise(machine, norm, biases, &mut out);
-            Ok((out, Saved::Norm { normalised, inverses, middle }))
+            let normalised = norm.apply_and_keep(machine, biases, &mut out);
+            (out, Saved::Norm { normalised, middle })
         }
         Work::Attention { layers, heads } => {
+            let projections = project(machine, inputs[0], layers, biases);
             let hidden = layers[0].weight.columns();
-            let mut projections = machine.scratch(count * 3 * hidden);
-            project(machine, inputs[0], layers, biases, &mut projections);
             let mut out = machine.scratch(count * hidden);
             attend(machine, Projections { values: &projections, hidden, heads: *heads }, batch.starts, &mut out);
-            Ok((out, Saved::Attention { projections }))
+            (out, Saved::Attention { projections })
         }
         Work::First => {
             let width = inputs[0].len() / count.max(1);
             let starts = &batch.starts[..batch.starts.len() - 1];
             let mut out = machine.scratch(starts.len() * width);
             first_rows(inputs[0], width, starts, &mut out);
-            Ok((out, Saved::Nothing))
+            (out, Saved::Nothing)
+        }
+    })
+}
+
+/// The backward pass over a batch.
+struct Backward<'a> {
+    machine: &'a Machine,
+    batch: &'a Batch<'a>,
+    /// Where gradients are added: those of the values, and of the weights if they are asked for.
+    d_values: Vec<f32>,
+    d_weights: Option<&'a mut [f32]>,
+}
+
+impl<'a> Backward<'a> {
+    /// The adjoint of an operator: adds to the gradients of its biases and weights, and gives those of its inputs, none
+    /// where `below` says that nothing needs them. The inputs are there where gradients of weights are asked for.
+    fn operator(
+        &mut self,
+        work: &Work,
+        inputs: &[&[f32]],
+        saved: Saved<'a>,
+        mut d_out: Scratch<'a>,
+        below: &[bool],
+    ) -> Vec<Option<Scratch<'a>>> {
+        let (machine, batch) = (self.machine, self.batch);
+        match (work, saved) {
+            (Work::Embed { tables, norm }, Saved::Norm { normalised, .. }) => {
+                self.add_norm(norm, &normalised, &d_out);
+                if let Some(d_weights) = self.d_weights.as_deref_mut() {
+                    norm.adjoint(machine, &normalised, &mut d_out);
+                    tables.add_rows(batch.ids, batch.types, batch.starts, &d_out, d_weights);
+                }
+                vec![]
+            }
+            (Work::Linear { layer, activation }, Saved::Linear { before }) => {
+                activate_adjoint(machine, *activation, &before, layer.weight.columns(), &mut d_out);
+                vec![self.linear(slice::from_ref(layer), inputs[0], &d_out, below[0])]
+            }
+            (Work::LinearNorm { before, layer, norm }, Saved::Norm { normalised, middle }) => {
+                self.add_norm(norm, &normalised, &d_out);
+                // From here on of the sum that was normalised: the layer's output, and the residual as it is.
+                norm.adjoint(machine, &normalised, &mut d_out);
+                let d_x = match before.as_ref().zip(middle) {
+                    Some(((before, activation), middle)) => {
+                        let width = before.weight.columns();
+                        // Only gradients of the weights need what the activation gave, which was not kept.
+                        let again =
+                            self.d_weights.as_ref().map(|_| activate(machine, Some(*activation), &middle, width));
+                        let x = again.as_deref().unwrap_or_default();
+                        let needed = below[0] || batch.wanted[before.bias];
+                        self.linear(slice::from_ref(layer), x, &d_out, needed).and_then(|mut d| {
+                            activate_adjoint(machine, Some(*activation), &middle, width, &mut d);
+                            self.linear(slice::from_ref(before), inputs[0], &d, below[0])
+                        })
+                    }
+                    None => self.linear(slice::from_ref(layer), inputs[0], &d_out, below[0]),
+                };
+                vec![d_x, below[1].then_some(d_out)]
+            }
+            (Work::Attention { layers, heads }, Saved::Attention { projections }) => {
+                let from = Projections { values: &projections, hidden: layers[0].weight.columns(), heads: *heads };
+                let mut d = machine.scratch(projections.len());
+                attend_adjoint(machine, from, batch.starts, &d_out, &mut d);
+                vec![self.linear(layers, inputs[0], &d, below[0])]
+            }
+            (Work::First, _) => {
+                let width = d_out.len() / (batch.starts.len() - 1).max(1);
+                let mut d_x = zeros(machine, batch.ids.len() * width);
+                for (start, d) in batch.starts.iter().zip(d_out.chunks(width)) {
+                    d_x[*start as usize * width..][..width].copy_from_slice(d);
+                }
+                vec![Some(d_x)]
+            }
+            _ => vec![],
+        }
+    }
+
+    /// The adjoint of [`project`]: adds to the gradients of biases and weights, and gives that of `x` if it is needed.
+    fn linear(&mut self, layers: &[Layer], x: &[f32], d: &[f32], needed: bool) -> Option<Scratch<'a>> {
+        let width = layers[0].weight.columns();
+        for (at, layer) in layers.iter().enumerate() {
+            self.add_bias(layer.bias, width, d.chunks(layers.len() * width).map(|row| &row[at * width..]));
+        }
+        if let Some(d_weights) = self.d_weights.as_deref_mut() {
+            add_layers(self.machine, layers, x, d, d_weights);
+        }
+        needed.then(|| project_adjoint(self.machine, d, layers))
+    }
+
+    /// Adds to the gradients of a LayerNorm's bias and gain.
+    fn add_norm(&mut self, norm: &Norm, normalised: &Normalised<'_>, d: &[f32]) {
+        let width = norm.gain.columns();
+        self.add_bias(norm.bias, width, d.chunks(width));
+        if let Some(d_weights) = self.d_weights.as_deref_mut() {
+            norm.add_gain(normalised, d, d_weights);
+        }
+    }
+
+    /// A bias is added to every row, so its gradient is the sum over the rows of that of the result.
+    fn add_bias<'d>(&mut self, bias: usize, width: usize, rows: impl Iterator<Item = &'d [f32]>) {
+        if self.batch.wanted[bias] {
+            let sums = &mut self.d_values[bias..bias + width];
+            rows.for_each(|row| sums.iter_mut().zip(row).for_each(|(sum, d)| *sum += d));
         }
     }
 }
 
-/// The adjoint of an operator: adds to the gradients of its biases and weights, and gives those of its inputs, none where
-/// `below` says that nothing needs them. The inputs are there where gradients of weights are asked for.
-#[expect(clippy::too_many_arguments, reason = "they are the operator's, and split no better")]
-fn backward<'m>(
-    machine: &'m Machine,
-    work: &Work,
-    inputs: &[&[f32]],
-    saved: Saved<'m>,
-    batch: &Batch<'_>,
-    mut d_out: Scratch<'m>,
-    below: &[bool],
-    wanted: &dyn Fn(usize) -> bool,
-    sums: &mut Sums<'_>,
-) -> Vec<Option<Scratch<'m>>> {
-    let (d_values, mut d_weights) = (&mut *sums.values, sums.weights.as_deref_mut());
-    let mut add = |bias: usize, width: usize, d: &[f32]| {
-        if wanted(bias) {
-            add_rows(d, &mut d_values[bias..bias + width]);
-        }
-    };
-    match (work, saved) {
-        (Work::Embed { norm, .. }, Saved::Norm { normalised, inverses, .. }) => {
-            add(norm.bias, norm.gain.columns(), &d_out);
-            if let Some(d_weights) = d_weights {
-                add_gain(&norm.gain, &normalised, &d_out, d_weights);
-                normalise_adjoint(machine, norm, &normalised, &inverses, &mut d_out);
-                add_tables(work, batch, &d_out, d_weights);
-            }
-            vec![]
-        }
-        (Work::Linear { layer, activation }, Saved::Linear { before }) => {
-            let width = layer.weight.columns();
-            slope(machine, *activation, &before, width, &mut d_out);
-            add(layer.bias, width, &d_out);
-            if let Some(d_weights) = d_weights {
-                add_layers(machine, slice::from_ref(layer), inputs[0], &d_out, d_weights);
-            }
-            vec![through(machine, layer, &d_out, below[0])]
-        }
-        (Work::LinearNorm { before, layer, norm }, Saved::Norm { normalised, inverses, middle }) => {
-            let width = norm.gain.columns();
-            add(norm.bias, width, &d_out);
-            if let Some(d_weights) = &mut d_weights {
-                add_gain(&norm.gain, &normalised, &d_out, d_weights);
-            }
-            normalise_adjoint(machine, norm, &normalised, &inverses, &mut d_out);
-            // The sum that was normalised: the layer's output, and the residual as it is.
-            add(layer.bias, width, &d_out);
-            if let Some(d_weights) = &mut d_weights {
-                let again = before.as_ref().zip(middle.as_ref()).map(|((before, activation), middle)| {
-                    activated(machine, *activation, middle, before.weight.columns())
-                });
-                let x = again.as_deref().unwrap_or(inputs[0]);
-                add_layers(machine, slice::from_ref(layer), x, &d_out, d_weights);
-            }
-            let own = before.as_ref().is_some_and(|(before, _)| wanted(before.bias));
-            let mut d_x = through(machine, layer, &d_out, below[0] || own);
-            if let (Some((before, activation)), Some(middle), Some(mut d)) =
-                (before, middle, d_x.take_if(|_| before.is_some()))
-            {
-                let width = before.weight.columns();
-                slope(machine, Some(*activation), &middle, width, &mut d);
-                add(before.bias, width, &d);
-                if let Some(d_weights) = &mut d_weights {
-                    add_layers(machine, slice::from_ref(before), inputs[0], &d, d_weights);
-                }
-                d_x = through(machine, before, &d, below[0]);
-            }
-            vec![d_x, below[1].then_some(d_out)]
-        }
-        (Work::Attention { layers, heads }, Saved::Attention { projections }) => {
-            let hidden = layers[0].weight.columns();
-            // Of queries, keys and values side by side, as the projections are.
-            let mut d = machine.scratch(projections.len());
-            attention_adjoint(machine, &projections, hidden, *heads, batch.starts, &d_out, &mut d);
-            for (at, layer) in layers.iter().enumerate().filter(|(at, _)| *at != 1) {
-                if wanted(layer.bias) {
-                    let sums = &mut d_values[layer.bias..layer.bias + hidden];
-                    for row in d.chunks(3 * hidden) {
-                        sums.iter_mut().zip(&row[at * hidden..]).for_each(|(sum, d)| *sum += d);
-                    }
-                }
-            }
-            if let Some(d_weights) = d_weights {
-                add_layers(machine, layers, inputs[0], &d, d_weights);
-            }
-            let d_x = below[0].then(|| {
-                let depth = layers[0].weight.rows();
-                let mut d_x = zeros(machine, d_out.len() / hidden * depth);
-                machine.split(&mut d_x, depth, |rows, out| {
-                    for (at, layer) in layers.iter().enumerate() {
-                        let y = &d[rows.start * 3 * hidden + at * hidden..];
-                        multiply_transposed(machine, y, 3 * hidden, rows.len(), &layer.weight, out);
-                    }
-                });
-                d_x
-            });
-            vec![d_x]
-        }
-        (Work::First, _) => {
-            let sequences = batch.starts.len() - 1;
-            let width = d_out.len() / sequences.max(1);
-            let mut d_x = zeros(machine, batch.ids.len() * width);
-            for (start, d) in batch.starts.iter().zip(d_out.chunks(width)) {
-                d_x[*start as usize * width..][..width].copy_from_slice(d);
-            }
-            vec![Some(d_x)]
-        }
-        _ => vec![],
-    }
-}
-
-/// x W + b into rows of `out`.
-fn linear(machine: &Machine, x: &[f32], layer: &Layer, biases: Biases<'_>, out: &mut [f32]) {
-    project(machine, x, slice::from_ref(layer), biases, out);
-}
-
-/// An activation of what went into it.
-fn activated<'m>(machine: &'m Machine, activation: Activation, before: &[f32], width: usize) -> Scratch<'m> {
+/// What an activation, if there is one, makes of rows.
+fn activate<'m>(machine: &'m Machine, activation: Option<Activation>, before: &[f32], width: usize) -> Scratch<'m> {
     let mut out = machine.scratch(before.len());
     machine.split(&mut out, width, |rows, out| {
         out.copy_from_slice(&before[rows.start * width..rows.end * width]);
-        machine.kernel.activate(activation, out);
+        if let Some(activation) = activation {
+            machine.kernel.activate(activation, out);
+        }
     });
     out
 }
 
-/// The gradient of what went into a layer, `d W^T`; none if it is not needed.
-fn through<'m>(machine: &'m Machine, layer: &Layer, d: &[f32], needed: bool) -> Option<Scratch<'m>> {
-    needed.then(|| {
-        let (depth, width) = (layer.weight.rows(), layer.weight.columns());
-        let mut d_x = zeros(machine, d.len() / width * depth);
-        machine.split(&mut d_x, depth, |rows, out| {
-            multiply_transposed(machine, &d[rows.start * width..], width, rows.len(), &layer.weight, out);
-        });
-        d_x
-    })
-}
-
-/// So many zeros to work in.
-fn zeros(machine: &Machine, len: usize) -> Scratch<'_> {
-    let mut zeros = machine.scratch(len);
-    zeros.fill(0.0);
-    zeros
-}
-
 /// Multiplies gradients by the slope of an activation.
-fn slope(machine: &Machine, activation: Option<Activation>, before: &[f32], width: usize, d: &mut [f32]) {
+fn activate_adjoint(machine: &Machine, activation: Option<Activation>, before: &[f32], width: usize, d: &mut [f32]) {
     if let Some(activation) = activation {
         machine.split(d, width, |rows, d| {
             machine.kernel.activate_adjoint(activation, &before[rows.start * width..rows.end * width], d);
@@ -445,111 +392,9 @@ fn slope(machine: &Machine, activation: Option<Activation>, before: &[f32], widt
     }
 }
 
-/// Adds every row to `sums`.
-fn add_rows(rows: &[f32], sums: &mut [f32]) {
-    for row in rows.chunks(sums.len()) {
-        sums.iter_mut().zip(row).for_each(|(sum, d)| *sum += d);
-    }
-}
-
-/// LayerNorm in place. Gives the rows before gain and bias, and the inverse of each row's deviation.
-fn normalise<'m>(machine: &'m Machine, norm: &Norm, biases: Biases<'_>, out: &mut [f32]) -> (Scratch<'m>, Vec<f32>) {
-    let width = norm.gain.columns();
-    let (ones, zeros) = (vec![1.0; width], vec![0.0; width]);
-    let mut normalised = machine.scratch(out.len());
-    let mut inverses = vec![0.0; out.len() / width];
-    let part = machine.part(inverses.len());
-    let parts = out.chunks_mut(part * width).zip(normalised.chunks_mut(part * width)).zip(inverses.chunks_mut(part));
-    machine.each(parts.enumerate().collect(), |(at, ((out, normalised), inverses))| {
-        normalised.copy_from_slice(out);
-        let rows = out.chunks_mut(width).zip(normalised.chunks_mut(width)).zip(inverses).enumerate();
-        for (row, ((out, normalised), inverse)) in rows {
-            *inverse = machine.kernel.normalise(normalised, &ones, &zeros, norm.epsilon);
-            let bias = biases.slot(norm.bias, width, at * part + row);
-            for (((out, x), gain), bias) in out.iter_mut().zip(normalised).zip(norm.gain.vector()).zip(bias) {
-                *out = *x * gain + bias;
-            }
-        }
-    });
-    (normalised, inverses)
-}
-
-/// LayerNorm's adjoint, in place: with g = d gain, (g - mean(g) - x mean(g x)) over the deviation, x being the
-/// normalised row.
-fn normalise_adjoint(machine: &Machine, norm: &Norm, normalised: &[f32], inverses: &[f32], d: &mut [f32]) {
-    let (width, gain) = (norm.gain.columns(), norm.gain.vector());
-    machine.split(d, width, |rows: Range<usize>, d| {
-        for (row, d) in rows.zip(d.chunks_mut(width)) {
-            let x = &normalised[row * width..][..width];
-            let (mut mean, mut slope) = (0.0, 0.0);
-            for ((d, gain), x) in d.iter_mut().zip(gain).zip(x) {
-                *d *= gain;
-                mean += *d;
-                slope += *d * x;
-            }
-            let (mean, slope) = (mean / width as f32, slope / width as f32);
-            for (d, x) in d.iter_mut().zip(x) {
-                *d = (*d - mean - x * slope) * inverses[row];
-            }
-        }
-    });
-}
-
-/// The adjoint of attention: from the gradient of its output, `[N, H]`, those of queries, keys and values, `[N, 3 H]`.
-///
-/// With P the softmax of q k^T / sqrt(D): dv = P^T do, dP = do v^T, dS = P (dP - rowsum(dP P)), and then
-/// dq = dS k / sqrt(D), dk = dS^T q / sqrt(D).
-fn attention_adjoint(
-    machine: &Machine,
-    projections: &[f32],
-    hidden: usize,
-    heads: usize,
-    starts: &[i64],
-    d_out: &[f32],
-    d: &mut [f32],
-) {
-    let width = hidden / heads;
-    let scale = 1.0 / (width as f32).sqrt();
-    let mut parts = Vec::new();
-    let mut rest = d;
-    for pair in starts.windows(2) {
-        let (start, length) = (pair[0] as usize, (pair[1] - pair[0]) as usize);
-        let (d, after) = rest.split_at_mut(length * 3 * hidden);
-        parts.push((start, length, d));
-        rest = after;
-    }
-    machine.each(parts, |(start, length, d)| {
-        let all = Heads { machine, length, width };
-        let mut shares = machine.scratch(length * length);
-        let mut d_shares = machine.scratch(length * length);
-        let mut turned = machine.scratch(length * length);
-        for head in 0..heads {
-            let column = head * width;
-            let place = |part: usize| &projections[start * 3 * hidden + part * hidden + column..];
-            let (queries, keys, values) = (place(0), place(1), place(2));
-            let d_context = &d_out[start * hidden + column..];
-            all.shares(queries, keys, 3 * hidden, scale, &mut shares);
-            turn(&shares, length, length, &mut turned);
-            all.weigh(&turned, d_context, hidden, &mut d[2 * hidden + column..], 3 * hidden);
-            all.products(d_context, hidden, values, 3 * hidden, 1.0, &mut d_shares);
-            for (d, shares) in d_shares.chunks_mut(length).zip(shares.chunks(length)) {
-                let mean: f32 = d.iter().zip(shares).map(|(d, share)| d * share).sum();
-                d.iter_mut().zip(shares).for_each(|(d, share)| *d = share * (*d - mean) * scale);
-            }
-            all.weigh(&d_shares, keys, 3 * hidden, &mut d[column..], 3 * hidden);
-            turn(&d_shares, length, length, &mut turned);
-            all.weigh(&turned, queries, 3 * hidden, &mut d[hidden + column..], 3 * hidden);
-        }
-    });
-}
-
-/// The transpose of a matrix, by blocks that stay in the cache.
-pub(super) fn turn(values: &[f32], rows: usize, columns: usize, out: &mut [f32]) {
-    for row0 in (0..rows).step_by(PANEL_WIDTH) {
-        for column in 0..columns {
-            for row in row0..rows.min(row0 + PANEL_WIDTH) {
-                out[column * rows + row] = values[row * columns + column];
-            }
-        }
-    }
+/// So many zeros to work in.
+fn zeros(machine: &Machine, len: usize) -> Scratch<'_> {
+    let mut zeros = machine.scratch(len);
+    zeros.fill(0.0);
+    zeros
 }

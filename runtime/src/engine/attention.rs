@@ -1,11 +1,14 @@
-//! Scaled dot-product attention, head by head, over tiles that stay in the cache.
+//! Scaled dot-product attention, head by head, over tiles that stay in the cache; and its adjoint.
 //!
 //! Keys and values of a head are laid out in panels, so both products are the kernel's. Of the S by S scores only the rows
-//! of one tile exist at a time.
+//! of one tile exist at a time; backward, those of one head.
 
 use bias_patch::PANEL_WIDTH;
 
-use super::machine::{Machine, Scratch};
+use super::{
+    machine::{Machine, Scratch},
+    product::transpose,
+};
 use crate::kernels::{Panels, Rows, Start};
 
 /// Query rows of a tile: enough for the kernel's largest, few enough that scores of 512 keys stay in the first cache.
@@ -17,44 +20,6 @@ pub(super) struct Projections<'a> {
     pub values: &'a [f32],
     pub hidden: usize,
     pub heads: usize,
-}
-
-/// One head of one sequence, as the adjoint of attention takes it apart. Rows of its operands are `stride` values apart,
-/// those of scores `length`.
-pub(super) struct Heads<'a> {
-    pub machine: &'a Machine,
-    pub length: usize,
-    pub width: usize,
-}
-
-impl Heads<'_> {
-    /// softmax(q k^T scale), `[S, S]`.
-    pub fn shares(&self, queries: &[f32], keys: &[f32], stride: usize, scale: f32, out: &mut [f32]) {
-        self.products(queries, stride, keys, stride, scale, out);
-        for row in out.chunks_mut(self.length) {
-            let sum = self.machine.kernel.exponentials(row);
-            row.iter_mut().for_each(|share| *share *= 1.0 / sum);
-        }
-    }
-
-    /// a b^T scale, `[S, S]`, of rows `[S, D]`.
-    pub fn products(&self, a: &[f32], a_stride: usize, b: &[f32], b_stride: usize, scale: f32, out: &mut [f32]) {
-        let (length, width) = (self.length, self.width);
-        let mut panels = self.machine.scratch(width * length.next_multiple_of(PANEL_WIDTH));
-        lay_out_keys(b, b_stride, length, width, scale, &mut panels);
-        let b = Panels { data: &panels, depth: width, columns: length };
-        self.machine.kernel.multiply(Rows { data: a, stride: a_stride, count: length }, b, Start::Zero, out, length);
-    }
-
-    /// w x, `[S, D]`, of scores `[S, S]` and rows `[S, D]`.
-    pub fn weigh(&self, scores: &[f32], x: &[f32], stride: usize, out: &mut [f32], out_stride: usize) {
-        let (length, width) = (self.length, self.width);
-        let mut panels = self.machine.scratch(length * width.next_multiple_of(PANEL_WIDTH));
-        lay_out_values(x, stride, length, width, &mut panels);
-        let x = Panels { data: &panels, depth: length, columns: width };
-        let scores = Rows { data: scores, stride: length, count: length };
-        self.machine.kernel.multiply(scores, x, Start::Zero, out, out_stride);
-    }
 }
 
 /// The keys and values of one sequence in panels, head after head.
@@ -137,6 +102,90 @@ fn attend_tile(machine: &Machine, from: Projections<'_>, sequence: &Sequence<'_>
         for (row, sum) in out.chunks_mut(hidden).zip(sums) {
             row[column..column + width].iter_mut().for_each(|value| *value *= 1.0 / sum);
         }
+    }
+}
+
+/// The adjoint of [`attend`]: from the gradient of its output, `[N, H]`, those of queries, keys and values, `[N, 3 H]`.
+///
+/// With P the softmax of q k^T / sqrt(D): dv = P^T do, dP = do v^T, dS = P (dP - rowsum(dP P)), and then
+/// dq = dS k / sqrt(D), dk = dS^T q / sqrt(D).
+pub(super) fn attend_adjoint(
+    machine: &Machine,
+    from: Projections<'_>,
+    starts: &[i64],
+    d_out: &[f32],
+    d_from: &mut [f32],
+) {
+    let Projections { hidden, heads, .. } = from;
+    let (width, stride) = (hidden / heads, 3 * hidden);
+    let scale = 1.0 / (width as f32).sqrt();
+    let mut sequences = Vec::new();
+    let mut rest = d_from;
+    for pair in starts.windows(2) {
+        let (start, length) = (pair[0] as usize, (pair[1] - pair[0]) as usize);
+        let (d_from, after) = rest.split_at_mut(length * stride);
+        sequences.push((start, length, d_from));
+        rest = after;
+    }
+    machine.each(sequences, |(start, length, d_from)| {
+        let head = Head { machine, length, width };
+        let mut shares = machine.scratch(length * length);
+        let mut d_shares = machine.scratch(length * length);
+        let mut transposed = machine.scratch(length * length);
+        for column in (0..heads).map(|head| head * width) {
+            let part = |at: usize| &from.values[start * stride + at * hidden + column..];
+            let (queries, keys, values) = (part(0), part(1), part(2));
+            let d_out = &d_out[start * hidden + column..];
+            head.shares(queries, keys, stride, scale, &mut shares);
+            transpose(&shares, length, length, &mut transposed);
+            head.weigh(&transposed, d_out, hidden, &mut d_from[2 * hidden + column..], stride);
+            head.products(d_out, hidden, values, stride, 1.0, &mut d_shares);
+            for (d, shares) in d_shares.chunks_mut(length).zip(shares.chunks(length)) {
+                let mean: f32 = d.iter().zip(shares).map(|(d, share)| d * share).sum();
+                d.iter_mut().zip(shares).for_each(|(d, share)| *d = share * (*d - mean) * scale);
+            }
+            head.weigh(&d_shares, keys, stride, &mut d_from[column..], stride);
+            transpose(&d_shares, length, length, &mut transposed);
+            head.weigh(&transposed, queries, stride, &mut d_from[hidden + column..], stride);
+        }
+    });
+}
+
+/// One head of one sequence, as the adjoint takes it apart. Rows of its operands are `stride` values apart, those of scores
+/// `length`.
+struct Head<'a> {
+    machine: &'a Machine,
+    length: usize,
+    width: usize,
+}
+
+impl Head<'_> {
+    /// softmax(q k^T scale), `[S, S]`.
+    fn shares(&self, queries: &[f32], keys: &[f32], stride: usize, scale: f32, out: &mut [f32]) {
+        self.products(queries, stride, keys, stride, scale, out);
+        for row in out.chunks_mut(self.length) {
+            let sum = self.machine.kernel.exponentials(row);
+            row.iter_mut().for_each(|share| *share *= 1.0 / sum);
+        }
+    }
+
+    /// a b^T scale, `[S, S]`, of rows `[S, D]`.
+    fn products(&self, a: &[f32], a_stride: usize, b: &[f32], b_stride: usize, scale: f32, out: &mut [f32]) {
+        let (length, width) = (self.length, self.width);
+        let mut panels = self.machine.scratch(width * length.next_multiple_of(PANEL_WIDTH));
+        lay_out_keys(b, b_stride, length, width, scale, &mut panels);
+        let b = Panels { data: &panels, depth: width, columns: length };
+        self.machine.kernel.multiply(Rows { data: a, stride: a_stride, count: length }, b, Start::Zero, out, length);
+    }
+
+    /// w x, `[S, D]`, of scores `[S, S]` and rows `[S, D]`.
+    fn weigh(&self, scores: &[f32], x: &[f32], stride: usize, out: &mut [f32], out_stride: usize) {
+        let (length, width) = (self.length, self.width);
+        let mut panels = self.machine.scratch(length * width.next_multiple_of(PANEL_WIDTH));
+        lay_out_values(x, stride, length, width, &mut panels);
+        let x = Panels { data: &panels, depth: length, columns: width };
+        let scores = Rows { data: scores, stride: length, count: length };
+        self.machine.kernel.multiply(scores, x, Start::Zero, out, out_stride);
     }
 }
 

@@ -135,14 +135,8 @@ impl Lowered {
     }
 
     /// Runs sequences of one task forward and backward: see [`Tape::gradient`].
-    pub fn gradient(
-        &self,
-        batch: &Batch<'_>,
-        wanted: &(dyn Fn(usize) -> bool + Sync),
-        d_weights: Option<&mut [f32]>,
-        loss: &mut Loss<'_>,
-    ) -> Result<Vec<f32>> {
-        let run = || self.tape.gradient(&self.machine, batch, wanted, d_weights, loss);
+    pub fn gradient(&self, batch: &Batch<'_>, d_weights: Option<&mut [f32]>, loss: &mut Loss<'_>) -> Result<Vec<f32>> {
+        let run = || self.tape.gradient(&self.machine, batch, d_weights, loss);
         self.machine.enter(run).map_err(|e| self.failed(e))
     }
 

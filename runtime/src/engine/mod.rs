@@ -5,8 +5,10 @@
 
 pub(crate) mod adjoint;
 mod attention;
+mod embedding;
 pub(crate) mod lowered;
 mod machine;
+mod norm;
 mod operators;
 mod patterns;
 mod product;

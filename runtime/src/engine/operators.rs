@@ -12,9 +12,10 @@ use tract_onnx::tract_core::internal::*;
 
 use super::{
     attention::{Projections, attend},
+    embedding::Tables,
     machine::Machine,
+    norm::Norm,
     product::{Biases, Layer, Operand, project},
-    weights::Weight,
 };
 
 /// A fused operator.
@@ -30,7 +31,7 @@ pub(super) struct Operator {
 #[derive(Clone, Debug)]
 pub(super) enum Work {
     /// ids `[N]`, types `[N]`, starts `[B+1]` to `[N, E]`: word, position and type rows, summed and normalised.
-    Embed { words: Weight, positions: Weight, first_position: usize, types: Option<Weight>, norm: Norm },
+    Embed { tables: Tables, norm: Norm },
     /// x `[N, K]` to `[N, M]`: x W + b, activated.
     Linear { layer: Layer, activation: Option<Activation> },
     /// x `[N, K]`, residual `[N, H]` to `[N, H]`: x W + b + residual, normalised; where there is another layer before, x is
@@ -42,28 +43,12 @@ pub(super) enum Work {
     First,
 }
 
-/// A frozen gain `[H]`, and where its bias is among the values of a task.
-#[derive(Clone, Debug)]
-pub(super) struct Norm {
-    pub gain: Weight,
-    pub bias: usize,
-    pub epsilon: f32,
-}
-
 impl Operator {
-    fn normalise(&self, norm: &Norm, biases: Biases<'_>, out: &mut [f32]) {
-        let width = norm.gain.columns();
-        for (row, values) in out.chunks_mut(width).enumerate() {
-            let bias = biases.slot(norm.bias, width, row);
-            self.machine.kernel.normalise(values, norm.gain.vector(), bias, norm.epsilon);
-        }
-    }
-
     /// Rows and width of the output.
     fn shape(&self, inputs: &[TValue]) -> (usize, usize) {
         let rows = inputs[0].shape()[0];
         match &self.work {
-            Work::Embed { words, .. } => (rows, words.columns()),
+            Work::Embed { tables, .. } => (rows, tables.words.columns()),
             Work::Linear { layer, .. } | Work::LinearNorm { layer, .. } => (rows, layer.weight.columns()),
             Work::Attention { layers, .. } => (rows, layers[0].weight.columns()),
             Work::First => (inputs[1].shape()[0].saturating_sub(1), inputs[0].shape()[1]),
@@ -79,10 +64,9 @@ impl Operator {
             _ => Biases { rows: &[], stride: 0, values: &[] },
         };
         match &self.work {
-            Work::Embed { words, norm, .. } => {
-                let width = words.columns();
-                embed(&self.work, ints(&inputs[0])?, ints(&inputs[1])?, ints(&inputs[2])?, out)?;
-                machine.split(out, width, |rows, out| self.normalise(norm, biases.of(rows), out));
+            Work::Embed { tables, norm } => {
+                tables.look_up(ints(&inputs[0])?, ints(&inputs[1])?, ints(&inputs[2])?, out)?;
+                machine.split(out, norm.gain.columns(), |rows, out| norm.apply(machine, biases.of(rows), out));
             }
             Work::Linear { layer, activation } => {
                 let (x, depth, width) = (floats(&inputs[0])?, layer.weight.rows(), layer.weight.columns());
@@ -110,15 +94,14 @@ impl Operator {
                     Operand::new(machine, x, &layer.weight).multiply(machine, layer, biases, out, width);
                     let residual = &residual[rows.start * width..];
                     out.iter_mut().zip(residual).for_each(|(out, residual)| *out += residual);
-                    self.normalise(norm, biases, out);
+                    norm.apply(machine, biases, out);
                 });
             }
             Work::Attention { layers, heads } => {
                 let (x, starts) = (floats(&inputs[0])?, ints(&inputs[1])?);
-                let (depth, hidden) = (layers[0].weight.rows(), layers[0].weight.columns());
-                let mut projections = machine.scratch(x.len() / depth * layers.len() * hidden);
-                project(machine, x, layers, biases, &mut projections);
-                attend(machine, Projections { values: &projections, hidden, heads: *heads }, starts, out);
+                let values = project(machine, x, layers, biases);
+                let hidden = layers[0].weight.columns();
+                attend(machine, Projections { values: &values, hidden, heads: *heads }, starts, out);
             }
             Work::First => {
                 let (width, starts) = (inputs[0].shape()[1], ints(&inputs[1])?);
@@ -129,30 +112,11 @@ impl Operator {
     }
 }
 
-/// Adds the rows of an [`Work::Embed`]'s tables, before they are normalised.
-pub(super) fn embed(work: &Work, ids: &[i64], kinds: &[i64], starts: &[i64], out: &mut [f32]) -> TractResult<()> {
-    let Work::Embed { words, positions, first_position, types, .. } = work else { return Ok(()) };
-    let places = starts.windows(2).flat_map(|pair| 0..pair[1] - pair[0]);
-    for (((out, id), kind), place) in out.chunks_mut(words.columns()).zip(ids).zip(kinds).zip(places) {
-        add_row(words, *id, out)?;
-        add_row(positions, *first_position as i64 + place, out)?;
-        if let Some(types) = types {
-            add_row(types, if types.rows() > 1 { *kind } else { 0 }, out)?;
-        }
-    }
-    Ok(())
-}
-
 /// The first row of each sequence.
 pub(super) fn first_rows(x: &[f32], width: usize, starts: &[i64], out: &mut [f32]) {
     for (out, start) in out.chunks_mut(width).zip(starts) {
         out.copy_from_slice(&x[*start as usize * width..][..width]);
     }
-}
-
-fn add_row(table: &Weight, at: i64, out: &mut [f32]) -> TractResult<()> {
-    ensure!(table.add_row(at, out), "row {at} of an embedding table of {} rows", table.rows());
-    Ok(())
 }
 
 fn floats(input: &TValue) -> TractResult<&[f32]> {
@@ -208,7 +172,7 @@ impl TypedOp for Operator {
     fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
         let (rows, inner) = (inputs[0].shape[0].clone(), inputs[0].shape.last().cloned());
         let (count, width) = match &self.work {
-            Work::Embed { words, .. } => (rows, words.columns().to_dim()),
+            Work::Embed { tables, .. } => (rows, tables.words.columns().to_dim()),
             Work::Linear { layer, .. } | Work::LinearNorm { layer, .. } => (rows, layer.weight.columns().to_dim()),
             Work::Attention { layers, .. } => (rows, layers[0].weight.columns().to_dim()),
             Work::First => (inputs[1].shape[0].clone() - 1, inner.context("a width")?),

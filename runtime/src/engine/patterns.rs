@@ -15,8 +15,10 @@ use bias_patch::{Activation, Manifest, TensorEntry};
 use tract_onnx::{pb, prelude::*, tract_core::internal::*};
 
 use super::{
+    embedding::Tables,
     machine::Machine,
-    operators::{Norm, Operator, Work},
+    norm::Norm,
+    operators::{Operator, Work},
     product::Layer,
     weights::{Weight, Weights},
 };
@@ -153,11 +155,11 @@ impl<'a> Search<'a> {
         let gain = self.vector(gain)?;
         let norm = Norm { bias: self.slot(bias, gain.columns())?, gain, epsilon: self.epsilon };
         let sum = self.producer(sum)?;
-        if let Some((words, positions, types)) = self.embeddings(sum)? {
-            for table in types.iter().chain([&words, &positions]) {
+        if let Some(tables) = self.tables(sum)? {
+            for table in tables.types.iter().chain([&tables.words, &tables.positions]) {
                 same_width("embedding table", norm.gain.columns(), table.columns())?;
             }
-            let work = Work::Embed { words, positions, first_position: self.first_position, types, norm };
+            let work = Work::Embed { tables, norm };
             return Ok((work, ["ids", "types", "starts", rows, "values"].map(|name| self.input(name)).to_vec()));
         }
         if sum.op_type != "Add" {
@@ -178,7 +180,7 @@ impl<'a> Search<'a> {
     }
 
     /// The tables of a sum of word, position and perhaps type rows; none if the sum is something else.
-    fn embeddings(&self, sum: &'a pb::NodeProto) -> TractResult<Option<(Weight, Weight, Option<Weight>)>> {
+    fn tables(&self, sum: &'a pb::NodeProto) -> TractResult<Option<Tables>> {
         let parts = |node: &'a pb::NodeProto| {
             (node.op_type == "Add").then(|| [0, 1].map(|at| self.producers.get(node.input[at].as_str()).copied()))
         };
@@ -190,8 +192,12 @@ impl<'a> Search<'a> {
         };
         match parts(inner) {
             Some([Some(words), Some(positions)]) if words.op_type == "Gather" && positions.op_type == "Slice" => {
-                let types = types.map(|types| self.table(&types.input[0])).transpose()?;
-                Ok(Some((self.table(&words.input[0])?, self.table(&positions.input[0])?, types)))
+                Ok(Some(Tables {
+                    types: types.map(|types| self.table(&types.input[0])).transpose()?,
+                    words: self.table(&words.input[0])?,
+                    positions: self.table(&positions.input[0])?,
+                    first_position: self.first_position,
+                }))
             }
             _ => Ok(None),
         }

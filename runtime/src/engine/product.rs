@@ -1,10 +1,10 @@
-//! Linear layers over some rows: x W + b, however W is stored.
+//! Linear layers over some rows: x W + b, however W is stored, and its adjoint with respect to the rows.
 
 use bias_patch::{PANEL_GROUP, PANEL_WIDTH};
 
 use super::{
     Activations,
-    machine::Machine,
+    machine::{Machine, Scratch},
     weights::{Matrix, Weight},
 };
 use crate::kernels::{CodePanels, CodeRows, GROUP, Panels, Rows, Scale, Start};
@@ -86,17 +86,34 @@ impl<'a> Operand<'a> {
     }
 }
 
-/// x W + b of layers of one shape that read the same rows `[N, K]`, side by side in rows of `out`.
-pub(super) fn project(machine: &Machine, x: &[f32], layers: &[Layer], biases: Biases<'_>, out: &mut [f32]) {
-    let Some(first) = layers.first() else { return };
-    let (depth, width) = (first.weight.rows(), first.weight.columns());
+/// x W + b of one layer, or of several of one shape that read the same rows `[N, K]`, side by side in rows.
+pub(super) fn project<'m>(machine: &'m Machine, x: &[f32], layers: &[Layer], biases: Biases<'_>) -> Scratch<'m> {
+    let weight = &layers[0].weight;
+    let (depth, width) = (weight.rows(), weight.columns());
     let stride = layers.len() * width;
-    machine.split(out, stride, |rows, out| {
-        let x = Operand::new(machine, &x[rows.start * depth..rows.end * depth], &first.weight);
+    let mut out = machine.scratch(x.len() / depth * stride);
+    machine.split(&mut out, stride, |rows, out| {
+        let x = Operand::new(machine, &x[rows.start * depth..rows.end * depth], weight);
         for (at, layer) in layers.iter().enumerate() {
             x.multiply(machine, layer, biases.of(rows.clone()), &mut out[at * width..], stride);
         }
     });
+    out
+}
+
+/// The adjoint of [`project`]: the sum of d W^T, `[N, K]`, of the gradients of what it gave.
+pub(super) fn project_adjoint<'m>(machine: &'m Machine, d: &[f32], layers: &[Layer]) -> Scratch<'m> {
+    let (depth, width) = (layers[0].weight.rows(), layers[0].weight.columns());
+    let stride = layers.len() * width;
+    let mut d_x = machine.scratch(d.len() / stride * depth);
+    machine.split(&mut d_x, depth, |rows, d_x| {
+        d_x.fill(0.0);
+        for (at, layer) in layers.iter().enumerate() {
+            let d = Rows { data: &d[rows.start * stride + at * width..], stride, count: rows.len() };
+            multiply_transposed(machine, d, &layer.weight, d_x);
+        }
+    });
+    d_x
 }
 
 /// Weights in codes and activations in f32.
@@ -139,22 +156,24 @@ fn each_widened(machine: &Machine, w: CodePanels<'_>, mut work: impl FnMut(usize
     }
 }
 
-/// Adds y W^T to rows of `out`: the adjoint of a product with respect to its rows. Rows of `y` begin `stride` values
-/// apart.
-pub(super) fn multiply_transposed(
-    machine: &Machine,
-    y: &[f32],
-    stride: usize,
-    count: usize,
-    weight: &Weight,
-    out: &mut [f32],
-) {
-    let y = Rows { data: y, stride, count };
+/// Adds y W^T to rows of `out`.
+fn multiply_transposed(machine: &Machine, y: Rows<'_>, weight: &Weight, out: &mut [f32]) {
     match weight.matrix() {
         Matrix::Floats(panels) => machine.kernel.multiply_transposed(y, panels, out, panels.depth),
         Matrix::Codes(codes) => each_widened(machine, codes, |first, panels| {
             let y = Rows { data: &y.data[first..], ..y };
             machine.kernel.multiply_transposed(y, panels, out, codes.depth);
         }),
+    }
+}
+
+/// The transpose of a matrix, by blocks that stay in the cache.
+pub(super) fn transpose(values: &[f32], rows: usize, columns: usize, out: &mut [f32]) {
+    for row0 in (0..rows).step_by(PANEL_WIDTH) {
+        for column in 0..columns {
+            for row in row0..rows.min(row0 + PANEL_WIDTH) {
+                out[column * rows + row] = values[row * columns + column];
+            }
+        }
     }
 }

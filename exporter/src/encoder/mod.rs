@@ -8,13 +8,14 @@
 //! Shapes are written beside each step: B batch, S sequence, E embedding width, H hidden width, N heads, D = H/N, I middle
 //! width of the MLP. A gradient is called `d.` and then the name of what it is of, a bias vector's `gradient.` and its name.
 
-use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
+mod modules;
 
-use bias_patch::{Activation, Config, Element, Family, SlotId, Term};
+use bias_patch::{Activation, Config, Element, Term};
 
+pub(crate) use self::modules::gradient_of;
+use self::modules::{Activated, Linear, Norm, TEXTS};
 use crate::{
     Result,
-    family::module,
     graph::{
         Builder,
         Size::{Any, Of},
@@ -91,38 +92,6 @@ pub(crate) struct Pooler {
     pub tanh: Activated,
 }
 
-/// A linear layer.
-struct Linear {
-    /// The module's name, and the result's.
-    name: String,
-    /// The matrix as floats, `[from, to]`.
-    weight: String,
-    /// Dimensions before the last one of what goes in.
-    rows: &'static [i64],
-}
-
-/// A LayerNorm.
-struct Norm {
-    /// The module's name.
-    name: String,
-    /// The node's name, and the result's.
-    node: String,
-    /// What went in.
-    sum: String,
-    gain: String,
-}
-
-/// An activation, and the values before and after it.
-pub(crate) struct Activated {
-    activation: Activation,
-    before: String,
-    pub after: String,
-}
-
-/// Dimensions of values with a row for each token, and for each text.
-const TOKENS: &[i64] = &[0, 1];
-const TEXTS: &[i64] = &[0];
-
 impl<'a> Encoder<'a> {
     pub fn new(config: &'a Config, matrices: Element) -> Self {
         Encoder { config, graph: Builder::new(matrices) }
@@ -139,8 +108,8 @@ impl<'a> Encoder<'a> {
         let count = u16::try_from(self.config.layers).unwrap_or(u16::MAX);
         let mut layers = Vec::new();
         for at in 0..count {
-            let last = at + 1 == count;
-            let (out, layer) = self.layer(&x, &penalty, at, if last { "last_hidden_state" } else { "" })?; // [B, S, H]
+            let output = (at + 1 == count).then_some("last_hidden_state");
+            let (out, layer) = self.layer(&x, &penalty, at, output)?; // [B, S, H]
             x = out;
             layers.push(layer);
         }
@@ -203,7 +172,7 @@ impl<'a> Encoder<'a> {
             let types = g.node("Gather", "embeddings.types", &[&types, &type_ids], vec![]); // [B, S, E]
             sum = g.node("Add", "embeddings.sum", &[&sum, &types], vec![]);
         }
-        let norm = self.layer_norm(&sum, Term::EmbeddingNorm, None, c.embedding, "")?; // [B, S, E]
+        let norm = self.layer_norm(&sum, Term::EmbeddingNorm, None, c.embedding, None)?; // [B, S, E]
         let mut out = norm.node.clone();
         let mut projection = None;
         if c.embedding != c.hidden {
@@ -222,14 +191,14 @@ impl<'a> Encoder<'a> {
         self.layer_norm_adjoint(&embeddings.norm, &d);
     }
 
-    /// One layer, `[B, S, H]` to `[B, S, H]`: the paper's equations 1 to 5. `output` names the result if not empty.
-    fn layer(&mut self, x: &str, penalty: &str, layer: u16, output: &str) -> Result<(String, Layer)> {
+    /// One layer, `[B, S, H]` to `[B, S, H]`: the paper's equations 1 to 5. `output` may name the result.
+    fn layer(&mut self, x: &str, penalty: &str, layer: u16, output: Option<&str>) -> Result<(String, Layer)> {
         let (h, i) = (self.config.hidden, self.config.intermediate);
         let at = Some(layer);
         let (context, attention) = self.attention(x, penalty, layer)?; // h1: [B, S, H]
         let attended = self.linear(&context, Term::AttentionOutput, at, h, h)?; // h2: [B, S, H]
         let sum = self.graph.node("Add", &format!("layer.{layer}.attention_residual"), &[&attended.name, x], vec![]);
-        let attention_norm = self.layer_norm(&sum, Term::AttentionNorm, at, h, "")?; // h3: [B, S, H]
+        let attention_norm = self.layer_norm(&sum, Term::AttentionNorm, at, h, None)?; // h3: [B, S, H]
         let normed = &attention_norm.node;
         let middle = self.linear(normed, Term::Middle, at, h, i)?;
         let name = format!("layer.{layer}.activation");
@@ -268,7 +237,7 @@ impl<'a> Encoder<'a> {
         let g = &mut self.graph;
         let mut heads = |value: &str, part: &str, order: &[i64]| {
             let value = g.node("Reshape", &name(&format!("{part}.split")), &[value, &split], vec![]);
-            g.node("Transpose", &name(part), &[&value], vec![Attribute::ints("perm", order)])
+            g.transpose(&name(part), &value, order)
         };
         let q = heads(&query.name, "q", &[0, 2, 1, 3]); // [B, N, S, D]
         let k = heads(&key.name, "k", &[0, 2, 3, 1]); // [B, N, D, S]
@@ -278,8 +247,7 @@ impl<'a> Encoder<'a> {
         let scores = g.node("Add", &name("scores.masked"), &[&scores, penalty], vec![]);
         let shares = g.node("Softmax", &name("shares"), &[&scores], vec![Attribute::int("axis", -1)]);
         let context = g.node("MatMul", &name("context.heads"), &[&shares, &v], vec![]); // [B, N, S, D]
-        let order = vec![Attribute::ints("perm", &[0, 2, 1, 3])];
-        let context = g.node("Transpose", &name("context.transposed"), &[&context], order); // [B, S, N, D]
+        let context = g.transpose(&name("context.transposed"), &context, &[0, 2, 1, 3]); // [B, S, N, D]
         let context = g.node("Reshape", &name("context"), &[&context, &join], vec![]); // [B, S, H]
         Ok((context, Attention { layer, query, key, value, q, k, v, shares }))
     }
@@ -291,12 +259,9 @@ impl<'a> Encoder<'a> {
         let name = |part: &str| format!("d.layer.{layer}.{part}");
         let (split, join, scale) = self.head_constants(*layer);
         let g = &mut self.graph;
-        let turn = |g: &mut Builder, value: &str, part: &str, order: &[i64]| {
-            g.node("Transpose", &name(part), &[value], vec![Attribute::ints("perm", order)])
-        };
         let d = g.node("Reshape", &name("context.split"), &[d, &split], vec![]); // [B, S, N, D]
-        let d = turn(g, &d, "context", &[0, 2, 1, 3]); // [B, N, S, D]
-        let v = turn(g, v, "v.turned", &[0, 1, 3, 2]); // [B, N, D, S]
+        let d = g.transpose(&name("context"), &d, &[0, 2, 1, 3]); // [B, N, S, D]
+        let v = g.transpose(&name("v.turned"), v, &[0, 1, 3, 2]); // [B, N, D, S]
         let d_shares = g.node("MatMul", &name("shares"), &[&d, &v], vec![]); // [B, N, S, S]
         let weighed = g.node("Mul", &name("shares.weighed"), &[&d_shares, shares], vec![]);
         let last = g.integers("last_axis", &[1], &[-1]);
@@ -304,24 +269,23 @@ impl<'a> Encoder<'a> {
         let d_scores = g.node("Sub", &name("shares.centred"), &[&d_shares, &mean], vec![]);
         let d_scores = g.node("Mul", &name("scores.scaled"), &[&d_scores, shares], vec![]);
         let d_scores = g.node("Mul", &name("scores"), &[&d_scores, &scale], vec![]); // [B, N, S, S]
-        let k = turn(g, k, "k.turned", &[0, 1, 3, 2]); // [B, N, S, D]
+        let k = g.transpose(&name("k.turned"), k, &[0, 1, 3, 2]); // [B, N, S, D]
         let d_q = g.node("MatMul", &name("q"), &[&d_scores, &k], vec![]); // [B, N, S, D]
-        let turned = turn(g, &d_scores, "scores.turned", &[0, 1, 3, 2]);
+        let turned = g.transpose(&name("scores.turned"), &d_scores, &[0, 1, 3, 2]);
         let d_k = g.node("MatMul", &name("k"), &[&turned, q], vec![]); // [B, N, S, D]
-        let turned = turn(g, shares, "shares.turned", &[0, 1, 3, 2]);
+        let turned = g.transpose(&name("shares.turned"), shares, &[0, 1, 3, 2]);
         let d_v = g.node("MatMul", &name("v"), &[&turned, &d], vec![]); // [B, N, S, D]
-        let mut sum: Option<String> = None;
-        for (layer, d, part) in [(query, d_q, "q"), (key, d_k, "k"), (value, d_v, "v")] {
-            let g = &mut self.graph;
-            let d = turn(g, &d, &format!("{part}.transposed"), &[0, 2, 1, 3]); // [B, S, N, D]
+        let through = |encoder: &mut Self, layer: &Linear, d: &str, part: &str| {
+            let g = &mut encoder.graph;
+            let d = g.transpose(&name(&format!("{part}.transposed")), d, &[0, 2, 1, 3]); // [B, S, N, D]
             let d = g.node("Reshape", &name(&format!("{part}.joined")), &[&d, &join], vec![]); // [B, S, H]
-            let d_x = self.linear_adjoint(layer, &d); // [B, S, H]
-            sum = Some(match sum {
-                None => d_x,
-                Some(sum) => self.graph.node("Add", &name(&format!("{part}.x")), &[&sum, &d_x], vec![]),
-            });
-        }
-        sum.unwrap_or_default()
+            encoder.linear_adjoint(layer, &d) // [B, S, H]
+        };
+        let by_query = through(self, query, &d_q, "q");
+        let by_key = through(self, key, &d_k, "k");
+        let sum = self.graph.node("Add", &name("k.x"), &[&by_query, &by_key], vec![]);
+        let by_value = through(self, value, &d_v, "v");
+        self.graph.node("Add", &name("v.x"), &[&sum, &by_value], vec![])
     }
 
     /// The shapes of split and of joined heads, and 1 / sqrt(D).
@@ -341,7 +305,8 @@ impl<'a> Encoder<'a> {
         let h = self.config.hidden;
         let zero = self.graph.index("pooler.first_token", 0);
         let first = self.graph.node("Gather", "pooler.first", &[x, &zero], vec![Attribute::int("axis", 1)]); // [B, H]
-        let dense = Linear { rows: TEXTS, ..self.linear(&first, Term::Pooler, None, h, h)? };
+        let mut dense = self.linear(&first, Term::Pooler, None, h, h)?;
+        dense.rows = TEXTS;
         let tanh = self.activation(Activation::Tanh, &dense.name, "pooler_output");
         Ok(Pooler { dense, tanh })
     }
@@ -359,140 +324,4 @@ impl<'a> Encoder<'a> {
         let first = g.node("Add", "d.pooler.first.sum", &[&first, &d_first], vec![]);
         g.node("Concat", "d.last_hidden_state.sum", &[&first, &others], vec![Attribute::int("axis", 1)]) // [B, S, H]
     }
-
-    /// x W + b, `[.., from]` to `[.., to]`. W is stored `[from, to]`, the checkpoint's `[to, from]` transposed.
-    fn linear(&mut self, x: &str, term: Term, layer: Option<u16>, from: u32, to: u32) -> Result<Linear> {
-        let (name, bias) = self.bias(term, layer, to)?;
-        let weight = self.graph.weight(&format!("{name}.weight"), &[from.into(), to.into()], true);
-        let product = self.graph.node("MatMul", &format!("{name}.product"), &[x, &weight], vec![]);
-        self.graph.node("Add", &name, &[&product, &bias], vec![]);
-        Ok(Linear { name, weight, rows: TOKENS })
-    }
-
-    /// d W^T, `[.., to]` to `[.., from]`, through the matrix that the forward pass multiplies by.
-    fn linear_adjoint(&mut self, linear: &Linear, d: &str) -> String {
-        let Linear { name, weight, rows } = linear;
-        self.bias_gradient(name, d, rows);
-        let g = &mut self.graph;
-        let order = vec![Attribute::ints("perm", &[1, 0])];
-        let turned = g.node("Transpose", &format!("{name}.weight.turned"), &[weight], order); // [to, from]
-        g.node("MatMul", &format!("d.{name}.x"), &[d, &turned], vec![])
-    }
-
-    /// LayerNorm over the last dimension, gain frozen, bias a slot. `output` names the result if not empty.
-    fn layer_norm(&mut self, x: &str, term: Term, layer: Option<u16>, width: u32, output: &str) -> Result<Norm> {
-        let (name, bias) = self.bias(term, layer, width)?;
-        let gain = self.graph.weight(&format!("{name}.weight"), &[width.into()], false);
-        let epsilon = Attribute::float("epsilon", self.config.layer_norm_epsilon as f32);
-        let output = if output.is_empty() { &name } else { output };
-        let attributes = vec![Attribute::int("axis", -1), epsilon];
-        let node = self.graph.node("LayerNormalization", output, &[x, &gain, &bias], attributes);
-        Ok(Norm { name, node, sum: x.to_owned(), gain })
-    }
-
-    /// With z the normalised row and g = d gain: (g - mean(g) - z mean(g z)) over the deviation; all `[B, S, H]` or means of
-    /// its rows, `[B, S, 1]`.
-    fn layer_norm_adjoint(&mut self, norm: &Norm, d: &str) -> String {
-        let Norm { name, node, sum, gain } = norm;
-        self.bias_gradient(name, d, TOKENS);
-        let g = &mut self.graph;
-        let (mean, inverse) = (g.further(node, "mean"), g.further(node, "inverse")); // [B, S, 1]
-        let last = g.integers("last_axis", &[1], &[-1]);
-        let mut step =
-            |op: &str, part: &str, inputs: [&str; 2]| g.node(op, &format!("d.{name}.{part}"), &inputs, vec![]);
-        let z = step("Sub", "centred", [sum, &mean]);
-        let z = step("Mul", "z", [&z, &inverse]);
-        let scaled = step("Mul", "g", [d, gain]);
-        let mean = step("ReduceMean", "g.mean", [&scaled, &last]); // [B, S, 1]
-        let product = step("Mul", "gz", [&scaled, &z]);
-        let slope = step("ReduceMean", "gz.mean", [&product, &last]); // [B, S, 1]
-        let along = step("Mul", "along", [&z, &slope]);
-        let d_sum = step("Sub", "g.centred", [&scaled, &mean]);
-        let d_sum = step("Sub", "across", [&d_sum, &along]);
-        step("Mul", "x", [&d_sum, &inverse])
-    }
-
-    fn activation(&mut self, activation: Activation, x: &str, name: &str) -> Activated {
-        let (op, attributes) = match activation {
-            Activation::Gelu => ("Gelu", vec![Attribute::text("approximate", "none")]),
-            Activation::GeluTanh => ("Gelu", vec![Attribute::text("approximate", "tanh")]),
-            Activation::Relu => ("Relu", vec![]),
-            Activation::Tanh => ("Tanh", vec![]),
-        };
-        let after = self.graph.node(op, name, &[x], attributes);
-        Activated { activation, before: x.to_owned(), after }
-    }
-
-    /// d times the slope at x. That of x Φ(x) is Φ(x) + x φ(x), where φ(x) = c/2 exp(-x²/2); that of x (1 + t) / 2, where
-    /// t = tanh(c (x + a x³)), is (1 + t) / 2 + x (1 - t²) c/2 (1 + 3 a x²).
-    fn activation_adjoint(&mut self, activated: &Activated, d: &str) -> String {
-        const A: f64 = 0.044715;
-        const C: f64 = FRAC_2_SQRT_PI * FRAC_1_SQRT_2;
-        let Activated { activation, before: x, after } = activated;
-        let g = &mut self.graph;
-        let constants = [("sqrt_half", FRAC_1_SQRT_2), ("a", A), ("3a", 3.0 * A), ("c", C), ("half_c", C / 2.0)];
-        let mut number = |(name, value)| g.number(&format!("number.{name}"), value as f32);
-        let [sqrt_half, a, three_a, c, half_c] = constants.map(&mut number);
-        let [half, one, minus_half] = [("half", 0.5), ("one", 1.0), ("minus_half", -0.5)].map(number);
-        let mut step = |op: &str, part: &str, inputs: &[&str]| g.node(op, &format!("d.{after}.{part}"), inputs, vec![]);
-        let slope = match activation {
-            Activation::Gelu => {
-                let share = step("Mul", "scaled", &[x, &sqrt_half]);
-                let share = step("Erf", "erf", &[&share]);
-                let share = step("Add", "twice", &[&share, &one]);
-                let share = step("Mul", "share", &[&share, &half]); // Φ(x)
-                let bell = step("Mul", "square", &[x, x]);
-                let bell = step("Mul", "exponent", &[&bell, &minus_half]);
-                let bell = step("Exp", "bell", &[&bell]);
-                let bell = step("Mul", "density", &[&bell, &half_c]); // φ(x)
-                let bell = step("Mul", "x_density", &[&bell, x]);
-                step("Add", "slope", &[&share, &bell])
-            }
-            Activation::GeluTanh => {
-                let square = step("Mul", "square", &[x, x]);
-                let inner = step("Mul", "a_square", &[&square, &a]);
-                let inner = step("Add", "stretch", &[&inner, &one]);
-                let inner = step("Mul", "inner", &[&inner, x]);
-                let inner = step("Mul", "c_inner", &[&inner, &c]);
-                let t = step("Tanh", "t", &[&inner]);
-                let share = step("Add", "twice", &[&t, &one]);
-                let share = step("Mul", "share", &[&share, &half]);
-                let steep = step("Mul", "t_square", &[&t, &t]);
-                let steep = step("Sub", "steep", &[&one, &steep]);
-                let rate = step("Mul", "3a_square", &[&square, &three_a]);
-                let rate = step("Add", "stretch_slope", &[&rate, &one]);
-                let rate = step("Mul", "rate", &[&rate, &half_c]);
-                let rest = step("Mul", "x_steep", &[x, &steep]);
-                let rest = step("Mul", "rest", &[&rest, &rate]);
-                step("Add", "slope", &[&share, &rest])
-            }
-            // What is above 0 has passed.
-            Activation::Relu => step("Sign", "slope", &[after]),
-            Activation::Tanh => {
-                let square = step("Mul", "square", &[after, after]);
-                step("Sub", "slope", &[&one, &square])
-            }
-        };
-        step("Mul", "x", &[d, &slope])
-    }
-
-    /// The module that has `term`'s bias, and that bias as a graph input.
-    fn bias(&mut self, term: Term, layer: Option<u16>, len: u32) -> Result<(String, String)> {
-        let family: Family = self.config.family;
-        let name = module(family, term, layer.unwrap_or(0));
-        let bias = self.graph.slot(&format!("{name}.bias"), SlotId::new(term, layer)?, len);
-        Ok((name, bias))
-    }
-
-    /// A bias is added to every row, so its gradient is the sum over `rows` of that of the result.
-    fn bias_gradient(&mut self, module: &str, d: &str, rows: &[i64]) {
-        let axes = self.graph.integers(&format!("rows.{}", rows.len()), &[rows.len() as i64], rows);
-        let keep = vec![Attribute::int("keepdims", 0)];
-        self.graph.node("ReduceSum", &gradient_of(&format!("{module}.bias")), &[d, &axes], keep);
-    }
-}
-
-/// The name of a gradient that a training graph gives.
-pub(crate) fn gradient_of(name: &str) -> String {
-    format!("gradient.{name}")
 }

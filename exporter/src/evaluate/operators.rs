@@ -1,79 +1,17 @@
-//! Runs an exported graph naively, in f64: the check that a bundle's files still mean what they meant.
+//! What each operator computes, to be read beside the ONNX operator specification.
 //!
-//! In: the graph and the files its initializers point to, and its inputs. Out: the named outputs. Refused: operators and
-//! attributes that [`crate::encoder`] and [`crate::training`] do not emit. It is slow, shares no code with the runtime, and
-//! is meant to be read beside the ONNX operator specification.
-
-use std::{
-    collections::HashMap,
-    fs::File,
-    io::{Read, Seek, SeekFrom},
-    path::Path,
-};
+//! In: a node and its operands. Out: its outputs, in f64. Refused: shapes that do not fit, and what edge-export does not emit.
 
 use ndarray::{Array, ArrayD, ArrayView2, Axis, Ix2, IxDyn, Slice};
 
+use super::{Value, bad_node};
 use crate::{
-    Error, Result,
-    onnx::{Attribute, EXTERNAL, FLOAT, Graph, INT8, INT64, Model, Node, Tensor},
+    Result,
+    onnx::{Attribute, Node},
 };
 
-/// A value of a graph.
-#[derive(Clone, Debug)]
-pub enum Value {
-    /// Floating-point numbers of any width.
-    Float(ArrayD<f64>),
-    /// Integers of any width.
-    Int(ArrayD<i64>),
-}
-
-/// Runs a graph that was exported, `encoder.onnx` or `train.onnx` in a bundle, naively and in f64; inputs not given take
-/// their defaults. What other engines make of it can be checked against this.
-///
-/// # Errors
-/// When a file cannot be read, or a node is not as edge-export writes it or has no such input.
-pub fn evaluate(path: &Path, inputs: HashMap<String, Value>) -> Result<HashMap<String, Value>> {
-    let graph = Model::read(path)?.graph.unwrap_or_default();
-    run(&graph, path.parent().unwrap_or(Path::new("")), inputs).map_err(|e| e.in_graph_of(path))
-}
-
-/// Runs `graph`, whose external data is in `dir`, on the given inputs; inputs not given take their defaults.
-pub(crate) fn run(graph: &Graph, dir: &Path, inputs: HashMap<String, Value>) -> Result<HashMap<String, Value>> {
-    let mut files = Files { dir, open: HashMap::new() };
-    let initializers: HashMap<&str, &Tensor> =
-        graph.initializer.iter().map(|t| (t.name.as_deref().unwrap_or(""), t)).collect();
-    let mut uses: HashMap<&str, usize> = HashMap::new();
-    for name in graph.node.iter().flat_map(|n| &n.input) {
-        *uses.entry(name).or_default() += 1;
-    }
-    let kept: Vec<&str> = graph.output.iter().filter_map(|o| o.name.as_deref()).collect();
-    let mut values = inputs;
-    for node in &graph.node {
-        let mut operands = Vec::with_capacity(node.input.len());
-        for name in &node.input {
-            // Weights are read where they are used, and values dropped after their last use: BERT-large in f64 would
-            // not fit in the memory of many machines.
-            let value = match (values.get(name), initializers.get(name.as_str())) {
-                (Some(value), _) => value.clone(),
-                (None, Some(tensor)) => files.tensor(tensor)?,
-                (None, None) => return Err(bad_node(node, format!("input {name} to be computed before"), "nothing")),
-            };
-            operands.push(value);
-            if let Some(left) = uses.get_mut(name.as_str()) {
-                *left -= 1;
-                if *left == 0 && !kept.contains(&name.as_str()) {
-                    values.remove(name);
-                }
-            }
-        }
-        values.extend(node.output.iter().cloned().zip(apply(node, &operands)?));
-    }
-    values.retain(|name, _| kept.contains(&name.as_str()));
-    Ok(values)
-}
-
 /// The outputs of a node.
-fn apply(node: &Node, operands: &[Value]) -> Result<Vec<Value>> {
+pub(super) fn apply(node: &Node, operands: &[Value]) -> Result<Vec<Value>> {
     let op = node.op_type.as_deref().unwrap_or("");
     let float = |at: usize| match operands.get(at) {
         Some(Value::Float(array)) => Ok(array),
@@ -111,12 +49,14 @@ fn apply(node: &Node, operands: &[Value]) -> Result<Vec<Value>> {
             float(0)?.mapv(if tanh { gelu_tanh } else { gelu })
         }
         "Shape" => {
-            let dims: Vec<i64> = shape_of(operands.first().ok_or_else(|| bad_node(node, "an input", "none"))?)
-                .iter()
-                .map(|d| *d as i64)
-                .collect();
-            let bound = |name, default| attribute(node, name).and_then(|a| a.i).map_or(default, |i| i.max(0) as usize);
-            let part = dims.get(bound("start", 0)..bound("end", dims.len())).unwrap_or_default().to_vec();
+            let dims = match operands.first() {
+                Some(Value::Float(array)) => array.shape(),
+                Some(Value::Int(array)) => array.shape(),
+                None => return Err(bad_node(node, "an input", "none")),
+            };
+            let dims: Vec<i64> = dims.iter().map(|d| *d as i64).collect();
+            let bound = |name, default| number(node, name, default).max(0) as usize;
+            let part = dims.get(bound("start", 0)..bound("end", dims.len() as i64)).unwrap_or_default().to_vec();
             return Ok(vec![Value::Int(Array::from_vec(part).into_dyn())]);
         }
         "Slice" => {
@@ -159,24 +99,20 @@ fn apply(node: &Node, operands: &[Value]) -> Result<Vec<Value>> {
             }
             array.clone().permuted_axes(order).as_standard_layout().into_owned()
         }
-        "Softmax" => {
+        "Softmax" | "LogSoftmax" => {
             let mut array = float(0)?.clone();
-            for mut row in array.rows_mut() {
-                let top = row.fold(f64::NEG_INFINITY, |m, v| m.max(*v));
-                row.mapv_inplace(|v| (v - top).exp());
-                let sum = row.sum();
-                row /= sum;
-            }
-            array
-        }
-        "LogSoftmax" => {
-            let mut array = float(0)?.clone();
-            let axis = attribute(node, "axis").and_then(|a| a.i).unwrap_or(-1);
-            let axis = check_axis(node, axis, array.ndim())?;
+            let axis = check_axis(node, number(node, "axis", -1), array.ndim())?;
             for mut lane in array.lanes_mut(Axis(axis)) {
                 let top = lane.fold(f64::NEG_INFINITY, |m, v| m.max(*v));
-                let sum: f64 = lane.iter().map(|v| (v - top).exp()).sum();
-                lane.mapv_inplace(|v| v - top - sum.ln());
+                lane.mapv_inplace(|v| v - top);
+                if op == "Softmax" {
+                    lane.mapv_inplace(f64::exp);
+                    let sum = lane.sum();
+                    lane /= sum;
+                } else {
+                    let sum: f64 = lane.iter().map(|v| v.exp()).sum();
+                    lane.mapv_inplace(|v| v - sum.ln());
+                }
             }
             array
         }
@@ -188,7 +124,7 @@ fn apply(node: &Node, operands: &[Value]) -> Result<Vec<Value>> {
             let parts = (0..operands.len()).map(float).collect::<Result<Vec<_>>>()?;
             let parts: Vec<_> = parts.iter().map(|part| part.view()).collect();
             let rank = parts.first().map_or(0, |part| part.ndim());
-            let axis = check_axis(node, attribute(node, "axis").and_then(|a| a.i).unwrap_or(0), rank)?;
+            let axis = check_axis(node, number(node, "axis", 0), rank)?;
             ndarray::concatenate(Axis(axis), &parts).map_err(shape_error)?
         }
         "LayerNormalization" => return layer_norm(node, float(0)?, float(1)?, float(2)?),
@@ -225,7 +161,7 @@ fn reduce(node: &Node, array: &ArrayD<f64>, axes: Option<&ArrayD<i64>>) -> Resul
     };
     // The last first, so that the numbers of the others stay.
     along.sort_unstable_by(|a, b| b.cmp(a));
-    let keep = attribute(node, "keepdims").and_then(|a| a.i).unwrap_or(1) != 0;
+    let keep = number(node, "keepdims", 1) != 0;
     let mut array = if op == "ReduceL1" { array.mapv(f64::abs) } else { array.clone() };
     for axis in along {
         let count = array.shape()[axis] as f64;
@@ -242,7 +178,7 @@ fn reduce(node: &Node, array: &ArrayD<f64>, axes: Option<&ArrayD<i64>>) -> Resul
 
 /// Rows (or, along axis 1, slices) of `table` by index; a scalar index drops the axis.
 fn gather(node: &Node, table: &ArrayD<f64>, indices: &ArrayD<i64>) -> Result<ArrayD<f64>> {
-    let axis = check_axis(node, attribute(node, "axis").and_then(|a| a.i).unwrap_or(0), table.ndim())?;
+    let axis = check_axis(node, number(node, "axis", 0), table.ndim())?;
     let rows = table.shape()[axis];
     let flat: Vec<usize> = indices.iter().map(|i| usize::try_from(*i).unwrap_or(usize::MAX)).collect();
     if let Some(outside) = flat.iter().find(|i| **i >= rows) {
@@ -335,69 +271,9 @@ fn attribute<'a>(node: &'a Node, name: &str) -> Option<&'a Attribute> {
     node.attribute.iter().find(|a| a.name.as_deref() == Some(name))
 }
 
-fn shape_of(value: &Value) -> &[usize] {
-    match value {
-        Value::Float(array) => array.shape(),
-        Value::Int(array) => array.shape(),
-    }
-}
-
-/// The external files of a graph.
-struct Files<'a> {
-    dir: &'a Path,
-    open: HashMap<String, File>,
-}
-
-impl Files<'_> {
-    fn tensor(&mut self, tensor: &Tensor) -> Result<Value> {
-        let name = tensor.name.as_deref().unwrap_or("");
-        let dims: Vec<usize> = tensor.dims.iter().map(|d| usize::try_from(*d).unwrap_or(0)).collect();
-        let bytes = if tensor.data_location == Some(EXTERNAL) {
-            self.external(tensor, name)?
-        } else {
-            tensor.raw_data.clone().unwrap_or_default()
-        };
-        let shape_error = |e: ndarray::ShapeError| Error::graph(name, format!("{dims:?}"), e);
-        match tensor.data_type {
-            Some(FLOAT) => {
-                let values = bytes.as_chunks::<4>().0.iter().map(|b| f64::from(f32::from_le_bytes(*b))).collect();
-                Ok(Value::Float(ArrayD::from_shape_vec(dims.clone(), values).map_err(shape_error)?))
-            }
-            Some(INT8) => {
-                let values = bytes.iter().map(|b| i64::from(b.cast_signed())).collect();
-                Ok(Value::Int(ArrayD::from_shape_vec(dims.clone(), values).map_err(shape_error)?))
-            }
-            Some(INT64) => {
-                let values = bytes.as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b)).collect();
-                Ok(Value::Int(ArrayD::from_shape_vec(dims.clone(), values).map_err(shape_error)?))
-            }
-            other => Err(Error::graph(name, "a type of float, int8 or int64", format!("{other:?}"))),
-        }
-    }
-
-    fn external(&mut self, tensor: &Tensor, name: &str) -> Result<Vec<u8>> {
-        let entry = |key: &str| {
-            let found = tensor.external_data.iter().find(|e| e.key.as_deref() == Some(key));
-            found.and_then(|e| e.value.clone()).ok_or_else(|| Error::graph(name, format!("an entry {key}"), "none"))
-        };
-        let location = entry("location")?;
-        let path = self.dir.join(&location);
-        let io = |source| Error::Io { path: path.clone(), action: "read", source };
-        if !self.open.contains_key(&location) {
-            self.open.insert(location.clone(), File::open(&path).map_err(io)?);
-        }
-        let number = |text: String| text.parse::<u64>().unwrap_or(0);
-        let mut bytes = Vec::new();
-        if let Some(file) = self.open.get_mut(&location) {
-            file.seek(SeekFrom::Start(number(entry("offset")?))).map_err(io)?;
-            file.take(number(entry("length")?)).read_to_end(&mut bytes).map_err(io)?;
-        }
-        Ok(bytes)
-    }
-}
-
-fn bad_node(node: &Node, expected: impl Into<String>, found: impl ToString) -> Error {
-    Error::graph(node.name.as_deref().unwrap_or(""), expected, found)
+/// An attribute that is an integer.
+fn number(node: &Node, name: &str, default: i64) -> i64 {
+    attribute(node, name).and_then(|a| a.i).unwrap_or(default)
 }
 
 #[cfg(test)]

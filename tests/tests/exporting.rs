@@ -1,0 +1,246 @@
+//! What edge-export writes, what it mends and refuses, and what `verify` finds.
+
+use std::{fs, path::Path, process::Stdio};
+
+use bias_patch::{Bundle, Digest, MANIFEST};
+use edge_export::{Error, Options, Panels, verify};
+use system_tests::{Fixture, Layout, assert_refused, assert_succeeded, command, int8, small_bundle, small_bundle_with};
+use tempfile::TempDir;
+
+/// Changes one bit of a file.
+fn flip(path: &Path, at: usize) {
+    let mut bytes = fs::read(path).unwrap();
+    bytes[at] ^= 1;
+    fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn a_second_export_gives_the_same_bytes() {
+    let fixture = Fixture::named("electra");
+    for options in [Options::default(), Options { panels: Panels::Beside, ..int8() }] {
+        let (first, second) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+        let (a, b) = (fixture.export(first.path(), options.clone()), fixture.export(second.path(), options));
+        for name in a.manifest().files.keys().map(String::as_str).chain([MANIFEST]) {
+            assert_eq!(fs::read(a.dir().join(name)).unwrap(), fs::read(b.dir().join(name)).unwrap(), "{name}");
+        }
+        let left: Vec<_> = fs::read_dir(first.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(left.len(), 2, "something is left beside checkpoint and bundle: {left:?}");
+    }
+}
+
+#[test]
+fn panels_of_another_encoder_do_not_pass_for_this_ones() {
+    let (home, bundle) = small_bundle_with("bert", Options { panels: Panels::Beside, ..int8() });
+    // One code altered and the file's own checksum made to fit: only the tensor's digest tells.
+    let bytes = fs::read(bundle.panels()).unwrap();
+    let begin = bytes.windows(32).position(|w| w == Digest::of(&bytes[begin_of_data(&bytes)..]).0).unwrap();
+    let mut altered = bytes.clone();
+    let last = bytes.len() - 70;
+    altered[last] ^= 1;
+    let digest = Digest::of(&altered[begin_of_data(&bytes)..]).0;
+    altered[begin..begin + 32].copy_from_slice(&digest);
+    fs::write(bundle.panels(), &altered).unwrap();
+    let verified = command("edge-export", home.path()).arg("verify").arg(bundle.dir()).output().unwrap();
+    assert_refused(&verified, &["panels-i8x16x4.bin", "tensor", "digest"]);
+}
+
+/// Where the first tensor of a panels file is.
+fn begin_of_data(bytes: &[u8]) -> usize {
+    (16 + u32::from_le_bytes([bytes[12], bytes[13], bytes[14], bytes[15]]) as usize).next_multiple_of(64)
+}
+
+#[test]
+fn verify_finds_what_was_altered() {
+    let (_dir, bundle) = small_bundle("distilbert");
+    verify(bundle.dir(), &mut |_| ()).unwrap();
+    for name in ["weights.bin", "base.bias", "encoder.onnx", "tokenizer.json"] {
+        flip(&bundle.dir().join(name), 100);
+        let error = verify(bundle.dir(), &mut |_| ()).unwrap_err().to_string();
+        assert!(error.contains(name), "{name}: {error}");
+        flip(&bundle.dir().join(name), 100);
+    }
+    verify(bundle.dir(), &mut |_| ()).unwrap();
+}
+
+#[test]
+fn verify_recomputes_the_golden_output() {
+    let (_dir, bundle) = small_bundle("bert");
+    let path = bundle.dir().join(MANIFEST);
+    let mut manifest = bundle.manifest().clone();
+    manifest.golden.first[3] += 1e-3;
+    fs::write(&path, serde_json::to_string(&manifest).unwrap()).unwrap();
+    let error = verify(bundle.dir(), &mut |_| ()).unwrap_err();
+    assert!(matches!(error, Error::Golden { difference, .. } if difference > 1e-4), "{error}");
+}
+
+#[test]
+fn bundles_that_are_not_whole_are_refused_by_name() {
+    let (_dir, bundle) = small_bundle("bert-relu");
+    let weights = bundle.dir().join("weights.bin");
+    let bytes = fs::read(&weights).unwrap();
+    fs::write(&weights, &bytes[..bytes.len() - 4]).unwrap();
+    let error = Bundle::open(bundle.dir()).unwrap_err().to_string();
+    assert!(error.contains("weights.bin") && error.contains("expected") && error.contains("found"), "{error}");
+    fs::remove_file(&weights).unwrap();
+    assert!(Bundle::open(bundle.dir()).unwrap_err().to_string().contains("weights.bin"));
+    fs::write(&weights, &bytes).unwrap();
+
+    let manifest = fs::read_to_string(bundle.dir().join(MANIFEST)).unwrap();
+    for (from, to, part) in [
+        ("\"version\": 1", "\"version\": 2", "version 2 of the bundle format"),
+        ("\"hidden\": 32", "\"hidden\": 36", "slots"),
+        ("\"hidden\": 32", "\"hidden\": 33", "a multiple of the 4 heads"),
+        ("\"layer_norm_epsilon\": 1e-12", "\"layer_norm_epsilon\": 1e-10", "encoder: expected"),
+        ("\"term\": \"bq\"", "\"term\": \"bv\"", "slots, number"),
+        ("\"offset\": 128", "\"offset\": 132", "offset 128"),
+        ("\"name\": \"fixture\"", "\"nome\": \"fixture\"", "nome"),
+    ] {
+        assert!(manifest.contains(from), "{from}");
+        fs::write(bundle.dir().join(MANIFEST), manifest.replacen(from, to, 1)).unwrap();
+        let error = Bundle::open(bundle.dir()).unwrap_err().to_string();
+        assert!(error.contains(part) && error.contains(MANIFEST), "{to}: {error}");
+    }
+}
+
+#[test]
+fn checkpoints_that_cannot_be_exported_say_why() {
+    let write = |change: &dyn Fn(&mut Fixture)| {
+        let dir = TempDir::new().unwrap();
+        let mut fixture = Fixture::named("bert");
+        change(&mut fixture);
+        fixture.write(&dir.path().join("c"), Layout::default());
+        dir
+    };
+    let set = |key: &'static str, value: serde_json::Value| {
+        move |f: &mut Fixture| {
+            f.config[key] = value.clone();
+        }
+    };
+    let file = |name: &'static str, text: &'static str| {
+        move |f: &mut Fixture| {
+            f.files.insert(name.into(), text.into());
+        }
+    };
+    let cases: Vec<(TempDir, Vec<&str>)> = vec![
+        (write(&set("num_attention_heads", 0.into())), vec!["config.json", "heads", "1 to 16777216", "found 0"]),
+        (write(&set("num_attention_heads", 5.into())), vec!["config.json", "a multiple of the 5 heads", "32"]),
+        (write(&set("hidden_size", 4_294_967_295u32.into())), vec!["config.json", "hidden", "4294967295"]),
+        (write(&set("layer_norm_eps", 0.into())), vec!["config.json", "layer_norm_epsilon"]),
+        (
+            write(&file("tokenizer_config.json", r#"{"tokenizer_class":"BertJapaneseTokenizer"}"#)),
+            vec!["tokenizer_config.json", "tokenizer_class", "BertJapaneseTokenizer"],
+        ),
+        (write(&file("added_tokens.json", r#"{"<new>":60}"#)), vec!["added_tokens.json", "<new>"]),
+        (write(&set("model_type", "gpt2".into())), vec!["model_type", "bert, roberta", "gpt2"]),
+        (write(&set("hidden_act", "silu".into())), vec!["hidden_act", "silu"]),
+        (
+            write(&set("hidden_size", 36.into())),
+            vec!["tensor embeddings.word_embeddings.weight", "[53, 36]", "[53, 32]"],
+        ),
+        (write(&set("num_hidden_layers", 3.into())), vec!["no tensor encoder.layer.2"]),
+        (write(&set("vocab_size", 20.into())), vec!["vocab.txt", "ids below 20"]),
+        (write(&set("position_embedding_type", "relative_key".into())), vec!["position_embedding_type", "absolute"]),
+        (
+            write(&|f| {
+                f.tensors.remove("encoder.layer.1.output.dense.weight");
+            }),
+            vec!["no tensor encoder.layer.1.output.dense.weight"],
+        ),
+        (
+            write(&|f| {
+                f.tensors.insert("embeddings.word_embeddings.weight".into(), vec![7, 32]);
+            }),
+            vec!["embeddings.word_embeddings.weight", "[7, 32]"],
+        ),
+        (
+            write(&|f| {
+                f.files.remove("vocab.txt");
+            }),
+            vec!["tokenizer.json, vocab.txt, or vocab.json"],
+        ),
+    ];
+    for (dir, parts) in &cases {
+        let output = command("edge-export", dir.path())
+            .arg(dir.path().join("c"))
+            .arg("-o")
+            .arg(dir.path().join("b"))
+            .output()
+            .unwrap();
+        assert_refused(&output, parts);
+        let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(left, ["c"], "something is left behind");
+    }
+
+    let dir = write(&|_| ());
+    let checkpoint = dir.path().join("c");
+    let export_it = || command("edge-export", dir.path()).arg(&checkpoint).output().unwrap();
+    let weights = checkpoint.join("model.safetensors");
+    let bytes = fs::read(&weights).unwrap();
+    fs::write(&weights, &bytes[..bytes.len() - 1]).unwrap();
+    assert_refused(&export_it(), &["model.safetensors", "bytes by its header"]);
+    fs::write(&weights, b"\xff\xff\xff\xff\xff\xff\xff\x7f{}").unwrap();
+    assert_refused(&export_it(), &["model.safetensors", "header length"]);
+    fs::rename(&weights, checkpoint.join("pytorch_model.bin")).unwrap();
+    assert_refused(&export_it(), &["pytorch_model.bin", "pickle", "save_pretrained"]);
+    assert_refused(
+        &command("edge-export", dir.path()).arg(dir.path().join("none")).output().unwrap(),
+        &["no such directory"],
+    );
+}
+
+#[test]
+fn the_command_exports_to_a_directory_and_to_the_store() {
+    let home = TempDir::new().unwrap();
+    let checkpoint = home.path().join("checkpoint");
+    Fixture::named("bert").write(&checkpoint, Layout::default());
+    let export_with = |arguments: &[&str]| {
+        assert_succeeded(&command("edge-export", home.path()).arg(&checkpoint).args(arguments).output().unwrap())
+    };
+    let said = export_with(&[]);
+    assert!(said.contains("bundle"), "{said}");
+    let out = home.path().join("out");
+    let export_out = || command("edge-export", home.path()).arg(&checkpoint).arg("-o").arg(&out).output().unwrap();
+    assert_succeeded(&export_out());
+    // Again over a bundle is fine; over anything that is not part of one it is not.
+    assert_succeeded(&export_out());
+    fs::write(out.join("notes.txt"), "mine").unwrap();
+    assert_refused(&export_out(), &["notes.txt", "not part of a bundle"]);
+    assert_eq!(fs::read_to_string(out.join("notes.txt")).unwrap(), "mine");
+    fs::remove_file(out.join("notes.txt")).unwrap();
+    assert_succeeded(&command("edge-export", home.path()).arg("verify").arg(&out).output().unwrap());
+    // Names that a bundle has do not make a bundle.
+    fs::remove_file(out.join(MANIFEST)).unwrap();
+    assert_refused(&export_out(), &["not part of a bundle"]);
+    assert!(out.join("encoder.onnx").exists());
+    // A damaged bundle in the store is mended by exporting it again.
+    let stored = fs::read_dir(home.path().join("data/edge-run/bundles")).unwrap().next().unwrap().unwrap().path();
+    flip(&stored.join("encoder.onnx"), 100);
+    export_with(&[]);
+    verify(&stored, &mut |_| ()).unwrap();
+    // So is one that lacks the files that are asked for now.
+    let has = |name: &str| stored.join(name).exists();
+    export_with(&["--panels", "beside"]);
+    assert!(has("weights.bin") && has("panels-f32x16.bin"));
+    export_with(&["--panels", "only"]);
+    assert!(!has("weights.bin") && has("panels-f32x16.bin"));
+    export_with(&[]);
+    assert!(has("weights.bin"));
+    assert_eq!(command("edge-export", home.path()).output().unwrap().status.code(), Some(2));
+}
+
+#[test]
+fn exports_at_once_end_with_one_good_bundle() {
+    let home = TempDir::new().unwrap();
+    let checkpoint = home.path().join("checkpoint");
+    Fixture::named("bert").write(&checkpoint, Layout::default());
+    let children: Vec<_> = (0..6)
+        .map(|_| command("edge-export", home.path()).arg(&checkpoint).stdout(Stdio::piped()).spawn().unwrap())
+        .collect();
+    for child in children {
+        assert!(child.wait_with_output().unwrap().status.success());
+    }
+    let store = home.path().join("data/edge-run/bundles");
+    let left: Vec<_> = fs::read_dir(&store).unwrap().map(|e| e.unwrap().path()).collect();
+    assert_eq!(left.len(), 1, "{left:?}");
+    verify(&left[0], &mut |_| ()).unwrap();
+}
