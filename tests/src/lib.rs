@@ -132,42 +132,60 @@ impl Fixture {
     }
 }
 
-/// PyTorch's gradients on the small encoders: by encoder, kind of task and bias vector the norm of its gradient and three
-/// products, as `tests/reference/make_gradients.py` wrote them; under the empty name the loss.
-pub struct Gradients(BTreeMap<String, BTreeMap<String, BTreeMap<String, Vec<f64>>>>);
-
-/// The loss and the gradients of one kind of task on one encoder.
-pub struct Expected<'a>(&'a BTreeMap<String, Vec<f64>>);
-
-impl Gradients {
-    /// Reads them.
-    pub fn read() -> Self {
-        Gradients(serde_json::from_slice(&fs::read(fixtures().join("gradients.json")).unwrap()).unwrap())
-    }
-
-    /// Every kind of task that there is for an encoder, and what is expected of it.
-    pub fn kinds(&self, encoder: &str) -> impl Iterator<Item = (&str, Expected<'_>)> {
-        self.0[encoder].iter().map(|(kind, expected)| (kind.as_str(), Expected(expected)))
-    }
+/// A small encoder, and PyTorch's gradients on it, as `tests/reference/make_gradients.py` wrote them.
+pub struct Gradients {
+    name: &'static str,
+    /// Holds the bundle.
+    pub home: TempDir,
+    /// The encoder.
+    pub bundle: Bundle,
+    /// Its texts.
+    pub fixture: Fixture,
+    /// By kind of task and bias vector the norm of its gradient and three products; under the empty name the loss.
+    kinds: BTreeMap<String, BTreeMap<String, Vec<f64>>>,
 }
 
-impl Expected<'_> {
-    /// Asserts that a loss and all gradients are as expected, and gives the largest difference: relative to a gradient's norm,
-    /// or to the largest one where it is zero in mathematics, as that of a bias that shifts all tokens alike is for spans.
+impl Gradients {
+    /// What is right of a fixture's texts there: their classes.
+    pub const CLASSES: [usize; 4] = [0, 1, 2, 0];
+    /// Or their values.
+    pub const VALUES: [f32; 4] = [0.5, -1.0, 2.0, 0.0];
+
+    /// Those of every small encoder.
+    pub fn all() -> impl Iterator<Item = Gradients> {
+        let read = fs::read(fixtures().join("gradients.json")).unwrap();
+        let mut all: BTreeMap<String, _> = serde_json::from_slice(&read).unwrap();
+        ENCODERS.into_iter().map(move |name| {
+            let (home, bundle) = small_bundle(name);
+            let kinds = all.remove(name).unwrap_or_else(|| panic!("no gradients of {name}"));
+            Gradients { name, home, bundle, fixture: Fixture::named(name), kinds }
+        })
+    }
+
+    /// Every kind of task that there is for the encoder.
+    pub fn kinds(&self) -> impl Iterator<Item = &str> {
+        self.kinds.keys().map(String::as_str)
+    }
+
+    /// Asserts that the loss and all gradients that something (`by`) computes for a kind of task are as expected, and prints the
+    /// largest difference: relative to a gradient's norm, or to the largest one where it is zero in mathematics, as that of a
+    /// bias that shifts all tokens alike is for spans.
     pub fn compare<'a>(
         &self,
-        what: &str,
+        kind: &str,
+        by: &str,
         loss: f64,
         gradients: impl Iterator<Item = (&'a str, Vec<f64>)>,
         bound: f64,
-    ) -> f64 {
-        let due = self.0[""][0];
+    ) {
+        let (what, expected) = (format!("{} {kind} by {by}", self.name), &self.kinds[kind]);
+        let due = expected[""][0];
         assert!((loss - due).abs() < 1e-5 * due, "{what}: loss {loss}, expected {due}");
-        let norms = self.0.iter().filter(|(part, _)| !part.is_empty()).map(|(_, due)| due[0]);
+        let norms = expected.iter().filter(|(part, _)| !part.is_empty()).map(|(_, due)| due[0]);
         let largest = norms.fold(0.0, f64::max);
         let (mut worst, mut count) = (0.0f64, 0);
         for (part, gradient) in gradients {
-            let due = &self.0[part];
+            let due = &expected[part];
             let scale = if due[0] > 1e-12 * largest { due[0] } else { largest };
             for (probe, due_product) in due[1..].iter().enumerate() {
                 let vector = Fixture::values(&format!("probe {probe} {part}"), &[gradient.len(), 1]);
@@ -179,8 +197,8 @@ impl Expected<'_> {
             }
             count += 1;
         }
-        assert_eq!(count + 1, self.0.len(), "{what}: a bias vector is not compared");
-        worst
+        assert_eq!(count + 1, expected.len(), "{what}: a bias vector is not compared");
+        println!("{what}: worst {worst:.1e}");
     }
 }
 

@@ -14,9 +14,13 @@ fn cells(line: &str) -> Vec<&str> {
 #[test]
 fn pictures_are_of_patches_and_of_logs() {
     let mood = Mood::default();
-    let recipe = ["--lr", "3e-3,1e-2", "--epochs", "2", "--train-sizes", "24,96"];
-    for (output, log, terms) in [("all.bias", "all.jsonl", "all"), ("head.bias", "head only.jsonl", "frozen")] {
-        let extra = [&recipe[..], &["--log", log, "--slots", terms]].concat();
+    for (output, log, rates, trained) in [
+        ("all.bias", "all.jsonl", "3e-3,1e-2", ["--slots", "all"]),
+        ("head.bias", "head only.jsonl", "3e-3,1e-2", ["--slots", "frozen"]),
+        ("full.bias", "full.jsonl", "1e-3", ["--weights", "full"]),
+    ] {
+        let recipe = ["--lr", rates, "--epochs", "2", "--train-sizes", "24,96", "--log", log];
+        let extra = [&recipe[..], &trained].concat();
         assert_succeeded(&mood.train(output, &extra).output().unwrap());
     }
     let changes = ["changes", "all-96.bias", "--encoder", "bundle"];
@@ -27,8 +31,8 @@ fn pictures_are_of_patches_and_of_logs() {
             &["accuracy on dev", "rate 3e-3, seed 1, 24 texts", "rate 1e-2, seed 1, 96 texts", "steps"],
         ),
         (
-            &["sizes", "all.jsonl", "head only.jsonl"],
-            &["accuracy on dev", "head only", "texts learned from", "20", "100"],
+            &["sizes", "all.jsonl", "head only.jsonl", "full.jsonl"],
+            &["accuracy on dev", "head only", "full", "texts learned from", "20", "100"],
         ),
     ];
     for (of, parts) in cases {

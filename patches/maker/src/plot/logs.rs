@@ -1,4 +1,5 @@
-//! Pictures out of logs of trainings.
+//! Pictures out of logs of trainings: of every run by step, or of what each log came to by texts learned from. What is refused
+//! names the log.
 
 use std::{
     collections::BTreeMap,
