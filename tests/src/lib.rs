@@ -5,6 +5,7 @@
 
 pub mod http;
 pub mod mood;
+pub mod place;
 pub mod server;
 
 use std::{
