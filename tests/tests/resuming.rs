@@ -122,6 +122,19 @@ fn what_other_commands_cannot_write_is_as_it_was() {
     }
     assert_refused(&mood.train("notes.txt", &[]).output().unwrap(), &["notes.txt", "expected a patch to replace"]);
     assert_eq!(mood.read("notes.txt"), b"no patch");
+    for log in ["notes.txt", "dev.tsv", "old"] {
+        let before = mood.read(log);
+        assert_refused(
+            &mood.train("x.bias", &["--log", log]).output().unwrap(),
+            &[log, "expected a log to go on with"],
+        );
+        assert_eq!(mood.read(log), before);
+    }
+    let encodings = ["encodings", "mood.bias", "dev.tsv", "--encoder", "bundle", "-o"];
+    for (command, output) in [(&encodings[..], "dev.tsv"), (&encodings[..], "mood.bias"), (&extract[..], "mood.bias")] {
+        let refused = mood.edge_patch(&[command, &[output]].concat()).output().unwrap();
+        assert_refused(&refused, &[output, "expected another file than those that are read"]);
+    }
     mood.write("old.svg", "old");
     let plot = ["plot", "changes", "mood.bias", "--encoder", "bundle", "-o", "old.svg"];
     assert_refused(&on_full_disk(&mood.edge_patch(&plot)), &["old.svg", "cannot write"]);

@@ -4,7 +4,11 @@
 //! name that is not known here are passed over, and fields that no picture is made of may be missing, so that other trainers
 //! can write such files too.
 
-use std::{fs, path::Path};
+use std::{
+    fs::{self, File},
+    io::{BufRead, BufReader, Read},
+    path::Path,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -118,6 +122,27 @@ impl From<&Event> for Entry {
             }
         }
     }
+}
+
+/// Whether a file is a log, or empty: its first line is an entry.
+///
+/// # Errors
+/// When it cannot be read, or is something else.
+pub fn check_log(path: &Path) -> Result<()> {
+    let file = File::open(path).map_err(bias_patch::Error::io(path, "read"))?;
+    let mut first = Vec::new();
+    // No entry is as long.
+    let read = BufReader::new(file).take(1 << 16).read_until(b'\n', &mut first);
+    read.map_err(bias_patch::Error::io(path, "read"))?;
+    if first.is_empty() || serde_json::from_slice::<Entry>(&first).is_ok() {
+        return Ok(());
+    }
+    Err(Error::Content {
+        path: path.to_owned(),
+        field: "line 1".to_owned(),
+        expected: "a log to go on with, as edge-patch train --log writes it, or no file".to_owned(),
+        found: "a file that is no log".to_owned(),
+    })
 }
 
 /// Reads a log.

@@ -8,6 +8,7 @@ use edge_patch::{Result, data::read_examples, metric_named, uniform};
 use edge_run::{Encoder, EngineOptions};
 
 use crate::{
+    check_apart,
     convert::{points, search_with_bar, warn_if_too_few},
     open_encoder, report_skipped,
 };
@@ -40,6 +41,9 @@ pub(crate) struct EncodingsArguments {
 
 /// Scores every encoding, and writes the table. Gives its lines.
 pub(crate) fn run_encodings(arguments: &EncodingsArguments) -> Result<Vec<String>> {
+    if let Some(output) = &arguments.output {
+        check_apart(output, &[&arguments.patch, &arguments.data])?;
+    }
     let patch = Patch::open(&arguments.patch)?;
     let bundle = open_encoder(arguments.encoder.as_deref(), &patch)?.0;
     let read = read_examples(&arguments.data, patch.task(), arguments.skip_bad)?;

@@ -277,6 +277,7 @@ fn run(command: Command, out: &mut impl Write) -> Result<(), Failure> {
         Command::Convert(arguments) => lines = run_conversion(&arguments)?,
         Command::Encodings(arguments) => lines = run_encodings(&arguments)?,
         Command::Extract { patch, output, encoder } => {
+            check_apart(&output, &[&patch])?;
             let opened = Patch::open(&patch)?;
             let (bundle, _) = open_encoder(encoder.as_deref(), &opened)?;
             opened.check(bundle.manifest()).map_err(|e| e.in_file(&patch))?;
@@ -293,6 +294,20 @@ fn run(command: Command, out: &mut impl Write) -> Result<(), Failure> {
 fn file_bytes(path: &Path) -> Result<u64, bias_patch::Error> {
     let failed = |source| bias_patch::Error::Io { path: path.to_owned(), action: "read", source };
     Ok(fs::metadata(path).map_err(failed)?.len())
+}
+
+/// Refuses an output that is one of the files that are read.
+fn check_apart(output: &Path, inputs: &[&Path]) -> Result<()> {
+    let Ok(there) = fs::canonicalize(output) else { return Ok(()) };
+    if inputs.iter().any(|input| fs::canonicalize(input).is_ok_and(|input| input == there)) {
+        return Err(Error::Content {
+            path: output.to_owned(),
+            field: "output".to_owned(),
+            expected: "another file than those that are read".to_owned(),
+            found: "one of them".to_owned(),
+        });
+    }
+    Ok(())
 }
 
 fn read_task(path: &Path) -> Result<Task> {

@@ -10,7 +10,7 @@ use bias_patch::{Patch, Task};
 use edge_patch::{
     Error, Result,
     data::Example,
-    log::Entry,
+    log::{Entry, check_log},
     train::{Compared, Event, Recipe, Trained, Weights, compare, train},
 };
 use edge_run::Encoder;
@@ -24,7 +24,12 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
+    /// # Errors
+    /// When the log cannot be opened, or is a file that is no log.
     pub fn new(log: Option<&Path>) -> Result<Self> {
+        if let Some(path) = log.filter(|path| path.exists()) {
+            check_log(path)?;
+        }
         let open = |path: &Path| -> Result<(PathBuf, File)> {
             let file = OpenOptions::new().create(true).append(true).open(path);
             Ok((path.to_owned(), file.map_err(bias_patch::Error::io(path, "open"))?))

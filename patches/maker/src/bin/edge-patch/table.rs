@@ -9,6 +9,7 @@ use edge_patch::{Result, train::Weights};
 
 use crate::{
     cells::Cell,
+    check_apart,
     progress::{Job, Progress},
     read_task,
     training::{RecipeArguments, Slots, check_terms, rate, slots},
@@ -64,6 +65,9 @@ struct Column {
 
 /// Trains what is not trained yet, and writes the table. Gives its lines.
 pub(crate) fn run_table(arguments: &TableArguments) -> Result<Vec<String>> {
+    for column in &arguments.columns {
+        check_apart(&arguments.output, &[&column.task, &column.train, &column.dev])?;
+    }
     std::fs::create_dir_all(&arguments.results).map_err(bias_patch::Error::io(&arguments.results, "create"))?;
     let encoder = arguments.recipe.load(Bundle::open(&arguments.encoder)?)?;
     let mut progress = Progress::new(arguments.recipe.log.as_deref())?;
