@@ -27,7 +27,7 @@ impl Progress {
     /// # Errors
     /// When the log cannot be opened, or is a file that is no log.
     pub fn new(log: Option<&Path>) -> Result<Self> {
-        if let Some(path) = log.filter(|path| path.exists()) {
+        if let Some(path) = log.filter(|path| path.is_file()) {
             check_log(path)?;
         }
         let open = |path: &Path| -> Result<(PathBuf, File)> {
