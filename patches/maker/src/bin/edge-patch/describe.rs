@@ -5,7 +5,6 @@ use edge_patch::{
     Difference, Evaluation, Point, Report, Searched,
     train::{OfRate, by_rate},
 };
-
 use serde::Serialize;
 
 use crate::cells::Cell;

@@ -24,6 +24,8 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
+    /// A bar, and the log at `log`, which goes on if it is there.
+    ///
     /// # Errors
     /// When the log cannot be opened, or is a file that is no log.
     pub fn new(log: Option<&Path>) -> Result<Self> {
