@@ -1,8 +1,8 @@
 //! Why a checkpoint could not be exported, or a bundle not verified.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use crate::onnx::ENCODER;
+use crate::export::ENCODER;
 
 /// The result of exporting or verifying.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -26,7 +26,10 @@ pub enum Error {
     Checkpoint(#[from] hf_checkpoint::Error),
     /// The bundle is not as it should be.
     #[error(transparent)]
-    Bundle(#[from] bias_patch::Error),
+    Bundle(#[from] edge_bundle::Error),
+    /// A slot's name is not one, or a file could not be read or written whole.
+    #[error(transparent)]
+    Patch(#[from] bias_patch::Error),
     /// The checkpoint is of a kind that cannot be exported.
     #[error("{}: {field}: expected {expected}, found {found}", path.display())]
     Unsupported {
@@ -39,19 +42,19 @@ pub enum Error {
         /// What is there.
         found: String,
     },
-    /// A node or initializer of a graph is not as the exporter writes it.
+    /// A part of a bundle's file, such as a node of its graph, is not as the exporter writes it.
     #[error("{file}, {node}: expected {expected}, found {found}")]
     Graph {
-        /// The name of the graph's file.
+        /// The name of the file.
         file: String,
-        /// The node or initializer.
+        /// The node, initializer or other part.
         node: String,
-        /// What was due.
+        /// What the exporter writes there.
         expected: String,
         /// What is there.
         found: String,
     },
-    /// The encoder no longer computes what it did when it was exported.
+    /// The encoder's output differs from the one computed at export.
     #[error(
         "{}: golden output: expected to agree within {bound:e}, found a difference of {difference:e}; export the checkpoint again",
         path.display()
@@ -72,33 +75,22 @@ pub enum Error {
         /// Why not, and what to do.
         reason: String,
     },
-    /// There is something else where the bundle should go.
-    #[error("{}: is there and not part of a bundle; name another directory or remove it", path.display())]
+    /// The bundle's directory holds other files.
+    #[error("{}: exists and is not part of a bundle; name another directory or remove it", path.display())]
     Occupied {
-        /// What is there.
+        /// The file or directory.
         path: PathBuf,
     },
 }
 
 impl Error {
-    /// That a node or initializer, of encoder.onnx unless [`Error::in_graph_of`] says otherwise, is not as it should be.
+    /// An error of a node or initializer of `encoder.onnx`.
     pub(crate) fn graph(node: &str, expected: impl Into<String>, found: impl ToString) -> Self {
         Error::Graph {
             file: ENCODER.to_owned(),
             node: node.to_owned(),
             expected: expected.into(),
             found: found.to_string(),
-        }
-    }
-
-    /// The same error, of the graph in another file.
-    pub(crate) fn in_graph_of(self, path: &Path) -> Self {
-        match self {
-            Error::Graph { node, expected, found, .. } => {
-                let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                Error::Graph { file, node, expected, found }
-            }
-            other => other,
         }
     }
 }

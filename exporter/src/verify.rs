@@ -1,21 +1,29 @@
-//! Checks a bundle in every way it can be checked: digests, graph against manifest, alignment, golden output.
+//! Checks a bundle.
+//!
+//! In: a directory. Out: the bundle. Refused: files that differ from their digests, base values or panels that are
+//! damaged, a graph that differs from the manifest, tensors that are not aligned, and another output than the golden
+//! one.
 
 use std::{collections::HashMap, fs, path::Path};
 
-use bias_patch::{ALIGNMENT, Bundle, Slot, TensorEntry, VOCABULARY, vocabulary_of};
-
-use crate::{
-    Error, Progress, Result, export,
-    onnx::{DimValue, ENCODER, EXTERNAL, Graph, Model, TRAINING, Tensor, ValueInfo},
+use edge_bundle::{
+    ALIGNMENT, Bundle, MANIFEST, Slot, TensorEntry, VOCABULARY,
+    onnx::{DimValue, Graph, Model, Tensor, ValueInfo},
+    vocabulary_of,
 };
 
-/// Largest difference from the golden output, relative to values above 1: that output is f32, computed in f64.
+use crate::{
+    Error, Progress, Result,
+    export::{ENCODER, golden},
+};
+
+/// Largest difference from the golden output, relative for values above 1. Both are computed in f64 and rounded to f32.
 const GOLDEN_BOUND: f64 = 1e-5;
 
 /// Verifies the bundle in `dir`.
 ///
 /// # Errors
-/// Naming the first file, node or value that is not as it should be.
+/// Naming the first file, node or value that is wrong.
 pub fn verify(dir: &Path, progress: &mut dyn FnMut(Progress)) -> Result<Bundle> {
     let bundle = Bundle::open(dir)?;
     let manifest = bundle.manifest();
@@ -29,33 +37,26 @@ pub fn verify(dir: &Path, progress: &mut dyn FnMut(Progress)) -> Result<Bundle> 
     bundle.base()?;
     check_vocabulary(&bundle)?;
 
-    let read = |file: &str| -> Result<Model> {
-        let path = dir.join(file);
-        let model = Model::read(&path)?;
-        let graph = model.graph.as_ref().ok_or_else(|| Error::graph("file", "a graph", "none").in_graph_of(&path))?;
-        check_graph(graph, &manifest.slots, &manifest.tensors).map_err(|e| e.in_graph_of(&path))?;
-        Ok(model)
-    };
-    let model = read(ENCODER)?;
-    if manifest.files.contains_key(TRAINING) {
-        read(TRAINING)?;
-    }
+    let model = Model::read(&dir.join(ENCODER))?;
+    let graph = model.graph.ok_or_else(|| Error::graph("file", "a graph", "none"))?;
+    check_graph(&graph, &manifest.slots, &manifest.tensors)?;
 
     if !bundle.has_weights() {
-        // The naive evaluator reads weights.bin; the panels' tensors have been found to be the encoder's.
+        // The evaluator reads weights.bin. The panels have been compared with the tensors' digests.
         return Ok(bundle);
     }
-    progress(Progress::Stage("recomputing the golden output", 0));
-    let golden = &manifest.golden;
-    if golden.input_ids.is_empty() || golden.input_ids.iter().any(|id| *id >= manifest.config.vocabulary) {
-        return Err(Error::graph("golden input", "token ids of the vocabulary", "others"));
+    progress(Progress::Stage("computing the golden output", 0));
+    let then = &manifest.golden;
+    if then.input_ids.is_empty() || then.input_ids.iter().any(|id| *id >= manifest.config.vocabulary) {
+        let (expected, found) = ("token ids of the vocabulary".to_owned(), format!("{:?}", then.input_ids));
+        return Err(Error::Graph { file: MANIFEST.to_owned(), node: "golden input".to_owned(), expected, found });
     }
-    let now = export::golden(&model, dir, &golden.input_ids)?;
-    let pairs = golden.first.iter().zip(&now.first).chain(golden.last.iter().zip(&now.last));
+    let now = golden(&graph, dir, &then.input_ids)?;
+    let pairs = then.first.iter().zip(&now.first).chain(then.last.iter().zip(&now.last));
     let difference = pairs
         .map(|(a, b)| f64::from((a - b).abs()) / f64::from(a.abs()).max(1.0))
         .fold(0.0, |worst: f64, d| if d.is_nan() { d } else { worst.max(d) });
-    let widths = [golden.first.len(), golden.last.len()] == [now.first.len(), now.last.len()];
+    let widths = [then.first.len(), then.last.len()] == [now.first.len(), now.last.len()];
     if !widths || difference.is_nan() || difference > GOLDEN_BOUND {
         return Err(Error::Golden { path: dir.to_owned(), bound: GOLDEN_BOUND, difference });
     }
@@ -74,27 +75,32 @@ fn check_vocabulary(bundle: &Bundle) -> Result<()> {
     let due = vocabulary_of(&read("tokenizer.json")?).map_err(|e| e.in_file(&bundle.dir().join("tokenizer.json")))?;
     match due {
         Some(due) if due == read(VOCABULARY)? => Ok(()),
-        _ => Err(Error::graph(VOCABULARY, "the words of tokenizer.json", "others")),
+        _ => Err(Error::Graph {
+            file: VOCABULARY.to_owned(),
+            node: "words".to_owned(),
+            expected: "those of tokenizer.json".to_owned(),
+            found: "others".to_owned(),
+        }),
     }
 }
 
 /// Every slot an input with its default in `base.bias`, every tensor an initializer in `weights.bin`, all aligned.
 fn check_graph(graph: &Graph, slots: &[Slot], tensors: &[TensorEntry]) -> Result<()> {
-    let inputs: HashMap<&str, &ValueInfo> = graph.input.iter().map(|i| (i.name.as_deref().unwrap_or(""), i)).collect();
-    let initializers: HashMap<&str, &Tensor> =
-        graph.initializer.iter().map(|t| (t.name.as_deref().unwrap_or(""), t)).collect();
+    let inputs: HashMap<&str, &ValueInfo> = graph.input.iter().map(|i| (i.name(), i)).collect();
+    let initializers: HashMap<&str, &Tensor> = graph.initializer.iter().map(|t| (t.name(), t)).collect();
     for slot in slots {
         let input = inputs.get(slot.name.as_str()).ok_or_else(|| Error::graph(&slot.name, "a graph input", "none"))?;
-        let found = numeric_dims(input);
-        if found != [i64::from(slot.len)] {
+        let found: Vec<_> = input.dims().iter().map(|dim| dim.value.clone()).collect();
+        if found != [Some(DimValue::Value(slot.len.into()))] {
             return Err(Error::graph(&slot.name, format!("an input of shape [{}]", slot.len), format!("{found:?}")));
         }
         check_place(&initializers, &slot.name, "base.bias", slot.offset, 4 * u64::from(slot.len))?;
     }
     for tensor in tensors {
-        check_place(&initializers, &tensor.name, "weights.bin", tensor.offset, tensor.bytes().unwrap_or(u64::MAX))?;
+        let bytes = tensor.bytes().expect("Bundle::open has checked that the tensors tile weights.bin");
+        check_place(&initializers, &tensor.name, "weights.bin", tensor.offset, bytes)?;
     }
-    let external = graph.initializer.iter().filter(|t| t.data_location == Some(EXTERNAL)).count();
+    let external = graph.initializer.iter().filter(|t| t.is_external()).count();
     if external != slots.len() + tensors.len() {
         return Err(Error::graph("external initializers", (slots.len() + tensors.len()).to_string(), external));
     }
@@ -103,30 +109,24 @@ fn check_graph(graph: &Graph, slots: &[Slot], tensors: &[TensorEntry]) -> Result
 
 fn check_place(initializers: &HashMap<&str, &Tensor>, name: &str, file: &str, offset: u64, bytes: u64) -> Result<()> {
     let tensor = initializers.get(name).ok_or_else(|| Error::graph(name, "an initializer", "none"))?;
-    let entry = |key: &str| {
-        let found = tensor.external_data.iter().find(|e| e.key.as_deref() == Some(key));
-        found.and_then(|e| e.value.clone()).unwrap_or_default()
-    };
-    let found = (entry("location"), entry("offset"), entry("length"));
-    let expected = (file.to_owned(), offset.to_string(), bytes.to_string());
+    let found = ["location", "offset", "length"].map(|key| tensor.external(key));
+    let (offset_text, bytes) = (offset.to_string(), bytes.to_string());
+    let expected = [Some(file), Some(&*offset_text), Some(&*bytes)];
     if found != expected || !offset.is_multiple_of(ALIGNMENT) {
-        return Err(Error::graph(name, format!("{expected:?}, a multiple of {ALIGNMENT}"), format!("{found:?}")));
+        let said = |place: [Option<&str>; 3]| place.map(|part| part.unwrap_or("none")).join(", ");
+        let expected = format!("location, offset and length {}, the offset a multiple of {ALIGNMENT}", said(expected));
+        return Err(Error::graph(name, expected, said(found)));
     }
     Ok(())
 }
 
-fn numeric_dims(info: &ValueInfo) -> Vec<i64> {
-    let shape = info.r#type.as_ref().and_then(|t| t.tensor_type.as_ref()).and_then(|t| t.shape.as_ref());
-    let dims = shape.map(|s| s.dim.as_slice()).unwrap_or_default();
-    dims.iter().map(|d| if let Some(DimValue::Value(n)) = d.value { n } else { -1 }).collect()
-}
-
 #[cfg(test)]
 mod tests {
-    use bias_patch::{Activation, Config, Digest, Element, Family};
+    use bias_patch::{Activation, Digest};
+    use edge_bundle::{Config, Element, Family, onnx::Entry};
 
     use super::*;
-    use crate::{encoder, onnx::Entry};
+    use crate::encoder;
 
     #[test]
     fn a_graph_that_disagrees_with_the_manifest_is_refused() {
@@ -145,7 +145,7 @@ mod tests {
             layer_norm_epsilon: 1e-12,
             pooler: true,
         };
-        let (model, weights, slots) = encoder::build(&config, Element::F32).unwrap().finish("test");
+        let (model, weights, slots) = encoder::build(&config, Element::F32).finish("test");
         let entry = |w: &crate::graph::Weight| TensorEntry {
             name: w.name.clone(),
             shape: w.shape.clone(),
@@ -180,9 +180,7 @@ mod tests {
         for (message, part) in cases {
             assert!(message.contains(part) && message.contains("query"), "{message}");
         }
-        let extra = refused(&|g| {
-            g.initializer.push(g.initializer.iter().find(|t| t.data_location == Some(EXTERNAL)).unwrap().clone())
-        });
+        let extra = refused(&|g| g.initializer.push(g.initializer.iter().find(|t| t.is_external()).unwrap().clone()));
         assert!(extra.contains("external initializers"), "{extra}");
     }
 }

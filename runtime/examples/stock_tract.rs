@@ -1,8 +1,8 @@
-//! What the runtime is compared with: stock tract on a bundle's graph, as `stock_tract BUNDLE RUNS`; `targets/check --stock`
-//! counts its instructions.
+//! Runs a bundle's graph in stock tract: `stock_tract BUNDLE RUNS`. `targets/check --stock` compares its instructions
+//! with edge-run's.
 //!
-//! In: a bundle with `weights.bin`, and how often to run. Out: the sum of a text's hidden states. tract is told all that can be
-//! known ahead, so that it can plan for it: there is one text of 32 tokens, and the biases are constants.
+//! In: a bundle with `weights.bin`, and the number of runs. Out: the sum of the hidden states of a text. tract knows
+//! everything ahead of time and can plan for it: there is one text of 32 tokens, and the biases are constants.
 
 use std::{env, error::Error, path::Path};
 
@@ -16,7 +16,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Err("expected BUNDLE RUNS".into());
     };
     let runs: usize = runs.parse().map_err(|e| format!("RUNS: expected a number, found {runs}: {e}"))?;
-    // An input that has a default, as every bias has, is a constant for tract.
+    // tract treats an input with a default as a constant, and every bias has a default.
     let mut model = tract_onnx::onnx().model_for_path(Path::new(bundle).join("encoder.onnx"))?;
     let mut inputs = TVec::new();
     for at in 0..model.inputs.len() {

@@ -1,6 +1,7 @@
 //! Switches tasks on one encoder: `cargo run --example swap -- BUNDLE FIRST.bias SECOND.bias "a text"`.
 //!
-//! The encoder is loaded once. A switch hands other bias values to the same plan; nothing is read, copied or planned.
+//! The encoder is loaded once. A switch passes other bias values to the same model; nothing is read, copied or lowered
+//! again.
 
 use std::{env, error::Error, path::Path};
 

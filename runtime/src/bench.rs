@@ -1,20 +1,22 @@
 //! Times an encoder and counts its memory.
 //!
-//! In: a bundle, and which lengths to try. Out: a [`Report`]. Token ids are made by a formula, so that another program can
-//! run the same: id number `at` is `(7919 at + 1) mod vocabulary`. Times are of the encoder alone, by the wall clock.
+//! In: a bundle, and which lengths to try. Out: a [`Report`]. Refused: lengths that the encoder does not take. Token
+//! ids follow a formula, so that another program can run the same ones: id number `at` is `(7919 at + 1) mod
+//! vocabulary`. Times are wall-clock times of the encoder alone.
 
 use std::{
     hint::black_box,
     time::{Duration, Instant},
 };
 
-use bias_patch::Bundle;
+use edge_bundle::Bundle;
+use ndarray::ArrayView2;
 use serde::Serialize;
 
 use crate::{
     Encoder, EngineOptions, Error, MappedMemory, Memory, Result, Tokenized,
     engine::{Biases, Engine, Sequence},
-    kernels,
+    kernel::{peak_gflops, select},
 };
 
 /// Most sequences in a run.
@@ -29,7 +31,7 @@ pub struct BenchOptions {
     pub lengths: Vec<u32>,
     /// Sequences in a run.
     pub batch: usize,
-    /// Whether to run backward as well.
+    /// Whether to measure forward and backward too.
     pub gradients: bool,
     /// How long each figure is measured.
     pub time: Duration,
@@ -42,20 +44,23 @@ pub struct Report {
     pub name: String,
     /// What the frozen matrices are stored as.
     pub weights: &'static str,
-    /// The kernel, by the name that `EDGE_RUN_ISA` takes, and the activations it multiplies; or the reference engine.
+    /// The kernel, by its name in `EDGE_RUN_ISA`, and the type of activations; or tract.
     pub arithmetic: String,
+    /// Why tract ran the encoder although nobody asked for tract: see [`Encoder::uncovered`].
+    #[serde(skip)]
+    pub uncovered: Option<String>,
     /// Threads it ran on.
     pub threads: usize,
     /// Reading the tokenizer.
     pub load_tokenizer_ms: f64,
-    /// Mapping the weights and planning the graph.
+    /// Mapping the weights and lowering the graph.
     pub load_encoder_ms: f64,
-    /// Billions of multiplications and additions a second that the kernel reaches on one thread, in f32, on matrices that
-    /// are in the first cache.
+    /// Billions of multiplications and additions a second that the kernel reaches on one thread, in f32, on matrices
+    /// that are in the first cache.
     pub peak_gflops: f64,
     /// One for each length.
     pub lengths: Vec<Length>,
-    /// From one resident task to another: making the inputs of a run of 32 tokens, in the median.
+    /// Median time of a switch between two tasks in memory: binding the inputs of a run of 32 tokens.
     pub switch_us: f64,
     /// Eight sequences of 32 tokens, of one task and of eight.
     pub mixed: Mixed,
@@ -78,13 +83,13 @@ pub struct Length {
     pub batch: usize,
     /// The fastest run.
     pub min_ms: f64,
-    /// Half of the runs were faster.
+    /// The median run.
     pub median_ms: f64,
-    /// Nineteen of twenty were faster.
+    /// The 95th percentile.
     pub p95_ms: f64,
-    /// Billions of multiplications and additions a second in the linear layers, by the median.
+    /// Billions of multiplications and additions a second in the linear layers, of the median run.
     pub gflops: f64,
-    /// Forward and backward, to the gradients of all biases, in the median; where it was asked for.
+    /// Median time of forward and backward, with the gradients of all biases; none unless asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gradient_ms: Option<f64>,
     /// The first values of the last hidden state of the first token: the same in every engine.
@@ -94,18 +99,18 @@ pub struct Length {
 /// Batches of one task and of several.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Mixed {
-    /// One task, in the median.
+    /// Median time with one task.
     pub one_task_ms: f64,
-    /// Eight tasks, in the median.
+    /// Median time with eight tasks.
     pub eight_tasks_ms: f64,
-    /// The median of the ratios of runs that followed each other.
+    /// The median ratio of two consecutive runs.
     pub ratio: f64,
 }
 
 /// A batch of many lengths.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Batch {
-    /// All of it, in the median.
+    /// Median time of the batch.
     pub median_ms: f64,
     /// Sequences a second.
     pub sequences_per_second: f64,
@@ -140,8 +145,8 @@ pub fn bench(bundle: Bundle, options: &BenchOptions) -> Result<Report> {
         (0..length as u64).map(|at| ((7919 * at + 1) % u64::from(config.vocabulary)) as u32).collect()
     };
     let engine = &encoder.engine;
-    let tasks: Vec<Biases> = (0..8).map(|task| engine.prepare(nudged(encoder.base().slots(), task))).collect();
-    let base = engine.prepare(encoder.base().slots().to_vec());
+    let tasks: Vec<Biases> = (0..8).map(|task| Biases::of(&nudged(encoder.base().slots(), task))).collect();
+    let base = Biases::of(encoder.base().slots());
 
     let mut lengths = Vec::new();
     for length in &options.lengths {
@@ -149,7 +154,7 @@ pub fn bench(bundle: Bundle, options: &BenchOptions) -> Result<Report> {
         let zeros = vec![0; ids.len()];
         let one = Sequence { ids: &ids, type_ids: &zeros, biases: &base };
         let batch = vec![one; options.batch];
-        let hidden = engine.run(engine.bind(&batch)?)?;
+        let hidden = engine.run(&engine.bind(&batch))?;
         let times = repeat(options.time, || run(engine, &batch))?;
         let products = f64::from(config.layers)
             * f64::from(config.hidden)
@@ -162,10 +167,12 @@ pub fn bench(bundle: Bundle, options: &BenchOptions) -> Result<Report> {
                 let texts = vec![&text; options.batch];
                 let wanted = vec![true; values.len()];
                 let times = repeat(options.time, || {
-                    // A gradient like any other: the hidden states themselves.
+                    // The hidden states serve as their own gradient: any values do.
                     let run = crate::RUN_TOKENS;
-                    let gradient = encoder
-                        .gradient(values, &texts, &wanted, run, None, |_, tokens, _| (tokens.to_owned(), None))?;
+                    let gradient =
+                        encoder.gradient(values, &texts, &wanted, run, &mut |_, tokens: ArrayView2<'_, f32>, _| {
+                            (tokens.to_owned(), None)
+                        })?;
                     black_box(gradient);
                     Ok(())
                 })?;
@@ -189,10 +196,10 @@ pub fn bench(bundle: Bundle, options: &BenchOptions) -> Result<Report> {
     let of_task = |task: &'_ usize| Sequence { ids: &ids, type_ids: &zeros, biases: &tasks[*task] };
     let mut at = 0;
     let switch = repeat(options.time, || {
-        // The clock takes longer to read than a task to switch.
+        // Reading the clock takes longer than one switch, so 64 are measured together.
         for _ in 0..64 {
             at = (at + 1) % tasks.len();
-            black_box(engine.bind(&[of_task(&at)])?);
+            black_box(engine.bind(&[of_task(&at)]));
         }
         Ok(())
     })?;
@@ -225,10 +232,11 @@ pub fn bench(bundle: Bundle, options: &BenchOptions) -> Result<Report> {
         name: manifest.name.clone(),
         weights: manifest.weights().option(),
         arithmetic: encoder.arithmetic(),
+        uncovered: encoder.uncovered().map(str::to_owned),
         threads: options.engine.threads,
         load_tokenizer_ms: load.tokenizer.as_secs_f64() * 1e3,
         load_encoder_ms: load.engine.as_secs_f64() * 1e3,
-        peak_gflops: kernels::peak_gflops(kernels::select()?, options.time),
+        peak_gflops: peak_gflops(select()?, options.time),
         lengths,
         switch_us: quantile(&switch, 0.5) / 64.0 * 1e3,
         mixed: Mixed {
@@ -248,16 +256,17 @@ pub fn bench(bundle: Bundle, options: &BenchOptions) -> Result<Report> {
 }
 
 fn run(engine: &Engine, sequences: &[Sequence<'_>]) -> Result<()> {
-    black_box(engine.run(engine.bind(sequences)?)?);
+    black_box(engine.run(&engine.bind(sequences))?);
     Ok(())
 }
 
-/// The values of a task like no other.
+/// Values that differ from task to task.
 fn nudged(slots: &[Vec<f32>], task: usize) -> Vec<Vec<f32>> {
     slots.iter().map(|slot| slot.iter().map(|value| value + 1e-3 * task as f32).collect()).collect()
 }
 
-/// Times of `work` in milliseconds, one for each run: as many as `time` has room for, and at least five after a first one.
+/// Times of `work` in milliseconds, one for each run. Runs go on for `time`; there are at least five, after one that is
+/// not counted.
 fn repeat(time: Duration, mut work: impl FnMut() -> Result<()>) -> Result<Vec<f64>> {
     work()?;
     let begun = Instant::now();
@@ -270,8 +279,8 @@ fn repeat(time: Duration, mut work: impl FnMut() -> Result<()>) -> Result<Vec<f6
     Ok(times)
 }
 
-fn quantile(times: &[f64], share: f64) -> f64 {
+fn quantile(times: &[f64], fraction: f64) -> f64 {
     let mut sorted = times.to_vec();
     sorted.sort_by(f64::total_cmp);
-    sorted[(share * (sorted.len() - 1) as f64).round() as usize]
+    sorted[(fraction * (sorted.len() - 1) as f64).round() as usize]
 }

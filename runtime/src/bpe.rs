@@ -1,19 +1,20 @@
-//! Byte pair encoding over a vocabulary that is searched where it lies.
+//! Byte pair encoding over a mapped vocabulary.
 //!
-//! In: a word, as the pre-tokenizer leaves it. Out: its tokens: its characters, of which the two neighbours whose merge
-//! is first in the list are merged, the leftmost of equals, until no two merge (Sennrich et al. 2016). A character that
-//! is no token is left out and takes no place, as in the `tokenizers` crate. Refused: merges into what is no token.
+//! In: a word from the pre-tokenizer. Out: its tokens. The word starts as its characters. The two neighbours whose
+//! merge comes first in the list are merged, the leftmost of equal ones, until none can be merged (Sennrich et al.
+//! 2016). A character without a token is dropped, as in the `tokenizers` crate. Refused: a merge whose result is not a
+//! token.
 
 use std::{cmp::Reverse, collections::BinaryHeap};
 
-use bias_patch::Vocabulary;
+use edge_bundle::Vocabulary;
 use tokenizers::{Result, Token};
 
-/// A part of a word, in a list that is linked both ways: merging moves nothing.
+/// A part of a word, in a doubly linked list, so that merging moves nothing.
 #[derive(Clone, Copy)]
 struct Symbol {
     id: u32,
-    /// Of its text; 0 once it is part of the symbol before it.
+    /// Bytes of its text; 0 once it was merged into the symbol before it.
     bytes: usize,
     /// Its neighbours; beyond the list where there are none.
     previous: usize,
@@ -30,7 +31,7 @@ pub(crate) fn tokens<B: AsRef<[u8]>>(words: &Vocabulary<B>, word: &str) -> Resul
         |(at, (id, bytes)): (usize, (u32, usize))| Symbol { id, bytes, previous: at.wrapping_sub(1), next: at + 1 };
     let mut symbols: Vec<Symbol> = known.enumerate().map(symbol).collect();
 
-    // What a symbol and the next merge into: the first merge of the list is the greatest here, then the leftmost.
+    // A possible merge of a symbol and the next. The earliest merge of the list is the greatest, then the leftmost.
     let merge = |symbols: &[Symbol], at: usize| {
         let left = symbols.get(at).filter(|symbol| symbol.bytes > 0)?;
         let right = symbols.get(left.next)?;
@@ -39,8 +40,8 @@ pub(crate) fn tokens<B: AsRef<[u8]>>(words: &Vocabulary<B>, word: &str) -> Resul
     };
     let mut queue: BinaryHeap<_> = (0..symbols.len()).filter_map(|at| merge(&symbols, at)).collect();
     while let Some(Reverse((_, at, id))) = queue.pop() {
-        // Either symbol may have been merged since. What counts is what the two would be, as in the `tokenizers` crate,
-        // where they merge out of turn if they are others that make the same token.
+        // Either symbol may have been merged meanwhile. As in the `tokenizers` crate, the merge is still done if the
+        // two symbols that are there now give the same token.
         if merge(&symbols, at).is_none_or(|Reverse((_, _, now))| now != id) {
             continue;
         }
@@ -68,7 +69,7 @@ pub(crate) fn tokens<B: AsRef<[u8]>>(words: &Vocabulary<B>, word: &str) -> Resul
 
 #[cfg(test)]
 mod tests {
-    use bias_patch::vocabulary_of;
+    use edge_bundle::vocabulary_of;
     use tokenizers::{Model, models::bpe::BPE};
 
     use super::*;
@@ -117,11 +118,11 @@ mod tests {
         let ways: [&[&str]; 6] = [
             &[],
             &["a a", "aa aa", "aaaa a", "é 👍", "é👍 é👍"],
-            // Two ways to one token, whose merges come before and after what makes their parts.
+            // Two ways to one token; one merge comes before, one after the merges of its parts.
             &["a b", "b c", "a bc", "ab c", "c a", "abc abc", "b a"],
             &["abc abc", "ab c", "c a", "a bc", "b c", "aa a", "a a", "a b"],
             &["ab c", "b c", "a bc", "c c", "bc c", "a b", "a abc", "é a", "éa é"],
-            // Said twice: it counts where it is said last.
+            // Listed twice: the last place counts.
             &["a b", "b c", "c a", "a b", "b a", "b c"],
         ];
         for merges in ways {

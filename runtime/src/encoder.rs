@@ -1,7 +1,8 @@
 //! One frozen encoder, and the tasks attached to it.
 //!
-//! In: a bundle and patches. Out: predictions. The encoder is loaded and planned once; attaching a task decodes its
-//! patch, and a text of any task then runs without the encoder being touched.
+//! In: a bundle, patches and texts. Out: predictions. Refused: a bundle that no engine runs, and patches that do not
+//! fit it. The encoder is loaded once. Attaching a task decodes its patch; after that a text of any task runs on the
+//! same encoder.
 
 use std::{
     ops::Range,
@@ -10,18 +11,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bias_patch::{Base, Bundle, Digest, Kind, Patch, Pooling, Task as TaskSpec};
+use bias_patch::{Digest, Patch, Task as TaskSpec};
+use edge_bundle::{Base, Bundle};
 use ndarray::{Array1, Array2, Axis};
 
+#[cfg(feature = "research")]
+use crate::OwnWeights;
 use crate::{
-    Answer, Error, Prediction, Result, Text, Timing,
-    answer::{candidates, rank, spans, tag},
-    engine::{Biases, Engine, EngineOptions, Hidden, OwnWeights, Sequence},
+    Error, Prediction, Result, Text, Timing,
+    engine::{Biases, Engine, EngineOptions, Hidden, Sequence},
     head::Head,
+    tasks::{self, TaskKind, Window, pooling},
     text::{Tokenizer, Tokens},
 };
 
-/// Tokens that run together: enough rows for the kernels, few enough that a layer's values stay in the cache.
+/// The number of tokens that run together: enough rows to keep the kernels busy, and few enough that a layer's values
+/// stay in the cache.
 pub const RUN_TOKENS: usize = 256;
 
 /// A loaded encoder.
@@ -30,6 +35,8 @@ pub struct Encoder {
     base: Base,
     tokenizer: Arc<Tokenizer>,
     pub(crate) engine: Engine,
+    /// Why tract runs it although nobody asked for tract.
+    uncovered: Option<String>,
     load: LoadTiming,
 }
 
@@ -38,15 +45,15 @@ pub struct Encoder {
 pub struct LoadTiming {
     /// Reading the tokenizer.
     pub tokenizer: Duration,
-    /// Reading the base values, checking files, mapping the weights and planning the graph.
+    /// Reading the base values, checking files, mapping the weights and lowering the graph.
     pub engine: Duration,
 }
 
 /// A task attached to an encoder: its bias values and head, decoded.
 pub struct Task {
     spec: TaskSpec,
+    kind: Box<dyn TaskKind>,
     encoder: Digest,
-    labels: Vec<Arc<str>>,
     head: Head,
     biases: Biases,
     bytes: usize,
@@ -61,14 +68,14 @@ pub struct Request<'a> {
     pub text: &'a Text,
 }
 
-/// How texts are answered.
+/// Options for answers.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// Labels or spans to give, the likeliest first.
+    /// Number of labels or spans to give, the most likely first.
     pub top: usize,
     /// A limit on tokens below the task's own.
     pub max_length: Option<u32>,
-    /// The most windows that a text of a span task is read in; none for as many as it takes.
+    /// The largest number of windows for a text of a span task; none for no limit.
     pub most_windows: Option<usize>,
 }
 
@@ -82,7 +89,7 @@ impl Encoder {
     /// Loads the encoder of a bundle directory.
     ///
     /// # Errors
-    /// When a file is missing, short or altered, or the engine cannot run the graph.
+    /// When a file is missing, short or altered, or no engine runs the graph.
     pub fn open(dir: &Path) -> Result<Self> {
         Self::load(Bundle::open(dir)?, EngineOptions::default())
     }
@@ -96,22 +103,24 @@ impl Encoder {
         let tokenizer = Arc::new(Tokenizer::open(&bundle)?);
         let tokenized = Instant::now();
         let base = bundle.base()?;
-        let engine = Engine::load(&bundle, options)?;
+        let (engine, uncovered) = Engine::load(&bundle, options)?;
         let load = LoadTiming { tokenizer: tokenized - begun, engine: tokenized.elapsed() };
-        Ok(Encoder { bundle, base, tokenizer, engine, load })
+        Ok(Encoder { bundle, base, tokenizer, engine, uncovered, load })
     }
 
-    /// The same encoder with other weights: a comparison of trainings has use for it, and its answers are not the bundle's,
-    /// although patches are checked against that. It lowers the graph again, and copies no weights.
+    /// The same encoder with other weights, for comparisons of trainings. Its answers differ from the bundle's, but
+    /// patches are still checked against the bundle. The graph is lowered again; no weights are copied.
     ///
     /// # Errors
-    /// When the weights are not a changed copy of this encoder's, or the engine is the reference engine.
+    /// When the weights are not a changed copy of this encoder's, or tract runs it.
+    #[cfg(feature = "research")]
     pub fn with_weights(&self, weights: &OwnWeights) -> Result<Self> {
         Ok(Encoder {
             bundle: self.bundle.clone(),
             base: self.base.clone(),
             tokenizer: self.tokenizer.clone(),
-            engine: Engine::Lowered(self.lowered()?.with_weights(&self.bundle, weights)?),
+            engine: Engine::Lowered(Box::new(self.lowered()?.with_weights(&self.bundle, weights)?)),
+            uncovered: None,
             load: self.load,
         })
     }
@@ -126,14 +135,20 @@ impl Encoder {
         &self.base
     }
 
-    /// What decides the rounding of its numbers, for people: the engine, the kernel and the activations.
+    /// The kernel and the type of activations, which decide how results are rounded; or tract. For people to read.
     pub fn arithmetic(&self) -> String {
         self.engine.arithmetic()
     }
 
-    /// The file of its panels, and whether that was made when it was loaded; none with the reference engine.
+    /// The panels file, and whether loading made it; none with tract.
     pub fn panels(&self) -> Option<(&Path, bool)> {
-        self.engine.lowered().map(|engine| engine.weights().file())
+        self.engine.file()
+    }
+
+    /// The node that the engine's operators do not cover, if tract runs the encoder for that reason. tract is slower,
+    /// and copies the weights.
+    pub fn uncovered(&self) -> Option<&str> {
+        self.uncovered.as_deref()
     }
 
     /// What loading took.
@@ -141,19 +156,19 @@ impl Encoder {
         self.load
     }
 
-    /// Decodes a patch for this encoder. The patch is not needed any more afterwards.
+    /// Decodes a patch for this encoder. The patch may be dropped afterwards.
     ///
     /// # Errors
     /// When the patch was made for another encoder or does not fit it.
     pub fn attach(&self, patch: &Patch) -> Result<Task> {
-        let values = patch.apply(self.bundle.manifest(), &self.base)?;
+        let values = patch.apply(&self.bundle.manifest().shape(), self.base.slots())?;
         let bytes = 4 * values.iter().map(Vec::len).sum::<usize>();
         Ok(Task {
             spec: patch.task().clone(),
             encoder: patch.encoder(),
-            labels: patch.task().kind().labels().iter().map(|l| l.as_str().into()).collect(),
+            kind: tasks::of(patch.task().kind()),
             head: Head::new(patch.head()),
-            biases: self.engine.prepare(values),
+            biases: Biases::of(&values),
             bytes,
         })
     }
@@ -165,8 +180,8 @@ impl Encoder {
 
     /// Answers texts as [`Encoder::predict`] does, with options.
     ///
-    /// Texts run together, whatever their tasks and lengths, some hundred tokens at a time. What runs beside a text
-    /// does not change its answer by more than the rounding of sums.
+    /// Texts of all tasks and lengths run together, a few hundred tokens at a time. The other texts of a run change an
+    /// answer by no more than rounding.
     pub fn predict_with(&self, requests: &[Request<'_>], options: Options) -> Vec<Result<Prediction>> {
         let mut pending: Vec<Result<Pending>> =
             requests.iter().map(|request| self.tokenize(*request, options)).collect();
@@ -178,7 +193,7 @@ impl Encoder {
             .collect();
         let length = |(at, window): &(usize, usize)| pending[*at].as_ref().map_or(0, |p| p.windows[*window].len());
         for run in runs(places.iter().map(length), RUN_TOKENS) {
-            // A text of several windows may have failed with its first.
+            // A text of several windows may have failed in an earlier run.
             let run: Vec<_> = places[run].iter().copied().filter(|(at, _)| pending[*at].is_ok()).collect();
             if run.is_empty() {
                 continue;
@@ -203,16 +218,16 @@ impl Encoder {
         pending.into_iter().zip(requests).map(answer).collect()
     }
 
-    /// The last hidden state of one text without any patch, `[S, H]`, and the pooler's output, `[H]`, where there is one:
-    /// the pre-trained encoder.
+    /// The pre-trained encoder's output for one text, without any patch: the last hidden state, `[S, H]`, and the
+    /// pooler's output, `[H]`, where there is one.
     ///
     /// # Errors
     /// When the text is empty or the engine fails.
     pub fn hidden(&self, text: &Text) -> Result<(Array2<f32>, Option<Array1<f32>>)> {
         text.check(if text.second().is_some() { 2 } else { 1 })?;
         let tokens = self.tokenizer.encode(text, self.limit(None, u32::MAX))?;
-        let biases = self.engine.prepare(self.base.slots().to_vec());
-        let mut hidden = self.engine.run(self.engine.bind(&[tokens.sequence(&biases)])?)?;
+        let biases = Biases::of(self.base.slots());
+        let mut hidden = self.engine.run(&self.engine.bind(&[tokens.sequence(&biases)]))?;
         let Hidden { tokens, pooled } = hidden.remove(0);
         Ok((tokens, pooled))
     }
@@ -228,13 +243,13 @@ impl Encoder {
         }
         let limit = self.limit(options.max_length, task.spec.max_length());
         let begun = Instant::now();
-        let windows = self.windows(&task.spec, text, limit, options.most_windows)?;
+        let windows = self.windows(&task.spec, task.kind(), text, limit, options.most_windows)?;
         let timing =
             Timing { tokens: windows.iter().map(Tokens::len).sum(), tokenize: begun.elapsed(), ..Timing::default() };
-        Ok(Pending { windows, logits: Vec::new(), timing })
+        Ok(Pending { windows, outputs: Vec::new(), timing })
     }
 
-    /// Runs some windows together and keeps what the heads make of them.
+    /// Runs some windows together and keeps the heads' outputs.
     fn run(&self, requests: &[Request<'_>], pending: &mut [Result<Pending>], run: &[(usize, usize)]) -> Result<()> {
         let sequence = |(at, window): &(usize, usize)| {
             let pending = pending[*at].as_ref().ok()?;
@@ -243,38 +258,43 @@ impl Encoder {
         let sequences: Vec<Sequence<'_>> = run.iter().filter_map(sequence).collect();
         let tokens: usize = sequences.iter().map(|s| s.ids.len()).sum();
         let begun = Instant::now();
-        let inputs = self.engine.bind(&sequences)?;
+        let inputs = self.engine.bind(&sequences);
         let switch = begun.elapsed();
         let begun = Instant::now();
-        let hidden = self.engine.run(inputs)?;
+        let hidden = self.engine.run(&inputs)?;
         let encode = begun.elapsed();
         for ((at, window), hidden) in run.iter().zip(hidden) {
             let Ok(pending) = &mut pending[*at] else { continue };
             let begun = Instant::now();
             let task = requests[*at].task;
-            pending.logits.push(match task.spec.kind().pooling() {
-                Some(pooling) => task.head.apply(pool(&hidden, pooling).view()),
+            pending.outputs.push(match task.kind.pooling() {
+                Some(pooling) => {
+                    let pooled = hidden.pooled.as_ref().map(|pooled| pooled.view());
+                    let vector = pooling::forward(pooling, hidden.tokens.view(), pooled);
+                    task.head.apply(vector.insert_axis(Axis(0)).view())
+                }
                 None => task.head.apply(hidden.tokens.view()),
             });
-            let share = pending.windows[*window].len() as f64 / tokens as f64;
-            pending.timing.switch += switch.mul_f64(share);
-            pending.timing.encode += encode.mul_f64(share);
+            let fraction = pending.windows[*window].len() as f64 / tokens as f64;
+            pending.timing.switch += switch.mul_f64(fraction);
+            pending.timing.encode += encode.mul_f64(fraction);
             pending.timing.answer += begun.elapsed();
         }
         Ok(())
     }
 
-    /// The tokens of a text for a task: one sequence, or for the context of a span task as many as it takes.
+    /// The tokens of a text for a task: one sequence, or several windows if the kind of task reads windows.
     pub(crate) fn windows(
         &self,
         task: &TaskSpec,
+        kind: &dyn TaskKind,
         text: &Text,
         limit: usize,
         most: Option<usize>,
     ) -> Result<Vec<Tokens>> {
         text.check(task.inputs())?;
-        match (task.kind(), text.second()) {
-            (Kind::Span { .. }, Some(context)) => {
+        match text.second() {
+            Some(context) if kind.in_windows() => {
                 self.tokenizer.windows(text.first(), context, limit, most.unwrap_or(usize::MAX))
             }
             _ => Ok(vec![self.tokenizer.encode(text, limit)?]),
@@ -288,7 +308,7 @@ impl Encoder {
     }
 }
 
-/// Which sequences run together: as many as have `most` tokens, and at least one.
+/// Which sequences run together: as many as fit into `most` tokens, and at least one.
 pub(crate) fn runs(lengths: impl Iterator<Item = usize>, most: usize) -> Vec<Range<usize>> {
     let (mut runs, mut tokens) = (Vec::<Range<usize>>::new(), 0);
     for (at, length) in lengths.enumerate() {
@@ -304,10 +324,10 @@ pub(crate) fn runs(lengths: impl Iterator<Item = usize>, most: usize) -> Vec<Ran
     runs
 }
 
-/// A request on its way: its tokens, and the head's outputs for those that have run.
+/// A request in progress: its tokens, and the head's outputs for the windows that have run.
 struct Pending {
     windows: Vec<Tokens>,
-    logits: Vec<Array2<f32>>,
+    outputs: Vec<Array2<f32>>,
     timing: Timing,
 }
 
@@ -316,19 +336,11 @@ impl Pending {
     fn answer(mut self, Request { task, text }: Request<'_>, options: Options) -> Prediction {
         let begun = Instant::now();
         let truncated = self.windows.iter().any(|w| w.truncated);
-        let first = &self.logits[0];
-        let answer = match task.spec.kind() {
-            Kind::Classification { .. } => Answer::Labels(rank(&task.labels, &first.row(0).to_vec(), options.top)),
-            Kind::Regression { .. } => Answer::Value(first[[0, 0]]),
-            Kind::Tagging { .. } => Answer::Tags(tag(text.first(), &self.windows[0], first.view(), &task.labels)),
-            Kind::Span { max_answer_length } => {
-                let longest = usize::try_from(*max_answer_length).unwrap_or(usize::MAX);
-                let windows = self.windows.iter().zip(&self.logits);
-                let found = windows.flat_map(|(tokens, logits)| candidates(tokens, logits.view(), longest)).collect();
-                Answer::Spans(spans(text.second().unwrap_or_default(), found, options.top))
-            }
-        };
-        let logits = if task.spec.kind().pooling().is_some() { first.row(0).to_vec() } else { Vec::new() };
+        let windows = self.windows.iter().zip(&self.outputs);
+        let windows: Vec<Window<'_>> =
+            windows.map(|(tokens, outputs)| Window { places: &tokens.places, outputs: outputs.view() }).collect();
+        let answer = task.kind.answer(text, &windows, options.top);
+        let logits = if task.kind.pooling().is_some() { self.outputs[0].row(0).to_vec() } else { Vec::new() };
         self.timing.answer += begun.elapsed();
         Prediction { answer, logits, truncated, timing: self.timing }
     }
@@ -340,19 +352,13 @@ impl Task {
         &self.spec
     }
 
+    /// What its kind of task does.
+    pub fn kind(&self) -> &dyn TaskKind {
+        &*self.kind
+    }
+
     /// Bytes its bias values take in memory.
     pub fn resident_bytes(&self) -> usize {
         self.bytes
     }
-}
-
-/// One vector for a sequence, `[1, H]`.
-fn pool(hidden: &Hidden, pooling: Pooling) -> Array2<f32> {
-    let vector = match (pooling, &hidden.pooled) {
-        (Pooling::Pooler, Some(pooled)) => pooled.clone(),
-        // A patch that asks for a pooler where there is none was refused when it was attached.
-        (Pooling::Cls | Pooling::Pooler, _) => hidden.tokens.row(0).to_owned(),
-        (Pooling::Mean, _) => hidden.tokens.sum_axis(Axis(0)) / hidden.tokens.nrows() as f32,
-    };
-    vector.insert_axis(Axis(0))
 }

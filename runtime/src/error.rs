@@ -1,4 +1,4 @@
-//! Why a text could not be answered.
+//! Errors of loading an encoder and answering texts.
 
 use std::path::PathBuf;
 
@@ -11,9 +11,12 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The bundle or a patch is not as it should be.
+    /// A patch cannot be read or does not fit.
     #[error(transparent)]
-    Format(#[from] bias_patch::Error),
+    Patch(#[from] bias_patch::Error),
+    /// A bundle cannot be read or is damaged.
+    #[error(transparent)]
+    Bundle(#[from] edge_bundle::Error),
     /// The operating system refused to read or write.
     #[error("{}: cannot {action}: {source}", path.display())]
     Io {
@@ -42,17 +45,17 @@ pub enum Error {
         /// Its reason.
         reason: String,
     },
-    /// The system has not as much memory.
+    /// The system does not have enough memory.
     #[error("{place}: expected {bytes} bytes of memory, found less; {helps}")]
     Memory {
-        /// What it is for; file and line where they are known.
+        /// What the memory is for; with file and line if known.
         place: String,
         /// Bytes that were asked for.
         bytes: u64,
-        /// What needs less.
+        /// A hint: what needs less memory.
         helps: &'static str,
     },
-    /// A task was given to an encoder that it was not attached to.
+    /// A request pairs a task with an encoder that it was not attached to.
     #[error("task {task} was attached to encoder {expected}, this is encoder {found}")]
     OtherEncoder {
         /// The task's name.
@@ -65,7 +68,7 @@ pub enum Error {
     /// A text that has no answer.
     #[error("{0}")]
     Text(#[from] TextError),
-    /// An input file or its format is not as it should be.
+    /// An input file or an option has a wrong value.
     #[error("{place}: expected {expected}, found {found}")]
     Input {
         /// File and line, or the option.
@@ -77,14 +80,14 @@ pub enum Error {
     },
 }
 
-/// Why one text has no answer; others are not concerned.
+/// Why one text has no answer. Other texts are still answered.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TextError {
     /// Nothing but white space.
     #[error("empty text")]
     Empty,
-    /// One text where two are due, or the reverse.
+    /// One text for a task on two, or the reverse.
     #[error("expected {expected}, found {found}")]
     Inputs {
         /// What the task takes.
@@ -100,7 +103,7 @@ pub enum TextError {
         /// The longest sequence.
         limit: usize,
     },
-    /// The second text of a span task is read in too many parts: it is long, or the first text leaves little room.
+    /// The second text of a span task needs too many windows: it is long, or the first text leaves little room.
     #[error("the second text takes {found} windows beside the first, and at most {expected} are read; shorten either")]
     Windows {
         /// The most.

@@ -1,22 +1,23 @@
 //! Gradients of a loss with respect to an encoder's bias values: what training needs of the runtime.
 //!
-//! In: bias values, tokenized texts, and a loss of their hidden states. Out: the gradient of every wanted slot. The
-//! arithmetic is that of running: the same fused operators over the same mapped weights, and their adjoints. For a training that
-//! is compared with it there are gradients of the weights too.
+//! In: bias values, tokenized texts, and a loss of their hidden states. Out: the gradient of every wanted slot.
+//! Refused: an encoder that tract runs, and values that are not its slots'. The forward pass is the one that answers
+//! texts: the same operators over the same mapped weights. The feature `research` adds gradients of the weights.
 
-use bias_patch::{Kind, Task as TaskSpec, Term};
+use bias_patch::{Module, Task as TaskSpec};
+use edge_engine::{Batch, Gradients, SequenceLoss};
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2};
 
 use crate::{
     Encoder, Error, Result, Text,
-    answer::{first_tokens, second_tokens},
     encoder::runs,
-    engine::{OwnWeights, adjoint::Batch, lowered::Lowered},
+    lowered::Lowered,
+    tasks::{self, TaskKind, TokenPlaces},
     text::Tokens,
 };
 
-/// A text as the encoder reads it, or a window of one that is too long, with no more of its places than its task's head
-/// asks for: a training holds all its texts.
+/// The tokens of a text, or of one window of a long text. Of the places of tokens it keeps only those that the task's
+/// head needs, because training keeps all texts in memory.
 #[derive(Clone, Debug)]
 pub struct Tokenized {
     ids: Vec<u32>,
@@ -26,20 +27,13 @@ pub struct Tokenized {
 }
 
 impl Tokenized {
-    /// Token ids as they are, without words.
+    /// Token ids, without words.
     pub(crate) fn of_ids(ids: Vec<u32>) -> Self {
         Tokenized { type_ids: vec![0; ids.len()], ids, words: Vec::new(), second: Vec::new() }
     }
 
-    fn new(task: &TaskSpec, text: &Text, tokens: Tokens) -> Self {
-        let (mut words, mut second) = (Vec::new(), Vec::new());
-        match task.kind() {
-            Kind::Tagging { .. } => {
-                words = first_tokens(text.first(), &tokens).into_iter().map(|(_, token)| token).collect();
-            }
-            Kind::Span { .. } => second = second_tokens(&tokens),
-            Kind::Classification { .. } | Kind::Regression { .. } => {}
-        }
+    fn new(kind: &dyn TaskKind, text: &Text, tokens: Tokens) -> Self {
+        let TokenPlaces { words, second } = kind.token_places(text, &tokens.places);
         Tokenized { ids: tokens.ids, type_ids: tokens.type_ids, words, second }
     }
 
@@ -64,8 +58,8 @@ impl Tokenized {
         self.second.iter().map(|(token, _)| *token)
     }
 
-    /// For span extraction, the first and the last token of the characters `start..end` of the second text; none where this
-    /// window does not hold all of them.
+    /// For span extraction, the first and the last token of the characters `start..end` of the second text; none where
+    /// this window does not hold all of them.
     pub fn span(&self, (start, end): (usize, usize)) -> Option<(usize, usize)> {
         let overlaps = |(_, (from, to)): &&(usize, (usize, usize))| *from < end && *to > start && to > from;
         let (first, (from, _)) = self.second.iter().find(overlaps)?;
@@ -75,53 +69,77 @@ impl Tokenized {
 }
 
 impl Encoder {
-    /// Tokens of a text for a task: one sequence, cut at the task's limit; for span extraction the same windows of the
-    /// second text as an answer is looked for in.
+    /// Tokens of a text for a task: one sequence, cut at the task's limit. For span extraction, the same windows of the
+    /// second text as when answering.
     ///
     /// # Errors
     /// When the text is empty or there are not as many texts as the task takes.
     pub fn tokenized(&self, task: &TaskSpec, text: &Text) -> Result<Vec<Tokenized>> {
-        let windows = self.windows(task, text, self.limit(None, task.max_length()), None)?;
-        Ok(windows.into_iter().map(|tokens| Tokenized::new(task, text, tokens)).collect())
+        let kind = tasks::of(task.kind());
+        let windows = self.windows(task, &*kind, text, self.limit(None, task.max_length()), None)?;
+        Ok(windows.into_iter().map(|tokens| Tokenized::new(&*kind, text, tokens)).collect())
     }
 
-    /// The gradient of a loss with respect to the values of each slot; of slots that are not `wanted` it is zeros, and
-    /// what only they would need is not computed.
+    /// The gradient of a loss with respect to the values of each slot. For slots that are not `wanted` it is zero, and
+    /// is not computed.
     ///
-    /// `values` are the slots' in the order of the manifest. `loss` is called once for each text, in their order, with its
-    /// last hidden state `[S, H]` and the pooler's output `[H]` where there is one, and gives the gradients of the loss
-    /// with respect to the two (none for a pooler's output that it does not use).
+    /// `values` are those of the slots, in the order of the manifest. `loss` is called once for each text, in order,
+    /// with its last hidden state `[S, H]` and, where there is one, the pooler's output `[H]`. It gives the gradients
+    /// of the loss with respect to both; none for a pooler's output that it does not use.
     ///
-    /// A key's bias has no effect, so its gradient is zeros too. Texts run `tokens` tokens at a time, or one by one where they
-    /// are longer, whatever their number, so memory is bounded by that; [`crate::RUN_TOKENS`] is fast.
-    ///
-    /// Where there is `d_weights`, the gradient of every weight is added to it, in the order of [`OwnWeights`]: half as much
-    /// work again, and every operator's output is kept.
+    /// A key's bias has no effect, so its gradient is zero too. Texts run together up to `tokens` tokens, and a longer
+    /// text runs alone. This bounds memory, whatever the number of texts; [`crate::RUN_TOKENS`] is fast.
     ///
     /// # Errors
-    /// When the engine is the reference engine, which does not run backward, or fails, when values are not the slots', or
-    /// a gradient has another shape than what it is of; with `d_weights` also as [`Encoder::own_weights`].
+    /// When tract runs the encoder, because tract does not run backward; when the engine fails; when `values` are not
+    /// those of the slots; or when a gradient of `loss` has the wrong shape.
     pub fn gradient(
         &self,
         values: &[Vec<f32>],
         texts: &[&Tokenized],
         wanted: &[bool],
         tokens: usize,
+        loss: &mut LossFn<'_>,
+    ) -> Result<Vec<Vec<f32>>> {
+        self.gradients(values, texts, wanted, tokens, None, loss)
+    }
+
+    /// As [`Encoder::gradient`]; also adds the gradient of every weight to `d_weights`, in the order of
+    /// [`crate::OwnWeights`]. This takes half as much time again, and keeps every operator's output.
+    ///
+    /// # Errors
+    /// As [`Encoder::gradient`] and [`Encoder::own_weights`].
+    #[cfg(feature = "research")]
+    pub fn gradient_with_weights(
+        &self,
+        values: &[Vec<f32>],
+        texts: &[&Tokenized],
+        wanted: &[bool],
+        tokens: usize,
+        d_weights: &mut [f32],
+        loss: &mut LossFn<'_>,
+    ) -> Result<Vec<Vec<f32>>> {
+        let expected = self.lowered()?.weights().floats()?;
+        if d_weights.len() != expected {
+            return Err(Error::Input {
+                place: "gradients of weights".to_owned(),
+                expected: format!("{expected} places"),
+                found: d_weights.len().to_string(),
+            });
+        }
+        self.gradients(values, texts, wanted, tokens, Some(d_weights), loss)
+    }
+
+    fn gradients(
+        &self,
+        values: &[Vec<f32>],
+        texts: &[&Tokenized],
+        wanted: &[bool],
+        tokens: usize,
         mut d_weights: Option<&mut [f32]>,
-        mut loss: impl FnMut(usize, ArrayView2<'_, f32>, Option<ArrayView1<'_, f32>>) -> (Array2<f32>, Option<Array1<f32>>)
-        + Send,
+        loss: &mut LossFn<'_>,
     ) -> Result<Vec<Vec<f32>>> {
         let engine = self.lowered()?;
-        if let Some(d_weights) = &d_weights {
-            let expected = engine.weights().all()?.len();
-            if d_weights.len() != expected {
-                return Err(Error::Input {
-                    place: "gradients of weights".to_owned(),
-                    expected: format!("{expected} places"),
-                    found: d_weights.len().to_string(),
-                });
-            }
-        }
         let manifest = self.bundle().manifest();
         let lengths = || manifest.slots.iter().map(|slot| slot.len as usize);
         if !values.iter().map(Vec::len).eq(lengths()) || wanted.len() != values.len() {
@@ -132,24 +150,56 @@ impl Encoder {
             });
         }
         let flat = values.concat();
-        // A key's bias shifts all scores of a row alike, which softmax does not see: its gradient is zero.
+        // A key's bias shifts all scores of a row by the same amount, which softmax cancels: its gradient is zero.
         let wanted = manifest.slots.iter().zip(wanted).zip(values);
-        let wanted: Vec<bool> =
-            wanted.flat_map(|((slot, wanted), values)| vec![*wanted && slot.term != Term::Key; values.len()]).collect();
+        let wanted: Vec<bool> = wanted
+            .flat_map(|((slot, wanted), values)| vec![*wanted && slot.term != Module::Key; values.len()])
+            .collect();
         let mut sums = vec![0.0f32; flat.len()];
         for run in runs(texts.iter().map(|text| text.len()), tokens) {
-            let (mut ids, mut types, mut starts) = (Vec::new(), Vec::new(), vec![0]);
+            let mut batch = Batch::default();
             for text in &texts[run.clone()] {
-                ids.extend(text.ids.iter().map(|id| i64::from(*id)));
-                types.extend(text.type_ids.iter().map(|id| i64::from(*id)));
-                starts.push(ids.len() as i64);
+                batch.push(&text.ids, &text.type_ids, 0);
             }
-            let batch = Batch { ids: &ids, types: &types, starts: &starts, values: &flat, wanted: &wanted };
-            let mut of_run = |at: usize, tokens: ArrayView2<'_, f32>, pooled: Option<ArrayView1<'_, f32>>| {
-                loss(run.start + at, tokens, pooled)
+            let mut misshapen = None;
+            let mut of_run = |sequence: SequenceLoss<'_>| {
+                let at = run.start + sequence.number;
+                let hidden = ArrayView2::from_shape((texts[at].len(), engine.width()), sequence.tokens);
+                // As many values as the shape has: a row for each token.
+                let hidden = hidden.expect("rows of one width");
+                let (d, d_pooled) = loss(at, hidden, sequence.pooled.map(ArrayView1::from));
+                let same = |into: &mut [f32], d: &[f32]| {
+                    into.len() == d.len() && {
+                        into.copy_from_slice(d);
+                        true
+                    }
+                };
+                let pooled_fits = match (sequence.d_pooled, d_pooled) {
+                    (Some(into), Some(d)) => same(into, &d.to_vec()),
+                    (_, None) => true,
+                    (None, Some(_)) => false,
+                };
+                if d.dim() != hidden.dim()
+                    || !same(sequence.d_tokens, d.as_standard_layout().as_slice().unwrap_or(&[]))
+                    || !pooled_fits
+                {
+                    misshapen = Some(at);
+                }
             };
-            let gradient = engine.gradient(&batch, d_weights.as_deref_mut(), &mut of_run)?;
-            sums.iter_mut().zip(gradient).for_each(|(sum, gradient)| *sum += gradient);
+            let gradients = Gradients::new(&mut sums, &wanted);
+            #[cfg(feature = "research")]
+            let gradients = gradients.with_weights(edge_engine::WeightGradients(d_weights.as_deref_mut()));
+            #[cfg(not(feature = "research"))]
+            debug_assert!(d_weights.take().is_none(), "asked for by nobody");
+            let mut gradients = gradients;
+            engine.gradient(&batch, &flat, &mut gradients, &mut of_run)?;
+            if let Some(at) = misshapen {
+                return Err(Error::Input {
+                    place: format!("gradients of sequence {at}"),
+                    expected: "the shapes of its hidden states and of the pooler's output".to_owned(),
+                    found: "others".to_owned(),
+                });
+            }
         }
         let mut rest = &sums[..];
         let parts = values.iter().map(|slot| {
@@ -163,8 +213,9 @@ impl Encoder {
     /// A copy of the weights, to be changed and given to [`Encoder::with_weights`].
     ///
     /// # Errors
-    /// When they are codes of eight bits, or the engine is the reference engine.
-    pub fn own_weights(&self) -> Result<OwnWeights> {
+    /// When they are int8, or tract runs the encoder.
+    #[cfg(feature = "research")]
+    pub fn own_weights(&self) -> Result<crate::OwnWeights> {
         self.lowered()?.weights().own()
     }
 
@@ -173,7 +224,16 @@ impl Encoder {
         self.engine.lowered().ok_or_else(|| Error::Engine {
             path: self.bundle().dir().to_owned(),
             action: "run backward",
-            reason: "it is the reference engine; --engine lowered does".to_owned(),
+            reason: match self.uncovered() {
+                Some(node) => format!("tract runs it, and runs forward only, because {node}"),
+                None => "tract runs it, and runs forward only; --engine lowered runs backward".to_owned(),
+            },
         })
     }
 }
+
+/// A loss. In: the number of a text, its last hidden state `[S, H]` and the pooler's output `[H]`. Out: the gradients
+/// with respect to both.
+pub type LossFn<'l> = dyn FnMut(usize, ArrayView2<'_, f32>, Option<ArrayView1<'_, f32>>) -> (Array2<f32>, Option<Array1<f32>>)
+    + Send
+    + 'l;

@@ -1,9 +1,10 @@
 //! Runs any number of tasks over one frozen encoder: a task is a **patch** of bias values, and switching tasks swaps
 //! patches.
 //!
-//! Where a token goes: `text` makes token ids of a text, `engine` makes hidden states of ids and bias values, `head`
-//! makes outputs of hidden states, `answer` makes a [`Prediction`] of outputs. [`Encoder`] holds what tasks share,
-//! [`Task`] what they do not.
+//! The path of a text: `text` turns it into token ids. The crate edge-engine turns ids and bias values into hidden
+//! states; `lowering` chooses its operators, and `panels` maps their weights. `head` turns hidden states into outputs,
+//! and the kind of task in [`tasks`] turns outputs into an [`Answer`]. [`Encoder`] holds what all tasks share, [`Task`]
+//! what belongs to one.
 //!
 //! ```no_run
 //! use edge_run::{Encoder, Patch, Request, Text};
@@ -18,11 +19,6 @@
 //! ```
 #![deny(unsafe_code)]
 
-// Files are little-endian and floats are read where they lie.
-#[cfg(target_endian = "big")]
-compile_error!("the runtime maps little-endian files and runs on little-endian machines only");
-
-mod answer;
 pub mod bench;
 mod bpe;
 pub mod cli;
@@ -31,19 +27,32 @@ mod engine;
 mod error;
 mod gradient;
 mod head;
-mod kernels;
+mod kernel;
+mod lowered;
+mod lowering;
 mod mapped;
 mod mapped_tokenizer;
 mod memory;
+#[cfg(feature = "research")]
+mod own_weights;
+mod panels;
+mod prediction;
+pub mod tasks;
 mod text;
+#[cfg(feature = "tract")]
+mod tract;
 mod word_piece;
 
-pub use answer::{Answer, Fields, Prediction, Ranked, Span, Tag, Timing};
-pub use bias_patch::{Bundle, Patch, Store};
+pub use bias_patch::Patch;
+pub use edge_bundle::{Bundle, Store};
 pub use encoder::{Encoder, LoadTiming, Options, RUN_TOKENS, Request, Task};
-pub use engine::{Activations, EngineKind, EngineOptions, OwnWeights};
+pub use engine::{Activations, EngineKind, EngineOptions};
 pub use error::{Error, Result, TextError};
-pub use gradient::Tokenized;
-pub use kernels::cpu_is_known;
+pub use gradient::{LossFn, Tokenized};
+pub use kernel::cpu_is_known;
 pub use memory::{MappedMemory, Memory, ask_memory};
+#[cfg(feature = "research")]
+pub use own_weights::OwnWeights;
+pub use prediction::{Prediction, Timing};
+pub use tasks::{Answer, Ranked, Span, Tag};
 pub use text::Text;

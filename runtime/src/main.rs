@@ -1,4 +1,7 @@
-//! `edge-run`: text in, predictions out.
+//! `edge-run`: answers texts, times an encoder, or prepares one.
+//!
+//! In: patches and texts, or a bundle. Out: a row for each text and task on standard output, or a report. Refused: an
+//! unknown flag or value (exit code 2); a file that cannot be used (exit code 1). Only this file prints.
 #![forbid(unsafe_code)]
 
 use std::{
@@ -19,9 +22,9 @@ use edge_run::{
 };
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Answer texts with a task's patch, over an encoder that all tasks share.
+/// Answer texts with one or more patches over one encoder
 ///
-/// A patch names its encoder by digest, so the encoder's bundle is found in the store that edge-export writes to.
+/// A patch names its encoder by digest. The encoder's bundle is looked up in the store, to which edge-export writes.
 #[derive(Parser)]
 #[command(
     name = "edge-run",
@@ -33,47 +36,47 @@ use indicatif::{ProgressBar, ProgressStyle};
 struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
-    /// A task's patch; repeat it to run several tasks at once
+    /// Answer with this patch; repeat the flag to run several tasks at once
     #[arg(short, long = "patch", value_name = "FILE", required = true)]
     patches: Vec<PathBuf>,
-    /// The texts; - or none for standard input
+    /// The file of texts; - or no file reads standard input
     file: Option<PathBuf>,
-    /// More than that one, as patterns of the shell make them: refused with what to write
+    /// Further files, as a shell pattern gives them: refused, with the right command in the message
     #[arg(hide = true)]
     surplus: Vec<PathBuf>,
-    /// The encoder's bundle, if it is not in the store
+    /// Read the encoder from this bundle [default: the store]
     #[arg(long, visible_alias = "encoder", value_name = "DIR")]
     bundle: Option<PathBuf>,
-    /// How texts are written; if left out as the file's ending says, .tsv or .jsonl, and else as lines
+    /// Read texts in this format [default: by the file's ending, .tsv or .jsonl; else lines]
     #[arg(short, long, value_enum)]
     input: Option<InputFormat>,
-    /// How answers are written
+    /// Write answers in this format
     #[arg(short, long, value_enum, default_value = "table")]
     output: OutputFormat,
-    /// Labels or spans to give, the likeliest first
+    /// Give the N most likely labels or spans, the most likely first
     #[arg(short = 'k', long, value_name = "N", default_value_t = 1, value_parser = at_least_one)]
     top_k: usize,
-    /// Also give the outputs that labels are made of
+    /// Also write the head's outputs (logits)
     #[arg(long)]
     logits: bool,
-    /// Lines to read before any is answered
+    /// Read N lines, then answer them together
     #[arg(short, long, value_name = "N", default_value_t = 32, value_parser = at_least_one)]
     batch: usize,
-    /// Cut texts to N tokens, if the patch does not say fewer
+    /// Cut texts to N tokens, or to the patch's own limit if that is lower
     #[arg(long, value_name = "N", value_parser = at_least_three)]
     max_length: Option<u32>,
-    /// Give a line's answer before the next line is read
+    /// Answer each line before reading the next; --batch has no effect then
     #[arg(short, long)]
     unbuffered: bool,
     #[command(flatten)]
     engine: EngineArguments,
-    /// Report time and memory on standard error
+    /// Report times and memory on standard error
     #[arg(long)]
     timing: bool,
 }
 
 impl Arguments {
-    /// What is wrong with several files, and how patches among them are given.
+    /// The error for several files. If patches are among them, it gives the right command.
     fn wrong_files(&self) -> clap::Error {
         let files = || self.file.iter().chain(&self.surplus);
         let (patches, texts): (Vec<_>, Vec<_>) =
@@ -91,11 +94,12 @@ impl Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Time an encoder, without texts or patches
+    /// Measure the time and memory that an encoder takes, with generated token ids
     Bench(BenchArguments),
-    /// Lay the weights out for this processor and check every file, so that the first answer does not wait for it
+    /// Write the weights in this processor's layout and check every file, to make the first answer fast
     ///
-    /// Writes a line: the file of the weights so laid out, its bytes, and whether it was made or found.
+    /// Prints one line: the file that holds the weights in that layout, its size in bytes, and whether it was made or
+    /// found.
     Prepare {
         /// The encoder's bundle
         bundle: PathBuf,
@@ -106,20 +110,20 @@ enum Command {
 struct BenchArguments {
     /// The encoder's bundle
     bundle: PathBuf,
-    /// Lengths to try, in tokens
+    /// Measure sequences of these lengths, in tokens
     #[arg(short, long, value_name = "N,...", value_delimiter = ',', default_value = "8,16,32,128,256",
         value_parser = clap::value_parser!(u32).range(1..))]
     lengths: Vec<u32>,
-    /// Sequences in a run
+    /// Run N sequences together
     #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = at_least_one)]
     batch: usize,
-    /// Run backward too, as training does
+    /// Also measure forward and backward together, as in training
     #[arg(long)]
     gradients: bool,
-    /// Seconds to spend on each figure
+    /// Measure each figure for S seconds
     #[arg(short, long, value_name = "S", default_value_t = 1.0, value_parser = seconds)]
     seconds: f64,
-    /// Write JSON, for programs
+    /// Write the report as JSON
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -128,13 +132,13 @@ struct BenchArguments {
 
 #[derive(Args)]
 struct EngineArguments {
-    /// What runs the encoder
-    #[arg(long, value_enum, default_value = "lowered")]
+    /// Run the encoder with this engine
+    #[arg(long, value_enum, default_value = "auto")]
     engine: EngineKind,
-    /// What meets weights of eight bits
+    /// With int8 weights, compute with activations of this type; f32 weights always use f32
     #[arg(long, value_enum, default_value = "int8")]
     activations: Activations,
-    /// Threads to run on
+    /// Run on N threads; tract always runs on one
     #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = at_least_one)]
     threads: usize,
 }
@@ -150,18 +154,18 @@ Examples:
   edge-run --patch sst2.bias reviews.txt              a label for each line
   edge-run -p sst2.bias -p topic.bias reviews.txt     two tasks over one encoder
   edge-run -p mrpc.bias -o jsonl pairs.tsv            columns sentence1 and sentence2
-  tail -f log | edge-run -p alarm.bias --unbuffered   answers as lines come
+  tail -f log | edge-run -p alarm.bias --unbuffered   answers each line as it comes
   edge-run bench minilm --lengths 8,32 --threads 2    how fast is this machine?
-  edge-run prepare minilm                             once, before it is first needed
+  edge-run prepare minilm                             once, before the first answer is needed
 
 Lines hold one text, or two with a tab between. In TSV and JSON the first text is called text, sentence, sentence1, question,
 premise, text_a, question1 or tokens, the second text_pair, sentence2, context, hypothesis, text_b, question2 or passage.
 
-A line without an answer (empty, or a pair where one text is due) is marked in its place.
+A line that cannot be answered (empty, or two texts for a task on one) keeps its row, with the reason.
 
 Exit codes: 0 every line was answered, 1 failure, 2 wrong usage, 3 some lines were not answered.";
 
-/// The exit code when some lines were not answered, and nothing else is wrong.
+/// The exit code when some lines have no answer and nothing else is wrong.
 const UNANSWERED: u8 = 3;
 
 fn at_least_one(text: &str) -> Result<usize, String> {
@@ -190,7 +194,7 @@ fn main() -> ExitCode {
     match done {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(UNANSWERED),
-        // Whoever read our output has seen enough.
+        // The reader of our output closed it: that is success.
         Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("edge-run: {error}");
@@ -208,6 +212,7 @@ fn measure(arguments: &BenchArguments) -> Result<()> {
         time: Duration::from_secs_f64(arguments.seconds),
     };
     let report = bench(Bundle::open(&arguments.bundle)?, &options)?;
+    report_tract(report.uncovered.as_deref());
     let mut out = io::stdout().lock();
     let written = match arguments.json {
         true => serde_json::to_writer(&mut out, &report).map_err(io::Error::from).and_then(|()| writeln!(out)),
@@ -218,17 +223,29 @@ fn measure(arguments: &BenchArguments) -> Result<()> {
 
 fn prepare(bundle: &Path) -> Result<()> {
     let encoder = Encoder::open(bundle)?;
+    report_tract(encoder.uncovered());
     let Some((path, made)) = encoder.panels() else { return Ok(()) };
     let metadata = path.metadata().map_err(|source| Error::Io { path: path.to_owned(), action: "read", source })?;
     let how = if made { "made" } else { "found" };
     writeln!(io::stdout(), "{}: {} bytes, {how}", path.display(), metadata.len()).map_err(unwritten)
 }
 
+/// Says that tract runs the encoder although nobody asked for it. `reason` names the node that our operators do not
+/// cover. Every command loads one encoder, so a process says it once.
+fn report_tract(reason: Option<&str>) {
+    if let Some(reason) = reason {
+        eprintln!(
+            "edge-run: tract runs this encoder, because our operators do not cover its graph: {reason}; tract is slower, \
+             runs one text at a time on one thread, and copies the weights into memory of this process"
+        );
+    }
+}
+
 fn unwritten(source: io::Error) -> Error {
     Error::Io { path: "standard output".into(), action: "write", source }
 }
 
-/// Whether every line was answered.
+/// Answers all lines. Gives whether every line has an answer.
 fn answer(arguments: &Arguments) -> Result<bool> {
     let format = match (arguments.input, &arguments.file) {
         (Some(format), _) => format,
@@ -249,10 +266,11 @@ fn answer(arguments: &Arguments) -> Result<bool> {
         );
     }
     let encoder = Encoder::load(bundle, arguments.engine.options())?;
+    report_tract(encoder.uncovered());
     let begun = Instant::now();
     let attach = |(patch, path): (&Patch, &PathBuf)| {
         encoder.attach(patch).map_err(|e| match e {
-            Error::Format(e) => Error::Format(e.in_file(path)),
+            Error::Patch(e) => Error::Patch(e.in_file(path)),
             other => other,
         })
     };
@@ -260,7 +278,8 @@ fn answer(arguments: &Arguments) -> Result<bool> {
     let attached = begun.elapsed();
 
     let (mut reader, name, length) = open(arguments)?;
-    // Looked at where it is, so that nothing is lost of what cannot be read twice. An error will be there again.
+    // The check reads the buffer without consuming it, because standard input cannot be read twice. A read error is
+    // ignored here: the next read gives it again.
     if reader.fill_buf().is_ok_and(Patch::begins) {
         return Err(Error::Input {
             place: name,
@@ -311,7 +330,7 @@ fn open(arguments: &Arguments) -> Result<(Box<dyn BufRead>, String, Option<u64>)
     }
 }
 
-/// A bar over a file, where answers do not already run down the terminal.
+/// A progress bar over a file; hidden if the answers themselves go to the terminal.
 fn progress_bar(length: Option<u64>) -> ProgressBar {
     match length {
         Some(length) if !io::stdout().is_terminal() => {
@@ -336,7 +355,7 @@ fn report(outcome: &Outcome) {
     }
 }
 
-/// What each task's rows are called: the task's name, or the patch's path where several tasks have that name.
+/// The name of each task in its rows: the task's own, or the patch's path if several tasks have the same name.
 fn names(tasks: &[Task], paths: &[PathBuf]) -> Vec<String> {
     let alone = |name: &str| tasks.iter().filter(|task| task.spec().name() == name).count() == 1;
     let file = |path: &PathBuf| path.display().to_string();

@@ -1,15 +1,15 @@
 //! A tokenizer over a mapped vocabulary, for the `tokenizers` crate.
 //!
-//! In: a mapped `vocabulary.bin`. Out: a tokenizer that gives what the crate's own gives from the whole
-//! `tokenizer.json`, without reading its tens of thousands of words at every start. Refused: settings that are not a
-//! tokenizer's.
+//! In: a mapped `vocabulary.bin`. Out: a tokenizer that gives the same tokens as the crate's own does from the whole
+//! `tokenizer.json`, without reading tens of thousands of words at every start. Refused: settings that are not those of
+//! a tokenizer.
 
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
 };
 
-use bias_patch::Vocabulary;
+use edge_bundle::Vocabulary;
 use serde::Deserialize;
 use serde_json::Value;
 use tokenizers::{
@@ -34,7 +34,7 @@ enum Method {
     Bpe,
 }
 
-/// A `tokenizer.json` but for the words of its model.
+/// A `tokenizer.json` without the words of its model.
 #[derive(Deserialize)]
 struct Settings {
     #[serde(default)]
@@ -45,12 +45,12 @@ struct Settings {
     model: Value,
 }
 
-/// The tokenizer of a mapped vocabulary, and what adds its special tokens.
+/// The tokenizer of a mapped vocabulary, and the post-processor that adds special tokens.
 ///
 /// # Errors
 /// When the settings in it are not those of a tokenizer.
 pub(crate) fn mapped_tokenizer(words: Vocabulary<Mapped>) -> Result<(MappedTokenizer, Option<PostProcessorWrapper>)> {
-    let settings: Settings = serde_json::from_str(words.settings())?;
+    let settings: Settings = serde_json::from_slice(words.settings())?;
     let method = if words.has_merges() {
         Method::Bpe
     } else {

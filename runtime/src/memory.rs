@@ -1,4 +1,4 @@
-//! Memory of this process by kind, as the kernel counts it, and whether there is more.
+//! Memory of this process by kind, as the kernel counts it, and a check whether more is available.
 
 use std::{fs, hint::black_box};
 
@@ -6,19 +6,19 @@ use serde::Serialize;
 
 use crate::{Error, Result};
 
-/// Asks the system for `bytes` of memory and gives them back at once, so that what cannot be refused memory does not begin
-/// what it cannot end. A system that promises more than it has (Linux without limits) promises it here too.
+/// Allocates `bytes` of memory and frees them at once. Code that would abort on a failed allocation calls this first. A
+/// system that overcommits (Linux without limits) grants the memory here too.
 ///
 /// # Errors
 /// What `refused` makes of the bytes, when the system does not give as many.
 pub fn ask_memory(bytes: usize, refused: impl FnOnce(u64) -> Error) -> Result<()> {
-    /// A process that lacks less cannot even say so.
+    /// A process that lacks less than this could not even report it.
     const SMALL: usize = 1 << 20;
     let mut asked: Vec<u8> = Vec::new();
     if bytes > SMALL && asked.try_reserve_exact(bytes).is_err() {
         return Err(refused(bytes as u64));
     }
-    // Else the compiler sees that nothing is done with it, and asks for nothing.
+    // Without this, the compiler removes the unused allocation.
     black_box(&asked);
     Ok(())
 }
@@ -49,9 +49,9 @@ impl Memory {
 /// Resident bytes of a mapped file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct MappedMemory {
-    /// Pages that are in memory, whoever else has them.
+    /// Pages in memory, also those shared with other processes.
     pub resident_bytes: u64,
-    /// The same, each page divided by the number of processes that have it.
+    /// The same, each page divided by the number of processes that map it.
     pub proportional_bytes: u64,
     /// Pages that this process has changed: copies of its own.
     pub private_dirty_bytes: u64,

@@ -1,12 +1,13 @@
 //! Token ids from text.
 //!
-//! In: one text or two. Out: token ids with special tokens, cut to a limit as Hugging Face's `truncation=True` cuts
-//! them, with the characters that each token stands for. The tokenizer file is the checkpoint's, run by the
-//! `tokenizers` crate; where the bundle has its words in a `vocabulary.bin`, they are searched there.
+//! In: one text or two. Out: token ids with special tokens, and the characters that each token stands for. Long texts
+//! are cut as Hugging Face's `truncation=True` cuts them. Refused: empty texts, and one text for a task on two or the
+//! reverse. The `tokenizers` crate runs the checkpoint's tokenizer file. If the bundle has a `vocabulary.bin`, words
+//! are looked up there.
 
 use std::path::{Path, PathBuf};
 
-use bias_patch::{Bundle, VOCABULARY, Vocabulary};
+use edge_bundle::{Bundle, VOCABULARY, Vocabulary};
 use tokenizers::{
     Encoding, PostProcessorWrapper, Tokenizer as WholeTokenizer,
     tokenizer::PostProcessor,
@@ -22,7 +23,7 @@ use crate::{
     memory::ask_memory,
 };
 
-/// What a task answers: one text, or two that belong together.
+/// The input of a task: one text, or two that belong together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Text {
     first: String,
@@ -55,7 +56,7 @@ impl Text {
         self.first.len() + self.second.as_ref().map_or(0, String::len)
     }
 
-    /// Checks that there are as many texts as a task takes, and something in each.
+    /// Checks that there are as many texts as the task takes, and that none is empty.
     pub(crate) fn check(&self, inputs: u8) -> Result<(), TextError> {
         let name = |two| if two { "a pair of texts" } else { "one text" };
         if (inputs == 2) != self.second.is_some() {
@@ -101,7 +102,7 @@ impl Tokens {
 /// A checkpoint's tokenizer.
 pub(crate) struct Tokenizer {
     inner: Inner,
-    /// Taken out of `inner`, which would run it on each text before it is run on both: and it moves offsets every time.
+    /// Removed from `inner`, which would run it on each text alone and then on both, and it moves offsets every time.
     processor: Option<PostProcessorWrapper>,
     path: PathBuf,
 }
@@ -120,7 +121,7 @@ impl Inner {
         }
     }
 
-    /// Joins what no post-processor of the checkpoint does.
+    /// Joins two texts if the checkpoint has no post-processor.
     fn join(&self, first: Encoding, second: Option<Encoding>) -> tokenizers::Result<Encoding> {
         match self {
             Inner::Whole(inner) => inner.post_process(first, second, true),
@@ -140,7 +141,7 @@ impl Tokenizer {
         }
         let path = bundle.file("tokenizer.json")?;
         let mut inner = WholeTokenizer::from_file(&path).map_err(failed(&path))?;
-        // Limits are the task's, and sequences are never padded.
+        // The task sets the limit, and sequences are never padded.
         inner.with_truncation(None).map_err(failed(&path))?.with_padding(None);
         let processor = inner.get_post_processor().cloned();
         inner.with_post_processor(None::<PostProcessorWrapper>);
@@ -167,7 +168,7 @@ impl Tokenizer {
                 direction: TruncationDirection::Right,
             };
             let (mut first, mut second) = truncate_encodings(first, second, &params).map_err(failed(&self.path))?;
-            // The pieces cut off are kept beside each text; post-processing would copy every pair of them.
+            // The pieces that were cut off are dropped first, because post-processing would copy every pair of them.
             first.take_overflowing();
             second.as_mut().map(Encoding::take_overflowing);
             (first, second)
@@ -177,8 +178,8 @@ impl Tokenizer {
         self.finish(first, second, truncated)
     }
 
-    /// Tokens of a pair whose second text may be long: as many sequences as it takes, each with the whole first text
-    /// and a part of the second that overlaps the part before.
+    /// Tokens of a pair with a long second text: several sequences, each with the whole first text and a window of the
+    /// second that overlaps the previous window.
     pub fn windows(&self, first: &str, second: &str, limit: usize, most: usize) -> Result<Vec<Tokens>> {
         /// Tokens that consecutive windows share, as in BERT's reading of SQuAD.
         const OVERLAP: usize = 128;
@@ -202,10 +203,10 @@ impl Tokenizer {
 
     /// Tokens of a text without special tokens.
     ///
-    /// The `tokenizers` crate cannot be refused memory, so it is asked for ahead.
+    /// The `tokenizers` crate aborts if it gets no memory, so the memory is asked for first.
     fn plain(&self, text: &str) -> Result<Encoding> {
-        /// What the crate may hold for each byte of a text: where every character comes from, and for each word, of two bytes
-        /// with the space, strings, places and a token.
+        /// An upper bound of the crate's memory for each byte of a text: offsets for every character, and for each word
+        /// (two bytes with its space) strings, offsets and a token.
         const BYTES: usize = 256;
         ask_memory(text.len().saturating_mul(BYTES), |bytes| Error::Memory {
             place: format!("tokens of a text of {} bytes", text.len()),
@@ -234,6 +235,10 @@ impl Tokenizer {
             None => self.inner.join(first, second),
         };
         let encoding = joined.map_err(failed(&self.path))?;
+        // A tokenizer without special tokens, and a text of characters that it drops: there is nothing to run.
+        if encoding.is_empty() {
+            return Err(TextError::Empty.into());
+        }
         Ok(Tokens::new(&encoding, truncated))
     }
 }

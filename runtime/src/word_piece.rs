@@ -1,9 +1,9 @@
-//! WordPiece over a vocabulary that is searched where it lies.
+//! WordPiece over a mapped vocabulary.
 //!
-//! In: a word, as the pre-tokenizer leaves it. Out: its tokens, the longest piece first, again and again (Wu et al.
-//! 2016), or the unknown token. Refused: a vocabulary without that token where it is needed.
+//! In: a word from the pre-tokenizer. Out: its tokens, by repeatedly taking the longest piece in the vocabulary (Wu et
+//! al. 2016); or the unknown token. Refused: a vocabulary without an unknown token, if one is needed.
 
-use bias_patch::Vocabulary;
+use edge_bundle::Vocabulary;
 use serde::Deserialize;
 use tokenizers::{Result, Token};
 
@@ -27,7 +27,7 @@ pub(crate) fn tokens<B: AsRef<[u8]>>(words: &Vocabulary<B>, options: &Options, w
     }
     let mut tokens = Vec::new();
     let mut start = 0;
-    // What a piece is looked up as: within a word, its text after a prefix.
+    // Pieces after a word's first are looked up with a prefix.
     let mut piece = String::new();
     while start < word.len() {
         piece.clear();

@@ -26,11 +26,11 @@ class Host:
 
     def bundle(self, weights):
         """The demo's encoder."""
-        # The tests name the package and its digest, and so does nobody else.
-        source = (ROOT / "tests/src/lib.rs").read_text()
-        named = re.search(r'REAL_ENCODER: &str =\s*"([^"]+)"', source)
+        # The demo names the package and its digest, and so does nobody else.
+        source = (ROOT / "exporter/src/lib.rs").read_text()
+        named = re.search(r'EXAMPLE: &str =\s*"([^"]+)"', source)
         if named is None:
-            raise Failure("tests/src/lib.rs: expected a string REAL_ENCODER, found none")
+            raise Failure("exporter/src/lib.rs: expected a string EXAMPLE, found none")
         said = self.run("edge-export", named[1], "--weights", weights, capture=True)
         return Path(re.search(r"^bundle +(.+)$", said, re.MULTILINE)[1])
 

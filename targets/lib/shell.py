@@ -19,7 +19,7 @@ class Failure(Exception):
 
 def main(run):
     """Runs a command: exit code 1 after a failure, which is said in a line, as the commands of this project do."""
-    name = f"targets/{Path(sys.argv[0]).name}"
+    name = Path(sys.argv[0]).resolve().relative_to(ROOT)
     try:
         run()
     except (Failure, OSError) as error:

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from lib.shell import Failure, cache_dir, install, run, say, target_dir
 
-# Named in every build, whichever of them is wanted: so all builds ask dependencies for the same features, and share them.
+# Named in every build, whichever of them is wanted: so all builds ask dependencies for the same features, and share them. A slim
+# build asks for others, and lies apart.
 COMMANDS = ("edge-run", "edge-serve", "edge-patch")
 PROFILE = "board"
 # A program that aborts when it panics has no use for tables that say how to unwind.
@@ -25,21 +26,23 @@ SMALL = ("-Cforce-unwind-tables=no",)
 ZIG = ("cargo-zigbuild==0.24.0", "ziglang==0.17.1")
 
 
-def compile(board, glibc=None, commands=("edge-run",), example=None):
-    """Builds commands, and an example of edge-run's, stripped, without the reference engine; gives their paths.
+def compile(board, glibc=None, commands=("edge-run",), example=None, slim=False):
+    """Builds commands, and an example of edge-run's, stripped; gives their paths.
 
-    `glibc` is the oldest C library they are to run with, if not Debian's own.
+    With tract, unless `slim`, and without what only research has use for. `glibc` is the oldest C library they are to run
+    with, if not Debian's own.
     """
     packages = [word for command in COMMANDS for word in ("--package", command)]
     programs = [word for command in commands for word in ("--bin", command)]
     programs += ["--example", example] if example else []
-    built = cargo(board, "build", "--profile", PROFILE, *packages, *programs, "--no-default-features",
-                  glibc=glibc, flags=SMALL) / PROFILE
+    features = ("--no-default-features", *(() if slim else ("--features", "edge-run/tract")))
+    built = cargo(board, "build", "--profile", PROFILE, *packages, *programs, *features,
+                  glibc=glibc, flags=SMALL, apart="slim" if slim else "") / PROFILE
     return [built / command for command in commands] + ([built / "examples" / example] if example else [])
 
 
-def cargo(board, command, *arguments, glibc=None, env=None, flags=()):
-    """Runs a command of cargo for a board; gives the directory it builds in."""
+def cargo(board, command, *arguments, glibc=None, env=None, flags=(), apart=""):
+    """Runs a command of cargo for a board; gives the directory it builds in, `apart` from that of other builds."""
     flags = [*os.environ.get("RUSTFLAGS", "").split(), *flags]
     needed, more = rust(board.triple)
     if board.is_static or glibc is not None:
@@ -55,7 +58,7 @@ def cargo(board, command, *arguments, glibc=None, env=None, flags=()):
         needed[f"CARGO_TARGET_{board.variable}_LINKER"] = gnu_compiler(board)
         program = ("cargo", command)
     needed["RUSTFLAGS"] = " ".join(flags)
-    directory = target_dir() / "boards" / (f"glibc-{glibc}" if glibc else "")
+    directory = target_dir() / "boards" / apart / (f"glibc-{glibc}" if glibc else "")
     target = f"{board.triple}.{glibc}" if glibc else board.triple
     where = ("--locked", "--target", target, "--target-dir", directory)
     run(*program, *where, *more, *arguments, env={**needed, **(env or {})})
@@ -71,15 +74,15 @@ def gnu_compiler(board):
     return gcc
 
 
-def rust(triple):
-    """Environment and arguments with which cargo builds for a triple."""
+def rust(triple, libraries="std,panic_abort"):
+    """Environment and arguments with which cargo builds for a triple; `libraries` are those that are built if need be."""
     if os.environ.get("EDGE_RUST") != "debian" and shutil.which("rustup"):
         installed = run("rustup", "target", "list", "--installed", capture=True).split()
         if triple in installed or subprocess.run(["rustup", "target", "add", triple]).returncode == 0:
             return {}, []
         say(f"rustup has no {triple} here: Debian's compiler is taken")
     # The standard library is built with the board's own profile; that needs what is not yet stable in cargo.
-    return {"RUSTC": str(debian_rust()), "RUSTC_BOOTSTRAP": "1"}, ["-Zbuild-std=std,panic_abort"]
+    return {"RUSTC": str(debian_rust()), "RUSTC_BOOTSTRAP": "1"}, [f"-Zbuild-std={libraries}"]
 
 
 def debian_rust():

@@ -1,4 +1,4 @@
-"""Looks at edge-serve's page as a person does, in headless Chromium: three tasks answer, and a swapped file is seen.
+"""Uses edge-serve's page in headless Chromium as a person would: three tasks answer, and the page shows a swapped file.
 
 usage: browser.py [--edge-serve PATH] [--bundle DIR] [--patches DIR] [--screenshot FILE]
 (apt-get install chromium chromium-driver; cargo build --release --bin edge-serve)

@@ -3,10 +3,10 @@
 usage: onnxruntime_ratio.py BUNDLE [INT8_BUNDLE] [--edge-run PATH] [--rounds N] [--lengths N,...] [--json]
 (pip install onnx onnxruntime; cargo build --release --bin edge-run)
 
-ONNX Runtime is at its best: the f32 graph with its biases as constants, all optimisations, no spinning, and for int8 the same
-graph through its own dynamic quantisation. Rounds alternate between the two programs, so that both see the same machine; a
-figure is the median of the rounds' ratios of median times, below 1 where edge-run is faster. Both run token number `at` as
-(7919 at + 1) mod vocabulary, and their outputs are compared.
+ONNX Runtime has its best settings: the f32 graph with constant biases, all optimizations, no spinning. For int8, its own
+dynamic quantization converts the same graph. Rounds alternate between the two programs, so that both see the same load of
+the machine. A figure is the median over the rounds of the ratio of median times; below 1, edge-run is faster. Both run the
+same token ids, (7919 at + 1) mod vocabulary for token number `at`, and their outputs are compared.
 """
 
 import argparse
@@ -82,7 +82,7 @@ def compare(name, bundle, session, arguments):
             both = np.linalg.norm(hidden) * np.linalg.norm(found["hidden"])
             cosines[length] = float(np.dot(hidden, found["hidden"]) / both)
             theirs[length] = median_of(lambda: session.run(["last_hidden_state"], feeds[length]), arguments.seconds)
-        # Padded parts of the sorted batch, as many to a part as serves ONNX Runtime best.
+        # Padded parts of the sorted batch, of the size that is best for ONNX Runtime.
         parts = {}
         for size in [1, 4, 8, 32]:
             batches = [feeds_of(session, vocabulary, BATCH[at : at + size]) for at in range(0, 32, size)]
@@ -123,9 +123,9 @@ def main():
         path = graph_of(arguments.bundle, directory)
         ratios["f32"], throughput["f32"] = compare("f32", arguments.bundle, session_of(path), arguments)
         if arguments.int8_bundle:
-            quantised = os.path.join(directory, "int8.onnx")
-            quantize_dynamic(path, quantised, weight_type=QuantType.QInt8, extra_options={"MatMulConstBOnly": True})
-            session = session_of(quantised)
+            quantized = os.path.join(directory, "int8.onnx")
+            quantize_dynamic(path, quantized, weight_type=QuantType.QInt8, extra_options={"MatMulConstBOnly": True})
+            session = session_of(quantized)
             ratios["int8"], throughput["int8"] = compare("int8", arguments.int8_bundle, session, arguments)
     if arguments.json:
         print(json.dumps({**ratios, "throughput": throughput}))

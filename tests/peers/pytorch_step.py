@@ -1,11 +1,11 @@
-"""Times edge-run's gradients beside PyTorch's, one thread: forward and backward of a batch, only biases requiring gradients.
+"""Times edge-run's gradients beside PyTorch's on one thread: forward and backward of a batch, gradients of biases only.
 
 usage: pytorch_step.py BUNDLE CHECKPOINT [--edge-run PATH] [--rounds N] [--batch N] [--lengths N,...]
 (pip install torch transformers; cargo build --release --bin edge-run)
 
-CHECKPOINT is the directory that BUNDLE was exported from. Rounds alternate between the two programs; a figure is the median
-of the rounds' ratios of median times, below 1 where edge-run is faster. Both run the same token ids; the optimizer is not
-counted.
+CHECKPOINT is the directory that BUNDLE was exported from. Rounds alternate between the two programs. A figure is the median
+over the rounds of the ratio of median times; below 1, edge-run is faster. Both run the same token ids. The optimizer's time
+is not included.
 """
 
 import argparse

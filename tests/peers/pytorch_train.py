@@ -1,12 +1,13 @@
-"""Trains biases and a head in PyTorch as `edge-patch train` does, and prints the dev metric after every pass: the peer of its figures.
+"""Trains biases and a head in PyTorch as `edge-patch train` does. Prints the dev metric after every epoch.
 
 usage: pytorch_train.py CHECKPOINT TASK.json TRAIN DEV [--lr 3e-3] [--epochs 3] [--seeds 3] [--full]
 (pip install torch transformers scipy)
 
-CHECKPOINT is the directory that the bundle was exported from; the task and the files are those of edge-patch: TSV with a header,
-or JSONL of question, context, answer_start and answer for spans. AdamW without decay, 6 % warm-up, linear decay, gradients
-clipped to norm 1, 16 texts of like length to a step, no dropout. What differs from edge-patch: the engine, the order of the texts, and
-that a context longer than max_length is cut, not read in windows. --full trains every parameter.
+CHECKPOINT is the directory that the bundle was exported from. The task and the files are those of edge-patch: TSV with a
+header, or for spans JSONL with question, context, answer_start and answer. AdamW without weight decay, 6 % warmup, linear
+decay, gradients clipped to norm 1, 16 texts of similar length in a step, no dropout. Differences from edge-patch: the
+engine, the order of the texts, and that a context longer than max_length is cut, not read in windows. --full trains every
+parameter.
 """
 
 import argparse
@@ -156,7 +157,7 @@ class Training:
 
 
 def answer_scores(found, due):
-    """Exact match and F1 as SQuAD's script normalises answers."""
+    """Exact match and F1 as SQuAD's script normalizes answers."""
 
     def words(text):
         text = "".join(c for c in text.lower() if c not in string.punctuation)
@@ -193,25 +194,25 @@ def main():
     ends = collections.defaultdict(list)
     for seed in range(1, arguments.seeds + 1):
         training = Training(arguments, seed)
-        learn, judge = ([Text(training.task, tokenizer, row) for row in read_rows(p)] for p in (arguments.train, arguments.dev))
-        steps = arguments.epochs * -(-len(learn) // BATCH)
+        train, dev = ([Text(training.task, tokenizer, row) for row in read_rows(p)] for p in (arguments.train, arguments.dev))
+        steps = arguments.epochs * -(-len(train) // BATCH)
         adam = torch.optim.AdamW(training.trained, lr=arguments.lr, weight_decay=0.0)
-        rate = lambda step: min(1, (step + 1) / max(1, 0.06 * steps)) * (steps - step) / steps
-        schedule = torch.optim.lr_scheduler.LambdaLR(adam, rate)
+        decay = lambda step: min(1, (step + 1) / max(1, 0.06 * steps)) * (steps - step) / steps
+        schedule = torch.optim.lr_scheduler.LambdaLR(adam, decay)
         begun = time.time()
         for epoch in range(1, arguments.epochs + 1):
             total = 0.0
-            for numbers in batches(learn):
-                loss = training.loss([learn[at] for at in numbers])
+            for numbers in batches(train):
+                loss = training.loss([train[at] for at in numbers])
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(training.trained, 1.0)
                 adam.step()
                 adam.zero_grad()
                 schedule.step()
                 total += loss.item() * len(numbers)
-            scores = training.metric(judge)
+            scores = training.metric(dev)
             shown = "  ".join(f"{name} {100 * score:.2f}" for name, score in scores.items())
-            print(f"seed {seed}  pass {epoch}  loss {total / len(learn):.4f}  {shown}  {time.time() - begun:.0f} s", flush=True)
+            print(f"seed {seed}  epoch {epoch}  loss {total / len(train):.4f}  {shown}  {time.time() - begun:.0f} s", flush=True)
         for name, score in scores.items():
             ends[name].append(100 * score)
     for name, found in ends.items():

@@ -1,4 +1,4 @@
-"""Speaks to edge-serve as Triton's own client does: metadata, inference as JSON and as bytes, the repository, errors.
+"""Calls edge-serve with Triton's own client: metadata, inference as JSON and as bytes, the repository, errors.
 
 usage: triton_client.py [--edge-serve PATH] [--edge-run PATH] [--bundle DIR] [--patches DIR]
 (pip install tritonclient[http]; cargo build --release --bin edge-serve --bin edge-run)

@@ -22,17 +22,20 @@ BOUND = 1e-4
 
 
 def session_of(path):
-    """Checks a graph, and opens it; gives also the names of its inputs, those with defaults too."""
+    """Checks a graph, and opens it; gives also the names of its inputs: those that have to be given, and the slots."""
     onnx.checker.check_model(path, full_check=True)
     onnx.shape_inference.infer_shapes(onnx.load(path), check_type=True, strict_mode=True, data_prop=True)
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # It warns of every input that has a default, which is what slots are.
-    # Weights of eight bits are floats once they are multiplied by their scales; unless told so, ONNX Runtime multiplies them
-    # by activations of eight bits.
+    # Weights of eight bits are floats once they are multiplied by their scales; unless told so, ONNX Runtime multiplies
+    # them by activations of eight bits.
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     session = onnxruntime.InferenceSession(path, options)
-    return session, {i.name for i in session.get_inputs()} | {i.name for i in session.get_overridable_initializers()}
+    required = {i.name for i in session.get_inputs()}
+    # What a session lists is what people give: a mask that is not listed is a mask that is forgotten.
+    assert required in ({"input_ids", "attention_mask"}, {"input_ids", "attention_mask", "token_type_ids"}), required
+    return session, required, {i.name for i in session.get_overridable_initializers()}
 
 
 def tokenizer_of(bundle):
@@ -42,18 +45,20 @@ def tokenizer_of(bundle):
     return tokenizer
 
 
-def feeds(encodings, inputs):
-    """One padded batch."""
+def feeds(encodings, required):
+    """One padded batch: the inputs that have to be given."""
     length = max(len(e.ids) for e in encodings)
     padded = lambda lists: np.array([list(l) + [0] * (length - len(l)) for l in lists], dtype=np.int64)
-    fed = {"input_ids": padded([e.ids for e in encodings]), "attention_mask": padded([[1] * len(e.ids) for e in encodings])}
-    if "token_type_ids" in inputs:
-        fed["token_type_ids"] = padded([e.type_ids for e in encodings])
-    return fed
+    batch = {
+        "input_ids": padded([e.ids for e in encodings]),
+        "attention_mask": padded([[1] * len(e.ids) for e in encodings]),
+        "token_type_ids": padded([e.type_ids for e in encodings]),
+    }
+    return {name: batch[name] for name in required}
 
 
 def main(bundle, values, rows, fixture=None):
-    session, inputs = session_of(os.path.join(bundle, "encoder.onnx"))
+    session, required, slots = session_of(os.path.join(bundle, "encoder.onnx"))
     tokenizer = tokenizer_of(bundle)
     worst_base = 0.0
     if fixture:
@@ -62,22 +67,17 @@ def main(bundle, values, rows, fixture=None):
         for case in cases:
             encoding = tokenizer.encode(*case["text"])
             assert encoding.ids == case["input_ids"], (encoding.ids, case["input_ids"])
-            fed = feeds([encoding], inputs)
-            if len(case["text"]) == 1:
-                # Mask and types have defaults: token ids alone run the base model.
-                fed = {"input_ids": fed["input_ids"]}
-            hidden, *pooled = session.run(None, fed)
+            hidden, *pooled = session.run(None, feeds([encoding], required))
             worst_base = max(worst_base, np.abs(hidden[0] - np.array(case["hidden"])).max())
             if pooled:
                 worst_base = max(worst_base, np.abs(pooled[0][0] - np.array(case["pooled"])).max())
 
     tensors = load_file(values)
-    slots = {name: value for name, value in tensors.items() if name in inputs}
-    missing = {n for n in inputs if n.endswith(".bias")} - set(slots)
-    assert not missing, f"slots without values: {missing}"
+    assert slots <= set(tensors), f"slots without values: {slots - set(tensors)}"
+    patched = {name: tensors[name] for name in slots}
     # One padded batch, so that the mask matters; edge-run answers each text alone.
-    fed = feeds([tokenizer.encode(text) for text in TEXTS], inputs)
-    hidden = session.run(["last_hidden_state"], {**fed, **slots})[0]
+    fed = feeds([tokenizer.encode(text) for text in TEXTS], required)
+    hidden = session.run(["last_hidden_state"], {**fed, **patched})[0]
     mask = fed["attention_mask"][..., None]
     pooled = (hidden * mask).sum(1) / mask.sum(1)
     logits = pooled @ tensors["classifier.weight"].T + tensors["classifier.bias"]

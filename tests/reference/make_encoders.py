@@ -104,7 +104,7 @@ def make(name, kind, fields):
         for parameter_name, parameter in model.named_parameters():
             parameter.copy_(value(parameter_name, list(parameter.shape)))
             tensors[parameter_name] = list(parameter.shape)
-    # f64: what both float engines should come close to.
+    # f64, to which both f32 engines should come close.
     model = model.double()
     cases = []
     for text in TEXTS:

@@ -1,4 +1,4 @@
-"""Prints the reference values of the metrics' unit tests (patches/maker/src/metrics/).
+"""Prints the reference values of the metrics' unit tests (runtime/src/tasks/metrics/).
 
 Run:  pip install numpy scikit-learn scipy seqeval && python metrics.py
 The two functions below are those of SQuAD 1.1's official evaluation script.
@@ -52,4 +52,4 @@ if __name__ == "__main__":
         exact = max(normalize_answer(found) == normalize_answer(g) for g in gold)
         print("answer", repr(found), float(exact), max(answer_f1(found, g) for g in gold))
     for text in ["The  Denver Broncos!", 'an-other "A" day', "theatre\tof the absurd", "1,200 $", "a — the"]:
-        print("normalised", repr(normalize_answer(text)))
+        print("normalized", repr(normalize_answer(text)))

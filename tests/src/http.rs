@@ -1,4 +1,4 @@
-//! A server in a process of its own, and a client that is nothing but a socket.
+//! A server in its own process, and a client that uses a plain socket.
 
 use std::{
     fs,
@@ -14,10 +14,10 @@ use serde_json::Value;
 
 use crate::command;
 
-/// How long a change may take to be seen.
+/// The longest time to wait for a change.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What came back.
+/// A response.
 pub struct Reply {
     /// Its status.
     pub status: u16,
@@ -69,7 +69,7 @@ pub fn start_at<T>(
     child
 }
 
-/// A connection, on which nothing is waited for longer than [`PATIENCE`].
+/// A connection whose reads and writes time out after [`PATIENCE`].
 pub fn connect(address: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -77,7 +77,7 @@ pub fn connect(address: SocketAddr) -> TcpStream {
     stream
 }
 
-/// Sends a request with a body and gives what comes back.
+/// Sends a request with a body and gives the response.
 pub fn ask(stream: &mut (impl Read + Write), method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
     let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
     let length = body.len();

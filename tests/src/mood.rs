@@ -1,4 +1,4 @@
-//! A place to train in: a small encoder, a task of two labels, and texts whose words give the label away.
+//! A directory to train in: a small encoder, a task with two labels, and texts whose words determine the label.
 
 use std::{
     fs,
@@ -6,12 +6,11 @@ use std::{
     process::{Command, Output},
 };
 
-use bias_patch::Bundle;
-use edge_export::Options;
+use edge_bundle::Bundle;
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::{command, in_shell, small_bundle_with};
+use crate::{command, in_shell, small_bundle};
 
 /// A directory with `bundle`, `task.json`, `train.tsv` of 96 texts and `dev.tsv` of 40.
 pub struct Mood {
@@ -23,14 +22,7 @@ pub struct Mood {
 
 impl Default for Mood {
     fn default() -> Self {
-        Mood::with(Options::default())
-    }
-}
-
-impl Mood {
-    /// A place whose bundle is made in a certain way.
-    pub fn with(options: Options) -> Self {
-        let (home, bundle) = small_bundle_with("bert", options);
+        let (home, bundle) = small_bundle("bert");
         let mood = Mood { home, bundle };
         let rows = |from: usize, count: usize| {
             let row = |at: usize| {
@@ -48,7 +40,9 @@ impl Mood {
         mood.write("task.json", task.to_string());
         mood
     }
+}
 
+impl Mood {
     /// The path of a file in the directory.
     pub fn path(&self, name: &str) -> PathBuf {
         self.home.path().join(name)
@@ -92,8 +86,9 @@ impl Mood {
     }
 }
 
-/// Runs a command that can write no file of more than a kilobyte, as on a disk that is full.
+/// Runs a command that cannot write files of more than a kilobyte, as if the disk were full.
 pub fn on_full_disk(command: &Command) -> Output {
-    // In sh a block is 512 bytes, in bash 1024; a file that grows beyond the limit is an error once the signal is ignored.
+    // In sh a block is 512 bytes, in bash 1024; a file that grows beyond the limit is an error once the signal is
+    // ignored.
     in_shell(command, "trap '' XFSZ; ulimit -f 1").output().unwrap()
 }

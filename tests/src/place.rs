@@ -1,8 +1,8 @@
-//! A place to run in: a small encoder, and a patch of each kind for it.
+//! A directory to run `edge-run` in: a small encoder, and a patch of each kind for it.
 
 use std::process::Output;
 
-use bias_patch::Bundle;
+use edge_bundle::Bundle;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -24,13 +24,13 @@ impl Place {
         Place { home, bundle }
     }
 
-    /// What `edge-run` says to an input.
+    /// The output of `edge-run` for an input.
     pub fn run(&self, arguments: &[&str], input: &[u8]) -> Output {
         let mut command = command("edge-run", self.home.path());
         with_input(command.current_dir(self.home.path()).args(["--bundle", "bundle"]).args(arguments), input)
     }
 
-    /// Its rows as JSON, where it succeeds.
+    /// Its rows as JSON; asserts that it succeeds.
     pub fn rows(&self, arguments: &[&str], input: &[u8]) -> Vec<Value> {
         let output = self.run(&[arguments, &["--output", "jsonl"]].concat(), input);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -38,12 +38,13 @@ impl Place {
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
-    /// What `edge-run` says with so many kilobytes of addresses at most (`v 4096`), or files of so many blocks (`f 8`).
+    /// The output of `edge-run` under a limit of `ulimit`: kilobytes of address space (`v 4096`) or blocks of a file
+    /// (`f 8`).
     #[cfg(target_os = "linux")]
     pub fn limited(&self, limit: &str, arguments: &[&str], input: &[u8]) -> Output {
         let mut run = command("edge-run", self.home.path());
         run.current_dir(self.home.path()).args(arguments);
-        // A file above the limit is an error like any other where the signal is ignored.
+        // With the signal ignored, a file above the limit is an ordinary error.
         with_input(&mut in_shell(&run, &format!("trap '' XFSZ; ulimit -{limit}")), input)
     }
 }

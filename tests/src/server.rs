@@ -9,7 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bias_patch::{Bundle, Head, Linear, Patch};
+use bias_patch::{Head, Linear, Patch};
+use edge_bundle::Bundle;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -20,7 +21,7 @@ use crate::{
 
 /// A server of its own, with a directory of patches; it is killed at the end.
 pub struct Server {
-    /// Holds the store, the cache, the log and all else.
+    /// The directory of the store, the cache, the log and everything else.
     pub home: TempDir,
     /// The encoder.
     pub bundle: Bundle,
@@ -71,7 +72,7 @@ impl Server {
         ask(&mut self.connect(), "POST", path, &[], body.to_string().as_bytes())
     }
 
-    /// Waits until `GET /tasks` is as `holds` wants it.
+    /// Waits until `holds` accepts the answer of `GET /tasks`.
     pub fn wait(&self, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
         let begun = Instant::now();
         loop {
@@ -117,7 +118,7 @@ impl Drop for Server {
     }
 }
 
-/// A patch whose answer says which one it is: the head's weights are zeros, so its logits are its biases.
+/// A patch that can be recognized by its answer: the head's weights are zero, so its logits are its biases.
 pub fn telling(bundle: &Bundle, name: &str, version: usize) -> Patch {
     let like = patch(bundle, task(name, "classification", 1), name);
     let weight = vec![0.0; 3 * bundle.manifest().config.hidden as usize];
@@ -131,7 +132,7 @@ pub fn names(tasks: &Value) -> Vec<&str> {
     tasks["tasks"].as_array().unwrap().iter().map(|task| task["name"].as_str().unwrap()).collect()
 }
 
-/// What is said there of files that do not answer.
+/// The refused files in it, with reasons.
 pub fn reasons(tasks: &Value) -> String {
     tasks["refused"].to_string()
 }

@@ -34,7 +34,7 @@ fn limits_are_named() {
     let mut stream = server.connect();
     stream.write_all(format!("GET / HTTP/1.1\r\nhost: localhost\r\n{flood}\r\n").as_bytes()).unwrap();
     assert!(reply(&mut stream).is_none_or(|reply| reply.status == 431));
-    // A body that does not come is waited for, but not for ever; others are answered meanwhile.
+    // A missing body is waited for only for a limited time, and other requests are answered meanwhile.
     let mut slow = server.connect();
     slow.write_all(b"POST /predict/a HTTP/1.1\r\nhost: localhost\r\ncontent-length: 50\r\n\r\n{").unwrap();
     assert_eq!(infer(vec!["a"]).status, 200);
@@ -100,8 +100,9 @@ fn malformed() -> Vec<Vec<u8>> {
     all
 }
 
-/// Sends a request and nothing after it. What comes back is a 4xx with a JSON error, hyper's empty 4xx or nothing, and in
-/// the last two the connection is closed. `valid` allows an answer too, for a mutation that left the request whole.
+/// Sends a request and nothing after it. The response has to be a 4xx with a JSON error, or hyper's empty 4xx or
+/// nothing and then a closed connection. With `valid`, an answer is accepted too, because a mutation may leave a
+/// request valid.
 ///
 /// Gives whether it was answered.
 fn survive(address: SocketAddr, request: &[u8], valid: bool) -> bool {
@@ -109,7 +110,7 @@ fn survive(address: SocketAddr, request: &[u8], valid: bool) -> bool {
     // The server may have refused it before it was all written.
     let _ = stream.write_all(request);
     if valid {
-        // What a mutation cut short is not waited for.
+        // The rest of a request that a mutation cut short never comes.
         let _ = stream.shutdown(Shutdown::Write);
     }
     let Some(found) = reply(&mut stream) else { return false };
@@ -179,7 +180,7 @@ fn malformed_requests(count: usize) {
     for request in malformed() {
         survive(server.address, &request, false);
     }
-    // What was needed once is there now.
+    // Memory that is needed once has been allocated by now.
     fuzz(&server, count / 10);
     let before = server.metric("edge_serve_anonymous_bytes");
     let answered = fuzz(&server, count);
@@ -269,7 +270,8 @@ fn whoever_dribbles_a_body_or_sips_an_answer_is_cut_off() {
     };
     assert_eq!(refused.status, 408);
 
-    // Far more answers than sockets hold, read at a rate that always leaves some: each is soon taken, and all never are.
+    // Far more answers than sockets buffer, read so slowly that some always remain: each write succeeds soon, but the
+    // whole never does.
     let mut stream = server.connect();
     stream.write_all(&b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(8_000)).unwrap();
     stream.set_write_timeout(Some(Duration::from_secs(1))).unwrap();

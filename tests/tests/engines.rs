@@ -3,11 +3,12 @@
 use std::fs;
 
 use bias_patch::{Head, Linear};
+use edge_engine::kernels;
 use edge_run::{Encoder, EngineKind, EngineOptions, Patch, Request, Text};
 use serde_json::Value;
 use system_tests::{assert_refused, assert_succeeded, command, place::Place, small_bundle, with_input};
 
-/// The two engines sum in different orders; logits here are below 10.
+/// tract and the kernels sum in different orders; logits here are below 10.
 const ENGINE_BOUND: f64 = 1e-4;
 
 fn logits(rows: &[Value]) -> Vec<f64> {
@@ -15,7 +16,7 @@ fn logits(rows: &[Value]) -> Vec<f64> {
 }
 
 #[test]
-fn the_reference_engine_and_every_kernel_agree() {
+fn tract_and_every_kernel_agree() {
     for family in ["bert", "roberta", "distilbert", "electra"] {
         let place = Place::new(family);
         // One token of text up to the limit, so that tiles and panels of every remainder occur.
@@ -41,15 +42,18 @@ fn the_reference_engine_and_every_kernel_agree() {
             let rows = assert_succeeded(&with_input(run, input.as_bytes()));
             logits(&rows.lines().map(|l| serde_json::from_str(l).unwrap()).collect::<Vec<_>>())
         };
-        let reference = run(&["--engine", "reference"], None);
-        assert_eq!(reference.len(), 45 * 4);
-        for (what, found) in [
-            ("lowered", run(&[], None)),
+        let tract = run(&["--engine", "tract"], None);
+        assert_eq!(tract.len(), 45 * 4);
+        let mut found = vec![
             ("one at a time", run(&["--unbuffered"], None)),
-            ("naive", run(&[], Some("naive"))),
             ("threads", run(&["--threads", "3"], None)),
-        ] {
-            let worst = reference.iter().zip(&found).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+            ("the older name of tract", run(&["--engine", "reference"], None)),
+        ];
+        found.extend(kernels().iter().map(|kernel| (kernel.name(), run(&[], Some(kernel.name())))));
+        assert!(found.iter().any(|(what, _)| *what == "naive"));
+        for (what, found) in found {
+            assert_eq!(tract.len(), found.len(), "{family}, {what}");
+            let worst = tract.iter().zip(&found).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
             println!("{family}, {what}: largest difference {worst:e}");
             assert!(worst < ENGINE_BOUND, "{family}, {what}: {worst:e}");
         }
@@ -62,7 +66,7 @@ fn the_reference_engine_and_every_kernel_agree() {
 }
 
 #[test]
-fn the_reference_engine_reads_intact_weights_and_is_timed() {
+fn tract_reads_intact_weights_and_is_timed() {
     let place = Place::new("bert");
     let mut bench = command("edge-run", place.home.path());
     bench.current_dir(place.home.path()).args([
@@ -73,14 +77,14 @@ fn the_reference_engine_reads_intact_weights_and_is_timed() {
         "-l",
         "5",
         "--engine",
-        "reference",
+        "tract",
     ]);
     assert_succeeded(&bench.output().unwrap());
     let weights = place.home.path().join("bundle/weights.bin");
     let mut bytes = fs::read(&weights).unwrap();
     bytes[40] ^= 1;
     fs::write(&weights, &bytes).unwrap();
-    let refused = place.run(&["-p", "label.bias", "--engine", "reference"], b"good\n");
+    let refused = place.run(&["-p", "label.bias", "--engine", "tract"], b"good\n");
     assert_refused(&refused, &["weights.bin", "checksum mismatch"]);
 }
 
@@ -90,7 +94,7 @@ fn pooling_reads_what_it_says() {
     let base = bundle.base().unwrap();
     let weight: Vec<f32> = (0..64).map(|n| (n % 7) as f32 - 3.0).collect();
     let text = Text::one("the film was good, very happy");
-    for engine in [EngineKind::Lowered, EngineKind::Reference] {
+    for engine in [EngineKind::Lowered, EngineKind::Tract] {
         let engine = EngineOptions { engine, ..EngineOptions::default() };
         let encoder = Encoder::load(bundle.clone(), engine).unwrap();
         let (tokens, pooled) = encoder.hidden(&text).unwrap();
@@ -101,7 +105,7 @@ fn pooling_reads_what_it_says() {
             let head = Head { dense: None, output: Linear::exact(&weight, &[0.5, -0.5]).unwrap() };
             let patch =
                 Patch::new(bundle.manifest().encoder, serde_json::from_str(&json).unwrap(), vec![], head, []).unwrap();
-            assert_eq!(patch.apply(bundle.manifest(), &base).unwrap(), base.slots());
+            assert_eq!(patch.apply(&bundle.manifest().shape(), base.slots()).unwrap(), base.slots());
             let task = encoder.attach(&patch).unwrap();
             let found = encoder.predict(&[Request { task: &task, text: &text }]).remove(0).unwrap().logits;
             let vector: Vec<f32> = match pooling {
@@ -137,7 +141,7 @@ fn a_benchmark_reports_every_figure() {
     if cfg!(target_os = "linux") {
         assert_eq!(report.pointer("/mapped/private_dirty_bytes"), Some(&Value::from(0)), "{report}");
     }
-    // Weights in f32 meet f32, whatever is asked for.
+    // f32 weights use f32 activations, whatever the flag says.
     assert!(report["arithmetic"].as_str().unwrap().ends_with(" F32"), "{report}");
     let mut longer = command("edge-run", place.home.path());
     let longer = longer.current_dir(place.home.path()).args(["bench", "bundle", "-l", "4000"]).output().unwrap();

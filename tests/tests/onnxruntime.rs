@@ -1,17 +1,15 @@
-//! ONNX Runtime as the oracle: it runs the exported graph, base and patched, to the same numbers, and the training graph to
-//! PyTorch's loss and gradients.
+//! ONNX Runtime as the oracle: it runs the exported graph, base and patched, to the same numbers.
 
 use std::{path::Path, process::Command};
 
-use bias_patch::Bundle;
+use edge_bundle::Bundle;
 use system_tests::{
     ENCODERS, Fixture, assert_succeeded, command, fixtures, int8, real_bundle, real_bundle_int8, small_bundle,
     small_bundle_with, with_input, write_patches,
 };
 use tempfile::TempDir;
 
-/// Runs `check_onnxruntime.py` on a bundle, one of its patches, and what edge-run says of some texts; and
-/// `check_training.py` on the bundle.
+/// Runs `check_onnxruntime.py` on a bundle, one of its patches, and what edge-run says of some texts.
 fn check(bundle: &Bundle, home: &Path, fixture: Option<&str>) {
     write_patches(bundle, home);
     let run = |name: &str, arguments: &[&str]| {
@@ -24,19 +22,13 @@ fn check(bundle: &Bundle, home: &Path, fixture: Option<&str>) {
     let rows =
         run("edge-run", &["--bundle", dir, "-p", "label.bias", "-o", "jsonl", "--logits", "--activations", "f32"]);
     std::fs::write(home.join("rows.jsonl"), rows).unwrap();
-    let python = |script: &str| {
-        let mut check = Command::new(std::env::var("EDGE_PYTHON").unwrap_or_else(|_| "python3".into()));
-        check.arg(fixtures().parent().unwrap().join("reference").join(script)).arg(bundle.dir());
-        check
-    };
-    let mut encoder = python("check_onnxruntime.py");
-    encoder.arg(home.join("values.safetensors")).arg(home.join("rows.jsonl"));
-    for mut check in [encoder, python("check_training.py")] {
-        if let Some(name) = fixture {
-            check.arg(fixtures().join("encoders").join(format!("{name}.json")));
-        }
-        print!("{}", assert_succeeded(&check.output().unwrap()));
+    let mut check = Command::new(std::env::var("EDGE_PYTHON").unwrap_or_else(|_| "python3".into()));
+    check.arg(fixtures().parent().unwrap().join("reference/check_onnxruntime.py")).arg(bundle.dir());
+    check.arg(home.join("values.safetensors")).arg(home.join("rows.jsonl"));
+    if let Some(name) = fixture {
+        check.arg(fixtures().join("encoders").join(format!("{name}.json")));
     }
+    print!("{}", assert_succeeded(&check.output().unwrap()));
 }
 
 #[test]

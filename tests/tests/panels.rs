@@ -1,4 +1,4 @@
-//! Panels: made once, found damaged, of another processor, on a full disk.
+//! Panels files: made once, made again if damaged, refused for another processor, and not left in part on a full disk.
 
 use std::{fs, process::Stdio};
 
@@ -42,7 +42,7 @@ fn panels_are_made_once_and_again_when_they_are_damaged() {
         assert_eq!(run(), first);
         assert_eq!(fs::read(&panels).unwrap(), bytes, "panels were not made again");
     }
-    // Several processes at once, none of which finds them.
+    // Several processes at once, while there are none.
     fs::remove_file(&panels).unwrap();
     fs::write(place.home.path().join("one.txt"), "good\n").unwrap();
     let children: Vec<_> = (0..6)
@@ -88,7 +88,7 @@ fn panels_of_other_kernels_say_which_and_what_to_do() {
     let mut another = good.clone();
     another[23] ^= 1;
     assert_succeeded(&command("edge-run", place.home.path()).arg("prepare").arg(int8.dir()).output().unwrap());
-    let codes = fs::read(int8.dir().join("panels-i8x16x4.bin")).unwrap();
+    let int8_panels = fs::read(int8.dir().join("panels-i8x16x4.bin")).unwrap();
     let helps = [
         "expected weights.bin, or the panels of this program's kernels, panels-f32x16.bin",
         "edge-run prepare bundle",
@@ -99,19 +99,19 @@ fn panels_of_other_kernels_say_which_and_what_to_do() {
         ("width", &wider, "layout: expected f32x16, as this program's kernels read, found \"f32x32\", for others"),
         ("version", &later, "version 2 of the panels format, but this program reads version 1"),
         ("encoder", &another, "encoder: expected"),
-        ("weights", &codes, "found \"i8x16x4\", for others"),
+        ("weights", &int8_panels, "found \"i8x16x4\", for others"),
     ] {
         fs::write(&panels, bytes).unwrap();
         println!("{what}");
         assert_refused(&run(), &[&helps[..], &["panels-f32x16.bin: ", said]].concat());
         assert_eq!(&fs::read(&panels).unwrap(), bytes, "{what}: they are left as they are");
     }
-    // Of another name, as another board has them; then none at all.
+    // Under the name of another board's layout; then without any.
     fs::rename(&panels, bundle.join("panels-f32x32.bin")).unwrap();
     assert_refused(&run(), &[&helps[..], &["found panels-f32x32.bin"]].concat());
     fs::remove_file(bundle.join("panels-f32x32.bin")).unwrap();
     assert_refused(&run(), &[&helps[..], &["found neither"]].concat());
-    // What the message says helps.
+    // The command in the message works.
     fs::write(bundle.join("weights.bin"), &weights).unwrap();
     assert_succeeded(&command("edge-run", place.home.path()).arg("prepare").arg(&bundle).output().unwrap());
     assert_eq!(assert_succeeded(&run()), answer);
@@ -129,7 +129,7 @@ fn a_full_disk_leaves_nothing_of_the_panels() {
     };
     let before = list();
     assert!(!before.contains(std::ffi::OsStr::new("panels-f32x16.bin")));
-    // Four kilobytes a file: more than a note that a file was checked takes, and less than the panels.
+    // Four kilobytes for a file: enough for the note that a file was checked, too little for panels.
     const LIMIT: &str = "f 8";
     for arguments in [&["prepare", "bundle"][..], &["--bundle", "bundle", "-p", "label.bias"]] {
         let refused = place.limited(LIMIT, arguments, b"good\n");

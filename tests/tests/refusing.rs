@@ -30,7 +30,7 @@ fn patches_and_bundles_that_do_not_fit_are_refused() {
     write(b"PK\x03\x04 something else entirely");
     assert_refused(&run("bad.bias"), &["bad.bias", "not a bias patch"]);
 
-    // The weights altered, and nothing made of them yet.
+    // The weights are changed, and there are no panels yet.
     let weights = place.home.path().join("bundle/weights.bin");
     let bytes = fs::read(&weights).unwrap();
     let mut altered = bytes.clone();
@@ -40,7 +40,7 @@ fn patches_and_bundles_that_do_not_fit_are_refused() {
     assert_refused(&run("label.bias"), &["weights.bin", "tensor embeddings.word_embeddings.weight", "digest"]);
     fs::write(&weights, &bytes).unwrap();
     assert_succeeded(&run("label.bias"));
-    // The panels that were made of them are enough.
+    // With panels, the changed weights are not read.
     fs::remove_file(&weights).unwrap();
     assert_succeeded(&run("label.bias"));
     fs::remove_file(place.home.path().join("bundle/panels-f32x16.bin")).unwrap();
@@ -90,7 +90,7 @@ fn a_patch_is_no_text_and_needs_an_option_of_its_own() {
         assert_eq!(output.status.code(), Some(2), "{said}");
         assert!(said.contains(due) && said.contains("Usage: edge-run"), "{said}");
     }
-    // A text may begin as a patch does, for a while.
+    // A text may share its first bytes with a patch.
     let output = place.run(&["-p", "label.bias", "-o", "jsonl"], b"BIAS");
     assert_eq!(assert_succeeded(&output).lines().count(), 1);
 }
@@ -101,7 +101,7 @@ fn a_text_that_memory_does_not_hold_is_refused() {
     let place = Place::new("bert");
     let arguments = ["--bundle", "bundle", "-p", "label.bias", "texts.txt"];
     let write = |text: &str| fs::write(place.home.path().join("texts.txt"), text).unwrap();
-    // A gigabyte of addresses: enough for the program, and less than the tokens of the long text may take.
+    // A gigabyte of address space: enough for the program, too little for the tokens of the long text.
     const LIMIT: &str = "v 1048576";
     write("good\n");
     let short = place.limited(LIMIT, &arguments, b"");

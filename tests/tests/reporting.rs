@@ -28,11 +28,16 @@ fn pictures_are_of_patches_and_of_logs() {
         (&changes, &["mood: mean absolute change", "beln", "bln2", "layer"]),
         (
             &["training", "all.jsonl"],
-            &["accuracy on dev", "rate 3e-3, seed 1, 24 texts", "rate 1e-2, seed 1, 96 texts", "steps"],
+            &[
+                "accuracy on dev",
+                "learning rate 3e-3, seed 1, 24 texts",
+                "learning rate 1e-2, seed 1, 96 texts",
+                "step",
+            ],
         ),
         (
             &["sizes", "all.jsonl", "head only.jsonl", "full.jsonl"],
-            &["accuracy on dev", "head only", "full", "texts learned from", "20", "100"],
+            &["accuracy on dev", "head only", "full", "training texts", "20", "100"],
         ),
     ];
     for (of, parts) in cases {
@@ -51,7 +56,10 @@ fn pictures_are_of_patches_and_of_logs() {
         assert_eq!(plot(&["-o", "picture.jpeg"]).status.code(), Some(2));
     }
     mood.write("torn.jsonl", "{\"event\":\"size\",\"te");
-    mood.write("run.jsonl", "{\"event\":\"run\",\"run\":1,\"of\":1,\"lr\":0.1,\"seed\":1,\"step\":0,\"steps\":9}\n");
+    mood.write(
+        "run.jsonl",
+        "{\"event\":\"run\",\"run\":1,\"of\":1,\"learning_rate\":0.1,\"seed\":1,\"step\":0,\"steps\":9}\n",
+    );
     for (of, parts) in [
         (["training", "torn.jsonl"], ["torn.jsonl", "line 1: expected a JSON object"]),
         (["training", "run.jsonl"], ["run.jsonl", "expected steps of a training, found none"]),
@@ -136,5 +144,5 @@ fn a_table_is_made_once() {
     let before = kept();
     assert_eq!(assert_succeeded(&table(&recipe)), said);
     assert_eq!(kept(), before);
-    assert_refused(&table(&["--epochs", "1"]), &["mood-frozen.bias.json", "remove the file to train anew"]);
+    assert_refused(&table(&["--epochs", "1"]), &["mood-frozen.bias.json", "remove the file to train again"]);
 }

@@ -1,4 +1,4 @@
-//! What many loaded tasks cost: alone in its file, for it measures the memory of its process.
+//! The memory and time that many attached tasks take. Alone in its file, because it measures the memory of its process.
 
 use std::time::{Duration, Instant};
 
@@ -25,7 +25,7 @@ fn a_thousand_tasks_cost_their_values_only() {
     let before = Memory::now().unwrap().anonymous_bytes;
     let tasks: Vec<Task> = (0..1000).map(|_| encoder.attach(&patch).unwrap()).collect();
     let cost = (Memory::now().unwrap().anonymous_bytes - before) as f64 / 1e6;
-    // In turn, so that both see the same machine.
+    // Alternately, so that both see the same load of the machine.
     let (mut of_one, mut of_many): (Vec<Duration>, Vec<Duration>) =
         (0..400).map(|at| (time(&one), time(&tasks[at * 7 % tasks.len()]))).unzip();
     of_one.sort();

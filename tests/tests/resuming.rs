@@ -1,5 +1,5 @@
-//! Trainings that are killed, that find the disk full, or that meet another: nothing is half-written, and the same command ends
-//! with the same bytes.
+//! Trainings that are killed, that run on a full disk, or that run twice at once. No file is left half-written, and the
+//! same command ends with the same bytes.
 
 use std::{fs, process::Stdio, time::Duration};
 
@@ -8,7 +8,7 @@ use system_tests::{
     mood::{Mood, on_full_disk},
 };
 
-/// Long enough to be caught in the middle many times: 1536 steps, a checkpoint every 20.
+/// Long enough to be killed many times: 1536 steps, a checkpoint every 20.
 const LONG: [&str; 6] = ["--lr", "3e-3,1e-2", "--epochs", "16", "--batch", "2"];
 
 /// Starts a training, waits for its next checkpoint and some time more, and kills it. Says whether it had ended.
@@ -40,7 +40,7 @@ fn a_training_that_is_killed_goes_on_to_the_same_patch() {
             let _ = fs::remove_file(mood.path("parts.jsonl"));
             let mut ended = false;
             while !ended && kills < KILLS {
-                // Other moments each time, counted from a checkpoint, so that every attempt gets further.
+                // The time of each kill differs, and counts from a checkpoint, so that every attempt gets further.
                 let wait = Duration::from_millis(kills * 7 % 31);
                 ended = killed(&mood, "parts.bias", &recipe("parts.jsonl"), wait);
                 kills += u64::from(!ended);
@@ -51,7 +51,7 @@ fn a_training_that_is_killed_goes_on_to_the_same_patch() {
             assert!(!mood.path("parts.bias.training").exists() && !mood.path("parts.bias.lock").exists());
             assert_eq!(mood.read("whole.bias"), mood.read("parts.bias"), "--average {average}, {kills} kills");
         }
-        // The logs tell of the same curves, though one tells parts of them twice.
+        // Both logs have the same curves, although one has some parts twice.
         let picture = |log: &str| {
             assert_succeeded(&mood.edge_patch(&["plot", "training", log, "-o", "curves.svg"]).output().unwrap());
             mood.read("curves.svg")
@@ -64,7 +64,7 @@ fn a_training_that_is_killed_goes_on_to_the_same_patch() {
 #[test]
 fn a_checkpoint_that_cannot_be_written_is_named_and_the_one_before_goes_on() {
     let mood = Mood::default();
-    // It also lays out the weights, which takes more than there will be room for.
+    // The first run also writes the panels, for which there will be no room later.
     assert_succeeded(&mood.train("whole.bias", &LONG).output().unwrap());
     assert!(!killed(&mood, "parts.bias", &LONG, Duration::ZERO), "it ended before it could be stopped");
     let (kept, names) = (mood.read("parts.bias.training"), mood.names());
@@ -89,7 +89,7 @@ fn an_output_that_cannot_be_written_is_said_before_anything_is_trained() {
     fs::remove_dir(mood.path("x.bias")).unwrap();
     assert_succeeded(&train("x.bias"));
     assert_eq!(mood.read("whole.bias"), mood.read("x.bias"));
-    // What was trained is not lost for a log.
+    // A log that cannot be written does not cost the patch.
     let full = mood.train("logged.bias", &["--log", "/dev/full"]).output().unwrap();
     assert_refused(&full, &["/dev/full", "cannot write"]);
     assert_eq!(mood.read("whole.bias"), mood.read("logged.bias"));
@@ -124,10 +124,7 @@ fn what_other_commands_cannot_write_is_as_it_was() {
     assert_eq!(mood.read("notes.txt"), b"no patch");
     for log in ["notes.txt", "dev.tsv", "old"] {
         let before = mood.read(log);
-        assert_refused(
-            &mood.train("x.bias", &["--log", log]).output().unwrap(),
-            &[log, "expected a log to go on with"],
-        );
+        assert_refused(&mood.train("x.bias", &["--log", log]).output().unwrap(), &[log, "expected a log to append to"]);
         assert_eq!(mood.read(log), before);
     }
     let encodings = ["encodings", "mood.bias", "dev.tsv", "--encoder", "bundle", "-o"];

@@ -107,7 +107,7 @@ fn a_batch_may_mix_tasks_and_switching_changes_nothing() {
     assert!(error.contains("attached to encoder"), "{error}");
 }
 
-/// Asserts that so many answers were refused, which is no failure.
+/// Asserts exit code 3, and the number of refused answers.
 fn assert_unanswered(output: &Output, refused: &str) {
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(3), "exit code; it said: {said}");
@@ -170,7 +170,7 @@ fn formats_agree_with_each_other() {
     for file in ["pairs.tsv", "pairs.jsonl"] {
         assert_eq!(label(&place.rows(&["-p", "pair.bias", file], b"")), label(&lines), "{file}");
     }
-    // What is said goes before the ending.
+    // --input takes precedence over the file's ending.
     assert_eq!(place.rows(&["-p", "pair.bias", "-i", "lines", "pairs.tsv"], b"").len(), 3);
     let refused = place.run(&["-p", "pair.bias", "pairs.csv"], b"");
     assert_refused(&refused, &["pairs.csv: expected lines, .tsv or .jsonl, found .csv", "> pairs.jsonl"]);
@@ -266,7 +266,7 @@ fn long_pairs_are_cut_without_keeping_what_was_cut() {
     let (_home, bundle) = small_bundle("bert");
     let encoder = Encoder::load(bundle.clone(), EngineOptions::default()).unwrap();
     let pair = encoder.attach(&patch(&bundle, task("pair", "classification", 2), "pair")).unwrap();
-    // Every pair of the pieces cut off would be ten million tokens, and minutes.
+    // All pairs of the cut pieces would be ten million tokens, and take minutes.
     let text = Text::pair("good ".repeat(40_000), "bad ".repeat(40_000));
     let begun = std::time::Instant::now();
     let found = encoder.predict(&[Request { task: &pair, text: &text }]).remove(0).unwrap();

@@ -55,7 +55,7 @@ fn tasks_are_described_and_answer_as_edge_run_does() {
     let found = server.post("/predict/a", json!({ "text": "the film was good" })).json();
     assert_eq!((&found["label"], &found["logits"]), (&due["label"], &due["logits"]));
 
-    // Every task in one pass; one that takes two texts says so in its row.
+    // All tasks at once. The row of a task that takes two texts says so.
     let all = server.post("/predict", json!({ "text": "the film was good" })).json();
     assert_eq!(all["answers"][0]["label"], found["label"]);
     assert!(all["answers"][2]["error"].as_str().unwrap().contains("expected a pair of texts, found one text"));

@@ -1,4 +1,4 @@
-//! What `edge-serve` costs, with the real encoder: alone in its file, for it measures the machine too.
+//! The speed of `edge-serve` with the real encoder. Alone in its file, because other tests would disturb the times.
 
 use std::{
     fs,
@@ -114,7 +114,7 @@ fn alone(encoder: &Encoder, task: &edge_run::Task, texts: &[Text]) -> f64 {
     texts.len() as f64 / begun.elapsed().as_secs_f64()
 }
 
-/// Times of requests of all clients, each on its own task or all on one; `pause` apart if they are paced.
+/// Times of the requests of all clients, each on its own task or all on one. With `pause`, requests are that far apart.
 fn load(address: SocketAddr, texts: &[String], one_task: bool, pause: Option<Duration>) -> (f64, Vec<Duration>) {
     let begun = Instant::now();
     let mut times: Vec<Duration> = thread::scope(|scope| {

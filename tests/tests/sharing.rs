@@ -1,4 +1,4 @@
-//! Several processes over one encoder: the weights are in memory once, and each process adds little of its own.
+//! Several processes with one encoder: the weights are in memory once, and each process needs little memory of its own.
 
 use std::{
     fs,
@@ -46,10 +46,10 @@ fn four_processes_hold_one_copy_of_the_weights() {
     let panels = bundle.panels();
     let name = panels.file_name().unwrap().to_str().unwrap();
     let of_panels = |line: &str| line.ends_with(name);
-    let (mut shares, mut dirty, mut own) = (0, 0, Vec::new());
+    let (mut proportional, mut dirty, mut own) = (0, 0, Vec::new());
     for child in &children {
         let smaps = fs::read_to_string(format!("/proc/{}/smaps", child.id())).unwrap();
-        shares += kilobytes(&smaps, "Pss:", of_panels);
+        proportional += kilobytes(&smaps, "Pss:", of_panels);
         dirty += kilobytes(&smaps, "Private_Dirty:", of_panels);
         own.push(kilobytes(&smaps, "Anonymous:", |_| true));
     }
@@ -59,9 +59,9 @@ fn four_processes_hold_one_copy_of_the_weights() {
     }
     let file = fs::metadata(&panels).unwrap().len() / 1024;
     println!(
-        "four processes share {shares} kB of a panels file of {file} kB, {dirty} kB changed; of their own {own:?} kB"
+        "four processes share {proportional} kB of a panels file of {file} kB, {dirty} kB changed; of their own {own:?} kB"
     );
-    assert!(shares > 0 && shares <= file, "{shares} kB of {file}");
+    assert!(proportional > 0 && proportional <= file, "{proportional} kB of {file}");
     assert_eq!(dirty, 0);
     // The claim is 20 MB for a process.
     assert!(own.iter().all(|own| *own < 20_000), "{own:?}");

@@ -2,13 +2,14 @@
 
 use std::{fs, path::Path};
 
-use bias_patch::{Bundle, MANIFEST, VOCABULARY};
+use edge_bundle::{Bundle, MANIFEST, VOCABULARY};
 use edge_export::verify;
 use edge_run::{Encoder, Text};
 use system_tests::{ENCODERS, real_bundle, small_bundle, task};
 use tempfile::TempDir;
 
-/// What is hard for a tokenizer: cases, accents, scripts without spaces, long words, special tokens as text, controls.
+/// Texts that are hard for a tokenizer: cases, accents, scripts without spaces, long words, special tokens as text,
+/// control characters.
 const HARD: [&str; 16] = [
     "The film was good!",
     "unhappy, very unhappily bad",
@@ -28,7 +29,7 @@ const HARD: [&str; 16] = [
     "goodgoodbadgoodunhappyverygoodgoodbadgoodunhappyverygoodgoodbadgoodunhappyverygoodgoodbadgoodunhappyverygoodgood",
 ];
 
-/// The bundle as it was before there were vocabularies: an entry less in the manifest, and a file.
+/// The bundle as earlier versions wrote it: without `vocabulary.bin`, and without its entry in the manifest.
 fn without_vocabulary(bundle: &Bundle, dir: &Path) -> Bundle {
     for entry in fs::read_dir(bundle.dir()).unwrap() {
         let entry = entry.unwrap();
@@ -42,7 +43,7 @@ fn without_vocabulary(bundle: &Bundle, dir: &Path) -> Bundle {
     Bundle::open(dir).unwrap()
 }
 
-/// Compares the tokens of every text, alone and as what a question is asked of; gives how many texts there were.
+/// Compares the tokens of every text, alone and as the context of a question. Gives the number of texts.
 fn compare(bundle: &Bundle, texts: &[String]) -> usize {
     let dir = TempDir::new().unwrap();
     let whole = Encoder::open(without_vocabulary(bundle, dir.path()).dir()).unwrap();
@@ -73,7 +74,7 @@ fn ids_are_those_of_the_whole_tokenizer() {
             compared += 1;
         }
     }
-    // BERT thrice, DistilBERT and ELECTRA have WordPiece, RoBERTa BPE; the others neither.
+    // Three BERTs, DistilBERT and ELECTRA use WordPiece, RoBERTa uses BPE, the others neither.
     assert_eq!(compared, 6);
 }
 
@@ -88,13 +89,13 @@ fn a_vocabulary_of_other_words_is_found_by_verify() {
         fs::write(&path, &bytes).unwrap();
         let error = verify(bundle.dir(), &mut |_| ()).map(|_| ()).unwrap_err().to_string();
         assert!(error.contains(VOCABULARY), "{error}");
-        // A manifest that agrees with the wrong words does not help.
+        // A manifest with the digest of the wrong words is refused too.
         let text = fs::read_to_string(bundle.dir().join(MANIFEST)).unwrap();
         let old = bundle.manifest().files[VOCABULARY].sha256.to_string();
         let new = bias_patch::Digest::of(&bytes).to_string();
         fs::write(bundle.dir().join(MANIFEST), text.replace(&old, &new)).unwrap();
         let error = verify(bundle.dir(), &mut |_| ()).map(|_| ()).unwrap_err().to_string();
-        assert!(error.contains("the words of tokenizer.json"), "{error}");
+        assert!(error.contains("words: expected those of tokenizer.json"), "{error}");
     }
 }
 

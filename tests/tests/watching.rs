@@ -1,4 +1,5 @@
-//! `edge-serve` and the directory of patches: files that come, go, are bad, unsigned, replaced under load, or half there.
+//! `edge-serve` and the directory of patches: files that appear, disappear, are damaged, unsigned, replaced under load,
+//! or half-copied.
 
 use std::{
     fs,
@@ -9,7 +10,8 @@ use std::{
     time::Duration,
 };
 
-use bias_patch::{Digest, MANIFEST, VOCABULARY};
+use bias_patch::Digest;
+use edge_bundle::{MANIFEST, VOCABULARY};
 use serde_json::{Value, json};
 use system_tests::{
     assert_refused, assert_succeeded, command,
@@ -26,10 +28,10 @@ fn a_patch_waits_for_its_bundle_however_that_comes() {
     let waiting = patch(&other, task("b", "classification", 1), "b");
     server.put("b.bias", &waiting.to_bytes().unwrap());
     server.wait("a refusal", |tasks| reasons(tasks).contains("b.bias"));
-    // File by file, and the one that says what there is comes first: what was only begun is not taken for damaged.
+    // File by file, the manifest first: an incomplete bundle is not taken for a damaged one.
     let place = server.home.path().join("data/edge-run/bundles").join(other.manifest().encoder.to_string());
     fs::create_dir_all(&place).unwrap();
-    for name in [MANIFEST, "encoder.onnx", "base.bias", "tokenizer.json", VOCABULARY, "train.onnx", "weights.bin"] {
+    for name in [MANIFEST, "encoder.onnx", "base.bias", "tokenizer.json", VOCABULARY, "weights.bin"] {
         fs::copy(other.dir().join(name), place.join(name)).unwrap();
         thread::sleep(Duration::from_millis(50));
     }
@@ -58,7 +60,7 @@ fn a_bad_file_leaves_the_one_before_answering_and_says_what_verify_says() {
     assert_eq!(server.post("/predict/a", json!({ "text": "x" })).json()["version"], before);
     assert_eq!(server.metric("edge_serve_refused_patches"), 1.0);
 
-    // One that never answered says why it does not, to who asks for it.
+    // A request for a task that never answered gets the reason.
     server.put("b.bias", &whole[..whole.len() / 2]);
     server.wait("another refusal", |tasks| reasons(tasks).contains("b.bias"));
     let absent = server.post("/predict/b", json!({ "text": "x" }));
@@ -107,7 +109,7 @@ fn of_two_files_with_one_name_the_same_answers_before_and_after_a_restart() {
     server.put("b.bias", &first);
     server.wait("the task", file_is("b.bias"));
     assert_eq!(mark(&server), Some(0.0));
-    // It sorts first and comes later: a swap.
+    // It sorts first and appears later, so it replaces the other.
     server.put("a.bias", &second);
     let live = server.wait("the file that sorts first", file_is("a.bias"));
     assert_eq!(mark(&server), Some(1.0));
@@ -125,7 +127,7 @@ fn of_two_files_with_one_name_the_same_answers_before_and_after_a_restart() {
     fs::remove_file(server.patches.join("a.bias")).unwrap();
     let found = server.wait("the other file", file_is("b.bias"));
     assert_eq!((reasons(&found).as_str(), mark(&server)), ("[]", Some(0.0)));
-    // Out of service on request is not for a file that sorts first.
+    // Unloading on request does not prevent a file that sorts first.
     assert_eq!(server.post("/v2/repository/models/t/unload", json!({})).status, 200);
     server.put("a.bias", &second);
     let found = server.wait("the file that sorts first", file_is("a.bias"));
@@ -205,8 +207,8 @@ fn only_signed_patches_answer_where_keys_are_trusted() {
     assert_refused(&edge_patch(&verify), &["signed by none of the 1 trusted keys"]);
 }
 
-/// Replaces the patches of eight tasks while eight clients ask without pause. No request fails, and every answer is of one
-/// version: its logits are one mark, and its score is theirs.
+/// Replaces the patches of eight tasks while eight clients ask without pause. No request fails, and every answer comes
+/// from one version: its logits carry one mark, and its score fits them.
 fn swaps(count: usize) {
     let tasks = ["a", "b", "c", "d", "e", "f", "g", "h"];
     let server = Server::of(&[]);

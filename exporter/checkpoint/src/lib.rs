@@ -165,7 +165,7 @@ impl Checkpoint {
         Ok(&self.place(name)?.shape)
     }
 
-    /// A tensor of the given dimensions as f32, row-major. f16 and bf16 are widened exactly.
+    /// A tensor of the given dimensions as f32, row-major. f16 and bf16 are converted exactly.
     ///
     /// # Errors
     /// When it is missing, of another shape, of another type, or the file cannot be read.

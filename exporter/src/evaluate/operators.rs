@@ -1,18 +1,19 @@
-//! What each operator computes, to be read beside the ONNX operator specification.
+//! What each operator computes, by the ONNX operator specification.
 //!
-//! In: a node and its operands. Out: its outputs, in f64. Refused: shapes that do not fit, and what edge-export does not emit.
+//! In: a node and its operands. Out: its output, in f64. Refused: shapes that do not fit, and what edge-export does not
+//! emit.
+
+use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI, PI};
 
 use ndarray::{Array, ArrayD, ArrayView2, Axis, Ix2, IxDyn, Slice};
 
 use super::{Value, bad_node};
-use crate::{
-    Result,
-    onnx::{Attribute, Node},
-};
+use edge_bundle::onnx::Node;
 
-/// The outputs of a node.
-pub(super) fn apply(node: &Node, operands: &[Value]) -> Result<Vec<Value>> {
-    let op = node.op_type.as_deref().unwrap_or("");
+use crate::Result;
+
+/// The output of a node.
+pub(super) fn apply(node: &Node, operands: &[Value]) -> Result<Value> {
     let float = |at: usize| match operands.get(at) {
         Some(Value::Float(array)) => Ok(array),
         _ => Err(bad_node(node, format!("a float as input {at}"), "another")),
@@ -21,14 +22,14 @@ pub(super) fn apply(node: &Node, operands: &[Value]) -> Result<Vec<Value>> {
         Some(Value::Int(array)) => Ok(array),
         _ => Err(bad_node(node, format!("an integer as input {at}"), "another")),
     };
-    let shape_error = |e: ndarray::ShapeError| bad_node(node, "shapes that fit", e);
-    Ok(vec![Value::Float(match op {
+    Ok(Value::Float(match node.op_type() {
+        "Shape" => return shape(node, int(0)?),
         "Add" if matches!(operands.first(), Some(Value::Int(_))) => {
             let (a, b) = (int(0)?, int(1)?);
             check_broadcast(node, a.shape(), b.shape())?;
-            return Ok(vec![Value::Int(a + b)]);
+            return Ok(Value::Int(a + b));
         }
-        "Add" | "Sub" | "Mul" => {
+        op @ ("Add" | "Sub" | "Mul") => {
             let (a, b) = (float(0)?, float(1)?);
             check_broadcast(node, a.shape(), b.shape())?;
             match op {
@@ -40,36 +41,11 @@ pub(super) fn apply(node: &Node, operands: &[Value]) -> Result<Vec<Value>> {
         "Cast" => int(0)?.mapv(|v| v as f64),
         "Relu" => float(0)?.mapv(|v| v.max(0.0)),
         "Tanh" => float(0)?.mapv(f64::tanh),
-        "Erf" => float(0)?.mapv(erf),
-        "Exp" => float(0)?.mapv(f64::exp),
-        "Neg" => float(0)?.mapv(|v| -v),
-        "Sign" => float(0)?.mapv(|v| if v == 0.0 { 0.0 } else { v.signum() }),
         "Gelu" => {
-            let tanh = attribute(node, "approximate").and_then(|a| a.s.as_deref()) == Some(b"tanh");
+            let tanh = node.attribute("approximate").is_some_and(|a| a.s() == b"tanh");
             float(0)?.mapv(if tanh { gelu_tanh } else { gelu })
         }
-        "Shape" => {
-            let dims = match operands.first() {
-                Some(Value::Float(array)) => array.shape(),
-                Some(Value::Int(array)) => array.shape(),
-                None => return Err(bad_node(node, "an input", "none")),
-            };
-            let dims: Vec<i64> = dims.iter().map(|d| *d as i64).collect();
-            let bound = |name, default| number(node, name, default).max(0) as usize;
-            let part = dims.get(bound("start", 0)..bound("end", dims.len() as i64)).unwrap_or_default().to_vec();
-            return Ok(vec![Value::Int(Array::from_vec(part).into_dyn())]);
-        }
-        "Slice" => {
-            let bound = |at| int(at).map(|a| a.iter().next().copied().unwrap_or(0));
-            let (start, end, axis) = (bound(1)?, bound(2)?, bound(3)?);
-            let data = float(0)?;
-            let axis = check_axis(node, axis, data.ndim())?;
-            let rows = data.shape()[axis] as i64;
-            if !(0..=end).contains(&start) || end > rows {
-                return Err(bad_node(node, format!("a slice within {rows} rows"), format!("{start}..{end}")));
-            }
-            data.slice_axis(Axis(axis), Slice::new(start as isize, Some(end as isize), 1)).to_owned()
-        }
+        "Slice" => slice(node, float(0)?, [int(1)?, int(2)?, int(3)?])?,
         "Gather" => gather(node, float(0)?, int(1)?)?,
         "Unsqueeze" => {
             let mut array = float(0)?.clone();
@@ -79,63 +55,77 @@ pub(super) fn apply(node: &Node, operands: &[Value]) -> Result<Vec<Value>> {
             }
             array
         }
-        "Reshape" => {
-            let array = float(0)?;
-            // 0 keeps the dimension.
-            let keep = |(at, d): (usize, &i64)| {
-                if *d == 0 { array.shape().get(at).copied().unwrap_or(0) } else { *d as usize }
-            };
-            let dims: Vec<usize> = int(1)?.iter().enumerate().map(keep).collect();
-            array.as_standard_layout().into_owned().into_shape_with_order(dims).map_err(shape_error)?
-        }
-        "Transpose" => {
-            let array = float(0)?;
-            let order: Vec<usize> =
-                attribute(node, "perm").map_or(vec![], |a| a.ints.iter().map(|i| *i as usize).collect());
-            let mut sorted = order.clone();
-            sorted.sort_unstable();
-            if sorted != (0..array.ndim()).collect::<Vec<_>>() {
-                return Err(bad_node(node, format!("an order of {} axes", array.ndim()), format!("{order:?}")));
-            }
-            array.clone().permuted_axes(order).as_standard_layout().into_owned()
-        }
-        "Softmax" | "LogSoftmax" => {
+        "Reshape" => reshape(node, float(0)?, int(1)?)?,
+        "Transpose" => transpose(node, float(0)?)?,
+        "Softmax" => {
             let mut array = float(0)?.clone();
             let axis = check_axis(node, number(node, "axis", -1), array.ndim())?;
             for mut lane in array.lanes_mut(Axis(axis)) {
                 let top = lane.fold(f64::NEG_INFINITY, |m, v| m.max(*v));
-                lane.mapv_inplace(|v| v - top);
-                if op == "Softmax" {
-                    lane.mapv_inplace(f64::exp);
-                    let sum = lane.sum();
-                    lane /= sum;
-                } else {
-                    let sum: f64 = lane.iter().map(|v| v.exp()).sum();
-                    lane.mapv_inplace(|v| v - sum.ln());
-                }
+                lane.mapv_inplace(|v| (v - top).exp());
+                let sum = lane.sum();
+                lane /= sum;
             }
             array
         }
-        "ReduceSum" | "ReduceMean" | "ReduceL1" => {
-            let axes = if operands.len() > 1 { Some(int(1)?) } else { None };
-            reduce(node, float(0)?, axes)?
-        }
-        "Concat" => {
-            let parts = (0..operands.len()).map(float).collect::<Result<Vec<_>>>()?;
-            let parts: Vec<_> = parts.iter().map(|part| part.view()).collect();
-            let rank = parts.first().map_or(0, |part| part.ndim());
-            let axis = check_axis(node, number(node, "axis", 0), rank)?;
-            ndarray::concatenate(Axis(axis), &parts).map_err(shape_error)?
-        }
-        "LayerNormalization" => return layer_norm(node, float(0)?, float(1)?, float(2)?),
+        "LayerNormalization" => layer_norm(node, float(0)?, float(1)?, float(2)?)?,
         "MatMul" => matmul(node, float(0)?, float(1)?)?,
-        other => return Err(bad_node(node, "an operator that edge-export emits", other)),
-    })])
+        other => return Err(bad_node(node, "an operator of an exported graph", other)),
+    }))
 }
 
-/// LayerNorm over the last dimension; the mean of each row and the inverse of its deviation are outputs too.
-fn layer_norm(node: &Node, x: &ArrayD<f64>, gain: &ArrayD<f64>, bias: &ArrayD<f64>) -> Result<Vec<Value>> {
-    let epsilon = f64::from(attribute(node, "epsilon").and_then(|a| a.f).unwrap_or(1e-5));
+/// Dimensions `start` to `end`.
+fn shape(node: &Node, array: &ArrayD<i64>) -> Result<Value> {
+    let rank = array.ndim() as i64;
+    let (start, end) = (number(node, "start", 0), number(node, "end", rank));
+    if !(0..=end).contains(&start) || end > rank {
+        return Err(bad_node(node, format!("dimensions within {rank}"), format!("{start}..{end}")));
+    }
+    let part = array.shape()[start as usize..end as usize].iter().map(|d| *d as i64);
+    Ok(Value::Int(Array::from_iter(part).into_dyn()))
+}
+
+/// Rows from a start to an end along an axis, each an array of one number.
+fn slice(node: &Node, array: &ArrayD<f64>, bounds: [&ArrayD<i64>; 3]) -> Result<ArrayD<f64>> {
+    let mut numbers = [0; 3];
+    for (number, bound) in numbers.iter_mut().zip(bounds) {
+        let only = bound.first().filter(|_| bound.len() == 1);
+        *number = *only.ok_or_else(|| bad_node(node, "bounds of one number each", bound.len()))?;
+    }
+    let [start, end, axis] = numbers;
+    let axis = check_axis(node, axis, array.ndim())?;
+    let rows = array.shape()[axis] as i64;
+    if !(0..=end).contains(&start) || end > rows {
+        return Err(bad_node(node, format!("a slice within {rows} rows"), format!("{start}..{end}")));
+    }
+    Ok(array.slice_axis(Axis(axis), Slice::new(start as isize, Some(end as isize), 1)).to_owned())
+}
+
+/// The same values with other dimensions; 0 keeps one.
+fn reshape(node: &Node, array: &ArrayD<f64>, dims: &ArrayD<i64>) -> Result<ArrayD<f64>> {
+    let kept = |at: usize, d: i64| if d == 0 { array.shape().get(at).copied() } else { usize::try_from(d).ok() };
+    let found: Option<Vec<usize>> = dims.iter().enumerate().map(|(at, d)| kept(at, *d)).collect();
+    let error = || bad_node(node, format!("a shape for that of {:?}", array.shape()), dims);
+    let found = found.ok_or_else(error)?;
+    array.as_standard_layout().into_owned().into_shape_with_order(found).map_err(|_| error())
+}
+
+/// The dimensions in the order of the attribute `perm`.
+fn transpose(node: &Node, array: &ArrayD<f64>) -> Result<ArrayD<f64>> {
+    let order = node.attribute("perm").map_or(&[][..], |a| &a.ints);
+    let mut sorted = order.to_vec();
+    sorted.sort_unstable();
+    if !sorted.into_iter().eq(0..array.ndim() as i64) {
+        return Err(bad_node(node, format!("an order of {} axes", array.ndim()), format!("{order:?}")));
+    }
+    let order: Vec<usize> = order.iter().map(|axis| *axis as usize).collect();
+    Ok(array.view().permuted_axes(order).as_standard_layout().into_owned())
+}
+
+/// LayerNorm over the last dimension.
+fn layer_norm(node: &Node, x: &ArrayD<f64>, gain: &ArrayD<f64>, bias: &ArrayD<f64>) -> Result<ArrayD<f64>> {
+    // ONNX's default.
+    let epsilon = f64::from(node.attribute("epsilon").map_or(1e-5, |a| a.f()));
     let shape_error = || bad_node(node, "rows of at least one value", format!("{:?}", x.shape()));
     let last = Axis(x.ndim().checked_sub(1).ok_or_else(shape_error)?);
     let width = x.len_of(last);
@@ -147,43 +137,18 @@ fn layer_norm(node: &Node, x: &ArrayD<f64>, gain: &ArrayD<f64>, bias: &ArrayD<f6
     let mean = x.mean_axis(last).ok_or_else(shape_error)?.insert_axis(last);
     let centred = x - &mean;
     let variance = centred.mapv(|v| v * v).mean_axis(last).ok_or_else(shape_error)?.insert_axis(last);
-    let inverse = variance.mapv(|v| 1.0 / (v + epsilon).sqrt());
-    Ok([centred * &inverse * gain + bias, mean, inverse].map(Value::Float).into())
-}
-
-/// The sum, mean or sum of magnitudes along `axes`, or of all values.
-fn reduce(node: &Node, array: &ArrayD<f64>, axes: Option<&ArrayD<i64>>) -> Result<ArrayD<f64>> {
-    let op = node.op_type.as_deref().unwrap_or("");
-    let rank = array.ndim();
-    let mut along = match axes {
-        Some(axes) => axes.iter().map(|axis| check_axis(node, *axis, rank)).collect::<Result<Vec<_>>>()?,
-        None => (0..rank).collect(),
-    };
-    // The last first, so that the numbers of the others stay.
-    along.sort_unstable_by(|a, b| b.cmp(a));
-    let keep = number(node, "keepdims", 1) != 0;
-    let mut array = if op == "ReduceL1" { array.mapv(f64::abs) } else { array.clone() };
-    for axis in along {
-        let count = array.shape()[axis] as f64;
-        array = array.sum_axis(Axis(axis));
-        if op == "ReduceMean" {
-            array /= count;
-        }
-        if keep {
-            array = array.insert_axis(Axis(axis));
-        }
-    }
-    Ok(array)
+    Ok(centred * variance.mapv(|v| 1.0 / (v + epsilon).sqrt()) * gain + bias)
 }
 
 /// Rows (or, along axis 1, slices) of `table` by index; a scalar index drops the axis.
 fn gather(node: &Node, table: &ArrayD<f64>, indices: &ArrayD<i64>) -> Result<ArrayD<f64>> {
     let axis = check_axis(node, number(node, "axis", 0), table.ndim())?;
     let rows = table.shape()[axis];
-    let flat: Vec<usize> = indices.iter().map(|i| usize::try_from(*i).unwrap_or(usize::MAX)).collect();
-    if let Some(outside) = flat.iter().find(|i| **i >= rows) {
-        return Err(bad_node(node, format!("an index below {rows}"), outside));
+    let outside = |index: &&i64| !usize::try_from(**index).is_ok_and(|index| index < rows);
+    if let Some(found) = indices.iter().find(outside) {
+        return Err(bad_node(node, format!("an index below {rows}"), found));
     }
+    let flat: Vec<usize> = indices.iter().map(|index| *index as usize).collect();
     if indices.ndim() == 0 {
         return Ok(table.index_axis(Axis(axis), flat[0]).to_owned());
     }
@@ -232,20 +197,22 @@ fn check_axis(node: &Node, axis: i64, rank: usize) -> Result<usize> {
     found.ok_or_else(|| bad_node(node, format!("an axis below {rank}"), axis))
 }
 
-/// Two shapes go together if, from the last dimension on, they are equal or one of them is 1.
+/// Two shapes can be broadcast if their dimensions, from the last one on, are equal or one of them is 1.
 fn check_broadcast(node: &Node, a: &[usize], b: &[usize]) -> Result<()> {
     if a.iter().rev().zip(b.iter().rev()).all(|(a, b)| a == b || *a == 1 || *b == 1) {
         return Ok(());
     }
-    Err(bad_node(node, "shapes that go together", format!("{a:?} and {b:?}")))
+    Err(bad_node(node, "shapes that can be broadcast", format!("{a:?} and {b:?}")))
 }
 
+/// x times the normal distribution's Φ(x).
 fn gelu(x: f64) -> f64 {
-    0.5 * x * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2))
+    0.5 * x * (1.0 + erf(x * FRAC_1_SQRT_2))
 }
 
+/// GELU by its tanh approximation.
 fn gelu_tanh(x: f64) -> f64 {
-    0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh())
+    0.5 * x * (1.0 + ((2.0 / PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh())
 }
 
 /// The error function, to f64 rounding: its Maclaurin series below 3, the continued fraction of erfc (Abramowitz and
@@ -259,21 +226,17 @@ fn erf(x: f64) -> f64 {
             term *= -a * a / n;
             sum += term / (2.0 * n + 1.0);
         }
-        sum * std::f64::consts::FRAC_2_SQRT_PI
+        sum * FRAC_2_SQRT_PI
     } else {
         let fraction = (1..=60).rev().fold(a, |tail, n| a + f64::from(n) / 2.0 / tail);
-        1.0 - (-a * a).exp() / (fraction * std::f64::consts::PI.sqrt())
+        1.0 - (-a * a).exp() / (fraction * PI.sqrt())
     };
     value.copysign(x)
 }
 
-fn attribute<'a>(node: &'a Node, name: &str) -> Option<&'a Attribute> {
-    node.attribute.iter().find(|a| a.name.as_deref() == Some(name))
-}
-
 /// An attribute that is an integer.
 fn number(node: &Node, name: &str, default: i64) -> i64 {
-    attribute(node, name).and_then(|a| a.i).unwrap_or(default)
+    node.attribute(name).map_or(default, |a| a.i())
 }
 
 #[cfg(test)]

@@ -20,12 +20,13 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     write_with(path, |file| file.write_all(bytes).map_err(Error::io(path, "write")))
 }
 
-/// Writes what `fill` puts into a file to `path`, replacing the regular file that is there or that a link there leads to.
+/// Writes what `fill` puts into a file to `path`, replacing the regular file that is there or that a link there leads
+/// to.
 ///
 /// # Errors
 /// When `fill` fails, the file cannot be written, or something else than a file is there; then `path` is as before and
 /// nothing is left beside it.
-pub fn write_with(path: &Path, fill: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
+pub fn write_with<E: From<Error>>(path: &Path, fill: impl FnOnce(&mut File) -> Result<(), E>) -> Result<(), E> {
     let there = check_replaceable(path)?;
     let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let (temporary, mut file) = make_sibling(&target, |at| OpenOptions::new().write(true).create_new(true).open(at))
@@ -38,7 +39,7 @@ pub fn write_with(path: &Path, fill: impl FnOnce(&mut File) -> Result<()>) -> Re
     file.sync_all().map_err(Error::io(path, "write"))?;
     fs::rename(&temporary, &target).map_err(Error::io(path, "write"))?;
     std::mem::forget(guard);
-    sync_parent(&target)
+    Ok(sync_parent(&target)?)
 }
 
 /// Whether [`write_with`] may write to `path`. Gives the permissions of the file that is there, or none.
@@ -53,7 +54,7 @@ pub fn check_replaceable(path: &Path) -> Result<Option<Permissions>> {
     }
 }
 
-/// An error about `path`, which a person named, and not about where it leads.
+/// An error that names `path`, as the user gave it, instead of the target of a link.
 fn renamed(error: Error, path: &Path) -> Error {
     match error {
         Error::Io { action, source, .. } => Error::Io { path: path.to_owned(), action, source },
@@ -61,7 +62,7 @@ fn renamed(error: Error, path: &Path) -> Error {
     }
 }
 
-/// A directory in the making.
+/// A directory that is being written.
 pub struct StagedDir {
     staged: PathBuf,
 }
@@ -82,8 +83,8 @@ impl StagedDir {
         &self.staged
     }
 
-    /// Flushes every file and moves the directory to `target`, in the same parent, unless something is there: then it is
-    /// given back. Of several processes that do so at once one succeeds.
+    /// Flushes every file and moves the directory to `target`, in the same parent. If something is there, gives the
+    /// directory back. If several processes do this at once, one succeeds.
     ///
     /// # Errors
     /// When flushing or moving fails.
@@ -96,8 +97,8 @@ impl StagedDir {
         }
     }
 
-    /// Flushes every file and moves the directory to `target`, in the same parent; what is there is replaced and
-    /// removed. A process that has files of the old one mapped keeps them: they are unlinked, never overwritten.
+    /// Flushes every file and moves the directory to `target`, in the same parent, and removes the directory that was
+    /// there. A process that has mapped old files keeps them: they are unlinked, never overwritten.
     ///
     /// # Errors
     /// When flushing or moving fails; then the old directory is as before.
@@ -121,7 +122,7 @@ impl StagedDir {
 
 impl Drop for StagedDir {
     fn drop(&mut self) {
-        // Gone already after a commit; otherwise there is nobody left to tell.
+        // After a commit it is gone already; otherwise the error cannot be reported.
         let _ = fs::remove_dir_all(&self.staged);
     }
 }
@@ -134,7 +135,7 @@ impl Drop for Remove<'_> {
     }
 }
 
-/// Makes something new at a hidden path in the same directory. Names left by a process that died are passed over.
+/// Makes something new at a hidden path in the same directory. Names that a killed process left are skipped.
 fn make_sibling<T>(path: &Path, make: impl Fn(&Path) -> io::Result<T>) -> Result<(PathBuf, T)> {
     const TRIES: usize = 100;
     for _ in 0..TRIES {

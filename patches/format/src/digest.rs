@@ -27,8 +27,11 @@ impl Digest {
         Self::of_reader(&mut file, path, progress)
     }
 
-    /// The digest of what is left of an opened file.
-    pub(crate) fn of_reader(file: &mut File, path: &Path, mut progress: impl FnMut(u64)) -> Result<Self> {
+    /// The digest of the rest of an opened file. Calls `progress` as [`Digest::of_file`] does.
+    ///
+    /// # Errors
+    /// When the file, whose name is `path`, cannot be read.
+    pub fn of_reader(file: &mut File, path: &Path, mut progress: impl FnMut(u64)) -> Result<Self> {
         let mut digester = Digester::default();
         let mut buffer = vec![0; 1 << 18];
         loop {

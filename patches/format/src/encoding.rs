@@ -1,4 +1,4 @@
-//! How the values of one array are kept: whole, halved, or as small integers times a scale.
+//! How the values of one array are stored: as f32, as f16, or as small integers times a scale.
 //!
 //! In: f32 values and, for a slot, its base. Out: a [`Stored`] array of the same length. Refused: values that are not
 //! finite. The integers of a slot are its change from the pre-trained base, those of a head are the values themselves.
@@ -91,8 +91,8 @@ pub enum Stored {
         group: u32,
         /// One for each group.
         scales: Vec<f16>,
-        /// One for each value.
-        codes: Vec<i8>,
+        /// The quantized values, one for each value.
+        quantized: Vec<i8>,
     },
 }
 
@@ -125,31 +125,31 @@ impl Stored {
                     Ok(group) => group,
                 };
                 let mut scales = Vec::new();
-                let mut codes = Vec::with_capacity(change.len());
+                let mut quantized = Vec::with_capacity(change.len());
                 for (index, part) in change.chunks(size).enumerate() {
                     let scale = best_scale(part, bits);
                     if !scale.is_finite() {
                         return Err(too_large(index * size));
                     }
-                    codes.extend(part.iter().map(|v| nearest(*v, scale.to_f32(), bits)));
+                    quantized.extend(part.iter().map(|v| nearest(*v, scale.to_f32(), bits)));
                     scales.push(scale);
                 }
-                Ok(Stored::Delta { bits, group, scales, codes })
+                Ok(Stored::Delta { bits, group, scales, quantized })
             }
         }
     }
 
-    /// The values; `base` as it was when encoding.
+    /// The values; `base` has to be the one given to `encode`.
     pub fn values(&self, base: Option<&[f32]>) -> Vec<f32> {
         match self {
             Stored::F32(values) => values.clone(),
             Stored::F16(values) => values.iter().map(|v| v.to_f32()).collect(),
-            Stored::Delta { group, scales, codes, .. } => {
-                let size = usize::try_from(*group).ok().filter(|g| *g > 0).unwrap_or(codes.len().max(1));
-                let mut values: Vec<f32> = Vec::with_capacity(codes.len());
-                for (part, scale) in codes.chunks(size).zip(scales) {
+            Stored::Delta { group, scales, quantized, .. } => {
+                let size = usize::try_from(*group).ok().filter(|g| *g > 0).unwrap_or(quantized.len().max(1));
+                let mut values: Vec<f32> = Vec::with_capacity(quantized.len());
+                for (part, scale) in quantized.chunks(size).zip(scales) {
                     let scale = scale.to_f32();
-                    values.extend(part.iter().map(|code| scale * f32::from(*code)));
+                    values.extend(part.iter().map(|value| scale * f32::from(*value)));
                 }
                 if let Some(base) = base {
                     values.iter_mut().zip(base).for_each(|(v, b)| *v += b);
@@ -174,18 +174,18 @@ impl Stored {
         if let Some((at, value)) = not_finite {
             return Err(Error::field(format!("{what}, number {at}"), "a finite number", value));
         }
-        let Stored::Delta { bits, group, scales, codes } = self else { return Ok(()) };
+        let Stored::Delta { bits, group, scales, quantized } = self else { return Ok(()) };
         if !Encoding::BITS.contains(bits) {
             return Err(Error::field(format!("{what}, bits"), "8, 4, 3, 2 or 1", bits));
         }
-        if scales.len() != Encoding::scales(*group, codes.len()) {
-            let due = Encoding::scales(*group, codes.len());
+        if scales.len() != Encoding::scales(*group, quantized.len()) {
+            let due = Encoding::scales(*group, quantized.len());
             return Err(Error::field(format!("{what}, scales"), due.to_string(), scales.len()));
         }
-        let limit = if *bits == 1 { 1 } else { i16::try_from(Encoding::levels(*bits) / 2).unwrap_or(i16::MAX) };
-        let outside = |code: &&i8| i16::from(**code).abs() > limit || (*bits == 1 && **code == 0);
-        match codes.iter().find(outside) {
-            Some(code) => Err(Error::field(format!("{what}, code"), format!("one of {bits} bits"), code)),
+        let limit = if *bits == 1 { 1 } else { Encoding::levels(*bits) / 2 };
+        let outside = |value: &&i8| u16::from(value.unsigned_abs()) > limit || (*bits == 1 && **value == 0);
+        match quantized.iter().find(outside) {
+            Some(value) => Err(Error::field(format!("{what}, quantized value"), format!("one of {bits} bits"), value)),
             None => Ok(()),
         }
     }
@@ -195,7 +195,7 @@ impl Stored {
         match self {
             Stored::F32(values) => values.len(),
             Stored::F16(values) => values.len(),
-            Stored::Delta { codes, .. } => codes.len(),
+            Stored::Delta { quantized, .. } => quantized.len(),
         }
     }
 
@@ -227,8 +227,8 @@ fn nearest(value: f32, scale: f32, bits: u8) -> i8 {
     (value / scale).round().clamp(-limit, limit) as i8
 }
 
-/// The f16 scale of least squared error among fractions of the one that reaches the largest value: cutting off a few
-/// large values is often cheaper than a coarse grid for all.
+/// The f16 scale of least squared error among fractions of the one that reaches the largest value: clipping a few large
+/// values is often better than a coarse grid for all.
 fn best_scale(change: &[f32], bits: u8) -> f16 {
     let largest = change.iter().fold(0.0f32, |m, v| m.max(v.abs()));
     if bits == 1 {
@@ -237,14 +237,14 @@ fn best_scale(change: &[f32], bits: u8) -> f16 {
         return f16::from_f64(sum / change.len() as f64);
     }
     let full = largest / f32::from(Encoding::levels(bits) / 2);
-    let candidate = |step: u16| f16::from_f32(full * f32::from(step) / 32.0);
+    let candidate = |part: u16| f16::from_f32(full * f32::from(part) / 32.0);
     let error = |scale: f16| -> f64 {
         let scale = scale.to_f32();
         change.iter().map(|v| f64::from(v - scale * f32::from(nearest(*v, scale, bits))).powi(2)).sum()
     };
-    // Wide integers gain nothing from cutting off; narrow ones much.
+    // Clipping helps narrow integers, and does not help wide ones.
     let first = if bits == 8 { 31 } else { 8 };
-    (first..=33).map(candidate).min_by(|a, b| error(*a).total_cmp(&error(*b))).unwrap_or(f16::ZERO)
+    (first..=33).map(candidate).min_by(|a, b| error(*a).total_cmp(&error(*b))).expect("there are candidates")
 }
 
 #[cfg(test)]
@@ -266,10 +266,10 @@ mod tests {
     }
 
     #[test]
-    fn each_encoding_stays_within_its_step() {
+    fn each_encoding_stays_within_its_scale() {
         let (values, base) = (wave(200), vec![0.5; 200]);
         let shifted: Vec<f32> = values.iter().map(|v| v + 0.5).collect();
-        // Largest error allowed: half a step of each grid over a change of at most 0.2, or what cutting off may cost.
+        // The largest error allowed: half a scale for a change of at most 0.2, or what clipping may cost.
         for (text, bound) in
             [("f32", 0.0), ("f16", 0.0003), ("i8", 0.0009), ("i4", 0.02), ("i3", 0.05), ("i2", 0.13), ("i1", 0.2)]
         {

@@ -1,13 +1,13 @@
-//! What can be wrong with a patch or a bundle, said so that a person can act on it.
+//! Errors of reading, checking and writing patches.
 
 use std::path::{Path, PathBuf};
 
 use crate::{Digest, SlotId};
 
-/// The result of reading, checking or writing a patch or a bundle.
+/// The result of reading, checking or writing a patch.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why a patch or a bundle was refused.
+/// Why a patch was refused.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -32,44 +32,17 @@ pub enum Error {
     /// The file does not begin as a patch does.
     #[error("not a bias patch: it should begin with the bytes \"BIASPTCH\"")]
     NotAPatch,
-    /// The directory holds no manifest.
-    #[error("{}: not a bundle: it should hold a {}; `edge-export CHECKPOINT -o DIR` makes one", dir.display(), crate::MANIFEST)]
-    NotABundle {
-        /// The directory.
-        dir: PathBuf,
-    },
-    /// The weights are laid out for kernels that this program does not have, or not at all, and there is nothing here to lay
-    /// them out from.
-    #[error(
-        "{}: expected weights.bin, or the panels of this program's kernels, {expected}; found {found}; copy weights.bin \
-         there and run `edge-run prepare {}`, or make the bundle anew with `edge-export CHECKPOINT --panels only \
-         --weights {weights}` or, for a board, `targets/build BOARD`",
-        dir.display(),
-        dir.display()
-    )]
-    NoWeights {
-        /// The bundle.
-        dir: PathBuf,
-        /// The file of panels that this program maps.
-        expected: String,
-        /// What panels are there, or what is wrong with them.
-        found: String,
-        /// How its weights are stored, as edge-export names it.
-        weights: &'static str,
-    },
     /// A version that this program does not know.
     #[error(
-        "version {found} of the {what} format, but this program reads version {expected}; a newer release may read it"
+        "version {found} of the patch format, but this program reads version {expected}; a newer release may read it"
     )]
     Version {
-        /// "patch" or "bundle".
-        what: &'static str,
         /// The version this program reads.
         expected: u32,
         /// The version in the file.
         found: u32,
     },
-    /// A part of the file is shorter or longer than it says.
+    /// A part of the file is shorter or longer than the file says.
     #[error("{part}: expected {expected} bytes, found {found}; the file is not whole, copy it again")]
     Length {
         /// The part of the file.
@@ -79,7 +52,7 @@ pub enum Error {
         /// Bytes that are there.
         found: u64,
     },
-    /// The bytes are not those that were written.
+    /// The checksum does not match the bytes.
     #[error("checksum mismatch: expected {expected}, found {found}; the file is damaged, copy it again")]
     Checksum {
         /// Checksum stored.
@@ -90,7 +63,7 @@ pub enum Error {
     /// A field holds a value that is not allowed.
     #[error("{field}: expected {expected}, found {found}")]
     Field {
-        /// The field, slot or tensor.
+        /// The field or slot.
         field: String,
         /// What is allowed.
         expected: String,
@@ -125,29 +98,13 @@ pub enum Error {
         /// Keys that were tried.
         keys: usize,
     },
-    /// No bundle for a digest in the store.
-    #[error(
-        "no bundle of encoder {digest} in the store {}; export its checkpoint with `edge-export CHECKPOINT`, or name its bundle (edge-run --bundle, edge-patch --encoder)",
-        store.display()
-    )]
-    NotInStore {
-        /// The digest that was asked for.
-        digest: Digest,
-        /// The directory that was searched.
-        store: PathBuf,
-    },
 }
 
 impl Error {
     /// Names the file that the error is in.
     pub fn in_file(self, path: &Path) -> Self {
         match self {
-            named @ (Error::Io { .. }
-            | Error::InFile { .. }
-            | Error::NotInStore { .. }
-            | Error::NotABundle { .. }
-            | Error::NoWeights { .. }
-            | Error::Unsigned { .. }) => named,
+            named @ (Error::Io { .. } | Error::InFile { .. } | Error::Unsigned { .. }) => named,
             source => Error::InFile { path: path.to_owned(), source: Box::new(source) },
         }
     }

@@ -1,4 +1,4 @@
-//! A patch: what one task changes of one frozen encoder.
+//! A patch: the changes that one task makes to one frozen encoder.
 //!
 //! In: a patch file, or slots and a head made by training or import. Out: a [`Patch`], and the values of every slot of
 //! the encoder with the patch applied. Refused: a slot twice or out of order, b_k, numbers that are not finite, a head
@@ -12,7 +12,7 @@ use std::{
 };
 
 use crate::{
-    Activation, Base, Digest, Encoding, Error, Manifest, Pooling, Result, SlotId, Stored, Task, Term, atomic, wire,
+    Activation, Digest, Encoding, Error, Module, Pooling, Result, SlotId, SlotKind, Stored, Task, atomic, wire,
 };
 
 /// One bias vector as a patch stores it.
@@ -37,7 +37,7 @@ pub struct Linear {
     pub bias: Stored,
 }
 
-/// What makes a task's outputs of an encoder's: a linear layer, after a hidden one where the checkpoint has it.
+/// The head of a task: a linear layer, after a hidden layer where the checkpoint has one.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Head {
     /// A hidden layer and its activation, as the heads of RoBERTa, ELECTRA and DistilBERT have.
@@ -46,7 +46,63 @@ pub struct Head {
     pub output: Linear,
 }
 
-/// One task for one encoder: bias vectors, a head, labels, and how text goes in.
+/// The properties of an encoder that a patch has to fit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EncoderShape<'a> {
+    /// The encoder's digest.
+    pub digest: Digest,
+    /// Layers.
+    pub layers: u32,
+    /// Width of the vectors that a head reads.
+    pub hidden: u32,
+    /// The longest sequence, special tokens included.
+    pub max_length: u32,
+    /// Whether there is a pooler.
+    pub pooler: bool,
+    /// Every slot, in the order of the forward pass.
+    pub slots: Vec<SlotShape<'a>>,
+}
+
+/// A slot of an encoder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlotShape<'a> {
+    /// Which vector.
+    pub id: SlotId,
+    /// The checkpoint's name of it.
+    pub name: &'a str,
+    /// Number of values.
+    pub len: u32,
+}
+
+/// One task for one encoder: bias vectors, a head, labels, and how texts are read.
+///
+/// ```
+/// use bias_patch::{Digest, Encoding, Head, Linear, Patch, SlotId, Stored, StoredSlot, Task, Module};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let task: Task = serde_json::from_str(
+///     r#"{"name": "mood", "kind": "classification", "labels": ["bad", "good"], "pooling": "mean"}"#,
+/// )?;
+/// // A query bias of an encoder 4 wide, stored as its change from the pre-trained values in 4 bits.
+/// let (base, trained) = ([0.5; 4], [0.5, 0.7, 0.2, 0.5]);
+/// let values = Stored::encode(&trained, Some(&base), "i4".parse()?)?;
+/// let slots = vec![StoredSlot { id: SlotId::new(Module::Query, Some(0))?, values }];
+/// let output = Linear {
+///     outputs: 2,
+///     inputs: 4,
+///     weight: Stored::encode(&[0.1; 8], None, Encoding::F16)?,
+///     bias: Stored::encode(&[0.0; 2], None, Encoding::F16)?,
+/// };
+/// // The encoder that the patch fits, here one that nobody has.
+/// let encoder = Digest::of(b"an encoder");
+/// let patch = Patch::new(encoder, task, slots, Head { dense: None, output }, [])?;
+///
+/// let bytes = patch.to_bytes()?;
+/// assert_eq!(Patch::from_bytes(&bytes)?, patch);
+/// assert!(Patch::from_bytes(&bytes[1..]).is_err());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Patch {
     encoder: Digest,
@@ -76,7 +132,7 @@ impl Patch {
             }
         }
         for slot in &slots {
-            if slot.id.term == Term::Key {
+            if (slot.id.term, slot.id.kind) == (Module::Key, SlotKind::Bias) {
                 return Err(Error::field(format!("slot {}", slot.id), "no b_k, which has no effect", "one"));
             }
             slot.values.check(&format!("slot {}", slot.id))?;
@@ -201,18 +257,20 @@ impl Patch {
         Patch { metadata, ..self }
     }
 
-    /// Checks that the patch fits the encoder of a bundle: digest, every slot's name and length, and the head's width.
+    /// Checks that the patch fits an encoder: digest, every slot's name and length, and the head's width.
     ///
     /// # Errors
     /// Naming the first thing that does not fit.
-    pub fn check(&self, manifest: &Manifest) -> Result<()> {
-        if self.encoder != manifest.encoder {
-            return Err(Error::OtherEncoder { expected: self.encoder, found: manifest.encoder });
+    pub fn check(&self, encoder: &EncoderShape) -> Result<()> {
+        if self.encoder != encoder.digest {
+            return Err(Error::OtherEncoder { expected: self.encoder, found: encoder.digest });
         }
         for stored in &self.slots {
-            let slot = manifest
-                .slot(stored.id)
-                .ok_or(Error::NoSuchSlot { slot: stored.id, layers: manifest.config.layers })?;
+            let slot = encoder
+                .slots
+                .iter()
+                .find(|slot| slot.id == stored.id)
+                .ok_or(Error::NoSuchSlot { slot: stored.id, layers: encoder.layers })?;
             if stored.values.len() as u64 != u64::from(slot.len) {
                 return Err(Error::field(
                     format!("slot {} ({})", stored.id, slot.name),
@@ -221,72 +279,71 @@ impl Patch {
                 ));
             }
         }
-        let (name, first) = self.head.linears().next().unwrap_or(("head", &self.head.output));
-        if first.inputs != manifest.config.hidden {
-            return Err(Error::field(
-                format!("{name} weight"),
-                format!("{} columns", manifest.config.hidden),
-                first.inputs,
-            ));
+        let (name, first) = self.head.first();
+        if first.inputs != encoder.hidden {
+            return Err(Error::field(format!("{name} weight"), format!("{} columns", encoder.hidden), first.inputs));
         }
-        if self.task.max_length() > manifest.config.max_length {
-            let expected = format!("at most {}, as the encoder takes", manifest.config.max_length);
+        if self.task.max_length() > encoder.max_length {
+            let expected = format!("at most {}, as the encoder takes", encoder.max_length);
             return Err(Error::field("max_length", expected, self.task.max_length()));
         }
-        if self.task.kind().pooling() == Some(Pooling::Pooler) && !manifest.config.pooler {
+        if self.task.kind().pooling() == Some(Pooling::Pooler) && !encoder.pooler {
             return Err(Error::field("pooling", "cls or mean, for the encoder has no pooler", "pooler"));
         }
         Ok(())
     }
 
-    /// The values of every slot of the encoder with this patch applied, in the order of `manifest.slots`.
+    /// The values of every slot of the encoder with this patch applied; `base` and what comes out are in the order of
+    /// `encoder.slots`.
     ///
     /// # Errors
-    /// As [`Patch::check`].
-    pub fn apply(&self, manifest: &Manifest, base: &Base) -> Result<Vec<Vec<f32>>> {
-        self.check(manifest)?;
-        let mut values: Vec<Vec<f32>> = base.slots().to_vec();
-        for stored in &self.slots {
-            if let Some(at) = manifest.slots.iter().position(|slot| slot.id() == stored.id) {
-                values[at] = stored.values.values(Some(&base.slots()[at]));
-                if let Some(bad) = values[at].iter().position(|v| !v.is_finite()) {
-                    return Err(Error::field(
-                        format!("slot {}, value {bad}", stored.id),
-                        "a finite number",
-                        values[at][bad],
-                    ));
-                }
+    /// As [`Patch::check`], when `base` has other slots than the encoder, or when a value is not finite.
+    pub fn apply(&self, encoder: &EncoderShape, base: &[Vec<f32>]) -> Result<Vec<Vec<f32>>> {
+        self.check(encoder)?;
+        if base.len() != encoder.slots.len() {
+            return Err(Error::field("base values", format!("{} slots", encoder.slots.len()), base.len()));
+        }
+        let mut applied = base.to_vec();
+        for ((slot, base), values) in encoder.slots.iter().zip(base).zip(&mut applied) {
+            if base.len() as u64 != u64::from(slot.len) {
+                let field = format!("base values of slot {} ({})", slot.id, slot.name);
+                return Err(Error::field(field, format!("{} values", slot.len), base.len()));
+            }
+            let Some(stored) = self.slots.iter().find(|stored| stored.id == slot.id) else { continue };
+            *values = stored.values.values(Some(base));
+            if let Some(bad) = values.iter().position(|v| !v.is_finite()) {
+                return Err(Error::field(format!("slot {}, value {bad}", slot.id), "a finite number", values[bad]));
             }
         }
-        Ok(values)
+        Ok(applied)
     }
 
     /// The same patch with its slots and head stored otherwise. Slots that this leaves equal to the base are dropped.
     ///
     /// # Errors
     /// When the patch does not fit the encoder, or a value cannot be stored so.
-    pub fn convert(&self, manifest: &Manifest, base: &Base, slots: Encoding, head: Encoding) -> Result<Self> {
-        self.convert_each(manifest, base, |_| Some(slots), |_| head)
+    pub fn convert(&self, encoder: &EncoderShape, base: &[Vec<f32>], slots: Encoding, head: Encoding) -> Result<Self> {
+        self.convert_each(encoder, base, |_| Some(slots), |_| head)
     }
 
-    /// As [`Patch::convert`], with an encoding for each slot, none leaving it out, and for each array of the head: by number,
-    /// each layer's weight and then its bias.
+    /// As [`Patch::convert`], with an encoding for each slot, none leaving it out, and for each array of the head: by
+    /// number, each layer's weight and then its bias.
     ///
     /// # Errors
     /// As [`Patch::convert`].
     pub fn convert_each(
         &self,
-        manifest: &Manifest,
-        base: &Base,
+        encoder: &EncoderShape,
+        base: &[Vec<f32>],
         slots: impl Fn(SlotId) -> Option<Encoding>,
         head: impl Fn(usize) -> Encoding,
     ) -> Result<Self> {
-        let applied = self.apply(manifest, base)?;
+        let applied = self.apply(encoder, base)?;
         let mut converted = self.clone();
         converted.slots.clear();
         for stored in &self.slots {
-            let at = manifest.slots.iter().position(|slot| slot.id() == stored.id);
-            let Some((values, base)) = at.map(|at| (&applied[at], &base.slots()[at])) else { continue };
+            let Some(at) = encoder.slots.iter().position(|slot| slot.id == stored.id) else { continue };
+            let (values, base) = (&applied[at], &base[at]);
             let Some(encoding) = slots(stored.id) else { continue };
             let encoded = Stored::encode(values, Some(base), encoding)
                 .map_err(|e| Error::field(format!("slot {}", stored.id), format!("values that {encoding} holds"), e))?;
@@ -306,10 +363,18 @@ impl Patch {
 }
 
 impl Head {
-    /// The layers in turn, with the names errors use.
+    /// The layers in order, with the names errors use.
     pub fn linears(&self) -> impl Iterator<Item = (&'static str, &Linear)> {
         let dense = self.dense.iter().map(|(linear, _)| ("head dense", linear));
         dense.chain([("head output", &self.output)])
+    }
+
+    /// The layer that reads what the encoder computes, with the name errors use.
+    fn first(&self) -> (&'static str, &Linear) {
+        match &self.dense {
+            Some((linear, _)) => ("head dense", linear),
+            None => ("head output", &self.output),
+        }
     }
 }
 

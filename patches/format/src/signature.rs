@@ -1,7 +1,7 @@
-//! Who vouches for a patch: a signature in minisign's format, in a file beside it.
+//! Signatures of patches, in minisign's format, in a file beside the patch.
 //!
-//! In: public keys, and a patch with its signature. Out: whether one of the keys signed these very bytes. Refused: no
-//! signature, one that is damaged, of another file or by another key. A patch is not changed by being signed.
+//! In: public keys, and a patch with its signature. Out: whether one of the keys signed exactly these bytes. Refused:
+//! no signature, one that is damaged, of another file or by another key. A patch is not changed by being signed.
 
 use std::{
     fs,
@@ -12,7 +12,7 @@ use minisign_verify::{PublicKey, Signature};
 
 use crate::{Error, Result};
 
-/// Public keys, each of which may vouch for a patch.
+/// Public keys; a signature by any of them is accepted.
 #[derive(Clone, Debug)]
 pub struct Keys(Vec<PublicKey>);
 
@@ -50,8 +50,8 @@ impl Keys {
         })
     }
 
-    /// As [`Keys::check`], for who may not read every file: `read` gives the bytes of the signature, or refuses to read it
-    /// or more bytes than so many.
+    /// As [`Keys::check`], for a caller that restricts which files are read. `read` gets the path of the signature and
+    /// a limit in bytes, and gives its bytes or refuses.
     ///
     /// # Errors
     /// Those of [`Keys::check`], and those of `read`.

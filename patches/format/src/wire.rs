@@ -1,17 +1,17 @@
 //! A patch as bytes: preamble, header, payload, checksum.
 //!
-//! In: any bytes. Out: a [`Patch`] whose parts agree with each other (whether it suits an encoder is asked later), and
-//! for every patch its bytes. Refused: whatever departs from `FORMAT.md`, which has the layout, with the part that is
-//! wrong.
+//! In: any bytes. Out: a [`Patch`] whose parts agree with each other, or for a patch its bytes. Whether a patch fits an
+//! encoder is checked later. Refused: bytes that depart from the layout in `FORMAT.md`; the error names the part.
 
-use half::f16;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Activation, Digest, Encoding, Error, Head, Linear, Patch, Result, SlotId, Stored, StoredSlot, Term,
-    codes::{self, Frequencies},
+    Activation, Digest, Error, Head, Linear, Patch, Result, SlotId, Stored, StoredSlot,
+    entropy::{self, Frequencies},
+    kind::{Entry, POOLINGS},
     patch,
-    task::{Pooling, Task, TaskFields},
+    payload::{Reader, WireForm, WireLinear, short},
+    task::{Task, TaskFields},
 };
 
 pub(crate) const MAGIC: &[u8; 8] = b"BIASPTCH";
@@ -43,7 +43,7 @@ struct WireTask {
 
 #[derive(Serialize, Deserialize)]
 struct WireSlot {
-    term: u8,
+    number: u8,
     layer: u16,
     len: u32,
     form: WireForm,
@@ -53,20 +53,6 @@ struct WireSlot {
 struct WireDense {
     activation: u8,
     linear: WireLinear,
-}
-
-#[derive(Serialize, Deserialize)]
-struct WireLinear {
-    outputs: u32,
-    inputs: u32,
-    weight: WireForm,
-    bias: WireForm,
-}
-
-#[derive(Serialize, Deserialize, Clone, Copy)]
-struct WireForm {
-    bits: u8,
-    group: u32,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -87,8 +73,6 @@ impl WireHeader {
     }
 }
 
-const KINDS: [&str; 4] = ["classification", "regression", "tagging", "span"];
-const POOLINGS: [Option<Pooling>; 4] = [None, Some(Pooling::Cls), Some(Pooling::Mean), Some(Pooling::Pooler)];
 const ACTIVATIONS: [Activation; 4] = [Activation::Gelu, Activation::GeluTanh, Activation::Relu, Activation::Tanh];
 
 /// The number that stands for `value` in a header: its place in `table`.
@@ -105,10 +89,10 @@ fn value_at<T: Copy>(table: &[T], number: u8, field: &str) -> Result<T> {
 /// The patch as bytes.
 pub(crate) fn encode(patch: &Patch) -> Result<Vec<u8>> {
     let arrays = arrays(patch);
-    let runs: Vec<(u8, &[i8])> = arrays.iter().filter_map(|array| codes_of(array)).collect();
-    let packed: usize = runs.iter().filter_map(|(bits, codes)| codes::packed_bytes(codes.len(), *bits)).sum();
-    // Entropy coding has to earn the frequency tables too, which are at most two bytes a number in the header.
-    let coded = codes::compress(&runs).filter(|(tables, bytes)| {
+    let runs: Vec<(u8, &[i8])> = arrays.iter().filter_map(|array| quantized_of(array)).collect();
+    let packed: usize = runs.iter().filter_map(|(bits, values)| entropy::packed_bytes(values.len(), *bits)).sum();
+    // Entropy coding has to save more than its frequency tables take, at most two bytes a number in the header.
+    let coded = entropy::compress(&runs).filter(|(tables, bytes)| {
         let tables: usize = tables.iter().map(|t| 2 + 2 * t.counts.len()).sum();
         bytes.len() + tables < packed
     });
@@ -118,7 +102,7 @@ pub(crate) fn encode(patch: &Patch) -> Result<Vec<u8>> {
         encoder: patch.encoder().0,
         task: WireTask {
             name: fields.name,
-            kind: number_of(&KINDS, &fields.kind.as_str()),
+            kind: patch.task().kind().entry().number,
             labels: fields.labels.unwrap_or_default(),
             pooling: number_of(&POOLINGS, &fields.pooling),
             inputs: fields.inputs,
@@ -128,12 +112,8 @@ pub(crate) fn encode(patch: &Patch) -> Result<Vec<u8>> {
             .slots()
             .iter()
             .map(|slot| {
-                Ok(WireSlot {
-                    term: number_of(&Term::ALL, &slot.id.term),
-                    layer: slot.id.layer.unwrap_or(0),
-                    len: length(slot.values.len())?,
-                    form: form_of(&slot.values),
-                })
+                let (number, layer) = slot.id.to_wire();
+                Ok(WireSlot { number, layer, len: length(slot.values.len())?, form: form_of(&slot.values) })
             })
             .collect::<Result<_>>()?,
         dense: match &patch.head().dense {
@@ -159,10 +139,10 @@ pub(crate) fn encode(patch: &Patch) -> Result<Vec<u8>> {
         match array {
             Stored::F32(values) => values.iter().for_each(|v| bytes.extend_from_slice(&v.to_le_bytes())),
             Stored::F16(values) => values.iter().for_each(|v| bytes.extend_from_slice(&v.to_le_bytes())),
-            Stored::Delta { bits, scales, codes, .. } => {
+            Stored::Delta { bits, scales, quantized, .. } => {
                 scales.iter().for_each(|s| bytes.extend_from_slice(&s.to_le_bytes()));
                 if coded.is_none() {
-                    bytes.extend_from_slice(&codes::pack(codes, *bits));
+                    bytes.extend_from_slice(&entropy::pack(quantized, *bits));
                 }
             }
         }
@@ -189,7 +169,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Patch> {
     }
     let version = u16::from_le_bytes([preamble[8], preamble[9]]);
     if version != VERSION {
-        return Err(Error::Version { what: "patch", expected: VERSION.into(), found: version.into() });
+        return Err(Error::Version { expected: VERSION.into(), found: version.into() });
     }
     let header_bytes = u32::from_le_bytes([preamble[12], preamble[13], preamble[14], preamble[15]]);
     let header_bytes = usize::try_from(header_bytes).unwrap_or(usize::MAX);
@@ -208,7 +188,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Patch> {
     let (header, payload) = body[PREAMBLE_BYTES..].split_at(header_bytes);
     let wrong = |e: postcard::Error| Error::field("header", "fields as FORMAT.md lists them", e);
     let (wire, after): (WireHeader, _) = postcard::take_from_bytes(header).map_err(wrong)?;
-    // What most tasks leave out comes last, and takes no byte of their headers.
+    // A field that most tasks leave out comes last, so it takes no byte of their headers.
     let answer: Option<u32> = match after {
         [] => None,
         after => Some(postcard::from_bytes(after).map_err(wrong)?),
@@ -225,14 +205,14 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Patch> {
 }
 
 fn read_body(wire: WireHeader, answer: Option<u32>, payload: &[u8]) -> Result<Patch> {
-    let has_labels = matches!(value_at(&KINDS, wire.task.kind, "task kind")?, "classification" | "tagging");
-    if !has_labels && !wire.task.labels.is_empty() {
+    let kind = Entry::numbered(wire.task.kind)?;
+    if !kind.has_labels() && !wire.task.labels.is_empty() {
         return Err(Error::field("labels", "none for this kind of task", wire.task.labels.len()));
     }
     let task = Task::try_from(TaskFields {
         name: wire.task.name,
-        kind: value_at(&KINDS, wire.task.kind, "task kind")?.to_owned(),
-        labels: has_labels.then_some(wire.task.labels),
+        kind: kind.name.to_owned(),
+        labels: kind.has_labels().then_some(wire.task.labels),
         pooling: value_at(&POOLINGS, wire.task.pooling, "pooling")?,
         inputs: wire.task.inputs,
         max_length: wire.task.max_length,
@@ -249,11 +229,7 @@ fn read_body(wire: WireHeader, answer: Option<u32>, payload: &[u8]) -> Result<Pa
     let mut reader = Reader { payload, at: 0, coded: wire.coded_bytes > 0, runs: Vec::new() };
     let mut slots = Vec::new();
     for slot in &wire.slots {
-        let term = value_at(&Term::ALL, slot.term, "slot term")?;
-        if !term.in_layers() && slot.layer != 0 {
-            return Err(Error::field(format!("layer of slot {}", term.symbol()), "0", slot.layer));
-        }
-        let id = SlotId::new(term, term.in_layers().then_some(slot.layer))?;
+        let id = SlotId::from_wire(slot.number, slot.layer)?;
         let values = reader.array(&format!("slot {id}"), &[slot.len], slot.form)?;
         slots.push(StoredSlot { id, values });
     }
@@ -286,68 +262,12 @@ fn read_body(wire: WireHeader, answer: Option<u32>, payload: &[u8]) -> Result<Pa
         if tables.windows(2).any(|pair| pair[0].bits <= pair[1].bits) {
             return Err(Error::field("frequency tables", "one for each width, widest first", "another order"));
         }
-        let runs = codes::decompress(&tables, rest, &reader.runs)?;
+        let runs = entropy::decompress(&tables, rest, &reader.runs)?;
         fill(&mut slots, &mut head, runs);
     } else if !tables.is_empty() {
-        return Err(Error::field("frequency tables", "none without a code stream", tables.len()));
+        return Err(Error::field("frequency tables", "none without an entropy-coded stream", tables.len()));
     }
     patch::Patch::new(Digest(wire.encoder), task, slots, head, wire.metadata)
-}
-
-/// Walks over the payload; integers of an entropy-coded patch are left out and only counted.
-struct Reader<'a> {
-    payload: &'a [u8],
-    at: usize,
-    coded: bool,
-    runs: Vec<(u8, usize)>,
-}
-
-impl<'a> Reader<'a> {
-    fn take(&mut self, what: &str, count: Option<usize>, size: usize) -> Result<&'a [u8]> {
-        let left = self.payload.len() - self.at;
-        let bytes = count.and_then(|count| count.checked_mul(size)).unwrap_or(usize::MAX);
-        let taken = self.payload[self.at..].get(..bytes).ok_or_else(|| short(what, bytes, left))?;
-        self.at += bytes;
-        Ok(taken)
-    }
-
-    /// An array with the product of `dims` values.
-    fn array(&mut self, what: &str, dims: &[u32], form: WireForm) -> Result<Stored> {
-        let len = dims.iter().try_fold(1usize, |len, dim| len.checked_mul(usize::try_from(*dim).ok()?));
-        if len == Some(0) {
-            return Err(Error::field(what, "at least one value", 0));
-        }
-        if form.bits > 8 && form.group != 0 {
-            return Err(Error::field(format!("{what}, group"), "0 for floats", form.group));
-        }
-        match form.bits {
-            32 => {
-                let bytes = self.take(what, len, 4)?;
-                Ok(Stored::F32(bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()))
-            }
-            16 => Ok(Stored::F16(halves(self.take(what, len, 2)?))),
-            bits if Encoding::BITS.contains(&bits) => {
-                let count = len.map(|len| Encoding::scales(form.group, len));
-                let scales = halves(self.take(&format!("{what}, scales"), count, 2)?);
-                let codes = if self.coded {
-                    self.runs.push((bits, len.unwrap_or(usize::MAX)));
-                    Vec::new()
-                } else {
-                    let packed = len.and_then(|len| codes::packed_bytes(len, bits));
-                    let bytes = self.take(what, packed, 1)?;
-                    codes::unpack(bytes, len.unwrap_or(0), bits).map_err(|e| Error::field(what, "codes in range", e))?
-                };
-                Ok(Stored::Delta { bits, group: form.group, scales, codes })
-            }
-            bits => Err(Error::field(format!("{what}, bits"), "32, 16, 8, 4, 3, 2 or 1", bits)),
-        }
-    }
-
-    fn linear(&mut self, what: &str, wire: &WireLinear) -> Result<Linear> {
-        let weight = self.array(&format!("{what} weight"), &[wire.outputs, wire.inputs], wire.weight)?;
-        let bias = self.array(&format!("{what} bias"), &[wire.outputs], wire.bias)?;
-        Ok(Linear { outputs: wire.outputs, inputs: wire.inputs, weight, bias })
-    }
 }
 
 /// Every array of a patch, in the order of the payload.
@@ -363,15 +283,15 @@ fn fill(slots: &mut [StoredSlot], head: &mut Head, runs: Vec<Vec<i8>>) {
     let linears = dense.chain([&mut head.output]).flat_map(|l| [&mut l.weight, &mut l.bias]);
     let arrays = slots.iter_mut().map(|s| &mut s.values).chain(linears);
     let deltas = arrays.filter_map(|array| match array {
-        Stored::Delta { codes, .. } => Some(codes),
+        Stored::Delta { quantized, .. } => Some(quantized),
         _ => None,
     });
-    deltas.zip(runs).for_each(|(codes, run)| *codes = run);
+    deltas.zip(runs).for_each(|(quantized, run)| *quantized = run);
 }
 
-fn codes_of(array: &Stored) -> Option<(u8, &[i8])> {
+fn quantized_of(array: &Stored) -> Option<(u8, &[i8])> {
     match array {
-        Stored::Delta { bits, codes, .. } => Some((*bits, codes)),
+        Stored::Delta { bits, quantized, .. } => Some((*bits, quantized)),
         _ => None,
     }
 }
@@ -395,16 +315,8 @@ impl From<&Frequencies> for WireFrequencies {
     }
 }
 
-fn halves(bytes: &[u8]) -> Vec<f16> {
-    bytes.as_chunks::<2>().0.iter().map(|b| f16::from_le_bytes(*b)).collect()
-}
-
 fn length(len: usize) -> Result<u32> {
     u32::try_from(len).map_err(|_| Error::field("length", "below 4 GiB", len))
-}
-
-fn short(part: &str, expected: usize, found: usize) -> Error {
-    Error::Length { part: part.to_owned(), expected: expected as u64, found: found as u64 }
 }
 
 /// The first eight bytes of the SHA-256 of everything before: against accidents, not against attackers.
@@ -420,9 +332,9 @@ fn hex(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Kind;
+    use crate::Pooling;
 
-    /// Sizes that 32 bits cannot count, or memory not hold: none is a length that fits by accident.
+    /// A product that overflows 32 bits is an error, so that no wrong length fits by accident.
     #[test]
     fn arrays_larger_than_addresses_are_refused() {
         for dims in [[u32::MAX, u32::MAX], [1 << 31, 2], [1 << 16, 1 << 16], [1 << 30, 4], [u32::MAX, 1]] {
@@ -430,10 +342,10 @@ mod tests {
                 for coded in [false, true] {
                     let mut reader = Reader { payload: &[0; 64], at: 0, coded, runs: Vec::new() };
                     let found = reader.array("slot", &dims, WireForm { bits, group });
-                    // Codes of a stream take no bytes here: `decompress` counts them.
+                    // Values of a stream take no bytes here: `decompress` counts them.
                     let counted = coded && bits <= 8 && found.is_ok();
                     let refused = matches!(&found, Err(Error::Length { part, .. }) if part.starts_with("slot"));
-                    let refused_later = counted && codes::decompress(&[], &[0; 64], &reader.runs).is_err();
+                    let refused_later = counted && entropy::decompress(&[], &[0; 64], &reader.runs).is_err();
                     assert!(refused || refused_later, "{dims:?} of {bits} bits by {group}: {found:?}");
                 }
             }
@@ -442,17 +354,7 @@ mod tests {
 
     #[test]
     fn every_value_has_a_number() {
-        // Each match lists every value, so one that is added has to be added here and to its table.
-        for kind in KINDS {
-            let labels = || vec!["a".to_owned(), "b".to_owned()];
-            let made = match kind {
-                "classification" => Kind::Classification { labels: labels(), pooling: Pooling::Cls },
-                "regression" => Kind::Regression { pooling: Pooling::Cls },
-                "tagging" => Kind::Tagging { labels: labels() },
-                _ => Kind::Span { max_answer_length: 30 },
-            };
-            assert_eq!(made.name(), kind);
-        }
+        // Each match lists every value, so a new value has to be added here and to its table.
         for activation in ACTIVATIONS {
             match activation {
                 Activation::Gelu | Activation::GeluTanh | Activation::Relu | Activation::Tanh => {}
@@ -463,6 +365,6 @@ mod tests {
                 None | Some(Pooling::Cls | Pooling::Mean | Pooling::Pooler) => {}
             }
         }
-        assert_eq!((KINDS.len(), ACTIVATIONS.len(), POOLINGS.len(), Term::ALL.len()), (4, 4, 4, 11));
+        assert_eq!((ACTIVATIONS.len(), POOLINGS.len()), (4, 4));
     }
 }

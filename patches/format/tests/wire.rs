@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use bias_patch::{Activation, Digest, Encoding, Error, Head, Linear, Patch, SlotId, Stored, StoredSlot, Task, Term};
+use bias_patch::{Activation, Digest, Encoding, Error, Head, Linear, Module, Patch, SlotId, Stored, StoredSlot, Task};
 
 /// Numbers in [-1, 1) from a fixed linear congruential generator.
 struct Numbers(u64);
@@ -22,12 +22,12 @@ impl Numbers {
     }
 }
 
-const SLOTS: [(Term, Option<u16>, usize); 5] = [
-    (Term::EmbeddingNorm, None, 8),
-    (Term::Query, Some(0), 8),
-    (Term::Middle, Some(0), 300),
-    (Term::Value, Some(1), 8),
-    (Term::Pooler, None, 8),
+const SLOTS: [(Module, Option<u16>, usize); 5] = [
+    (Module::EmbeddingNorm, None, 8),
+    (Module::Query, Some(0), 8),
+    (Module::Middle, Some(0), 300),
+    (Module::Value, Some(1), 8),
+    (Module::Pooler, None, 8),
 ];
 
 fn task(kind: &str) -> Task {
@@ -208,7 +208,7 @@ fn parts_that_disagree_make_no_patch() {
     let mut reversed = slots.clone();
     reversed.reverse();
     assert!(message(make(reversed, good.head().clone())).contains("in the order of the forward pass"));
-    let key = StoredSlot { id: SlotId::new(Term::Key, Some(0)).unwrap(), values: slots[1].values.clone() };
+    let key = StoredSlot { id: SlotId::new(Module::Key, Some(0)).unwrap(), values: slots[1].values.clone() };
     assert!(message(make(vec![key], good.head().clone())).contains("no b_k, which has no effect"));
     let mut numbers = Numbers(1);
     let narrow = Head { dense: None, output: linear(&mut numbers, 3, 8, Encoding::F32) };

@@ -9,13 +9,16 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The patch or bundle is not as it should be.
+    /// The patch cannot be read or does not fit.
     #[error(transparent)]
-    Format(#[from] bias_patch::Error),
+    Patch(#[from] bias_patch::Error),
+    /// The bundle cannot be read or is damaged.
+    #[error(transparent)]
+    Bundle(#[from] edge_bundle::Error),
     /// The checkpoint is unreadable.
     #[error(transparent)]
     Checkpoint(#[from] hf_checkpoint::Error),
-    /// A task description is not one.
+    /// A task.json is not a valid task.
     #[error("{}: not a task: {reason}", path.display())]
     Task {
         /// The file.
@@ -23,7 +26,7 @@ pub enum Error {
         /// What is wrong in it.
         reason: String,
     },
-    /// A file is not as it should be.
+    /// A file has wrong content.
     #[error("{}: {field}: expected {expected}, found {found}", path.display())]
     Content {
         /// The file.
@@ -38,30 +41,57 @@ pub enum Error {
     /// The encoder cannot be loaded or run.
     #[error(transparent)]
     Run(#[from] edge_run::Error),
-    /// A recipe for training cannot be followed.
+    /// A training recipe or another setting cannot be used.
     #[error("{field}: expected {expected}, found {found}")]
     Recipe {
-        /// What of it.
+        /// The setting.
         field: String,
         /// What is allowed.
+        expected: String,
+        /// What was given.
+        found: String,
+    },
+    /// A training checkpoint cannot be used.
+    #[error("{}: expected {expected}, found {found}; remove the file to train from the start", path.display())]
+    TrainingState {
+        /// The checkpoint.
+        path: PathBuf,
+        /// What is needed.
         expected: String,
         /// What is there.
         found: String,
     },
-    /// The loss of a step is no number any more.
+    /// A search for the smallest encoding cannot reach the least score.
+    #[error("{metric}: expected at least {least:.4}, found {found:.4} for the patch as it is; allow a larger loss")]
+    Search {
+        /// The metric of the scores.
+        metric: String,
+        /// The least score.
+        least: f64,
+        /// The score of the patch as it is.
+        found: f64,
+    },
+    /// A picture cannot be drawn.
+    #[error("picture: {reason}")]
+    Picture {
+        /// Why.
+        reason: String,
+    },
+    /// The loss or the gradient of a step is not a finite number.
     #[error(
-        "step {step}: the loss is not a finite number, at a learning rate of up to {rate:e}; try a lower rate, with another output \
-         or without the checkpoint (texts of this step, from 0: {texts:?}; an earlier state, if there was one, is in the checkpoint)"
+        "step {step}: the loss is not a finite number, at a learning rate of up to {learning_rate:e}; try a lower learning rate, \
+         with another output or without the checkpoint (texts of this step, from 0: {texts:?}; the checkpoint, if there is one, \
+         keeps an earlier state)"
     )]
     Diverged {
         /// The step, from 1.
         step: u64,
-        /// The highest learning rate.
-        rate: f64,
+        /// The highest learning rate of the run.
+        learning_rate: f64,
         /// The texts of the step, by their number.
         texts: Vec<usize>,
     },
-    /// Weights that BitFit leaves alone are not the encoder's.
+    /// Weights that BitFit freezes differ from the encoder's.
     #[error(
         "{}: {} of {} frozen tensors differ from the encoder's, so no patch of biases can stand for it:{list}",
         path.display(), count, of

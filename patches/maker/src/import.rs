@@ -2,7 +2,7 @@
 //!
 //! In: a safetensors file of biases and a head under Hugging Face names, or a whole fine-tuned checkpoint. Out: a patch
 //! of the slots that differ from the encoder's. Refused: tensors that are neither, a checkpoint whose frozen weights
-//! are not bit for bit the encoder's, a head that does not suit the task.
+//! differ from the encoder's in any bit, a head that does not suit the task.
 
 use std::{
     collections::BTreeSet,
@@ -10,10 +10,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use bias_patch::{
-    Activation, Bundle, Config, Element, Encoding, Family, Frozen, Head, Kind, Linear, Patch, Pooling, Stored,
-    StoredSlot, Task, TensorEntry, Term,
-};
+use bias_patch::{Activation, Encoding, Head, Kind, Linear, Module, Patch, Pooling, Stored, StoredSlot, Task};
+use edge_bundle::{Bundle, Config, Element, Family, Frozen, TensorEntry};
+use edge_run::tasks;
 use hf_checkpoint::{Checkpoint, NamedTensor, to_safetensors};
 
 use crate::{Error, Result};
@@ -53,10 +52,10 @@ pub fn import(bundle: &Bundle, from: &Path, task: Task, metadata: &[(String, Str
         if !whole && !source.contains(&slot.name) {
             continue;
         }
-        // Also where it is not stored, so that a wrong shape never passes.
+        // Read even if it will not be stored, so that a wrong shape is refused.
         let values = source.read(&slot.name, &[base.len()])?;
         let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
-        if slot.term == Term::Key {
+        if slot.term == Module::Key {
             keys += 1;
         } else if bits(&values) == bits(base) {
             unchanged += 1;
@@ -70,7 +69,7 @@ pub fn import(bundle: &Bundle, from: &Path, task: Task, metadata: &[(String, Str
     let mut sorted = metadata.to_vec();
     sorted.sort();
     let patch = Patch::new(manifest.encoder, task, slots, head, sorted).map_err(|e| e.in_file(from))?;
-    patch.check(manifest).map_err(|e| e.in_file(from))?;
+    patch.check(&manifest.shape()).map_err(|e| e.in_file(from))?;
     Ok(Imported { patch, unchanged, keys })
 }
 
@@ -78,10 +77,10 @@ pub fn import(bundle: &Bundle, from: &Path, task: Task, metadata: &[(String, Str
 /// safetensors file under Hugging Face names.
 ///
 /// # Errors
-/// When the patch does not fit the encoder, or its head has a form that no such names tell apart.
+/// When the patch does not fit the encoder, or these names cannot express the form of its head.
 pub fn extract(bundle: &Bundle, patch: &Patch) -> Result<Vec<u8>> {
     let manifest = bundle.manifest();
-    let values = patch.apply(manifest, &bundle.base()?)?;
+    let values = patch.apply(&manifest.shape(), bundle.base()?.slots())?;
     let slots = manifest.slots.iter().zip(values);
     let mut tensors: Vec<NamedTensor> = slots.map(|(slot, v)| (slot.name.clone(), vec![v.len()], v)).collect();
     let mut linear = |module: &str, linear: &Linear| {
@@ -123,7 +122,7 @@ impl HeadLayers {
     }
 }
 
-/// What `classifier.dense` is followed by in a family's sequence classifiers.
+/// The activation after `classifier.dense` in a family's sequence classifiers.
 fn dense_activation(family: Family) -> Activation {
     if family == Family::Electra { Activation::Gelu } else { Activation::Tanh }
 }
@@ -131,20 +130,15 @@ fn dense_activation(family: Family) -> Activation {
 /// The head that the source has, among those that Hugging Face's task models have.
 fn find_head(source: &Checkpoint, kind: &Kind, family: Family) -> Result<HeadLayers> {
     let has = |module: &str| source.contains(&format!("{module}.weight"));
-    let known = match kind {
-        Kind::Span { .. } => {
-            vec![HeadLayers { dense: None, output: "qa_outputs" }, HeadLayers { dense: None, output: "classifier" }]
-        }
-        Kind::Tagging { .. } => vec![HeadLayers { dense: None, output: "classifier" }],
-        Kind::Classification { .. } | Kind::Regression { .. } => {
-            let activation = dense_activation(family);
-            vec![
-                HeadLayers { dense: Some(("classifier.dense", activation)), output: "classifier.out_proj" },
-                HeadLayers { dense: Some(("pre_classifier", Activation::Relu)), output: "classifier" },
-                HeadLayers { dense: None, output: "classifier" },
-            ]
-        }
-    };
+    let plain = tasks::of(kind).checkpoint_modules().iter().map(|output| HeadLayers { dense: None, output });
+    // Classifiers of a whole text may have a hidden layer.
+    let mut known = Vec::new();
+    if kind.pooling().is_some() {
+        let activation = dense_activation(family);
+        known.push(HeadLayers { dense: Some(("classifier.dense", activation)), output: "classifier.out_proj" });
+        known.push(HeadLayers { dense: Some(("pre_classifier", Activation::Relu)), output: "classifier" });
+    }
+    known.extend(plain);
     let names: BTreeSet<&str> = known.iter().map(|h| h.output).collect();
     let expected = format!("the weight of {}", names.into_iter().collect::<Vec<_>>().join(" or "));
     let found = known.into_iter().find(|head| head.modules().all(has));
@@ -189,7 +183,7 @@ fn check_names(source: &Checkpoint, bundle: &Bundle, head: &HeadLayers) -> Resul
     }
 }
 
-/// A checkpoint of the same tensors may still compute something else.
+/// A checkpoint with the same tensors may still have another configuration.
 fn check_config(source: &Checkpoint, config: &Config) -> Result<()> {
     let number = |names: [&str; 2]| names.iter().find_map(|name| source.config().get(name)?.as_u64());
     let path = source.path().join("config.json");
@@ -226,7 +220,7 @@ fn check_labels(source: &Checkpoint, task: &Task) -> Result<()> {
     let Some(named) = source.config().get("id2label").and_then(|v| v.as_object()) else { return Ok(()) };
     for (at, label) in task.kind().labels().iter().enumerate() {
         let found = named.get(&at.to_string()).and_then(|v| v.as_str()).unwrap_or_default();
-        // Names that only count are what a trainer writes when it was given none.
+        // Names that only count, such as LABEL_0, are a trainer's default.
         if found != label && found != format!("LABEL_{at}") && !found.is_empty() {
             let path = source.path().join("config.json");
             return Err(content(
@@ -257,14 +251,14 @@ fn check_pooling(source: &Checkpoint, task: &Task) -> Result<()> {
     }
 }
 
-/// Every frozen tensor of the encoder has to be the checkpoint's, bit for bit; where the encoder holds codes, what the
-/// checkpoint's values round to.
+/// Every frozen tensor of the encoder has to equal the checkpoint's, bit for bit. If the encoder's weights are int8,
+/// the checkpoint's values have to round to them.
 fn check_weights(source: &Checkpoint, bundle: &Bundle) -> Result<()> {
     /// Tensors named in the refusal.
     const LISTED: usize = 5;
     let tensors = &bundle.manifest().tensors;
     let (mut count, mut of, mut list) = (0, 0, String::new());
-    // Scales follow from the values they are the scales of.
+    // Scales are computed from the values, so they need no comparison.
     let scales: Vec<String> = tensors.iter().map(|t| TensorEntry::scales_of(&t.name)).collect();
     for tensor in tensors.iter().filter(|t| !scales.contains(&t.name)) {
         of += 1;

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use bias_patch::{Base, Manifest, Patch, Result, Task};
+use bias_patch::{Patch, Result, Task};
+use edge_bundle::{Base, Manifest};
 use serde::Serialize;
 
 /// What is in a patch.
@@ -25,7 +26,7 @@ pub struct Report {
 /// One stored slot.
 #[derive(Clone, Debug, Serialize)]
 pub struct SlotReport {
-    /// Term and layer.
+    /// Module and layer.
     pub slot: String,
     /// Number of values.
     pub values: usize,
@@ -37,12 +38,12 @@ pub struct SlotReport {
     pub largest_change: Option<f32>,
 }
 
-/// Describes a patch whose file has `bytes` bytes; with its encoder, also how far each slot moved.
+/// Describes a patch whose file has `bytes` bytes; with its encoder, also how much each slot changed.
 ///
 /// # Errors
 /// When the patch does not fit the encoder.
 pub fn inspect(patch: &Patch, bytes: u64, encoder: Option<(&Manifest, &Base)>) -> Result<Report> {
-    let applied = encoder.map(|(manifest, base)| patch.apply(manifest, base)).transpose()?;
+    let applied = encoder.map(|(manifest, base)| patch.apply(&manifest.shape(), base.slots())).transpose()?;
     let slot = |stored: &bias_patch::StoredSlot| {
         let change = encoder.zip(applied.as_ref()).and_then(|((manifest, base), applied)| {
             let at = manifest.slots.iter().position(|slot| slot.id() == stored.id)?;
@@ -69,7 +70,7 @@ pub fn inspect(patch: &Patch, bytes: u64, encoder: Option<(&Manifest, &Base)>) -
 /// How two patches of one encoder differ in a slot.
 #[derive(Clone, Debug, Serialize)]
 pub struct Difference {
-    /// Term and layer, or a layer of the head.
+    /// Module and layer, or a layer of the head.
     pub part: String,
     /// Mean absolute difference; not a number where the two are of different shapes.
     pub mean: f32,
@@ -82,7 +83,7 @@ pub struct Difference {
 /// # Errors
 /// When either does not fit the encoder.
 pub fn difference(a: &Patch, b: &Patch, manifest: &Manifest, base: &Base) -> Result<Vec<Difference>> {
-    let (first, second) = (a.apply(manifest, base)?, b.apply(manifest, base)?);
+    let (first, second) = (a.apply(&manifest.shape(), base.slots())?, b.apply(&manifest.shape(), base.slots())?);
     let mut found = Vec::new();
     let mut compare = |part: String, a: &[f32], b: &[f32]| {
         if a.len() != b.len() {

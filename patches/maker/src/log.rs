@@ -1,8 +1,7 @@
 //! The log of a training: a JSON object a line, appended while it runs and read back for pictures.
 //!
-//! In: what happens during training, or a file. Out: lines, or entries. Refused: a line that is no such object. Events of a
-//! name that is not known here are passed over, and fields that no picture is made of may be missing, so that other trainers
-//! can write such files too.
+//! In: what happens during training, or a file. Out: lines, or entries. Refused: a line that is not such an object.
+//! Other trainers may write logs too: unknown events are ignored, and fields that no picture needs may be missing.
 
 use std::{
     fs::{self, File},
@@ -14,11 +13,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result, train::Event};
 
-/// A line of a log. A number that is not finite is null in JSON, and none here.
+/// A line of a log. A number that is not finite is null in JSON, and none here. Names that earlier versions wrote are
+/// read too.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "lowercase")]
 pub enum Entry {
-    /// A run begins, or goes on after `step` of `steps` steps.
+    /// A run starts, or resumes after `step` of `steps` steps.
     Run {
         /// Its number, from 1.
         #[serde(default)]
@@ -26,17 +26,18 @@ pub enum Entry {
         /// How many there are.
         #[serde(default)]
         of: usize,
-        /// The training it is of: the same for another run of the same command, and for no other.
+        /// The identity of its training, shortened: see [`fingerprint`](crate::train::fingerprint).
         #[serde(default)]
         training: String,
-        /// What is trained: terms, or weights, in a word.
+        /// What is trained: bias terms, or weights.
         #[serde(default)]
         trained: String,
-        /// Texts to learn from.
+        /// How many training texts there are.
         #[serde(default)]
         texts: usize,
         /// Its highest learning rate.
-        lr: f64,
+        #[serde(alias = "lr")]
+        learning_rate: f64,
         /// Its seed.
         seed: u64,
         /// Steps done.
@@ -50,49 +51,50 @@ pub enum Entry {
         step: u64,
         /// The mean loss of its texts.
         loss: Option<f64>,
-        /// The gradients' norm before they were shortened.
+        /// The norm of the gradients before clipping.
         #[serde(default)]
         norm: Option<f64>,
     },
-    /// A pass over the texts is done.
-    Pass {
-        /// Passes done.
-        #[serde(default)]
-        pass: u64,
+    /// An epoch is done.
+    #[serde(alias = "pass")]
+    Epoch {
+        /// Epochs done.
+        #[serde(default, alias = "pass")]
+        epoch: u64,
         /// The mean loss of its texts.
         #[serde(default)]
         loss: Option<f64>,
-        /// The score on the texts to be judged by.
+        /// The score on the dev set.
         dev: Option<f64>,
-        /// What the score is of.
+        /// The metric of the score.
         #[serde(default)]
         metric: Option<String>,
     },
-    /// All runs on so many texts are done.
+    /// All runs on a number of training texts are done.
     Size {
-        /// Texts learned from.
+        /// How many training texts.
         texts: usize,
-        /// The mean score, over the seeds, of the best learning rate; none if every run diverged.
+        /// The dev score of the best learning rate, the mean over its seeds; none if every run diverged.
         dev: Option<f64>,
         /// The standard deviation of these scores.
         #[serde(default)]
         deviation: Option<f64>,
-        /// The score of the best patch on texts it learned from.
+        /// The score of the best patch on training texts.
         #[serde(default)]
         train: Option<f64>,
-        /// What the scores are of.
+        /// The metric of the scores.
         #[serde(default)]
         metric: Option<String>,
     },
-    /// Texts are left out: no window of theirs holds the whole answer.
+    /// Training texts are left out: no window of theirs holds the whole answer.
     #[serde(rename = "left out")]
     LeftOut {
         /// How many.
         texts: usize,
     },
-    /// A run has diverged and is given up.
+    /// A run diverged and was ended.
     Diverged {
-        /// Where and how.
+        /// At which step, and why.
         reason: String,
     },
     /// An event of another trainer's.
@@ -103,31 +105,31 @@ pub enum Entry {
 impl From<&Event> for Entry {
     fn from(event: &Event) -> Self {
         match event {
-            Event::Run { run, training, trained, texts, rate, seed, step, steps } => Entry::Run {
+            Event::Run { run, training, trained, texts, learning_rate, seed, step, steps } => Entry::Run {
                 run: run.0 + 1,
                 of: run.1,
                 training: training.short(),
                 trained: trained.clone(),
                 texts: *texts,
-                lr: *rate,
+                learning_rate: *learning_rate,
                 seed: *seed,
                 step: *step,
                 steps: *steps,
             },
             Event::Step { step, loss, norm } => Entry::Step { step: *step, loss: Some(*loss), norm: Some(*norm) },
-            Event::Unheld { texts } => Entry::LeftOut { texts: *texts },
+            Event::LeftOut { texts } => Entry::LeftOut { texts: *texts },
             Event::Diverged { reason } => Entry::Diverged { reason: reason.clone() },
-            Event::Epoch { epoch, loss, score, metric } => {
-                Entry::Pass { pass: *epoch, loss: Some(*loss), dev: Some(*score), metric: Some((*metric).to_owned()) }
+            Event::Epoch { epoch, loss, dev, metric } => {
+                Entry::Epoch { epoch: *epoch, loss: Some(*loss), dev: Some(*dev), metric: Some((*metric).to_owned()) }
             }
         }
     }
 }
 
-/// Whether a file is a log, or empty: its first line is an entry.
+/// Checks that a file is a log or empty, by its first line.
 ///
 /// # Errors
-/// When it cannot be read, or is something else.
+/// When it cannot be read, or is a file of another kind.
 pub fn check_log(path: &Path) -> Result<()> {
     let file = File::open(path).map_err(bias_patch::Error::io(path, "read"))?;
     let mut first = Vec::new();
@@ -140,8 +142,8 @@ pub fn check_log(path: &Path) -> Result<()> {
     Err(Error::Content {
         path: path.to_owned(),
         field: "line 1".to_owned(),
-        expected: "a log to go on with, as edge-patch train --log writes it, or no file".to_owned(),
-        found: "a file that is no log".to_owned(),
+        expected: "a log to append to, as edge-patch train --log writes it, or no file".to_owned(),
+        found: "a file of another kind".to_owned(),
     })
 }
 
@@ -177,20 +179,21 @@ mod tests {
                 training: Digest::of(b"it"),
                 trained: "bq+bm2".to_owned(),
                 texts: 64,
-                rate: 1e-3,
+                learning_rate: 1e-3,
                 seed: 7,
                 step: 20,
                 steps: 40,
             },
             Event::Step { step: 21, loss: 0.5, norm: 2.0 },
-            Event::Unheld { texts: 3 },
+            Event::LeftOut { texts: 3 },
             Event::Diverged { reason: "why".to_owned() },
-            Event::Epoch { epoch: 2, loss: 0.25, score: 0.75, metric: "F1" },
+            Event::Epoch { epoch: 2, loss: 0.25, dev: 0.75, metric: "F1" },
         ];
         let dir = tempfile::TempDir::new().unwrap();
         let path = dir.path().join("log.jsonl");
         let entries: Vec<Entry> = events.iter().map(Entry::from).collect();
         let lines: Vec<String> = entries.iter().map(|entry| serde_json::to_string(entry).unwrap()).collect();
+        assert!(lines[0].contains(r#""learning_rate":0.001,"seed":7"#), "{}", lines[0]);
         assert_eq!(lines[2], r#"{"event":"left out","texts":3}"#);
         fs::write(&path, lines.join("\n") + "\n\n").unwrap();
         assert_eq!(read_log(&path).unwrap(), entries);
@@ -198,6 +201,7 @@ mod tests {
         let theirs = r#"
             {"event":"run","lr":0.1,"seed":3,"step":0,"steps":9}
             {"event":"step","step":1,"loss":null}
+            {"event":"pass","pass":1,"dev":0.5}
             {"event":"size","texts":100,"dev":null}
             {"event":"coffee","cups":2}
         "#;
@@ -208,14 +212,15 @@ mod tests {
             training: String::new(),
             trained: String::new(),
             texts: 0,
-            lr: 0.1,
+            learning_rate: 0.1,
             seed: 3,
             step: 0,
             steps: 9,
         };
         let step = Entry::Step { step: 1, loss: None, norm: None };
         let size = Entry::Size { texts: 100, dev: None, deviation: None, train: None, metric: None };
-        assert_eq!(read_log(&path).unwrap(), [run, step, size, Entry::Other]);
+        let epoch = Entry::Epoch { epoch: 1, loss: None, dev: Some(0.5), metric: None };
+        assert_eq!(read_log(&path).unwrap(), [run, step, epoch, size, Entry::Other]);
 
         for (text, found) in [("{\"event\":\"step\"}", "missing field"), ("\n{\"event\":", "line 2"), ("x", "expected")]
         {

@@ -1,19 +1,21 @@
-//! The smallest patch that still scores enough.
+//! Searches for the smallest encoding of a patch that still reaches a least score.
 //!
-//! In: a patch, labelled texts, and the least score. Out: the same patch, each slot and each layer of the head in an encoding
-//! of its own, or left out. Refused: a least score that the patch itself does not reach.
+//! In: a patch, labelled texts, and the least score. Out: the patch with an own encoding for each slot and each layer
+//! of the head, or without some slots. Refused: a least score that the patch itself does not reach.
 //!
 //! The order of the search is fixed, so the same input gives the same patch:
 //!
-//! 1. Each part alone is stored in two bits, and each slot alone is left out, and what that does to the answers on some of
-//!    the texts is measured. The effect of other encodings is taken to grow with the squared error of their values.
-//! 2. Of each part's encodings those stay that no two others beat together (the lower convex hull of effect over bytes). Going
-//!    down it is a list of steps, and all parts' steps are put in the order of effect for each byte saved.
-//! 3. The most steps that together leave the score high enough are found by halving.
-//! 4. The steps that are left are tried one by one; a part whose step costs too much is done.
+//! 1. Sensitivity: each part alone is stored in two bits, and each slot alone is left out. The change of the
+//!    predictions on some of the texts is measured. The effect of other encodings is estimated as proportional to the
+//!    squared error of their values.
+//! 2. Candidates: for each part, the encodings on the lower convex hull of effect over bytes. Each step along a hull,
+//!    to fewer bytes, has a cost: effect for each byte saved. The steps of all parts are sorted by cost.
+//! 3. Bisection finds the largest number of steps, cheapest first, with which the patch still reaches the least score.
+//! 4. The remaining steps are tried one by one. After a step that fails, its part is not changed further.
 
-use bias_patch::{Base, Encoding, Manifest, Patch, SlotId, Stored};
-use edge_run::{Answer, Encoder, Prediction};
+use bias_patch::{Encoding, Patch, SlotId, Stored};
+use edge_bundle::{Base, Manifest};
+use edge_run::{Encoder, Prediction, tasks};
 
 use crate::{
     Error, Result,
@@ -21,14 +23,14 @@ use crate::{
     evaluate::{answers, compare},
 };
 
-/// A patch in some encoding: how it is called, its bytes and its score.
+/// The size and score of a patch in some encoding.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Point {
-    /// How it is stored.
+    /// The name of the encoding.
     pub name: String,
     /// Bytes of the file.
     pub bytes: usize,
-    /// What it scores.
+    /// Its score.
     pub score: f64,
 }
 
@@ -37,13 +39,13 @@ pub struct Point {
 pub struct Searched {
     /// The smallest patch.
     pub patch: Patch,
-    /// What it takes and scores.
+    /// Its size and score.
     pub point: Point,
-    /// For each part how it is stored, none for a slot that is left out.
+    /// The encoding of each part; none for a slot that is left out.
     pub parts: Vec<(String, Option<Encoding>)>,
 }
 
-/// What a patch takes and scores as it is, and with all slots in one encoding and the head in f16, from fine to coarse.
+/// The size and score of a patch as it is, and with all slots in one encoding and the head in f16, from fine to coarse.
 ///
 /// # Errors
 /// When the patch does not fit the encoder.
@@ -53,17 +55,18 @@ pub fn uniform(encoder: &Encoder, patch: &Patch, texts: &[Example], metric: &str
     let mut points = vec![trial.point(patch, "as it is")?];
     let bits = Encoding::BITS.map(|bits| Encoding::Delta { bits, group: 0 });
     for encoding in [Encoding::F32, Encoding::F16].into_iter().chain(bits) {
-        let converted = patch.convert(encoder.bundle().manifest(), encoder.base(), encoding, Encoding::F16)?;
+        let converted =
+            patch.convert(&encoder.bundle().manifest().shape(), encoder.base().slots(), encoding, Encoding::F16)?;
         points.push(trial.point(&converted, &encoding.to_string())?);
     }
     Ok(points)
 }
 
-/// Searches the smallest encoding in which a patch scores at least `least` on labelled texts by a metric of its task.
-/// `progress` is called with patches tried, and at most how many there will be.
+/// Searches for the smallest encoding in which a patch scores at least `least` on labelled texts, by a metric of its
+/// task. `progress` is called with the number of patches tried, and an upper bound of it.
 ///
 /// # Errors
-/// When the patch does not fit the encoder or scores less itself.
+/// When the patch does not fit the encoder, or scores less than `least` itself ([`Error::Search`]).
 pub fn search(
     encoder: &Encoder,
     patch: &Patch,
@@ -77,11 +80,7 @@ pub fn search(
     let mut trial = Trial { encoder, patch, texts, metric, parts, tried: 0, progress };
     let exact = trial.point(patch, "as it is")?;
     if exact.score < least {
-        return Err(Error::Recipe {
-            field: metric.to_owned(),
-            expected: format!("at least {least:.4}, which the patch reaches before any loss"),
-            found: format!("{:.4}", exact.score),
-        });
+        return Err(Error::Search { metric: metric.to_owned(), least, found: exact.score });
     }
     let steps = trial.steps()?;
     let (state, best) = trial.descend(&steps, least)?;
@@ -157,7 +156,7 @@ impl Part {
 
 /// All parts of a patch: its slots in their order, then the layers of its head.
 fn parts(patch: &Patch, manifest: &Manifest, base: &Base) -> Result<Vec<Part>> {
-    let values = patch.apply(manifest, base)?;
+    let values = patch.apply(&manifest.shape(), base.slots())?;
     let mut parts = Vec::new();
     for ((slot, values), base) in manifest.slots.iter().zip(&values).zip(base.slots()) {
         if patch.slots().iter().any(|stored| stored.id == slot.id()) {
@@ -180,11 +179,11 @@ fn bytes(stored: &Stored) -> f64 {
     match stored {
         Stored::F32(values) => 4.0 * values.len() as f64,
         Stored::F16(values) => 2.0 * values.len() as f64,
-        Stored::Delta { scales, codes, .. } => {
+        Stored::Delta { scales, quantized, .. } => {
             let mut counts = [0u32; 256];
-            codes.iter().for_each(|code| counts[usize::from(code.cast_unsigned())] += 1);
-            let share = |count: u32| f64::from(count) / codes.len() as f64;
-            let bits = |count: u32| -f64::from(count) * share(count).log2();
+            quantized.iter().for_each(|value| counts[usize::from(value.cast_unsigned())] += 1);
+            let fraction = |count: u32| f64::from(count) / quantized.len() as f64;
+            let bits = |count: u32| -f64::from(count) * fraction(count).log2();
             let bits: f64 = counts.into_iter().filter(|count| *count > 0).map(bits).sum();
             2.0 * scales.len() as f64 + bits / 8.0
         }
@@ -214,7 +213,12 @@ impl Trial<'_> {
             0 => rung(&|place| matches!(place, Place::Head(layer) if layer == array / 2)).unwrap_or(Encoding::F16),
             _ => Encoding::F16,
         };
-        Ok(self.patch.convert_each(self.encoder.bundle().manifest(), self.encoder.base(), slot, head)?)
+        Ok(self.patch.convert_each(
+            &self.encoder.bundle().manifest().shape(),
+            self.encoder.base().slots(),
+            slot,
+            head,
+        )?)
     }
 
     fn answers(&mut self, patch: &Patch, texts: &[Example]) -> Result<Vec<Prediction>> {
@@ -238,6 +242,7 @@ impl Trial<'_> {
         let every = self.texts.len().div_ceil(PROBED).max(1);
         let probed: Vec<Example> = self.texts.iter().step_by(every).cloned().collect();
         let exact = self.answers(&self.patch.clone(), &probed)?;
+        let kind = tasks::of(self.patch.task().kind());
         let mut steps = Vec::new();
         for part in 0..self.parts.len() {
             let effect = |trial: &mut Self, rung: Option<usize>| -> Result<Option<f64>> {
@@ -246,7 +251,7 @@ impl Trial<'_> {
                 state[part] = rung;
                 let patch = trial.build(&state)?;
                 let found = trial.answers(&patch, &probed)?;
-                Ok(Some(exact.iter().zip(&found).map(|(a, b)| distance(a, b)).sum()))
+                Ok(Some(exact.iter().zip(&found).map(|(a, b)| kind.distance(a, b)).sum()))
             };
             let [rounded, dropped] = self.parts[part].probes();
             let of_rounded = effect(self, rounded)?.unwrap_or(0.0);
@@ -295,7 +300,7 @@ impl Trial<'_> {
         };
         let mut done = vec![false; parts];
         for step in &steps[holds..] {
-            // A step goes on from where the part stands.
+            // A step starts at the part's current encoding.
             if done[step.part] || state[step.part] != step.from {
                 continue;
             }
@@ -328,25 +333,6 @@ fn hull(part: usize, rungs: &[Rung], effects: &[f64]) -> Vec<Step> {
     }
 }
 
-/// How far two answers to one text are apart.
-fn distance(a: &Prediction, b: &Prediction) -> f64 {
-    let other = |different: bool| f64::from(u8::from(different));
-    match (&a.answer, &b.answer) {
-        (Answer::Tags(a), Answer::Tags(b)) => {
-            let score = |score: Option<f32>| f64::from(score.unwrap_or(0.0));
-            let pairs = a.iter().zip(b);
-            let sum: f64 =
-                pairs.map(|(a, b)| (score(a.score) - score(b.score)).powi(2) + other(a.label != b.label)).sum();
-            sum / a.len().max(1) as f64
-        }
-        (Answer::Spans(a), Answer::Spans(b)) => match (a.first(), b.first()) {
-            (Some(a), Some(b)) => f64::from(a.score - b.score).powi(2) + other((a.start, a.end) != (b.start, b.end)),
-            (a, b) => other(a.is_some() != b.is_some()),
-        },
-        _ => squares(&a.logits, &b.logits),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -368,7 +354,7 @@ mod tests {
     fn coarser_encodings_take_fewer_bytes_and_have_larger_errors() {
         let base = vec![0.5f32; 384];
         let values: Vec<f32> = (0..384).map(|at| 0.5 + (at as f32 * 0.37).sin() * 0.1).collect();
-        let id = SlotId::new(bias_patch::Term::Query, Some(0)).unwrap();
+        let id = SlotId::new(bias_patch::Module::Query, Some(0)).unwrap();
         let part = Part::new(Place::Slot(id), &values, Some(&base)).unwrap();
         assert_eq!(part.rungs.len(), 12);
         assert_eq!((part.rungs[0].bytes, part.rungs[0].error), (1536.0, 0.0));

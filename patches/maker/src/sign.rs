@@ -1,4 +1,4 @@
-//! Signs patches, so that a device takes only those that someone vouches for.
+//! Signs patches, for devices that accept only patches signed by a key they trust.
 //!
 //! In: a patch and a secret key, as `minisign -G` writes it. Out: the signature beside the patch, in minisign's format;
 //! `bias_patch::Keys` checks it. Refused: a file that is not a patch.
@@ -13,8 +13,8 @@ use minisign::{ErrorKind, PError, SecretKeyBox};
 
 use crate::{Error, Result};
 
-/// Signs a patch with the key in a file and says where the signature is. The password of a key that has one is asked for
-/// on the terminal.
+/// Signs a patch with the key in a file, and gives the path of the signature. If the key has a password, asks for it on
+/// the terminal.
 ///
 /// # Errors
 /// When the patch or the key is not one, or the signature cannot be written.

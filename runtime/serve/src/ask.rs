@@ -1,4 +1,7 @@
-//! From texts and tasks to predictions: the limits of a request, the queues of its encoders, and the wait.
+//! Answers the texts of one request.
+//!
+//! In: texts, each with a task. Out: predictions, in the same order, with the time each text waited. Refused: more
+//! texts or longer ones than the limits allow, and texts for which a queue has no room.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,7 +9,7 @@ use edge_run::{Error, Prediction, Text};
 use hyper::StatusCode;
 
 use crate::{
-    batcher::{Answered, Job, Station},
+    batcher::{Answered, Job, Worker},
     limits,
     reply::Refusal,
     tasks::Resident,
@@ -18,8 +21,8 @@ pub(crate) struct Answer {
     pub waited: Duration,
 }
 
-/// Asks every text of its task, all together; the answers come in the order of the questions. Dropping the future
-/// cancels what has not run.
+/// Queues all texts for their tasks, and waits for the answers, which come in the same order. Dropping the future
+/// cancels texts that have not run.
 ///
 /// # Errors
 /// When there are more questions than a request may have, a text is too long, or a queue is full.
@@ -39,7 +42,7 @@ pub(crate) async fn ask(questions: Vec<(Arc<Resident>, Arc<Text>)>) -> Result<Ve
             "expected at most {expected} bytes of texts times tasks, found {found}"
         )));
     }
-    let mut stations: Vec<(Arc<Station>, Vec<Job>)> = Vec::new();
+    let mut workers: Vec<(Arc<Worker>, Vec<Job>)> = Vec::new();
     let mut receivers = Vec::with_capacity(questions.len());
     for (resident, text) in questions {
         for part in [Some(text.first()), text.second()].into_iter().flatten() {
@@ -50,14 +53,14 @@ pub(crate) async fn ask(questions: Vec<(Arc<Resident>, Arc<Text>)>) -> Result<Ve
         }
         let (job, receiver) = Job::new(resident.task.clone(), text);
         receivers.push(receiver);
-        match stations.iter_mut().find(|(station, _)| Arc::ptr_eq(station, &resident.station)) {
+        match workers.iter_mut().find(|(worker, _)| Arc::ptr_eq(worker, &resident.worker)) {
             Some((_, jobs)) => jobs.push(job),
-            None => stations.push((resident.station.clone(), vec![job])),
+            None => workers.push((resident.worker.clone(), vec![job])),
         }
     }
-    for (station, jobs) in stations {
+    for (worker, jobs) in workers {
         let full = |_| Refusal::busy("more texts wait than the queue holds; ask again in a second");
-        station.submit(jobs).map_err(full)?;
+        worker.submit(jobs).map_err(full)?;
     }
     let mut answers = Vec::with_capacity(receivers.len());
     for receiver in receivers {
@@ -71,7 +74,7 @@ fn answer((answered, waited): Answered) -> Result<Answer, Refusal> {
         Ok(prediction) => Ok(Answer { prediction, waited }),
         Err(error @ (Error::Text(_) | Error::Tokenizer { .. })) => Err(Refusal::bad(error.to_string())),
         Err(Error::Memory { place, bytes, helps }) => {
-            // What helps is for who runs the server, not for who asks it.
+            // The hint in the error is for whoever runs the server, so a client does not get it.
             tracing::warn!(place, bytes, helps, "a text has no answer: there is not enough memory");
             Err(Refusal::busy(format!("{place}: expected {bytes} bytes of memory, found less; ask again in a second")))
         }

@@ -1,11 +1,11 @@
-//! One encoder at work: texts of all its tasks wait in one queue and run together.
+//! Runs one encoder on a thread of its own: the texts of all its tasks wait in one queue and run in batches.
 //!
 //! In: texts, each with its task and a place to put the answer. Out: answers. Refused: more texts than the queue holds.
 //!
-//! A batch is what one run of the encoder takes: the oldest text, then whatever else fits by its length, the oldest first.
-//! Nobody waits for company: a text that finds the encoder idle runs at once. Only after a batch, the encoder waits for as
-//! many texts as that one had, since clients that were just answered tend to ask again together; it waits no longer than
-//! [`Batching::wait`] from the end of that batch, so this is the most that batching adds to any text's time.
+//! A batch is what one run of the encoder takes: the oldest text, then other texts that fit by their length, oldest
+//! first. A text that finds the encoder idle runs at once. After a batch, the encoder waits until as many texts as it
+//! had are queued again, because clients that were just answered tend to ask again together. It waits no longer than
+//! [`Batching::wait`] from the end of the batch, so batching delays no text by more than that.
 
 use std::{
     collections::VecDeque,
@@ -16,22 +16,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bias_patch::Kind;
 use edge_run::{Encoder, Options, Prediction, RUN_TOKENS, Request, Task, Text};
 use tokio::sync::oneshot;
 
 use crate::{limits, metrics::Metrics};
 
-/// How texts are put together.
+/// How texts are batched.
 #[derive(Clone, Copy, Debug)]
 pub struct Batching {
     /// Texts that may wait.
     pub queue: usize,
-    /// The most that is waited for others, from the end of the batch before.
+    /// The longest wait for further texts, from the end of the previous batch.
     pub wait: Duration,
 }
 
-/// A text on its way to an answer.
+/// A queued text.
 pub(crate) struct Job {
     task: Arc<Task>,
     text: Arc<Text>,
@@ -40,15 +39,15 @@ pub(crate) struct Job {
     tokens: usize,
 }
 
-/// What becomes of a text, and how long it waited before it ran.
+/// The result for a text, and how long it waited before it ran.
 pub(crate) type Answered = (edge_run::Result<Prediction>, Duration);
 
 /// The queue has no room.
 #[derive(Debug)]
 pub(crate) struct Full;
 
-/// An encoder with its thread, which ends when nobody holds the station any more.
-pub(crate) struct Station {
+/// An encoder and its thread. The thread ends when the worker is dropped.
+pub(crate) struct Worker {
     shared: Arc<Shared>,
 }
 
@@ -66,13 +65,13 @@ struct Queue {
     closed: bool,
 }
 
-/// The batch before.
+/// The previous batch.
 struct Before {
     texts: usize,
     ended: Instant,
 }
 
-// One thread runs what others attach and ask.
+// Other threads attach tasks and queue texts; the worker's thread runs them.
 const _: () = {
     const fn shared_by_threads<T: Send + Sync>() {}
     shared_by_threads::<Encoder>();
@@ -80,7 +79,7 @@ const _: () = {
 };
 
 impl Job {
-    /// A text for a task, and where its answer will be. Dropping the receiver cancels it.
+    /// A text for a task, and the receiver of its answer. Dropping the receiver cancels the text.
     pub fn new(task: Arc<Task>, text: Arc<Text>) -> (Self, oneshot::Receiver<Answered>) {
         let (answer, receiver) = oneshot::channel();
         let tokens = likely_tokens(&task, &text);
@@ -88,17 +87,17 @@ impl Job {
     }
 }
 
-impl Station {
+impl Worker {
     /// Starts the thread of an encoder.
     ///
     /// # Errors
-    /// When the system has no thread to give.
+    /// When the system does not start a thread.
     pub fn start(encoder: Encoder, batching: Batching, metrics: Arc<Metrics>) -> io::Result<Self> {
         let (queue, changed) = Default::default();
         let shared = Arc::new(Shared { encoder, batching, metrics, queue, changed });
-        let worker = shared.clone();
-        thread::Builder::new().name("encoder".to_owned()).spawn(move || worker.work())?;
-        Ok(Station { shared })
+        let on_thread = shared.clone();
+        thread::Builder::new().name("encoder".to_owned()).spawn(move || on_thread.work())?;
+        Ok(Worker { shared })
     }
 
     /// The encoder.
@@ -106,7 +105,7 @@ impl Station {
         &self.shared.encoder
     }
 
-    /// Queues all of some texts, or none.
+    /// Queues all of these texts, or none.
     ///
     /// # Errors
     /// When there is no room for them.
@@ -123,9 +122,9 @@ impl Station {
     }
 }
 
-impl Drop for Station {
+impl Drop for Worker {
     fn drop(&mut self) {
-        // The thread itself may be who drops the last task, so it is told and not waited for.
+        // The thread itself may drop the last task, so the thread is told to end but not joined.
         self.shared.lock().closed = true;
         self.shared.changed.notify_one();
     }
@@ -133,7 +132,7 @@ impl Drop for Station {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Queue> {
-        // No code that can panic runs under the lock, so a queue is never left half-changed.
+        // No code that can panic runs under the lock, so the queue is consistent even if the lock is poisoned.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -148,7 +147,7 @@ impl Shared {
         }
     }
 
-    /// Waits for the next batch; none when nobody is left who could ask.
+    /// Waits for the next batch; none when the worker was dropped and the queue is empty.
     fn next(&self, before: &Before) -> Option<Vec<Job>> {
         let mut queue = self.lock();
         while queue.jobs.is_empty() {
@@ -182,15 +181,16 @@ impl Shared {
                 Options { top: limits::TOP, most_windows: Some(limits::WINDOWS), ..Options::default() },
             )
         };
-        // A text that makes the tokenizer panic is a bug, but not one that the other texts should feel. Only where panics
-        // unwind: a build of the board profile aborts, says so when it starts, and is for a supervisor to start again.
+        // A text that makes the tokenizer panic is a bug, but the other texts must still be answered. This works only
+        // where panics unwind. A build of the board profile aborts instead: it says so at start, and a supervisor has
+        // to restart it.
         match catch_unwind(AssertUnwindSafe(run)) {
             Ok(answers) => {
                 self.metrics.batch(&answers);
                 for (job, answer) in batch.into_iter().zip(answers) {
                     let waited = begun.saturating_duration_since(job.entered);
                     self.metrics.wait_seconds.observe(waited.as_secs_f64());
-                    // Whoever asked may have gone.
+                    // The client may have gone.
                     let _ = job.answer.send((answer, waited));
                 }
             }
@@ -200,7 +200,7 @@ impl Shared {
     }
 }
 
-/// Takes a batch out of a queue, and drops the texts that nobody waits for any more.
+/// Takes a batch from a queue, and drops cancelled texts.
 fn take(jobs: &mut VecDeque<Job>) -> Vec<Job> {
     let (mut batch, mut room) = (Vec::new(), RUN_TOKENS);
     let mut left = VecDeque::with_capacity(jobs.len());
@@ -216,17 +216,16 @@ fn take(jobs: &mut VecDeque<Job>) -> Vec<Job> {
     batch
 }
 
-/// About how many tokens a text becomes. It only decides what runs together, so it need not be right.
+/// An estimate of a text's number of tokens. It only decides which texts run together, so it need not be exact.
 fn likely_tokens(task: &Task, text: &Text) -> usize {
-    /// Bytes of a token in most languages' text, white space included.
+    /// Bytes for each token in most languages, white space included.
     const TOKEN_BYTES: usize = 4;
     /// Special tokens.
     const SPECIAL: usize = 3;
     let bytes = text.first().len() + text.second().map_or(0, str::len);
     let tokens = bytes / TOKEN_BYTES + SPECIAL;
-    match task.spec().kind() {
-        // A long context is read whole, in windows.
-        Kind::Span { .. } => tokens,
-        _ => tokens.min(usize::try_from(task.spec().max_length()).unwrap_or(usize::MAX)),
+    if task.kind().in_windows() {
+        return tokens;
     }
+    tokens.min(usize::try_from(task.spec().max_length()).unwrap_or(usize::MAX))
 }

@@ -1,11 +1,12 @@
 //! The directory of patches.
 //!
-//! In: the files of one directory, and what was touched there. Out: a [`Listing`] at every change. A file is read once,
-//! checked whole and attached before it takes the place of the one before; until then, and whenever it is refused, the one
-//! before goes on answering.
-//! Refused: what `edge-patch verify` refuses, with the same words; a link to a place outside of the directory; of two files
-//! with one task's name the one whose own name sorts last, whichever came first, so that a restart changes nothing; with
-//! keys, a patch that none of them signed.
+//! In: the files of one directory, and the names of those that were touched. Out: a [`Listing`] at every change. A file
+//! is read once, checked and attached before it replaces the previous one. Until then, and if it is refused, the
+//! previous one keeps answering.
+//!
+//! Refused: what `edge-patch verify` refuses, with the same message; a link that leads out of the directory; with keys,
+//! a patch that none of them signed. Of two files with the same task name, the one whose file name sorts last is
+//! refused, whichever came first, so that a restart changes nothing.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,19 +18,19 @@ use std::{
     sync::Arc,
 };
 
-use bias_patch::{Digest, Error as FormatError, Keys, Patch, signature_path};
+use bias_patch::{Digest, Error as PatchError, Keys, Patch, signature_path};
 
 use crate::{
     encoders::Encoders,
     limits,
     metrics::Metrics,
-    tasks::{Board, Listing, Resident, Silent},
+    tasks::{CurrentListing, Listing, Resident, Unavailable},
 };
 
-/// What the names of patches end in.
+/// The ending of a patch's file name.
 const SUFFIX: &str = ".bias";
 
-/// The directory, as only one thread sees it.
+/// The directory. Only one thread has it.
 pub(crate) struct Directory {
     dir: PathBuf,
     encoders: Encoders,
@@ -37,7 +38,7 @@ pub(crate) struct Directory {
     files: BTreeMap<OsString, Known>,
     tasks: BTreeMap<String, Arc<Resident>>,
     unreadable: Option<String>,
-    board: Arc<Board>,
+    current: Arc<CurrentListing>,
     metrics: Arc<Metrics>,
 }
 
@@ -55,7 +56,7 @@ struct Known {
 #[derive(Debug, PartialEq)]
 struct Refused {
     reason: String,
-    /// What may change so that the same file is taken.
+    /// What has to change before the same file is tried again.
     until: Until,
 }
 
@@ -63,7 +64,7 @@ struct Refused {
 enum Until {
     /// Nothing but the file itself.
     Replaced,
-    /// Whatever kept the system from reading it, which ends unseen.
+    /// An error of the system when it read the file; no event tells when that is over.
     Passed,
     /// The encoder's bundle is in the store.
     Stored(Digest),
@@ -71,13 +72,19 @@ enum Until {
     Free(String),
 }
 
-/// What changes whenever a file, or its signature, is replaced or written to.
+/// A value that changes whenever a file, or its signature, is replaced or written to.
 type Stamp = [Option<(u64, u64, u64, i64, i64, i64, i64)>; 2];
 
 impl Directory {
-    pub fn new(dir: PathBuf, encoders: Encoders, keys: Option<Keys>, board: Arc<Board>, metrics: Arc<Metrics>) -> Self {
+    pub fn new(
+        dir: PathBuf,
+        encoders: Encoders,
+        keys: Option<Keys>,
+        current: Arc<CurrentListing>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         let (files, tasks) = Default::default();
-        Directory { dir, encoders, keys, files, tasks, unreadable: None, board, metrics }
+        Directory { dir, encoders, keys, files, tasks, unreadable: None, current, metrics }
     }
 
     /// The directory's path.
@@ -85,22 +92,22 @@ impl Directory {
         &self.dir
     }
 
-    /// The root of the store of bundles, where an encoder may turn up.
+    /// The root of the store, where a missing encoder may appear later.
     pub fn store(&self) -> Option<&Path> {
         self.encoders.store()
     }
 
-    /// Whether the directory could be read the last time.
+    /// Whether the last attempt to read the directory succeeded.
     pub fn is_readable(&self) -> bool {
         self.unreadable.is_none()
     }
 
-    /// Looks at the whole directory. A file is read if it is new, looks changed or is among `touched`.
+    /// Scans the whole directory. A file is read if it is new, its stamp has changed or it is among `touched`.
     pub fn scan(&mut self, touched: &BTreeSet<OsString>) {
         match self.list() {
             Ok(found) => self.compare(found, touched),
             Err(error) => {
-                // Nothing is known about the files: what answers goes on.
+                // Nothing is known about the files, so the loaded tasks keep answering.
                 let reason = error.to_string();
                 if self.unreadable.as_ref() != Some(&reason) {
                     tracing::error!(reason, "the patches cannot be read; what is loaded goes on answering");
@@ -114,7 +121,7 @@ impl Directory {
     /// Loads a task anew from the file that last had its name.
     ///
     /// # Errors
-    /// Saying why it was refused; none if there is no such file.
+    /// Why the file was refused; no reason if there is no such file.
     pub fn load(&mut self, task: &str) -> Result<(), Option<String>> {
         if self.file_of(task).is_none() {
             self.scan(&BTreeSet::new());
@@ -130,7 +137,7 @@ impl Directory {
         }
     }
 
-    /// Takes a task out of service until it is loaded, or its file replaced. Whether there was one.
+    /// Takes a task out of service until it is loaded or its file is replaced. Gives whether there was such a task.
     pub fn unload(&mut self, task: &str) -> bool {
         let Some(resident) = self.tasks.remove(task) else { return false };
         if let Some(known) = self.files.get_mut(&resident.file) {
@@ -142,11 +149,11 @@ impl Directory {
         true
     }
 
-    /// The patches that are there, with their stamps.
-    fn list(&self) -> Result<BTreeMap<OsString, Stamp>, FormatError> {
+    /// The patches in the directory, with their stamps.
+    fn list(&self) -> Result<BTreeMap<OsString, Stamp>, PatchError> {
         let mut found = BTreeMap::new();
-        for entry in fs::read_dir(&self.dir).map_err(FormatError::io(&self.dir, "read"))? {
-            let name = entry.map_err(FormatError::io(&self.dir, "read"))?.file_name();
+        for entry in fs::read_dir(&self.dir).map_err(PatchError::io(&self.dir, "read"))? {
+            let name = entry.map_err(PatchError::io(&self.dir, "read"))?.file_name();
             let bytes = name.as_encoded_bytes();
             if bytes.ends_with(SUFFIX.as_bytes()) && !bytes.starts_with(b".") {
                 let stamp = self.stamp(&name);
@@ -184,8 +191,8 @@ impl Directory {
         self.retry();
     }
 
-    /// Whether something is waited for that happens unseen: the system to read a patch or the directory again, or a bundle
-    /// that is in the store, and could not be opened, to be whole.
+    /// Whether something is awaited of which no event tells: that a patch or the directory can be read again, or that a
+    /// bundle in the store, which could not be opened, is complete.
     pub fn awaits_unseen(&self) -> bool {
         let waits = |known: &Known| match known.refused.as_ref().map(|refused| &refused.until) {
             Some(Until::Passed) => true,
@@ -195,7 +202,7 @@ impl Directory {
         !self.is_readable() || self.files.values().any(waits)
     }
 
-    /// Reads refused files again if what they waited for has happened, or may have.
+    /// Reads refused files again if the reason may have gone.
     fn retry(&mut self) {
         let due = |known: &Known| match known.refused.as_ref().map(|refused| &refused.until) {
             Some(Until::Passed) => true,
@@ -210,7 +217,7 @@ impl Directory {
         }
     }
 
-    /// Reads a file, and lets it answer if it is as it should be.
+    /// Reads a file; if it is valid, its task answers from now on.
     fn read(&mut self, name: &OsStr, stamp: Stamp) {
         let outcome = self.resident(name);
         let mut known = self.files.remove(name).unwrap_or_default();
@@ -221,7 +228,7 @@ impl Directory {
                     self.remove(&before, name);
                 }
                 (known.refused, known.unloaded) = (None, false);
-                // Its name sorts last, or this file would have been refused.
+                // The other file's name sorts after this one's; otherwise this file would have been refused.
                 if let Some(holder) = self.holder(&resident.name).filter(|holder| *holder != name).map(OsStr::to_owned)
                 {
                     self.displace(&holder, &resident);
@@ -257,7 +264,7 @@ impl Directory {
         }
     }
 
-    /// Takes a task's name from the file that had it: it is refused from now on, if it was not already.
+    /// Takes a task's name from the file that had it. That file is refused from now on.
     fn displace(&mut self, holder: &OsStr, resident: &Resident) {
         let refused = self.taken(holder, &resident.name, &resident.file);
         let Some(known) = self.files.get_mut(holder) else { return };
@@ -269,7 +276,7 @@ impl Directory {
         }
     }
 
-    /// Ends a task, if `file` is what it came in.
+    /// Ends a task if it came from `file`.
     fn remove(&mut self, task: &str, file: &OsStr) {
         if self.tasks.get(task).is_some_and(|resident| resident.file == file) {
             self.tasks.remove(task);
@@ -278,7 +285,8 @@ impl Directory {
         }
     }
 
-    /// The task of a file: checked whole, attached, and not yet answering. The one that answers if the bytes are its.
+    /// The task of a file, checked and attached but not yet answering. If the bytes are those of the task that answers,
+    /// that task.
     fn resident(&mut self, name: &OsStr) -> Result<Arc<Resident>, Refused> {
         let path = self.dir.join(name);
         let bytes = self.bytes(&path, limits::PATCH_BYTES).map_err(Refused::of)?;
@@ -296,20 +304,20 @@ impl Directory {
         if let Some(holder) = self.holder(&task).filter(|holder| *holder < name) {
             return Err(self.taken(name, &task, holder));
         }
-        // A bundle may be on its way into the store, so whatever is wrong with it may pass.
-        let station = self
+        // The bundle may still be on its way into the store, so any error of it may pass.
+        let worker = self
             .encoders
-            .station(patch.encoder(), &self.metrics)
+            .worker(patch.encoder(), &self.metrics)
             .map_err(|error| Refused { reason: error.to_string(), until: Until::Stored(patch.encoder()) })?;
-        let attached = station.encoder().attach(&patch).map_err(|error| match error {
-            edge_run::Error::Format(error) => Refused::of(error.in_file(&path)),
+        let attached = worker.encoder().attach(&patch).map_err(|error| match error {
+            edge_run::Error::Patch(error) => Refused::of(error.in_file(&path)),
             other => Refused::of(other),
         })?;
         let task_of = Arc::new(attached);
-        Ok(Arc::new(Resident { name: task, file: name.to_owned(), digest, bytes: bytes.len(), task: task_of, station }))
+        Ok(Arc::new(Resident { name: task, file: name.to_owned(), digest, bytes: bytes.len(), task: task_of, worker }))
     }
 
-    /// Why a file is refused whose task has its name from another file, too.
+    /// Why a file is refused if another file has the same task name.
     fn taken(&self, name: &OsStr, task: &str, holder: &OsStr) -> Refused {
         let reason = format!(
             "{}: task name: expected one that no other file has, found {task}, which {} answers for, as its name sorts \
@@ -320,27 +328,27 @@ impl Directory {
         Refused { reason, until: Until::Free(task.to_owned()) }
     }
 
-    /// The bytes of a regular file of the directory, wherever within it links lead, and never of one outside of it.
-    fn bytes(&self, path: &Path, most: u64) -> Result<Vec<u8>, FormatError> {
-        let place = fs::canonicalize(&self.dir).map_err(FormatError::io(&self.dir, "read"))?;
-        let real = fs::canonicalize(path).map_err(FormatError::io(path, "read"))?;
-        let field = |expected: String, found: String| FormatError::Field { field: "file".to_owned(), expected, found };
+    /// The bytes of a regular file of the directory. Links are followed within the directory only.
+    fn bytes(&self, path: &Path, most: u64) -> Result<Vec<u8>, PatchError> {
+        let place = fs::canonicalize(&self.dir).map_err(PatchError::io(&self.dir, "read"))?;
+        let real = fs::canonicalize(path).map_err(PatchError::io(path, "read"))?;
+        let field = |expected: String, found: String| PatchError::Field { field: "file".to_owned(), expected, found };
         if !real.starts_with(&place) {
             let expected = format!("one within {}, which alone is read", self.dir.display());
             return Err(field(expected, "a link that leads out of it".to_owned()).in_file(path));
         }
-        // Before it is opened: to open a pipe is to wait for its writer. Its real path has no links left to follow.
-        let metadata = fs::symlink_metadata(&real).map_err(FormatError::io(path, "read"))?;
+        // Checked before it is opened, because opening a pipe waits for its writer. The real path has no links.
+        let metadata = fs::symlink_metadata(&real).map_err(PatchError::io(path, "read"))?;
         if !metadata.is_file() {
             return Err(field("a regular file".to_owned(), "something else".to_owned()).in_file(path));
         }
-        let file = File::open(&real).map_err(FormatError::io(path, "read"))?;
-        let opened = file.metadata().map_err(FormatError::io(path, "read"))?;
+        let file = File::open(&real).map_err(PatchError::io(path, "read"))?;
+        let opened = file.metadata().map_err(PatchError::io(path, "read"))?;
         if (opened.dev(), opened.ino()) != (metadata.dev(), metadata.ino()) {
             return Err(field("one that stays while it is read".to_owned(), "another file".to_owned()).in_file(path));
         }
         let mut bytes = Vec::new();
-        file.take(most + 1).read_to_end(&mut bytes).map_err(FormatError::io(path, "read"))?;
+        file.take(most + 1).read_to_end(&mut bytes).map_err(PatchError::io(path, "read"))?;
         if bytes.len() as u64 > most {
             return Err(field(format!("at most {most} bytes"), "more".to_owned()).in_file(path));
         }
@@ -354,14 +362,14 @@ impl Directory {
         answers.or_else(|| unloaded().map(|(name, _)| name.as_os_str()))
     }
 
-    /// The file that has a task's name; else one that is called so.
+    /// The file that has a task's name; else the file whose own name it is.
     fn file_of(&self, task: &str) -> Option<OsString> {
         let called = || self.files.keys().find(|name| stem(name) == task).map(OsString::as_os_str);
         self.holder(task).or_else(called).map(OsStr::to_owned)
     }
 
     fn publish(&mut self) {
-        let silent = |(name, known): (&OsString, &Known)| {
+        let unavailable = |(name, known): (&OsString, &Known)| {
             let task = known.task.clone().unwrap_or_else(|| stem(name));
             let reason = match &known.refused {
                 Some(refused) => refused.reason.clone(),
@@ -370,33 +378,33 @@ impl Directory {
                 }
                 None => return None,
             };
-            Some(Silent { file: name.to_string_lossy().into_owned(), task, reason })
+            Some(Unavailable { file: name.to_string_lossy().into_owned(), task, reason })
         };
         let listing = Listing {
             tasks: self.tasks.clone(),
-            silent: self.files.iter().filter_map(silent).collect(),
+            unavailable: self.files.iter().filter_map(unavailable).collect(),
             unreadable: self.unreadable.clone(),
         };
         self.metrics.tasks.set(listing.tasks.len() as i64);
         self.metrics.refused.set(self.files.values().filter(|known| known.refused.is_some()).count() as i64);
-        self.board.replace(listing);
+        self.current.replace(listing);
         self.metrics.encoders.set(self.encoders.count() as i64);
     }
 }
 
 impl Refused {
-    /// Until the file is replaced, unless it was the system that could not read it.
+    /// A refusal that lasts until the file is replaced, or, for a read error, until the system can read the file.
     fn of(error: impl Into<edge_run::Error>) -> Self {
         let error = error.into();
         let until = match &error {
-            edge_run::Error::Format(FormatError::Io { .. }) => Until::Passed,
+            edge_run::Error::Patch(PatchError::Io { .. }) => Until::Passed,
             _ => Until::Replaced,
         };
         Refused { reason: error.to_string(), until }
     }
 }
 
-/// What a file calls itself: its name without the suffix.
+/// A file's name without the suffix.
 fn stem(name: &OsStr) -> String {
     let name = name.to_string_lossy();
     name.strip_suffix(SUFFIX).unwrap_or(&name).to_owned()

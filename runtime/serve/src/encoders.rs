@@ -1,7 +1,7 @@
-//! The encoders that run: each is mapped when the first task names it, and ends with the last that holds it.
+//! The encoders in memory: each is loaded for the first task that names it, and dropped with its last task.
 //!
-//! In: the digest that a patch names. Out: its station. Refused: an encoder that is neither among the bundles that were
-//! named nor in the store, and a bundle that is not as it should be.
+//! In: the digest that a patch names. Out: the worker that runs it. Refused: an encoder that is neither in a bundle of
+//! --bundle nor in the store, and a damaged bundle.
 
 use std::{
     collections::BTreeMap,
@@ -9,26 +9,27 @@ use std::{
     sync::{Arc, Weak},
 };
 
-use bias_patch::{Bundle, Digest, Store};
+use bias_patch::Digest;
+use edge_bundle::{Bundle, Store};
 use edge_run::{Encoder, EngineOptions};
 
 use crate::{
-    batcher::{Batching, Station},
+    batcher::{Batching, Worker},
     metrics::Metrics,
 };
 
-/// Where encoders come from, and those that run.
+/// Where encoders are found, and those in memory.
 pub(crate) struct Encoders {
-    /// Bundles that were named.
+    /// The bundles of --bundle.
     bundles: Vec<Bundle>,
-    /// Where all others are looked for.
+    /// Where all other bundles are looked up.
     store: Option<Store>,
-    /// How they run.
+    /// How encoders run.
     engine: EngineOptions,
-    /// How their texts are put together.
+    /// How texts are batched.
     batching: Batching,
-    /// An encoder runs as long as a task holds it.
-    running: BTreeMap<Digest, Weak<Station>>,
+    /// The workers, each as long as a task holds it.
+    running: BTreeMap<Digest, Weak<Worker>>,
 }
 
 impl Encoders {
@@ -36,10 +37,10 @@ impl Encoders {
         Encoders { bundles, store, engine, batching, running: BTreeMap::new() }
     }
 
-    /// The running encoder of a digest; it is mapped the first time.
-    pub fn station(&mut self, encoder: Digest, metrics: &Arc<Metrics>) -> Result<Arc<Station>, edge_run::Error> {
-        if let Some(station) = self.running.get(&encoder).and_then(Weak::upgrade) {
-            return Ok(station);
+    /// The worker of an encoder, which is loaded the first time.
+    pub fn worker(&mut self, encoder: Digest, metrics: &Arc<Metrics>) -> Result<Arc<Worker>, edge_run::Error> {
+        if let Some(worker) = self.running.get(&encoder).and_then(Weak::upgrade) {
+            return Ok(worker);
         }
         let named = self.bundles.iter().find(|bundle| bundle.manifest().encoder == encoder);
         let bundle = match (named, &self.store) {
@@ -50,29 +51,33 @@ impl Encoders {
         let dir = bundle.dir().to_owned();
         let loaded = Encoder::load(bundle, self.engine)?;
         tracing::info!(encoder = encoder.short(), dir = %dir.display(), arithmetic = loaded.arithmetic(), "encoder mapped");
-        let started = Station::start(loaded, self.batching, metrics.clone());
-        let station = Arc::new(started.map_err(|source| edge_run::Error::Io {
+        if let Some(reason) = loaded.uncovered() {
+            let short = encoder.short();
+            tracing::warn!(encoder = short, reason, "tract runs this encoder, slower and over a copy of the weights");
+        }
+        let started = Worker::start(loaded, self.batching, metrics.clone());
+        let worker = Arc::new(started.map_err(|source| edge_run::Error::Io {
             path: dir,
             action: "start a thread for the encoder in",
             source,
         })?);
-        self.running.insert(encoder, Arc::downgrade(&station));
-        Ok(station)
+        self.running.insert(encoder, Arc::downgrade(&worker));
+        Ok(worker)
     }
 
-    /// The root of the store of bundles, where an encoder may turn up.
+    /// The root of the store, where a missing encoder may appear later.
     pub fn store(&self) -> Option<&Path> {
         self.store.as_ref().map(Store::root)
     }
 
-    /// Whether the store has got an encoder's bundle.
+    /// Whether an encoder's bundle is in the store.
     pub fn is_stored(&self, encoder: Digest) -> bool {
         self.store.as_ref().is_some_and(|store| store.path(encoder).exists())
     }
 
-    /// Forgets encoders that nobody holds any more, and counts the others.
+    /// Removes encoders that no task holds, and counts the others.
     pub fn count(&mut self) -> usize {
-        self.running.retain(|_, station| station.strong_count() > 0);
+        self.running.retain(|_, worker| worker.strong_count() > 0);
         self.running.len()
     }
 }

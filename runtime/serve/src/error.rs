@@ -5,13 +5,16 @@ use std::{io, path::PathBuf};
 /// The result of starting.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why the process could not start, or not go on.
+/// Why the process could not start or had to stop.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A bundle or a key is not as it should be.
+    /// A key is not as it should be.
     #[error(transparent)]
-    Format(#[from] bias_patch::Error),
+    Key(#[from] bias_patch::Error),
+    /// A bundle is not as it should be.
+    #[error(transparent)]
+    Bundle(#[from] edge_bundle::Error),
     /// The address cannot be listened on.
     #[error("cannot listen on {address}: {source}{}", hint(source))]
     Listen {
@@ -20,13 +23,13 @@ pub enum Error {
         /// The system's reason.
         source: io::Error,
     },
-    /// systemd handed over something else than one listening socket.
+    /// systemd passed something other than one listening socket.
     #[error("expected one listening stream socket from systemd, found {found}")]
     Activation {
         /// What it handed over.
         found: String,
     },
-    /// What should be the directory of patches is none.
+    /// The path of --patches is not a directory.
     #[error("{}: expected a directory of *.bias files, found something else; name the directory with --patches", path.display())]
     Patches {
         /// What was named.

@@ -1,6 +1,7 @@
-//! Which pages may ask: a browser on this machine reaches what others do not, and pages of anyone run in it.
+//! Which web pages may send requests. A browser on this machine reaches this server, and runs pages of anyone.
 //!
-//! In: the headers of a request. Refused: what another site's page asks, and what comes by a name that is not this machine's.
+//! In: the headers of a request. Refused: requests of another site's page, and requests to a host name that is not this
+//! machine's.
 
 use std::net::IpAddr;
 
@@ -11,7 +12,7 @@ use hyper::{
 
 use crate::reply::Refusal;
 
-/// Refuses what another site's page asks: a browser says where a page came from.
+/// Refuses requests of another site's page. The browser's headers say which site a page came from.
 pub(crate) fn check_origin(headers: &HeaderMap) -> Result<(), Refusal> {
     let Some(origin) = headers.get(ORIGIN) else { return Ok(()) };
     let site = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, site)| site.as_bytes());
@@ -23,7 +24,8 @@ pub(crate) fn check_origin(headers: &HeaderMap) -> Result<(), Refusal> {
     }
 }
 
-/// Refuses a name that is not this machine's own: a page can have its own name lead here, and then is of this site.
+/// Refuses a host name that is not this machine's own. Otherwise a page could point its own name at this machine and
+/// count as the same site.
 pub(crate) fn check_host(headers: &HeaderMap) -> Result<(), Refusal> {
     let Some(host) = headers.get(HOST) else { return Ok(()) };
     let host = host.to_str().unwrap_or_default();

@@ -1,10 +1,10 @@
-//! A resident process for an encoder and its tasks: patches come and go as files of one directory, and texts are answered
-//! over the Open Inference Protocol.
+//! A resident process for an encoder and its tasks: patches come and go as files of one directory, and texts are
+//! answered over the Open Inference Protocol.
 //!
 //! Where a request goes: `listen` takes its connection, `server` its HTTP, `guard` and `route` say whether and where it
-//! goes on, `predict` or `protocol` makes texts of it, `ask` keeps it to its limits, `batcher` runs it beside others. Where
-//! a patch goes: `watch` hears of it, `directory` checks it, `encoders` runs what it names, `tasks` lets it answer.
-//! `sandbox` keeps the process to its own files.
+//! goes on, `predict` or `protocol` makes texts of it, `ask` keeps it to its limits, `batcher` runs it beside others.
+//! Where a patch goes: `watch` hears of it, `directory` checks it, `encoders` runs what it names, `tasks` lets it
+//! answer. `sandbox` keeps the process to its own files.
 #![forbid(unsafe_code)]
 
 #[cfg(not(unix))]

@@ -52,10 +52,11 @@ pub(crate) enum Acceptor {
     Unix(UnixListener),
 }
 
-/// A connection, which ends when the other side takes too long for its answer.
+/// A connection, which ends when the client takes too long to read its answer.
 pub(crate) struct Stream {
     socket: Connected,
-    /// When all that waits to be written has to be taken; none while nothing waits. A byte now and then does not defer it.
+    /// The time by which the client has to have read all that waits to be written; none while nothing waits. Reading a
+    /// byte now and then does not extend it.
     due: Option<Pin<Box<Sleep>>>,
 }
 
@@ -164,7 +165,7 @@ impl Acceptor {
         match self {
             Acceptor::Tcp(socket) => {
                 let (stream, _) = socket.accept().await?;
-                // Answers are small and whole: nothing is gained by waiting for more.
+                // Answers are written whole, so Nagle's algorithm would only delay them.
                 stream.set_nodelay(true)?;
                 Ok(Stream { socket: Connected::Tcp(stream), due: None })
             }
@@ -211,7 +212,7 @@ impl AsyncWrite for Stream {
     }
 }
 
-/// Removes the socket that a process left that was killed; one that still answers is left alone.
+/// Removes the socket of a process that was killed. A socket that still answers is left alone.
 fn remove_stale(path: &Path) -> io::Result<()> {
     let is_socket = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket());
     match is_socket && StdUnixStream::connect(path).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused) {
@@ -220,7 +221,8 @@ fn remove_stale(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Whoever started this process and wants to know how it is: systemd's protocol, over the socket in `NOTIFY_SOCKET`.
+/// The supervisor that started this process, told of its state by systemd's protocol over the socket in
+/// `NOTIFY_SOCKET`.
 pub struct Supervisor(Option<UnixDatagram>);
 
 impl Supervisor {

@@ -1,4 +1,7 @@
-//! `edge-serve`: patches in, answers over HTTP out, for months.
+//! `edge-serve`: a resident process that answers texts over HTTP.
+//!
+//! In: flags, a directory of patches, requests. Out: answers, and log lines on standard error. Refused: an unknown flag
+//! or value (exit code 2); a file or address that cannot be used (exit code 1).
 #![forbid(unsafe_code)]
 
 use std::{io, path::PathBuf, process::ExitCode, time::Duration};
@@ -7,39 +10,39 @@ use clap::{Parser, ValueEnum};
 use edge_run::EngineOptions;
 use edge_serve::{Address, Batching, Listener, Options, Result, Supervisor, run};
 
-/// Keep an encoder in memory and answer texts for every task whose patch is in a directory.
+/// Answer texts over HTTP with the patches in a directory, and keep their encoders in memory
 ///
-/// A patch that is renamed into the directory is checked whole and takes its task over at once; requests in flight finish on
-/// the values they began with. A file that is removed ends its task. A file that is damaged, half-copied or for an encoder
-/// that is not here changes nothing, and the log and GET /tasks say why.
+/// Rename a patch into the directory to start or replace its task. Requests in flight finish with the values they began
+/// with. Remove the file to end the task. A file that is damaged, half-copied or for an unknown encoder changes
+/// nothing; the log and GET /tasks say why.
 #[derive(Parser)]
 #[command(name = "edge-serve", version, after_help = EXAMPLES)]
 struct Arguments {
-    /// The directory of patches; every *.bias in it is a task under its own name
+    /// Serve every *.bias file in this directory, under the task name that is stored in it
     #[arg(short, long, value_name = "DIR")]
     patches: PathBuf,
-    /// Where to listen: IP:PORT or unix:PATH; a socket that systemd hands over goes first
+    /// Listen on this address, IP:PORT or unix:PATH; a socket from systemd takes precedence
     #[arg(short, long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
     listen: Address,
-    /// Threads that each encoder runs on
+    /// Run each encoder on N threads
     #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = at_least_one)]
     threads: usize,
-    /// An encoder's bundle that is not in the store; repeat it for more
+    /// Use this bundle besides those in the store; repeat the flag for more bundles
     #[arg(long = "bundle", visible_alias = "encoder", value_name = "DIR")]
     bundles: Vec<PathBuf>,
-    /// Ask for the bearer token in FILE: one line, at least 16 characters
+    /// Require the bearer token in FILE: one line, at least 16 characters
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// Refuse patches that none of these keys signed; files as minisign -G writes them
+    /// Refuse patches that none of these public keys signed; key files are as minisign -G writes them
     #[arg(long, value_name = "KEY", num_args = 1..)]
     trust: Vec<PathBuf>,
-    /// Texts that may wait for an encoder; beyond them the answer is 429
+    /// Let at most N texts wait for an encoder; refuse further ones with status 429
     #[arg(long, value_name = "N", default_value_t = 1024, value_parser = at_least_one)]
     queue: usize,
-    /// The most that batching may add to a text's time, in milliseconds
+    /// Delay a text by at most MS milliseconds to run it together with others
     #[arg(long, value_name = "MS", default_value_t = 1.0, value_parser = milliseconds)]
     wait: f64,
-    /// How log lines are written, to standard error
+    /// Write log lines to standard error in this format
     #[arg(long, value_enum, default_value = "text")]
     log: Log,
 }
@@ -47,7 +50,7 @@ struct Arguments {
 /// How log lines are written.
 #[derive(Clone, Copy, ValueEnum)]
 enum Log {
-    /// For people
+    /// Lines for people
     Text,
     /// One JSON object a line
     Json,
@@ -57,7 +60,7 @@ const EXAMPLES: &str = r#"Examples:
   edge-serve --patches tasks                           on this machine only, port 8080; a page is at http://localhost:8080/
   edge-serve -p tasks --listen unix:/run/edge.sock     on a Unix socket
   edge-serve -p tasks --listen 0.0.0.0:8080 --token-file token --trust release.pub
-                                                       for others: who knows the token may ask, and patches need a signature
+                                                       for other machines, which need the token; patches need a signature
 
   curl -d '{"text": "a joy from start to end"}' localhost:8080/predict/sst2
   curl -d '{"text": "a joy from start to end"}' localhost:8080/predict           every task, in one pass
@@ -66,8 +69,8 @@ const EXAMPLES: &str = r#"Examples:
   cp new.bias tasks/.new && mv tasks/.new tasks/sst2.bias                         a new patch, without losing a request
   rm tasks/sst2.bias                                                              the task ends
 
-An encoder is found by the digest that a patch names, in the store that edge-export writes to, or among --bundle.
-Programs speak the Open Inference Protocol v2 under /v2, as Triton's clients and KServe do; metrics are under /metrics."#;
+A patch names its encoder by digest. It is looked up in the store, to which edge-export writes, and in each --bundle.
+Addresses under /v2 speak the Open Inference Protocol v2, as Triton's clients and KServe do. Metrics are under /metrics."#;
 
 fn at_least_one(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "expected a number above 0".to_owned())
@@ -80,7 +83,7 @@ fn milliseconds(text: &str) -> Result<f64, String> {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    // A log on a full disk loses lines, and nothing else.
+    // On a full disk, log lines are lost and the process goes on.
     let log = tracing_subscriber::fmt().with_writer(io::stderr).with_target(false).log_internal_errors(false);
     match arguments.log {
         Log::Text => log.with_ansi(false).init(),

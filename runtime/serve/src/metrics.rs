@@ -1,4 +1,4 @@
-//! What the process counts, and how Prometheus reads it.
+//! Counts events, and writes the counts in the format of Prometheus.
 
 use std::{
     fs::File,
@@ -20,7 +20,7 @@ use prometheus_client::{
     registry::{Metric, Registry},
 };
 
-/// Counters, gauges and histograms. What each means is said in [`Metrics::new`] and nowhere else.
+/// Counters, gauges and histograms. [`Metrics::new`] describes each.
 pub(crate) struct Metrics {
     registry: Registry,
     requests: Family<Requested, Counter>,
@@ -100,14 +100,14 @@ impl Metrics {
         self.batch_tokens.observe(answered.map(|answer| answer.timing.tokens).sum::<usize>() as f64);
     }
 
-    /// All of it, as Prometheus reads it.
+    /// All metrics, in the format of Prometheus.
     pub fn text(&self) -> String {
         if let Some(memory) = self.memory() {
             self.anonymous.set(memory.anonymous_bytes as i64);
             self.mapped.set(memory.file_bytes as i64);
         }
         let mut text = String::new();
-        // A string takes whatever is written to it.
+        // Writing to a string cannot fail.
         let _ = prometheus_text::encode(&mut text, &self.registry);
         text
     }

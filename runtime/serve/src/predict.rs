@@ -1,11 +1,11 @@
-//! The plain call for people: one text in, what one task or every task says of it out.
+//! The plain JSON call: one text in, the answers of one task or of every task out.
 //!
-//! In: `{"text": "..."}`, with `"text_pair"` for tasks on two texts, and for all tasks at once perhaps `"tasks"`, a list of
-//! names. Out: label, score and what they took. Refused: other fields, so that a slip of the pen is not passed over.
+//! In: `{"text": "..."}`, with `"text_pair"` for tasks on two texts. A call to all tasks may list names in `"tasks"`.
+//! Out: label, score and times. Refused: other fields, so that a misspelled field is an error.
 
 use std::{sync::Arc, time::Instant};
 
-use edge_run::{Fields, Text};
+use edge_run::Text;
 use hyper::StatusCode;
 use serde::{Deserialize, Serialize};
 
@@ -23,7 +23,7 @@ struct Question {
     tasks: Option<Vec<String>>,
 }
 
-/// What a task says of a text, or why it says nothing.
+/// A task's answer to a text, or why there is none.
 #[derive(Serialize)]
 struct Row<'a> {
     task: &'a str,
@@ -36,12 +36,12 @@ struct Row<'a> {
 #[derive(Serialize)]
 struct Prediction<'a> {
     #[serde(flatten)]
-    fields: Fields<'a>,
+    answer: &'a edge_run::Answer,
     #[serde(skip_serializing_if = "<[f32]>::is_empty")]
     logits: &'a [f32],
     tokens: usize,
     truncated: bool,
-    /// Milliseconds of this text's share of the work, and before that in the queue.
+    /// Milliseconds that this text took, as its part of a batch, and milliseconds in the queue before.
     ms: f64,
     waited_ms: f64,
     bytes: usize,
@@ -55,7 +55,7 @@ struct Rows<'a> {
     ms: f64,
 }
 
-/// What one task says of one text.
+/// One task's answer to one text.
 ///
 /// # Errors
 /// When there is no such task, the body is not a question, or the text has no answer.
@@ -69,7 +69,7 @@ pub(crate) async fn one(listing: &Listing, task: &str, body: &[u8]) -> Result<Re
     Ok(json(StatusCode::OK, &row(resident, &Ok(answer))))
 }
 
-/// What all tasks say of one text, or those that are named.
+/// The answers of all tasks, or of the named ones, to one text.
 ///
 /// # Errors
 /// When a task is not there or the body is not a question. A task that cannot answer this text has a row that says why.
@@ -112,7 +112,7 @@ fn row<'a>(resident: &'a Resident, answer: &'a Result<Answer, Refusal>) -> Row<'
     let timing = &prediction.timing;
     let took = timing.tokenize + timing.switch + timing.encode + timing.answer;
     let said = Prediction {
-        fields: prediction.answer.fields(),
+        answer: &prediction.answer,
         logits: &prediction.logits,
         tokens: timing.tokens,
         truncated: prediction.truncated,

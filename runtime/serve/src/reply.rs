@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::tasks::Listing;
 
-/// A response that is whole before it is sent.
+/// A response whose body is complete before it is sent.
 pub(crate) type Reply = Response<Full<Bytes>>;
 
 /// Why a request has no answer.
@@ -27,12 +27,12 @@ impl Refusal {
         Refusal { status, message: message.into(), headers: Vec::new() }
     }
 
-    /// The request is not one.
+    /// The request is malformed.
     pub fn bad(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, message)
     }
 
-    /// Something in the request is not as it should be.
+    /// A part of the request has a wrong value.
     pub fn expected(what: &str, expected: impl std::fmt::Display, found: impl std::fmt::Display) -> Self {
         Self::bad(format!("{what}: expected {expected}, found {found}"))
     }
@@ -42,17 +42,17 @@ impl Refusal {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, message)
     }
 
-    /// No such task answers: why, where a file of it is there.
+    /// No such task answers; with the reason if there is a file of that task.
     pub fn no_task(listing: &Listing, name: &str) -> Self {
-        let silent = listing.silent.iter().find(|silent| silent.task == name);
-        let message = match silent {
-            Some(silent) => format!("task {} does not answer: {}", quoted(name), silent.reason),
+        let unavailable = listing.unavailable.iter().find(|unavailable| unavailable.task == name);
+        let message = match unavailable {
+            Some(unavailable) => format!("task {} does not answer: {}", quoted(name), unavailable.reason),
             None => format!("no task {}; GET /tasks lists them", quoted(name)),
         };
         Self::new(StatusCode::NOT_FOUND, message)
     }
 
-    /// There is too much to do; the same request may well succeed in a second.
+    /// The server is busy; the same request may succeed in a second.
     pub fn busy(message: impl Into<String>) -> Self {
         Self::new(StatusCode::TOO_MANY_REQUESTS, message).with(RETRY_AFTER, "1")
     }
@@ -71,12 +71,12 @@ impl Refusal {
         .with(WWW_AUTHENTICATE, "Bearer")
     }
 
-    /// The rest of the request is not waited for.
+    /// The rest of the request is not read, and the connection closes.
     pub fn closing(self) -> Self {
         self.with(CONNECTION, "close")
     }
 
-    /// Says what the refusal is of.
+    /// Puts what was refused before the message.
     pub fn of(self, place: impl std::fmt::Display) -> Self {
         Refusal { message: format!("{place}: {}", self.message), ..self }
     }
@@ -95,7 +95,7 @@ impl Refusal {
     }
 }
 
-/// What every refusal is.
+/// The body of every refusal.
 #[derive(Serialize)]
 struct Failure<'a> {
     error: &'a str,
@@ -103,7 +103,7 @@ struct Failure<'a> {
 
 /// JSON.
 pub(crate) fn json(status: StatusCode, value: &impl Serialize) -> Reply {
-    // What is sent are strings, numbers and lists, which JSON always holds.
+    // Only strings, numbers and lists are written, which always serialize.
     bytes(status, "application/json", serde_json::to_vec(value).unwrap_or_default())
 }
 

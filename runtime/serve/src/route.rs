@@ -1,9 +1,9 @@
 //! Addresses: which path leads where.
 //!
-//! In: the path of a request. Out: a route, or none. Names of tasks are parts of it and no more: nothing is decoded, and no
+//! In: the path of a request. Out: a route, or none. Names of tasks are parts of the path. Nothing is decoded, and no
 //! part ever becomes the path of a file.
 
-/// Where an address leads.
+/// A route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Route<'a> {
     Page,
@@ -23,7 +23,7 @@ pub(crate) enum Route<'a> {
 }
 
 impl<'a> Route<'a> {
-    /// The one of a path; none if there is no such address.
+    /// The route of a path; none if there is no such address.
     pub fn of(path: &'a str) -> Option<Self> {
         let parts: Vec<&str> = path.strip_prefix('/')?.split('/').collect();
         Some(match parts[..] {
@@ -48,7 +48,7 @@ impl<'a> Route<'a> {
         })
     }
 
-    /// What metrics call it.
+    /// Its name in metrics.
     pub fn name(self) -> &'static str {
         match self {
             Route::Page => "page",
@@ -72,7 +72,7 @@ impl<'a> Route<'a> {
         }
     }
 
-    /// Whether it says nothing that a token should protect.
+    /// Whether it needs no token, because it reveals nothing.
     pub fn is_open(self) -> bool {
         matches!(self, Route::Page | Route::Live | Route::Ready)
     }

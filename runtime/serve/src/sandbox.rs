@@ -1,24 +1,24 @@
-//! What is taken from the process before it reads the first request: all files but its own, and all connections outward.
+//! Restricts the process before it reads the first request: to its own files, and to no outgoing connections.
 //!
-//! In: directories to read, and one to write. Out: whether the kernel keeps the process to them from now on. Threads that
-//! are started later inherit it; there is no way back.
+//! In: directories to read, and one to write. Out: whether the kernel enforces this from now on. Threads that start
+//! later inherit it, and it cannot be undone.
 
 use std::path::Path;
 
 use crate::error::Result;
 
-/// What the kernel does about it.
+/// What the kernel enforces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Enforced {
     /// All of it.
     Fully,
-    /// Files, but not everything else that was asked for: the kernel is older than that.
+    /// Files, but not everything else that was asked for, because the kernel is too old.
     Partly,
     /// Nothing: it has no Landlock, or it is switched off.
     Not,
 }
 
-/// Keeps the calling thread, and those it starts, to reading below `read` and to writing below `write` too.
+/// Restricts the calling thread, and those it starts, to reading below `read`, and reading and writing below `write`.
 ///
 /// # Errors
 /// When the kernel has Landlock and does not accept the rules.
@@ -29,10 +29,10 @@ pub fn enter(read: &[&Path], write: Option<&Path>) -> Result<Enforced> {
         RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
     };
 
-    /// The newest rules that are asked for; an older kernel does what it can.
+    /// The newest rules that are requested; an older kernel enforces those it knows.
     const KNOWN: ABI = ABI::V6;
     let readable = BitFlags::from(AccessFs::ReadFile) | AccessFs::ReadDir;
-    // What it takes to write a file beside its place and rename it.
+    // The rights to write a temporary file and rename it.
     let writable = readable
         | AccessFs::WriteFile
         | AccessFs::MakeReg

@@ -1,4 +1,7 @@
-//! The life of the process: what it opens, what it gives up, when it is ready, and how it ends.
+//! The life of the process: it opens its files, gives up all other rights, says that it is ready, serves, and stops.
+//!
+//! In: options and a socket. Out: nothing, until the process is told to stop. Refused: files and directories that
+//! cannot be used.
 
 use std::{
     fs,
@@ -6,7 +9,8 @@ use std::{
     sync::Arc,
 };
 
-use bias_patch::{Bundle, Digest, Keys, Store, cache_dir};
+use bias_patch::{Digest, Keys};
+use edge_bundle::{Bundle, Store, cache_dir};
 use edge_run::EngineOptions;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -18,7 +22,7 @@ use crate::{
     metrics::Metrics,
     sandbox,
     server::Server,
-    tasks::Board,
+    tasks::CurrentListing,
     watch::keep,
 };
 
@@ -31,7 +35,7 @@ pub struct Options {
     pub bundles: Vec<PathBuf>,
     /// How encoders run.
     pub engine: EngineOptions,
-    /// How texts are put together.
+    /// How texts are batched.
     pub batching: Batching,
     /// The file of the bearer token, if one is asked for.
     pub token_file: Option<PathBuf>,
@@ -75,14 +79,14 @@ pub fn run(options: &Options, listener: Listener, supervisor: &Supervisor) -> Re
         Enforced::Not => tracing::warn!("sandbox: none, for this kernel has no Landlock or has it switched off"),
     }
 
-    let board = Arc::new(Board::default());
+    let current = Arc::new(CurrentListing::default());
     let encoders = Encoders::new(bundles, store, options.engine, options.batching);
-    let wakes = keep(Directory::new(options.patches.clone(), encoders, keys, board.clone(), metrics.clone()))?;
-    let tasks = board.now().tasks.len();
+    let wakes = keep(Directory::new(options.patches.clone(), encoders, keys, current.clone(), metrics.clone()))?;
+    let tasks = current.now().tasks.len();
     if tasks == 0 {
         tracing::warn!(dir = %options.patches.display(), "no task yet: waiting for a patch to be renamed into the directory");
     }
-    // One thread is enough to move texts; the work is the encoders'.
+    // One thread is enough for HTTP; the encoders have threads of their own.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(Error::system("wait for connections"))?.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).map_err(Error::system("wait for signals"))?;
@@ -98,14 +102,14 @@ pub fn run(options: &Options, listener: Listener, supervisor: &Supervisor) -> Re
         let acceptor = listener.acceptor().map_err(Error::system("listen"))?;
         tracing::info!(tasks, "ready on {name}");
         supervisor.tell("READY=1");
-        Server::new(board, wakes, metrics, token, local).serve(acceptor, stop).await;
+        Server::new(current, wakes, metrics, token, local).serve(acceptor, stop).await;
         tracing::info!("stopped");
         Ok(())
     })
 }
 
-/// Makes the directories that the process keeps itself to, as far as they are not there: what does not exist cannot be
-/// kept open. Where one cannot be made, whoever reads it says so.
+/// Makes the directories that the sandbox allows, if they do not exist, because only an existing directory can be
+/// allowed. If one cannot be made, the code that reads it later reports the error.
 fn make_directories(patches: &Path, store: Option<&Store>) {
     if !patches.exists() && fs::create_dir_all(patches).is_ok() {
         tracing::warn!(dir = %patches.display(), "the directory of patches was not there and is made");
@@ -115,7 +119,7 @@ fn make_directories(patches: &Path, store: Option<&Store>) {
     }
 }
 
-/// The digest of the token in a file: all of its one line.
+/// The digest of the token in a file, which is its only line.
 fn read_token(path: &Path) -> Result<Digest> {
     /// Fewer characters can be guessed.
     const LEAST: usize = 16;

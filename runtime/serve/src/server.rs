@@ -1,8 +1,8 @@
-//! HTTP: connections, who may ask, and what is answered.
+//! HTTP: accepts connections, checks requests and answers them.
 //!
-//! In: bytes of anyone who can reach the socket. Out: an answer, or a refusal as JSON, with a 4xx status for whatever is
-//! wrong with a request. A request that is no HTTP is answered by hyper, with an empty 4xx, and its connection closed.
-//! No part of a request ever becomes a path: names of tasks are looked up among those that are loaded.
+//! In: bytes of anyone who can reach the socket. Out: an answer. Refused, as JSON with a 4xx status: a request that is
+//! wrong in any way. hyper itself answers what is not HTTP, with an empty 4xx, and closes the connection. No part of a
+//! request ever becomes a path: task names are looked up among the loaded tasks.
 
 use std::{
     convert::Infallible,
@@ -40,26 +40,26 @@ use crate::{
     predict, protocol,
     reply::{Refusal, Reply, bytes, json},
     route::Route,
-    tasks::{Board, Listing, Resident, Silent},
+    tasks::{CurrentListing, Listing, Resident, Unavailable},
     watch::Wake,
 };
 
 /// The page for people.
 const PAGE: &str = include_str!("page.html");
-/// The page needs nothing from anywhere else.
+/// The page loads nothing from elsewhere.
 const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; \
                            img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// What every request needs.
 pub(crate) struct Server {
-    board: Arc<Board>,
+    current: Arc<CurrentListing>,
     wakes: Sender<Wake>,
     metrics: Arc<Metrics>,
     /// Digest of the bearer token, where one is asked for.
     token: Option<Digest>,
-    /// Whether requests are for this machine only, whatever name they come by.
+    /// Whether only this machine may send requests, so that other host names are refused.
     local: bool,
-    /// Bytes of bodies that may still be taken in.
+    /// Bytes of request bodies that may still be accepted.
     bodies: Arc<Semaphore>,
 }
 
@@ -82,24 +82,24 @@ struct Task<'a> {
 #[derive(Serialize)]
 struct Tasks<'a> {
     tasks: Vec<Task<'a>>,
-    refused: &'a [Silent],
+    refused: &'a [Unavailable],
     #[serde(skip_serializing_if = "Option::is_none")]
     unreadable: Option<&'a str>,
 }
 
 impl Server {
     pub fn new(
-        board: Arc<Board>,
+        current: Arc<CurrentListing>,
         wakes: Sender<Wake>,
         metrics: Arc<Metrics>,
         token: Option<Digest>,
         local: bool,
     ) -> Self {
         let bodies = Arc::new(Semaphore::new(limits::BODIES_BYTES));
-        Server { board, wakes, metrics, token, local, bodies }
+        Server { current, wakes, metrics, token, local, bodies }
     }
 
-    /// Answers connections until `stop`, and then what is still in flight.
+    /// Serves connections until `stop`, then finishes the requests in flight.
     pub async fn serve(self, acceptor: Acceptor, stop: impl Future<Output = ()>) {
         let server = Arc::new(self);
         let connections = Arc::new(Semaphore::new(limits::CONNECTIONS));
@@ -131,7 +131,7 @@ impl Server {
                 }
             }
         }
-        // Nobody new is let in.
+        // No new connection is accepted.
         drop(acceptor);
         let left = graceful.count();
         tracing::info!(connections = left, "stopping");
@@ -167,8 +167,8 @@ impl Server {
             (true, _) => return Err(Refusal::method("POST")),
             (false, _) => return Err(Refusal::method("GET")),
         }
-        // From here on the request sees one state, whatever happens to the files.
-        let listing = self.board.now();
+        // From here on the request sees one state, whatever changes in the directory.
+        let listing = self.current.now();
         if !route.takes_body() {
             return self.tell(route, &listing);
         }
@@ -229,14 +229,14 @@ impl Server {
     fn check_token(&self, headers: &HeaderMap) -> Result<(), Refusal> {
         let Some(token) = self.token else { return Ok(()) };
         let given = headers.get(AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
-        // Digests are compared, so that the time this takes says nothing about the token.
+        // Digests are compared, so that the time taken reveals nothing about the token.
         match given.is_some_and(|given| Digest::of(given) == token) {
             true => Ok(()),
             false => Err(Refusal::unauthorized()),
         }
     }
 
-    /// The body of a request, and room for it that is given back when the request is answered.
+    /// The body of a request, and the room it takes, which is released when the request is answered.
     async fn body(&self, request: Request<Incoming>) -> Result<(Vec<u8>, OwnedSemaphorePermit), Refusal> {
         if request.headers().get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
             let message = "content-encoding: expected none, for bodies are not decompressed here";
@@ -258,7 +258,7 @@ impl Server {
                     return Err(too_large());
                 }
                 room.merge(self.room(data.len())?);
-                // Copied, for a part may keep the whole buffer alive that it was read into.
+                // Copied, because a slice may keep alive the whole buffer that it was read into.
                 bytes.extend_from_slice(&data);
             }
             Ok((bytes, room))
@@ -270,7 +270,7 @@ impl Server {
         })
     }
 
-    /// Room for bytes that have come: what is only announced takes none from others.
+    /// Room for bytes that have arrived; bytes that are only announced take none.
     fn room(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Refusal> {
         let busy = || Refusal::busy("too many requests at once; ask again in a second").closing();
         let bytes = u32::try_from(bytes).map_err(|_| busy())?;
@@ -292,7 +292,7 @@ fn connection(server: Arc<Server>, stream: Stream, graceful: &GracefulShutdown) 
         async move { server.answer(request).await }
     });
     async move {
-        // How a connection ends is the client's business: it went, was too slow, or spoke something else.
+        // An error ends only this connection: the client left, was too slow, or did not speak HTTP.
         let _ = watcher.watch(http.serve_connection(TokioIo::new(stream), service)).await;
     }
 }
@@ -300,14 +300,14 @@ fn connection(server: Arc<Server>, stream: Stream, graceful: &GracefulShutdown) 
 fn tasks(listing: &Listing) -> Tasks<'_> {
     Tasks {
         tasks: listing.tasks.values().map(|resident| Task::of(resident)).collect(),
-        refused: &listing.silent,
+        refused: &listing.unavailable,
         unreadable: listing.unreadable.as_deref(),
     }
 }
 
 impl<'a> Task<'a> {
     fn of(resident: &'a Resident) -> Self {
-        let (spec, manifest) = (resident.task.spec(), resident.station.encoder().bundle().manifest());
+        let (spec, manifest) = (resident.task.spec(), resident.worker.encoder().bundle().manifest());
         Task {
             name: &resident.name,
             kind: spec.kind().name(),

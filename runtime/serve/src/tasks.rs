@@ -1,6 +1,6 @@
 //! The tasks that answer, as requests see them.
 //!
-//! In: a [`Listing`] whenever something changes. Out: that listing, replaced whole, so that a request sees one state from
+//! In: a [`Listing`] at every change. Out: the current listing. It is replaced whole, so a request sees one state from
 //! its first text to its last.
 
 use std::{
@@ -13,7 +13,7 @@ use bias_patch::Digest;
 use edge_run::Task;
 use serde::Serialize;
 
-use crate::batcher::Station;
+use crate::batcher::Worker;
 
 /// A task that answers.
 pub(crate) struct Resident {
@@ -28,11 +28,11 @@ pub(crate) struct Resident {
     /// Its values, ready to run.
     pub task: Arc<Task>,
     /// The encoder it runs on.
-    pub station: Arc<Station>,
+    pub worker: Arc<Worker>,
 }
 
 impl Resident {
-    /// What tells one patch of a task from the next: the first digits of its digest.
+    /// The version of the task's patch: the first digits of its digest.
     pub fn version(&self) -> String {
         self.digest.short()
     }
@@ -43,38 +43,38 @@ impl Resident {
 pub(crate) struct Listing {
     /// Tasks that answer, by name.
     pub tasks: BTreeMap<String, Arc<Resident>>,
-    /// Files that do not answer as they are, by file name.
-    pub silent: Vec<Silent>,
+    /// Files that do not serve a task now, by file name.
+    pub unavailable: Vec<Unavailable>,
     /// Why the directory cannot be read, if it cannot.
     pub unreadable: Option<String>,
 }
 
-/// A patch that does not answer as it is.
+/// A patch file that does not serve a task now: it was refused, or unloaded on request.
 #[derive(Serialize)]
-pub(crate) struct Silent {
+pub(crate) struct Unavailable {
     /// The file.
     pub file: String,
-    /// The task's name, as far as it is known: else the file's.
+    /// The task's name if it is known, else the file's.
     pub task: String,
     /// Why.
     pub reason: String,
 }
 
-/// Where requests find the listing.
+/// The listing that requests see.
 #[derive(Default)]
-pub(crate) struct Board(RwLock<Arc<Listing>>);
+pub(crate) struct CurrentListing(RwLock<Arc<Listing>>);
 
-impl Board {
-    /// The listing as it is now.
+impl CurrentListing {
+    /// The current listing.
     pub fn now(&self) -> Arc<Listing> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Shows another one from now on.
+    /// Replaces the listing.
     pub fn replace(&self, listing: Listing) {
         let listing = Arc::new(listing);
         let old = std::mem::replace(&mut *self.0.write().unwrap_or_else(PoisonError::into_inner), listing);
-        // Only now, so that freeing tasks does not hold up requests.
+        // Dropped after the lock is released, so that freeing tasks does not delay requests.
         drop(old);
     }
 }

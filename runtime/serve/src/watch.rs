@@ -1,8 +1,8 @@
-//! The thread that keeps the directory of patches: it sleeps until something happens there, or a request asks for a task.
+//! The thread that owns the directory of patches. It sleeps until a file changes or a request loads or unloads a task.
 //!
-//! In: the kernel's word that a file was closed, renamed or removed, and requests to load and unload. Out: scans of the
-//! directory, in the order of what happened. Where the directory cannot be watched, and while something is waited for that
-//! happens unseen, it is looked at now and then.
+//! In: the kernel's events that a file was closed, renamed or removed, and requests to load and unload. Out: scans of
+//! the directory, in the order of the events. The thread polls if the directory cannot be watched, and while something
+//! is awaited of which no event tells.
 
 use std::{
     collections::BTreeSet,
@@ -24,26 +24,26 @@ use crate::{
     error::{Error, Result},
 };
 
-/// How often a directory is looked at of which nothing tells.
+/// The polling interval.
 const POLL: Duration = Duration::from_secs(2);
 
-/// What the thread is woken for.
+/// Why the thread is woken.
 pub(crate) enum Wake {
-    /// Files of these names were touched; any may have been if there are none.
+    /// Files of these names were touched. An empty list means that any file may have been.
     Touched(Vec<OsString>),
-    /// A task is to be loaded anew.
+    /// Load a task again.
     Load(String, oneshot::Sender<Result<(), Option<String>>>),
-    /// A task is to be taken out of service.
+    /// Take a task out of service.
     Unload(String, oneshot::Sender<bool>),
 }
 
-/// Reads the directory and starts the thread that keeps it. It ends with the process.
+/// Reads the directory and starts its thread, which ends with the process.
 ///
 /// # Errors
-/// When the system has no thread to give.
+/// When the system does not start a thread.
 pub(crate) fn keep(mut directory: Directory) -> Result<Sender<Wake>> {
     let (sender, receiver) = mpsc::channel();
-    // Before the first look, so that nothing is missed after it.
+    // Watched before the first scan, so that no change is missed.
     let mut watcher = watch(&directory, &sender);
     if watcher.is_none() {
         tracing::warn!("the directory cannot be watched: it is looked at every {} seconds", POLL.as_secs());
@@ -53,29 +53,29 @@ pub(crate) fn keep(mut directory: Directory) -> Result<Sender<Wake>> {
     let run = move || {
         loop {
             if !directory.is_readable() {
-                // What was watched may not be there any more.
+                // The watched directory may be gone.
                 watcher = None;
             }
             if watcher.is_none() {
                 watcher = watch(&directory, &wakes);
             }
             let told = watcher.is_some() && !directory.awaits_unseen();
-            turn(&mut directory, &receiver, told);
+            handle_wakes(&mut directory, &receiver, told);
         }
     };
     thread::Builder::new().name("patches".to_owned()).spawn(run).map_err(Error::system("start a thread"))?;
     Ok(sender)
 }
 
-/// Waits for something to happen, or where nothing tells of it for a while, and does what is due.
-fn turn(directory: &mut Directory, receiver: &Receiver<Wake>, told: bool) {
-    // Whoever keeps the directory can always be woken: it holds a sender itself.
+/// Waits for an event, or, without a watcher, for the polling interval, and handles what has come.
+fn handle_wakes(directory: &mut Directory, receiver: &Receiver<Wake>, told: bool) {
+    // `recv` cannot fail: this thread holds a sender itself.
     let first = if told { receiver.recv().ok() } else { receiver.recv_timeout(POLL).ok() };
     let mut next = Some(first.unwrap_or_else(|| Wake::Touched(Vec::new())));
     while let Some(wake) = next.take() {
         match wake {
             Wake::Touched(names) => {
-                // All that was touched meanwhile is one scan.
+                // All files touched meanwhile are handled in one scan.
                 let mut touched: BTreeSet<OsString> = names.into_iter().collect();
                 loop {
                     match receiver.try_recv() {
@@ -88,10 +88,10 @@ fn turn(directory: &mut Directory, receiver: &Receiver<Wake>, told: bool) {
                 }
                 directory.scan(&touched);
             }
-            // Whoever asked has gone: nothing is read for nobody.
+            // The client has gone, so nothing is done.
             Wake::Load(_, done) if done.is_closed() => {}
             Wake::Unload(_, done) if done.is_closed() => {}
-            // Whoever asked may go.
+            // The client may have gone meanwhile.
             Wake::Load(task, done) => drop(done.send(directory.load(&task))),
             Wake::Unload(task, done) => drop(done.send(directory.unload(&task))),
         }
@@ -108,7 +108,7 @@ fn watch(directory: &Directory, wakes: &Sender<Wake>) -> Option<RecommendedWatch
             // Events were lost.
             Err(_) => Vec::new(),
         };
-        // The thread is only gone at the end of the process.
+        // Sending fails only at the end of the process.
         let _ = wakes.send(Wake::Touched(names));
     };
     let watch = |path: &Path, watcher: &mut RecommendedWatcher| watcher.watch(path, RecursiveMode::NonRecursive);
@@ -118,7 +118,7 @@ fn watch(directory: &Directory, wakes: &Sender<Wake>) -> Option<RecommendedWatch
     });
     match watched {
         Ok(mut watcher) => {
-            // A patch may wait for its bundle. A store that is not there yet is looked at again with the directory.
+            // A patch may wait for its bundle. If the store does not exist yet, it is tried again with the directory.
             if let Some(store) = directory.store() {
                 let _ = watch(store, &mut watcher);
             }
@@ -131,8 +131,8 @@ fn watch(directory: &Directory, wakes: &Sender<Wake>) -> Option<RecommendedWatch
     }
 }
 
-/// Whether a file may be another one now. Opening and reading, which scans do themselves, change nothing, and what is
-/// being written is looked at when it is closed.
+/// Whether an event may mean a changed file. Opening and reading, which scans do themselves, do not count; a file that
+/// is being written counts when it is closed.
 fn matters(kind: &EventKind) -> bool {
     match kind {
         EventKind::Access(kind) => *kind == AccessKind::Close(AccessMode::Write),

@@ -1,8 +1,9 @@
-//! Texts, and the labels that come with them, from lines, TSV or JSON lines.
+//! Texts from lines, TSV or JSON lines.
 //!
-//! In: any bytes. Out: one [`Record`] for each line of data, with the line's number; a line that is not a record is one
-//! too, with the reason, so that answers never shift. Refused as a whole: a TSV header without a column of text. GLUE's
-//! files are read as they come: tabs part cells whatever quotes there are, and CoLA's have no header.
+//! In: any bytes. Out: one [`Record`] for each line of data, with the line's number. A bad line also gives a record,
+//! with the reason, so that answers stay in step with lines. Refused as a whole: a TSV header without a column of text.
+//! GLUE's files are read unchanged: a tab always ends a cell, also between quotes, and CoLA's files have no header. A
+//! caller that needs more of a line than its texts, such as a label, gets its [`Row`].
 
 use std::{
     io::{self, BufRead},
@@ -14,22 +15,22 @@ use serde_json::Value;
 
 use crate::{Error, Result, Text, error::TextError};
 
-/// How texts are written.
+/// The format of texts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum InputFormat {
     /// One text a line; a tab separates the two texts of a pair
     Lines,
-    /// A header, then columns; text columns are found by name
+    /// A header, then one text a line; columns are found by name
     Tsv,
     /// One JSON object a line; text fields are found by name
     Jsonl,
 }
 
 impl InputFormat {
-    /// The format of a file by the ending of its name; lines where that says nothing.
+    /// The format of a file, by the ending of its name; lines for any other ending.
     ///
     /// # Errors
-    /// When they are comma-separated values, which is none of them.
+    /// When the file is .csv, which is none of the formats.
     pub fn of(path: &Path) -> Result<Self> {
         let ending = path.extension().unwrap_or_default().to_ascii_lowercase();
         match ending.to_str() {
@@ -57,28 +58,23 @@ pub struct Record {
     pub line: usize,
     /// The text, or why there is none.
     pub text: Result<Text, TextError>,
-    /// What a person says of the text, where the input has a column or field for it.
-    pub label: Option<Label>,
 }
 
-/// What a person says of a text.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Label {
-    /// A name or a number; of a list its parts with spaces between.
-    Name(String),
-    /// Answers in the second text, each with the number of its first character there.
-    Answers(Vec<(String, usize)>),
+/// A line of data, before its texts are taken out.
+#[derive(Clone, Copy, Debug)]
+pub enum Row<'a> {
+    /// The cells of a table's row.
+    Cells(&'a [&'a str]),
+    /// A JSON value.
+    Json(&'a Value),
 }
 
-/// Column and field names that hold a text alone, or the first of two.
+/// Names of columns and fields that hold the only text, or the first of two.
 const FIRST: [&str; 9] =
     ["text", "sentence", "sentence1", "question", "premise", "text_a", "question1", "tokens", "#1 string"];
-/// Names that hold the second of two.
+/// Names of columns and fields that hold the second of two texts.
 const SECOND: [&str; 8] =
     ["text_pair", "sentence2", "context", "hypothesis", "text_b", "question2", "passage", "#2 string"];
-
-/// Names that hold a label.
-pub const LABEL: [&str; 8] = ["label", "labels", "gold_label", "score", "tags", "gold", "quality", "is_duplicate"];
 
 /// Reads records one at a time.
 pub struct Records<R> {
@@ -88,24 +84,23 @@ pub struct Records<R> {
     line: usize,
     bytes: u64,
     columns: Option<Columns>,
-    /// A line that was read and is still to be given.
+    header: Option<Vec<String>>,
+    /// A line that was read ahead.
     held: Option<Vec<u8>>,
 }
 
-/// Where a table has its texts and their labels.
+/// The columns of a table's texts.
 #[derive(Clone, Copy, Debug)]
 pub struct Columns {
     first: usize,
     second: Option<usize>,
-    label: Option<usize>,
-    answer: Option<(usize, usize)>,
 }
 
 impl Columns {
     /// The columns of a header.
     ///
     /// # Errors
-    /// When it has no column of text; `place` is where it stands.
+    /// When it has no column of text; the error names `place`.
     pub fn of(header: &[&str], place: &str) -> Result<Self> {
         let find = |wanted: &str| header.iter().position(|name| name.trim().eq_ignore_ascii_case(wanted));
         let (first, second) = places(find).ok_or_else(|| Error::Input {
@@ -113,19 +108,13 @@ impl Columns {
             expected: format!("a header with one of the columns {}", FIRST.join(", ")),
             found: format!("{:?}", header.join("\t").chars().take(80).collect::<String>()),
         })?;
-        let label = LABEL.iter().find_map(|name| find(name));
-        Ok(Columns { first, second, label, answer: find("answer").zip(find("answer_start")) })
+        Ok(Columns { first, second })
     }
 
     /// CoLA's columns, which no header names: a source, a label, a star or nothing, and the sentence.
     fn of_cola(cells: &[&str]) -> Option<Self> {
         let [_, "0" | "1", "" | "*", _] = cells else { return None };
-        Some(Columns { first: 3, second: None, label: Some(1), answer: None })
-    }
-
-    /// Whether there is a column of labels.
-    pub fn labelled(&self) -> bool {
-        self.label.is_some() || self.answer.is_some()
+        Some(Columns { first: 3, second: None })
     }
 
     /// The text of a row, or why there is none.
@@ -142,20 +131,11 @@ impl Columns {
             None => Text::one(cell(self.first)?),
         })
     }
-
-    /// The label of a row, or its answer.
-    pub fn label(&self, cells: &[&str]) -> Option<Label> {
-        if let Some((answer, start)) = self.answer {
-            let start = cells.get(start)?.trim().parse().ok()?;
-            return Some(Label::Answers(vec![((*cells.get(answer)?).to_owned(), start)]));
-        }
-        Some(Label::Name((*cells.get(self.label?)?).to_owned()))
-    }
 }
 
-/// The places of the first and the second text, where `find` gives the place of a name.
+/// The places of the first and the second text; `find` gives the place of a name.
 fn places<T>(find: impl Fn(&str) -> Option<T>) -> Option<(T, Option<T>)> {
-    // QNLI's second text has the name that elsewhere a single one has.
+    // In QNLI, the second text has the name that a single text has in other data sets.
     if let (Some(first), Some(second)) = (find("question"), find("sentence")) {
         return Some((first, Some(second)));
     }
@@ -169,27 +149,38 @@ impl<R: BufRead> Records<R> {
     /// # Errors
     /// When a TSV header has no column of text, or nothing can be read.
     pub fn new(reader: R, format: InputFormat, name: &str) -> Result<Self> {
-        let mut records =
-            Records { reader, name: name.to_owned(), format, line: 0, bytes: 0, columns: None, held: None };
+        let mut records = Records {
+            reader,
+            name: name.to_owned(),
+            format,
+            line: 0,
+            bytes: 0,
+            columns: None,
+            header: None,
+            held: None,
+        };
         if format == InputFormat::Tsv {
             let failed = |source| Error::Io { path: name.into(), action: "read", source };
             let header = records.next_line().map_err(failed)?.unwrap_or_default();
             let text = String::from_utf8_lossy(&header).into_owned();
             let cells: Vec<&str> = text.split('\t').collect();
             let cola = Columns::of_cola(&cells);
-            // Where the first line is no header it is a record.
+            // A first line that is not a header is a record.
             records.held = cola.map(|_| header);
             records.columns = Some(match cola {
                 Some(columns) => columns,
-                None => Columns::of(&cells, &format!("{name}, line 1"))?,
+                None => {
+                    records.header = Some(cells.iter().map(|cell| (*cell).to_owned()).collect());
+                    Columns::of(&cells, &format!("{name}, line 1"))?
+                }
             });
         }
         Ok(records)
     }
 
-    /// Whether lines have labels: a table without a column of them has none.
-    pub fn labelled(&self) -> bool {
-        self.columns.is_none_or(|columns| columns.labelled())
+    /// The names of a table's columns; none where there is no header, as in CoLA's tables.
+    pub fn header(&self) -> Option<&[String]> {
+        self.header.as_deref()
     }
 
     /// The next record; none at the end.
@@ -197,17 +188,26 @@ impl<R: BufRead> Records<R> {
     /// # Errors
     /// When the input cannot be read.
     pub fn next_record(&mut self) -> Result<Option<Record>> {
+        Ok(self.next_with(|_| ())?.map(|(record, _)| record))
+    }
+
+    /// The next record and the result of `more` on its row; none at the end. For a line without a row, such as one that
+    /// is not JSON, `more` is not called.
+    ///
+    /// # Errors
+    /// When the input cannot be read.
+    pub fn next_with<T>(&mut self, more: impl FnOnce(Row<'_>) -> T) -> Result<Option<(Record, Option<T>)>> {
         let line = match self.held.take() {
             Some(held) => Ok(Some(held)),
             None => self.next_line(),
         };
         let line = line.map_err(|source| Error::Io { path: self.name.clone().into(), action: "read", source })?;
         let Some(bytes) = line else { return Ok(None) };
-        let (text, label) = match std::str::from_utf8(&bytes) {
-            Ok(line) => self.parse(line),
+        let (text, more) = match std::str::from_utf8(&bytes) {
+            Ok(line) => self.parse(line, more),
             Err(error) => (Err(TextError::Utf8(error.valid_up_to())), None),
         };
-        Ok(Some(Record { line: self.line, text, label }))
+        Ok(Some((Record { line: self.line, text }, more)))
     }
 
     /// What the input is called in errors.
@@ -237,16 +237,16 @@ impl<R: BufRead> Records<R> {
         Ok(Some(bytes))
     }
 
-    fn parse(&self, line: &str) -> (Result<Text, TextError>, Option<Label>) {
+    fn parse<T>(&self, line: &str, more: impl FnOnce(Row<'_>) -> T) -> (Result<Text, TextError>, Option<T>) {
         match (self.format, self.columns) {
             (InputFormat::Jsonl, _) if line.trim().is_empty() => (Err(TextError::Empty), None),
             (InputFormat::Jsonl, _) => match serde_json::from_str::<Value>(line) {
-                Ok(value) => (json(&value), Label::of(&value)),
+                Ok(value) => (json(&value), Some(more(Row::Json(&value)))),
                 Err(error) => (Err(TextError::Record(format!("not a JSON object: {error}"))), None),
             },
             (InputFormat::Tsv, Some(columns)) => {
                 let cells: Vec<&str> = line.split('\t').collect();
-                (columns.text(&cells), columns.label(&cells))
+                (columns.text(&cells), Some(more(Row::Cells(&cells))))
             }
             _ => match line.split_once('\t') {
                 Some((first, second)) => (Ok(Text::pair(first, second)), None),
@@ -256,40 +256,11 @@ impl<R: BufRead> Records<R> {
     }
 }
 
-impl Label {
-    /// The label of a JSON object; answers as SQuAD has them (a list of `text` and `answer_start`), as its copies have them
-    /// (a list of each), or one, as `answer` and `answer_start`.
-    pub fn of(value: &Value) -> Option<Self> {
-        let answer = |text: &Value, start: &Value| Some((text.as_str()?.to_owned(), start.as_u64()?.try_into().ok()?));
-        if let (Some(text), Some(start)) = (value.get("answer"), value.get("answer_start")) {
-            return Some(Label::Answers(vec![answer(text, start)?]));
-        }
-        if let Some(answers) = value.get("answers") {
-            let answers: Option<Vec<_>> = match answers {
-                Value::Array(list) => list.iter().map(|a| answer(a.get("text")?, a.get("answer_start")?)).collect(),
-                other => {
-                    let part = |name: &str| other.get(name).and_then(Value::as_array);
-                    part("text")?.iter().zip(part("answer_start")?).map(|(text, start)| answer(text, start)).collect()
-                }
-            };
-            return answers.map(Label::Answers);
-        }
-        match LABEL.iter().find_map(|name| value.get(name))? {
-            Value::String(label) => Some(Label::Name(label.clone())),
-            Value::Array(parts) => {
-                let parts: Option<Vec<&str>> = parts.iter().map(Value::as_str).collect();
-                Some(Label::Name(parts?.join(" ")))
-            }
-            other => Some(Label::Name(other.to_string())),
-        }
-    }
-}
-
 fn json(value: &Value) -> Result<Text, TextError> {
     let text = |value: &Value| match value {
         Value::String(text) => Ok(text.clone()),
         Value::Array(words) => {
-            // Words are told apart by white space again when they are tagged.
+            // Tagging splits the text into words at white space again.
             let word = |value: &'_ Value| {
                 value.as_str().filter(|w| !w.is_empty() && !w.contains(char::is_whitespace)).map(str::to_owned)
             };
@@ -375,34 +346,14 @@ nonsense
             assert!(matches!(text, Err(TextError::Record(_))), "line {line} was accepted");
         }
     }
-    #[test]
-    fn glue_files_are_read_as_they_come() {
-        let labelled = |bytes: &'static [u8]| {
-            let mut records = Records::new(bytes, InputFormat::Tsv, "test").unwrap();
-            let record = records.next_record().unwrap().unwrap();
-            (record.line, record.text.unwrap(), record.label)
-        };
-        let name = |name: &str| Some(Label::Name(name.to_owned()));
-        let mrpc = "\u{feff}Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\r\n1\t7\t8\tHe said \"no.\t\"No\r\n".as_bytes();
-        assert_eq!(labelled(mrpc), (2, Text::pair("He said \"no.", "\"No"), name("1")));
-        let cola = b"gj04\t0\t*\tThem went.\ngj04\t1\t\tThey went.\n";
-        assert_eq!(labelled(cola), (1, Text::one("Them went."), name("0")));
-        let qnli = b"index\tquestion\tsentence\tlabel\n0\tWhen?\tThen.\tentailment\n";
-        assert_eq!(labelled(qnli), (2, Text::pair("When?", "Then."), name("entailment")));
-        let qqp = b"id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n0\t1\t2\ta\tb\t0\n";
-        assert_eq!(labelled(qqp), (2, Text::pair("a", "b"), name("0")));
-    }
 
     #[test]
-    fn answers_are_read_in_every_spelling() {
-        for json in [
-            r#"{"question":"q","context":"a b","answer":"b","answer_start":2}"#,
-            r#"{"question":"q","context":"a b","answers":[{"text":"b","answer_start":2}]}"#,
-            r#"{"question":"q","context":"a b","answers":{"text":["b"],"answer_start":[2]}}"#,
-        ] {
-            let mut records = Records::new(json.as_bytes(), InputFormat::Jsonl, "test").unwrap();
-            let record = records.next_record().unwrap().unwrap();
-            assert_eq!(record.label, Some(Label::Answers(vec![("b".to_owned(), 2)])), "{json}");
-        }
+    fn glue_files_are_read_as_they_come() {
+        let mrpc = "\u{feff}Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\r\n1\t7\t8\tHe said \"no.\t\"No\r\n".as_bytes();
+        assert_eq!(read(InputFormat::Tsv, mrpc), [(2, Ok(Text::pair("He said \"no.", "\"No")))]);
+        let cola = b"gj04\t0\t*\tThem went.\n";
+        assert_eq!(read(InputFormat::Tsv, cola), [(1, Ok(Text::one("Them went.")))]);
+        let qnli = b"index\tquestion\tsentence\tlabel\n0\tWhen?\tThen.\tentailment\n";
+        assert_eq!(read(InputFormat::Tsv, qnli), [(2, Ok(Text::pair("When?", "Then.")))]);
     }
 }

@@ -5,7 +5,7 @@ mod output;
 mod report;
 mod session;
 
-pub use input::{Columns, InputFormat, LABEL, Label, Record, Records};
+pub use input::{Columns, InputFormat, Record, Records, Row};
 pub use output::{OutputFormat, Writer};
 pub use report::write_report;
 pub use session::{Outcome, Session, SessionOptions, run};

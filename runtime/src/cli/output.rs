@@ -1,13 +1,15 @@
-//! Answers as a table for people, or TSV or JSON lines for programs.
+//! Writes answers as a table for people, or as TSV or JSON lines for programs.
+//!
+//! In: an answer or an error for each line and task. Out: rows in one format. Refused: nothing; an error becomes a row.
 
 use std::io::{self, Write};
 
 use clap::ValueEnum;
 use serde::Serialize;
 
-use crate::{Answer, Error, Fields, Prediction, Ranked, Result, Text};
+use crate::{Answer, Error, Prediction, Result, Text, tasks::cell};
 
-/// How answers are written.
+/// The format of answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum OutputFormat {
     /// Columns for people
@@ -37,7 +39,7 @@ struct Row<'a> {
     line: usize,
     task: &'a str,
     #[serde(flatten)]
-    said: Option<Fields<'a>>,
+    answer: Option<&'a Answer>,
     #[serde(skip_serializing_if = "Option::is_none")]
     logits: Option<&'a [f32]>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -83,7 +85,7 @@ impl<W: Write> Writer<W> {
         }
     }
 
-    /// Hands everything on.
+    /// Flushes the output.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -109,26 +111,7 @@ impl<W: Write> Writer<W> {
         });
         let cells = match answer {
             Err(error) => format!("{:labels$}  {:>6}  {error}", "-", "-"),
-            Ok(prediction) => match &prediction.answer {
-                Answer::Labels(ranked) => {
-                    let named = |r: &Ranked| format!("{:labels$}  {:6.4}", r.label, r.score);
-                    let cells: Vec<String> = ranked.iter().map(named).collect();
-                    format!("{}  {shown}", cells.join("  "))
-                }
-                Answer::Value(value) => format!("{value:<labels$.4}  {:>6}  {shown}", ""),
-                Answer::Tags(tags) => {
-                    let tagged: Vec<String> = tags
-                        .iter()
-                        .map(|t| format!("{}/{}", cell(&t.word), t.label.as_deref().unwrap_or("-")))
-                        .collect();
-                    tagged.join(" ")
-                }
-                Answer::Spans(spans) => {
-                    let named: Vec<String> =
-                        spans.iter().map(|s| format!("{:?} {}-{} {:.4}", s.text, s.start, s.end, s.score)).collect();
-                    if named.is_empty() { "-".to_owned() } else { named.join("  ") }
-                }
-            },
+            Ok(prediction) => prediction.answer.row().table(labels, &shown),
         };
         let tasks = format!("{task:tasks$}");
         self.columns(&line.to_string(), &tasks, &cells)?;
@@ -159,21 +142,7 @@ impl<W: Write> Writer<W> {
         let (label, score, error) = match answer {
             Err(error) => (String::new(), String::new(), cell(&error.to_string())),
             Ok(prediction) => {
-                let (label, score) = match &prediction.answer {
-                    Answer::Labels(ranked) => (
-                        join(ranked.iter().map(|r| r.label.to_string())),
-                        join(ranked.iter().map(|r| format!("{:.6}", r.score))),
-                    ),
-                    Answer::Value(value) => (format!("{value:.6}"), String::new()),
-                    Answer::Tags(tags) => {
-                        let labels: Vec<&str> = tags.iter().map(|t| t.label.as_deref().unwrap_or("-")).collect();
-                        (labels.join(" "), String::new())
-                    }
-                    Answer::Spans(spans) => (
-                        join(spans.iter().map(|s| cell(&s.text))),
-                        join(spans.iter().map(|s| format!("{:.6}", s.score))),
-                    ),
-                };
+                let (label, score) = prediction.answer.row().cells();
                 (label, score, String::new())
             }
         };
@@ -185,12 +154,12 @@ impl<W: Write> Writer<W> {
     fn jsonl(&mut self, line: usize, task: &str, answer: Result<&Prediction, &Error>) -> io::Result<()> {
         let row = match answer {
             Err(error) => {
-                Row { line, task, said: None, logits: None, truncated: false, error: Some(error.to_string()) }
+                Row { line, task, answer: None, logits: None, truncated: false, error: Some(error.to_string()) }
             }
             Ok(prediction) => Row {
                 line,
                 task,
-                said: Some(prediction.answer.fields()),
+                answer: Some(&prediction.answer),
                 logits: (self.logits && !prediction.logits.is_empty()).then_some(&prediction.logits[..]),
                 truncated: prediction.truncated,
                 error: None,
@@ -199,16 +168,6 @@ impl<W: Write> Writer<W> {
         serde_json::to_writer(&mut self.inner, &row)?;
         writeln!(self.inner)
     }
-}
-
-/// Several values in one cell.
-fn join(values: impl Iterator<Item = String>) -> String {
-    values.collect::<Vec<_>>().join(" ; ")
-}
-
-/// A text that keeps to its cell.
-fn cell(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 fn shorten(text: &str) -> String {

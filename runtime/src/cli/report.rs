@@ -22,10 +22,10 @@ pub fn write_report(out: &mut impl Write, report: &Report) -> io::Result<()> {
         "tokens", "batch", "min ms", "median", "p95", "GFLOP/s", "of peak"
     )?;
     for l in &report.lengths {
-        let share = 100.0 * l.gflops / (report.peak_gflops * *threads as f64);
+        let of_peak = 100.0 * l.gflops / (report.peak_gflops * *threads as f64);
         writeln!(
             out,
-            "{:6} {:5} {:9.3} {:9.3} {:9.3} {:8.0} {share:6.0} %",
+            "{:6} {:5} {:9.3} {:9.3} {:9.3} {:8.0} {of_peak:6.0} %",
             l.tokens, l.batch, l.min_ms, l.median_ms, l.p95_ms, l.gflops
         )?;
     }

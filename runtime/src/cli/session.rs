@@ -1,4 +1,7 @@
 //! Answers every record of an input for every task, in order.
+//!
+//! In: records, tasks and options. Out: a row for each record and task, and totals. A text that cannot be answered
+//! becomes a row with the reason. Refused: input that cannot be read, and errors of the engine.
 
 use std::{
     io::{BufRead, Write},
@@ -25,7 +28,7 @@ pub struct SessionOptions {
     pub options: Options,
     /// Lines read before any of them is answered.
     pub batch: usize,
-    /// Whether every line's answer is handed on before the next line is read.
+    /// Whether each line is answered and flushed before the next is read.
     pub unbuffered: bool,
 }
 
@@ -49,8 +52,8 @@ pub struct Outcome {
 /// Reads all records and writes all answers. `progress` is called with the bytes read so far.
 ///
 /// # Errors
-/// When the input cannot be read, the output not be written, or the engine fails; a text that has no answer is a row
-/// that says so.
+/// When the input cannot be read, the output cannot be written, or the engine fails. A text that cannot be answered is
+/// not an error: it becomes a row with the reason.
 pub fn run<R: BufRead, W: Write>(
     session: &Session<'_>,
     records: &mut Records<R>,
@@ -81,7 +84,7 @@ pub fn run<R: BufRead, W: Write>(
     Ok(outcome)
 }
 
-/// Answers one batch of the input of that name: every task's requests go to the encoder together.
+/// Answers one batch of records; `input` names their file in errors. The requests of all tasks run together.
 fn answer<W: Write>(
     session: &Session<'_>,
     input: &str,
@@ -102,7 +105,7 @@ fn answer<W: Write>(
                 Ok(_) => answers.next().expect("an answer for every request"),
                 Err(reason) => Err(reason.clone().into()),
             };
-            // A text without an answer is a row; anything else is the end.
+            // An error of one text becomes a row; any other error ends the session.
             let answer = match answer {
                 Err(Error::Memory { place, bytes, helps }) => {
                     return Err(Error::Memory {

@@ -1,13 +1,11 @@
-//! Tagged words a line each, a blank line between sentences: CoNLL-2003 and its like, whose first column is the word and
-//! whose last is the tag, and CoNLL-U, whose second is the word and whose fourth is the part of speech.
+//! Tagged words a line each, a blank line between sentences: CoNLL-2003 and its like, whose first column is the word
+//! and whose last is the tag, and CoNLL-U, whose second is the word and whose fourth is the part of speech.
 
 use std::path::Path;
 
-use edge_run::{
-    Text, TextError,
-    cli::{Label, Record},
-};
+use edge_run::{Text, TextError, tasks::Label};
 
+use super::Record;
 use crate::Result;
 
 pub(super) fn records(path: &Path, universal: bool) -> Result<Vec<Record>> {

@@ -2,12 +2,9 @@
 
 use std::path::Path;
 
-use edge_run::{
-    TextError,
-    cli::{Columns, Record},
-};
+use edge_run::{TextError, cli::Columns};
 
-use super::{content, no_labels, open};
+use super::{LabelColumns, Record, content, no_labels, open};
 use crate::Result;
 
 pub(super) fn records(path: &Path) -> Result<Vec<Record>> {
@@ -17,16 +14,14 @@ pub(super) fn records(path: &Path) -> Result<Vec<Record>> {
     let header = reader.headers().map_err(failed)?.clone();
     let names: Vec<&str> = header.iter().map(|name| name.trim_start_matches('\u{feff}')).collect();
     let columns = Columns::of(&names, &format!("{}, line 1", path.display()))?;
-    if !columns.labelled() {
-        return Err(no_labels(path));
-    }
+    let labels = LabelColumns::of(&names).ok_or_else(|| no_labels(path))?;
     let mut records = Vec::new();
     let mut row = csv::ByteRecord::new();
     while reader.read_byte_record(&mut row).map_err(failed)? {
         let line = row.position().map_or(0, |position| usize::try_from(position.line()).unwrap_or(usize::MAX));
         let cells: Result<Vec<&str>, _> = row.iter().map(std::str::from_utf8).collect();
         let (text, label) = match cells {
-            Ok(cells) => (columns.text(&cells), columns.label(&cells)),
+            Ok(cells) => (columns.text(&cells), labels.label(&cells)),
             Err(error) => (Err(TextError::Utf8(error.valid_up_to())), None),
         };
         records.push(Record { line, text, label });
@@ -36,7 +31,7 @@ pub(super) fn records(path: &Path) -> Result<Vec<Record>> {
 
 #[cfg(test)]
 mod tests {
-    use edge_run::{Text, cli::Label};
+    use edge_run::{Text, tasks::Label};
 
     use super::*;
 

@@ -2,13 +2,10 @@
 
 use std::{fs, path::Path};
 
-use edge_run::{
-    Text, TextError,
-    cli::{InputFormat, Label, Record},
-};
+use edge_run::{Text, TextError, cli::InputFormat};
 use serde_json::Value;
 
-use super::lines;
+use super::{Record, label_of, lines};
 use crate::Result;
 
 pub(super) fn records(path: &Path) -> Result<Vec<Record>> {
@@ -32,7 +29,7 @@ fn questions(articles: &[Value]) -> Vec<Record> {
         for question in list(&paragraph, "qas") {
             let pair =
                 text(&question, "question").and_then(|first| Ok(Text::pair(first, text(&paragraph, "context")?)));
-            records.push(Record { line: records.len() + 1, text: pair, label: Label::of(&question) });
+            records.push(Record { line: records.len() + 1, text: pair, label: label_of(&question) });
         }
     }
     records
@@ -40,6 +37,8 @@ fn questions(articles: &[Value]) -> Vec<Record> {
 
 #[cfg(test)]
 mod tests {
+    use edge_run::tasks::Label;
+
     use super::*;
 
     #[test]

@@ -1,8 +1,8 @@
 //! Labelled texts for a task.
 //!
-//! In: a file of labelled texts in any of the usual forms, and the task. Out: texts with what is right of each. Refused: a
-//! file without labels or rows, and unless the caller leaves them out, rows without a text, with a label that the task does
-//! not have, or with an answer that is not where it is said to be.
+//! In: a file of labelled texts in any of the usual forms, and the task. Out: texts with their gold labels. Refused: a
+//! file without labels or rows. Unless the caller skips bad rows, also refused: a row without a text, with a label that
+//! the task does not have, or with an answer that is not at the given place.
 //!
 //! The name's ending says which form a file has: `.jsonl`, `.json`, `.csv`, `.conll`, `.conllu`, `.bio`,
 //! `.iob`; everything else is TSV as GLUE's files are.
@@ -10,31 +10,22 @@
 mod conll;
 mod csv;
 mod json;
+mod labels;
 
 use std::{collections::BTreeSet, fs::File, io::BufReader, path::Path};
 
-use bias_patch::{Kind, Task};
+use bias_patch::Task;
+pub use edge_run::tasks::Gold;
 use edge_run::{
-    Text,
-    cli::{InputFormat, LABEL, Label, Record, Records},
+    Text, TextError,
+    cli::{InputFormat, Records, Row},
+    tasks::{self, Label},
 };
 
+use self::labels::{LabelColumns, NAMES, label_of};
 use crate::{Error, Result};
 
-/// What is right of a text.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Gold {
-    /// The label's number.
-    Class(usize),
-    /// The number.
-    Value(f32),
-    /// For each word its label's number.
-    Tags(Vec<usize>),
-    /// Answers, each as characters of the second text; the first is learned from, all of them count as right.
-    Span(Vec<(usize, usize)>),
-}
-
-/// A text and what is right of it.
+/// A text and its gold label.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Example {
     /// The text.
@@ -43,7 +34,18 @@ pub struct Example {
     pub gold: Gold,
 }
 
-/// Labelled texts, and the rows that were none.
+/// A row of a file.
+#[derive(Debug)]
+struct Record {
+    /// Its line, or its number, from 1.
+    line: usize,
+    /// The text, or why there is none.
+    text: Result<Text, TextError>,
+    /// The label in the file, if there is one.
+    label: Option<Label>,
+}
+
+/// Labelled texts, and the rows that were skipped.
 #[derive(Clone, Debug, Default)]
 pub struct Examples {
     /// The labelled texts.
@@ -52,8 +54,8 @@ pub struct Examples {
     pub skipped: Vec<(usize, String)>,
 }
 
-/// Reads a file of labelled texts. Labels are names, or numbers from 0 in the order of the task's labels, unless the names
-/// are numbers.
+/// Reads a file of labelled texts. Labels are names, or numbers from 0 in the order of the task's labels, unless the
+/// names are numbers.
 ///
 /// # Errors
 /// When the file has no rows or no labels, or, unless `skip_bad`, a row that is not a labelled text.
@@ -61,11 +63,12 @@ pub fn read_examples(path: &Path, task: &Task, skip_bad: bool) -> Result<Example
     /// Bad rows named in the refusal.
     const LISTED: usize = 3;
     let mut read = Examples::default();
+    let kind = tasks::of(task.kind());
     for record in records(path)? {
-        let label = record.label.ok_or_else(|| format!("expected {}, found none", due(task)));
+        let label = record.label.ok_or_else(|| format!("expected {}, found none", kind.expects()));
         let example = record.text.map_err(|e| e.to_string()).and_then(|text| {
             check_inputs(task, &text)?;
-            let gold = gold(task, &text, &label?)?;
+            let gold = kind.gold(&text, &label?)?;
             Ok(Example { text, gold })
         });
         match example {
@@ -88,17 +91,13 @@ pub fn read_examples(path: &Path, task: &Task, skip_bad: bool) -> Result<Example
     Ok(read)
 }
 
-/// Refuses texts to train on that have one label only: there is nothing to learn.
+/// Refuses training texts that all have the same label: they cannot train a task.
 ///
 /// # Errors
 /// When all labels are the same.
 pub fn check_variety(path: &Path, examples: &[Example]) -> Result<()> {
     let seen: BTreeSet<String> = examples.iter().map(|example| format!("{:?}", example.gold)).collect();
-    // Of tags one row has several already.
-    let tags = examples
-        .iter()
-        .any(|example| matches!(&example.gold, Gold::Tags(tags) if tags.windows(2).any(|t| t[0] != t[1])));
-    if seen.len() > 1 || tags {
+    if seen.len() > 1 || examples.iter().any(|example| example.gold.varies()) {
         return Ok(());
     }
     Err(content(path, "labels", "at least two that differ".to_owned(), "the same on every row".to_owned()))
@@ -119,12 +118,18 @@ fn records(path: &Path) -> Result<Vec<Record>> {
 /// Rows that are lines.
 fn lines(reader: impl std::io::BufRead, format: InputFormat, path: &Path) -> Result<Vec<Record>> {
     let mut records = Records::new(reader, format, &path.display().to_string())?;
-    if !records.labelled() {
-        return Err(no_labels(path));
-    }
+    // JSON lines have fields and no columns, and a table without a header is CoLA's.
+    let columns = match records.header() {
+        Some(header) => LabelColumns::of(header).ok_or_else(|| no_labels(path))?,
+        None => LabelColumns::HEADLESS,
+    };
+    let label = |row: Row<'_>| match row {
+        Row::Cells(cells) => columns.label(cells),
+        Row::Json(value) => label_of(value),
+    };
     let mut all = Vec::new();
-    while let Some(record) = records.next_record()? {
-        all.push(record);
+    while let Some((record, label)) = records.next_with(label)? {
+        all.push(Record { line: record.line, text: record.text, label: label.flatten() });
     }
     Ok(all)
 }
@@ -134,17 +139,12 @@ fn open(path: &Path) -> Result<File> {
 }
 
 fn no_labels(path: &Path) -> Error {
-    let expected = format!("a column of labels, one of {}, or answer and answer_start", LABEL.join(", "));
+    let expected = format!("a column of labels, one of {}, or answer and answer_start", NAMES.join(", "));
     content(path, "header", expected, "none".to_owned())
 }
 
 fn content(path: &Path, field: &str, expected: String, found: String) -> Error {
     Error::Content { path: path.to_owned(), field: field.to_owned(), expected, found }
-}
-
-/// What a row of a task says beside its text.
-fn due(task: &Task) -> &'static str {
-    if matches!(task.kind(), Kind::Span { .. }) { "an answer and its answer_start" } else { "a label" }
 }
 
 fn check_inputs(task: &Task, text: &Text) -> Result<(), String> {
@@ -156,71 +156,36 @@ fn check_inputs(task: &Task, text: &Text) -> Result<(), String> {
     }
 }
 
-fn gold(task: &Task, text: &Text, label: &Label) -> Result<Gold, String> {
-    let labels = task.kind().labels();
-    let class = |label: &str| {
-        let named = labels.iter().position(|known| known == label);
-        // Where names are numbers themselves, a number is a name.
-        let names = labels.iter().any(|known| known.parse::<f64>().is_ok());
-        let numbered = || label.parse().ok().filter(|number| !names && *number < labels.len());
-        named.or_else(numbered).ok_or_else(|| format!("expected one of {}, found {label:?}", labels.join(", ")))
-    };
-    match (task.kind(), label) {
-        (Kind::Classification { .. }, Label::Name(label)) => Ok(Gold::Class(class(label.trim())?)),
-        (Kind::Regression { .. }, Label::Name(label)) => {
-            let number = label.trim().parse().ok().filter(|number: &f32| number.is_finite());
-            Ok(Gold::Value(number.ok_or_else(|| format!("expected a number, found {label:?}"))?))
-        }
-        (Kind::Tagging { .. }, Label::Name(label)) => {
-            let tags = label.split_whitespace().map(class).collect::<Result<Vec<_>, _>>()?;
-            let words = text.first().split_whitespace().count();
-            if tags.len() != words {
-                return Err(format!("expected {words} labels, one for each word, found {}", tags.len()));
-            }
-            Ok(Gold::Tags(tags))
-        }
-        (Kind::Span { .. }, Label::Answers(answers)) if !answers.is_empty() => {
-            let context: Vec<char> = text.second().unwrap_or_default().chars().collect();
-            answers
-                .iter()
-                .map(|(answer, start)| place(&context, answer, *start))
-                .collect::<Result<_, _>>()
-                .map(Gold::Span)
-        }
-        _ => Err(format!("expected {}, found something else", due(task))),
-    }
-}
-
-/// The characters of an answer, without white space around it.
-fn place(context: &[char], answer: &str, start: usize) -> Result<(usize, usize), String> {
-    let wanted: Vec<char> = answer.chars().collect();
-    let found = start.checked_add(wanted.len()).and_then(|end| context.get(start..end)).unwrap_or_default();
-    if found != wanted {
-        let found: String = found.iter().collect();
-        return Err(format!("expected the answer {answer:?} at character {start} of the context, found {found:?}"));
-    }
-    let before = wanted.iter().take_while(|c| c.is_whitespace()).count();
-    let inside = answer.trim().chars().count();
-    if inside == 0 { Err("empty answer".to_owned()) } else { Ok((start + before, start + before + inside)) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn answers_are_where_they_are_said_to_be() {
-        let context: Vec<char> = "Été was hot".chars().collect();
-        assert_eq!(place(&context, "was", 4), Ok((4, 7)));
-        assert_eq!(place(&context, " was ", 3), Ok((4, 7)));
-        for (answer, start, reason) in [
-            ("was", 6, "at character 6"),
-            ("hot!", 8, "expected the answer"),
-            ("hot", usize::MAX, "found \"\""),
-            (" ", 3, "empty answer"),
+    fn glue_files_are_read_as_they_come() {
+        let labelled = |bytes: &'static [u8]| {
+            let record = lines(bytes, InputFormat::Tsv, Path::new("test")).unwrap().remove(0);
+            (record.line, record.text.unwrap(), record.label)
+        };
+        let name = |name: &str| Some(Label::Name(name.to_owned()));
+        let mrpc = "\u{feff}Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\r\n1\t7\t8\tHe said \"no.\t\"No\r\n".as_bytes();
+        assert_eq!(labelled(mrpc), (2, Text::pair("He said \"no.", "\"No"), name("1")));
+        let cola = b"gj04\t0\t*\tThem went.\ngj04\t1\t\tThey went.\n";
+        assert_eq!(labelled(cola), (1, Text::one("Them went."), name("0")));
+        let qnli = b"index\tquestion\tsentence\tlabel\n0\tWhen?\tThen.\tentailment\n";
+        assert_eq!(labelled(qnli), (2, Text::pair("When?", "Then."), name("entailment")));
+        let qqp = b"id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n0\t1\t2\ta\tb\t0\n";
+        assert_eq!(labelled(qqp), (2, Text::pair("a", "b"), name("0")));
+    }
+
+    #[test]
+    fn answers_are_read_in_every_spelling() {
+        for json in [
+            r#"{"question":"q","context":"a b","answer":"b","answer_start":2}"#,
+            r#"{"question":"q","context":"a b","answers":[{"text":"b","answer_start":2}]}"#,
+            r#"{"question":"q","context":"a b","answers":{"text":["b"],"answer_start":[2]}}"#,
         ] {
-            let error = place(&context, answer, start).unwrap_err();
-            assert!(error.contains(reason), "{error}");
+            let record = lines(json.as_bytes(), InputFormat::Jsonl, Path::new("test")).unwrap().remove(0);
+            assert_eq!(record.label, Some(Label::Answers(vec![("b".to_owned(), 2)])), "{json}");
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Pictures out of logs of trainings: of every run by step, or of what each log came to by texts learned from. What is refused
-//! names the log.
+//! Pictures of logs of trainings: loss and score of every run by step, or the score of each log by its number of
+//! training texts. Errors name the log.
 
 use std::{
     collections::BTreeMap,
@@ -16,7 +16,7 @@ use crate::{
 };
 
 impl Picture {
-    /// Loss and score of every run in logs of trainings, against steps.
+    /// Training loss and dev score of every run in logs of trainings, by step.
     ///
     /// # Errors
     /// When a log cannot be read or has no steps, or scores are of different metrics.
@@ -36,17 +36,17 @@ impl Picture {
                 scores.push(Series { name, pieces: pieces(&run.scores) });
             }
         }
-        let lines = |up: String, series| Lines { up, across: "steps", logarithmic: false, series };
+        let lines = |up: String, series| Lines { up, across: "step", logarithmic: false, series };
         let up = format!("{} on dev", metric.as_deref().unwrap_or("score"));
-        let mut panels = vec![Panel::Lines(lines("loss of a step's texts".to_owned(), losses))];
-        // A training that is in its first pass has none.
+        let mut panels = vec![Panel::Lines(lines("training loss".to_owned(), losses))];
+        // A training that is in its first epoch has none.
         if scores.iter().any(|series| !series.pieces.is_empty()) {
             panels.push(Panel::Lines(lines(up, scores)));
         }
-        Ok(Picture { title: "loss and score by step".to_owned(), panels })
+        Ok(Picture { title: "training loss and dev score by step".to_owned(), panels })
     }
 
-    /// Scores against how many texts were learned from, a line for each log, the paper's Figure 2.
+    /// The dev score by the number of training texts, a line for each log, as in the paper's Figure 2.
     ///
     /// # Errors
     /// When a log cannot be read or has no sizes, or scores are of different metrics.
@@ -55,9 +55,9 @@ impl Picture {
         for path in logs {
             let entries = read_log(path)?;
             same_metric(&entries, &mut metric, path)?;
-            // The last result of a size counts: a log goes on when its command runs again.
+            // The last result of a size counts: a resumed command appends to its log.
             let sizes = entries.iter().filter_map(|entry| match entry {
-                Entry::Size { texts, dev: Some(dev), .. } if *texts > 0 => Some((*texts, *dev)),
+                Entry::Size { texts, dev: Some(dev), .. } if *texts > 0 && drawable(*dev) => Some((*texts, *dev)),
                 _ => None,
             });
             let sizes: BTreeMap<usize, f64> = sizes.collect();
@@ -68,13 +68,13 @@ impl Picture {
             series.push(Series { name: name_of(path), pieces: vec![points] });
         }
         let up = format!("{} on dev", metric.as_deref().unwrap_or("score"));
-        let title = "score by texts learned from".to_owned();
-        let lines = Lines { up, across: "texts learned from", logarithmic: true, series };
+        let title = "dev score by number of training texts".to_owned();
+        let lines = Lines { up, across: "training texts", logarithmic: true, series };
         Ok(Picture { title, panels: vec![Panel::Lines(lines)] })
     }
 }
 
-/// At most some hundred points: each the mean of as many, for single steps differ much.
+/// At most some hundred points, each the mean of equally many: the losses of single steps differ much.
 fn thinned(points: &[Point]) -> Vec<Point> {
     const MOST: usize = 200;
     let mean = |some: &[Point]| {
@@ -85,9 +85,10 @@ fn thinned(points: &[Point]) -> Vec<Point> {
     points.chunks(points.len().div_ceil(MOST).max(1)).map(mean).collect()
 }
 
-/// Points from one whose value is missing to the next.
+/// Points in pieces, parted where a value is missing or too large to draw.
 fn pieces(points: &[Point]) -> Vec<Vec<(f64, f64)>> {
-    let pieces = points.split(|point| point.1.is_none()).filter(|piece| !piece.is_empty());
+    let drawn = |point: &Point| point.1.is_some_and(drawable);
+    let pieces = points.split(|point| !drawn(point)).filter(|piece| !piece.is_empty());
     pieces.map(|piece| piece.iter().filter_map(|(across, value)| Some((*across, (*value)?))).collect()).collect()
 }
 
@@ -97,7 +98,7 @@ fn pieces(points: &[Point]) -> Vec<Vec<(f64, f64)>> {
 /// When it is another one than was noted.
 fn same_metric(entries: &[Entry], metric: &mut Option<String>, path: &Path) -> Result<()> {
     for entry in entries {
-        let (Entry::Pass { metric: Some(found), .. } | Entry::Size { metric: Some(found), .. }) = entry else {
+        let (Entry::Epoch { metric: Some(found), .. } | Entry::Size { metric: Some(found), .. }) = entry else {
             continue;
         };
         let due = metric.get_or_insert_with(|| found.clone());
@@ -113,6 +114,11 @@ fn same_metric(entries: &[Entry], metric: &mut Option<String>, path: &Path) -> R
     Ok(())
 }
 
+/// Whether an axis can span a value: differences of larger ones may be infinite.
+fn drawable(value: f64) -> bool {
+    value.abs() < 1e100
+}
+
 fn nothing(path: &Path, expected: &str) -> Error {
     Error::Content {
         path: path.to_owned(),
@@ -122,7 +128,7 @@ fn nothing(path: &Path, expected: &str) -> Error {
     }
 }
 
-/// What a log is called in a picture.
+/// The name of a log in a picture.
 fn name_of(path: &Path) -> String {
     path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
 }
@@ -131,6 +137,7 @@ fn name_of(path: &Path) -> String {
 mod tests {
     use std::fs;
 
+    use plotters::coord::ranged1d::Ranged;
     use tempfile::TempDir;
 
     use super::*;
@@ -151,36 +158,39 @@ mod tests {
     fn runs_that_were_stopped_are_one_line_each() {
         let run = |seed: u64, step: u64| {
             format!(
-                "{{\"event\":\"run\",\"run\":{seed},\"of\":2,\"lr\":0.01,\"seed\":{seed},\"step\":{step},\"steps\":4}}\n"
+                "{{\"event\":\"run\",\"run\":{seed},\"of\":2,\"learning_rate\":0.01,\"seed\":{seed},\"step\":{step},\"steps\":4}}\n"
             )
         };
         let step = |step: u64, loss: f64| format!("{{\"event\":\"step\",\"step\":{step},\"loss\":{loss}}}\n");
-        let pass = |dev: f64| format!("{{\"event\":\"pass\",\"dev\":{dev},\"metric\":\"F1\"}}\n");
+        let epoch = |dev: f64| format!("{{\"event\":\"epoch\",\"dev\":{dev},\"metric\":\"F1\"}}\n");
         let whole = |seed, from: u64, losses: &[f64]| {
             let steps: String = losses.iter().enumerate().map(|(at, loss)| step(from + at as u64 + 1, *loss)).collect();
             run(seed, from) + &steps
         };
-        let first = whole(1, 0, &[4.0, 3.0, 2.0, 1.0]) + &pass(0.5);
-        let second = whole(2, 0, &[5.0, 4.0, 3.0, 2.0]) + &pass(0.75);
-        // Stopped in the fourth step of the first run, and before the first checkpoint of the second. When its command runs
-        // again it says once more what an earlier size came to.
+        let first = whole(1, 0, &[4.0, 3.0, 2.0, 1.0]) + &epoch(0.5);
+        let second = whole(2, 0, &[5.0, 4.0, 3.0, 2.0]) + &epoch(0.75);
+        // Stopped in the fourth step of the first run, and before the first checkpoint of the second. The resumed
+        // command logs the result of an earlier size again.
         let size = "{\"event\":\"size\",\"texts\":9,\"dev\":0.1}\n";
         let parts = whole(1, 0, &[4.0, 3.0, 2.0])
             + size
             + &whole(1, 2, &[2.0, 1.0])
-            + &pass(0.5)
+            + &epoch(0.5)
             + &whole(2, 0, &[5.0])
             + &second;
         let (_dir, paths) = logs(&[("whole.jsonl", &(first + &second)), ("parts.jsonl", &parts)]);
         let of = |path: &PathBuf| Picture::of_training(std::slice::from_ref(path)).unwrap();
         assert_eq!(of(&paths[0]).panels.len(), 2);
-        let svg = of(&paths[0]).svg();
-        assert_eq!(svg, of(&paths[1]).svg());
-        for part in ["F1 on dev", "rate 1e-2, seed 2", ">steps<"] {
+        let svg = of(&paths[0]).svg().unwrap();
+        assert_eq!(svg, of(&paths[1]).svg().unwrap());
+        for part in ["F1 on dev", "learning rate 1e-2, seed 2", ">\nstep\n<"] {
             assert!(svg.contains(part), "{part} in {svg}");
         }
         let both = Picture::of_training(&paths).unwrap().text().join("\n");
-        assert!(both.contains("whole, rate 1e-2, seed 1") && both.contains("parts, rate 1e-2, seed 2"), "{both}");
+        assert!(
+            both.contains("whole, learning rate 1e-2, seed 1") && both.contains("parts, learning rate 1e-2, seed 2"),
+            "{both}"
+        );
     }
 
     #[test]
@@ -194,10 +204,10 @@ mod tests {
         let Panel::Lines(lines) = &picture.panels[0] else { panic!("no lines") };
         assert_eq!(lines.series[0].pieces, [[(100.0, 0.5), (1000.0, 0.6), (10_000.0, 0.7)]]);
         assert_eq!(lines.series[1].pieces, [[(100.0, 0.2), (10_000.0, 0.9)]]);
-        let (across, _) = lines.scales().unwrap();
-        let steps = [100.0, 1000.0, 10_000.0].map(|texts| across.share(texts));
-        assert!((steps[1] - steps[0] - (steps[2] - steps[1])).abs() < 1e-9, "{steps:?}");
-        assert!(picture.svg().contains("full &amp; frank"));
+        let (across, _) = lines.axes().unwrap();
+        let steps = [100.0, 1000.0, 10_000.0].map(|texts| across.map(&texts, (0, 3000)));
+        assert!((steps[1] - steps[0] - (steps[2] - steps[1])).abs() <= 1, "{steps:?}");
+        assert!(picture.svg().unwrap().contains("full &amp; frank"));
         let text = picture.text();
         assert!(text.iter().any(|line| line.ends_with("a  bitfit")), "{text:?}");
     }
@@ -212,18 +222,20 @@ mod tests {
         let picture = Picture::of_training(&paths[..1]).unwrap();
         let Panel::Lines(lines) = &picture.panels[0] else { panic!("no lines") };
         assert_eq!(lines.series[0].pieces, [vec![(0.0, 4.0), (1.0, 3.0)], vec![(3.0, 1.0)]]);
-        // The paper, and a mark at each of the three points.
-        let svg = picture.svg();
-        assert_eq!(svg.matches("<rect").count(), 1 + 3);
-        assert!(svg.contains(">unnamed run<") && picture.text().iter().any(|line| line.ends_with("a  unnamed run")));
+        // A mark at each of the three points.
+        let svg = picture.svg().unwrap();
+        assert_eq!(svg.matches("<circle").count(), 3);
+        assert!(
+            svg.contains(">\nunnamed run\n<") && picture.text().iter().any(|line| line.ends_with("a  unnamed run"))
+        );
         let error = Picture::of_training(&paths[1..]).unwrap_err().to_string();
         assert!(error.contains("none.jsonl") && error.contains("steps of a training, found none"), "{error}");
     }
 
     #[test]
     fn logs_without_what_is_drawn_are_refused() {
-        let pass = |metric: &str| format!("{{\"event\":\"pass\",\"dev\":0.5,\"metric\":\"{metric}\"}}\n");
-        let (_dir, paths) = logs(&[("a.jsonl", &pass("F1")), ("b.jsonl", &pass("accuracy"))]);
+        let epoch = |metric: &str| format!("{{\"event\":\"epoch\",\"dev\":0.5,\"metric\":\"{metric}\"}}\n");
+        let (_dir, paths) = logs(&[("a.jsonl", &epoch("F1")), ("b.jsonl", &epoch("accuracy"))]);
         for (found, parts) in [
             (Picture::of_training(&paths[..1]), ["a.jsonl", "steps of a training, found none"]),
             (Picture::of_sizes(&paths[..1]), ["a.jsonl", "--train-sizes"]),

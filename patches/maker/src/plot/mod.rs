@@ -1,20 +1,18 @@
 //! Pictures of what training changed and of how it went.
 //!
-//! In: a [`Report`] that was made with its encoder, or logs of trainings. Out: a [`Picture`], which becomes SVG, PNG or lines
-//! for a terminal. Refused: logs without what the picture is of, and logs whose scores are of different metrics.
+//! In: a [`Report`] that was made with its encoder, or logs of trainings. Out: a [`Picture`], which becomes SVG, PNG or
+//! lines for a terminal. Refused: logs that lack what is to be drawn, and logs whose scores are of different metrics.
 //!
-//! A picture is panels: cells in rows and columns, or lines over an axis. Each is laid out once, as rectangles, lines and
-//! words, for both files; a terminal has places for characters only, and gets a layout of its own.
+//! A picture is panels, one below the other: a heat map, or lines over an axis. SVG and PNG are drawn by the same code;
+//! a terminal has a layout of its own.
 
-mod drawing;
+mod axis;
+mod draw;
 mod logs;
-mod png;
 mod runs;
-mod scale;
-mod svg;
 mod terminal;
 
-use self::scale::Scale;
+use self::axis::Axis;
 use crate::{Report, Result};
 
 /// A picture.
@@ -31,24 +29,25 @@ enum Panel {
     Lines(Lines),
 }
 
-/// Numbers from 0 in rows and columns: the darker, the larger.
+/// A heat map of numbers that are not negative: the larger, the darker.
 #[derive(Clone, Debug)]
 struct Cells {
-    /// Each with its name, and none where there is no number.
+    /// The name of each row and its numbers; none where there is no number.
     rows: Vec<(String, Vec<Option<f32>>)>,
     columns: usize,
-    /// What columns are.
+    /// What the columns are: the label of the x axis.
     across: &'static str,
     largest: f32,
 }
 
-/// Lines over one axis.
+/// Lines in one plot.
 #[derive(Clone, Debug)]
 struct Lines {
-    /// What is up the other.
+    /// The label of the y axis.
     up: String,
+    /// The label of the x axis.
     across: &'static str,
-    /// Whether the axis across is logarithmic; then all of its values are above zero.
+    /// Whether the x axis is logarithmic; then all x are above zero.
     logarithmic: bool,
     series: Vec<Series>,
 }
@@ -61,8 +60,8 @@ struct Series {
 }
 
 impl Picture {
-    /// The change of each bias vector by term and layer, the paper's Figure 1. Vectors outside the layers are in the column
-    /// of layer 0.
+    /// The change of each bias vector by term and layer, the paper's Figure 1. Vectors outside the layers are in the
+    /// column of layer 0.
     pub fn of_changes(report: &Report) -> Self {
         let mut cells = Cells { rows: Vec::new(), columns: 1, across: "layer", largest: 0.0 };
         for slot in &report.slots {
@@ -83,16 +82,19 @@ impl Picture {
     }
 
     /// As SVG.
-    pub fn svg(&self) -> String {
-        svg::write(&self.drawing())
+    ///
+    /// # Errors
+    /// When it would be too large to look at.
+    pub fn svg(&self) -> Result<String> {
+        draw::svg(self)
     }
 
     /// As PNG.
     ///
     /// # Errors
-    /// When it is larger than a PNG can be.
+    /// As [`Picture::svg`].
     pub fn png(&self) -> Result<Vec<u8>> {
-        png::write(&self.drawing())
+        draw::png(self)
     }
 
     /// As lines for a terminal.
@@ -102,23 +104,24 @@ impl Picture {
 }
 
 impl Cells {
-    /// A number as a share of the largest.
-    fn share(&self, value: f32) -> f32 {
+    /// A number as a fraction of the largest.
+    fn fraction(&self, value: f32) -> f32 {
         if self.largest > 0.0 { value / self.largest } else { 0.0 }
     }
 }
 
 impl Lines {
-    /// The axes across and up; none where there is no point.
-    fn scales(&self) -> Option<(Scale, Scale)> {
+    /// The x axis and the y axis; none where there is no point.
+    fn axes(&self) -> Option<(Axis, Axis)> {
+        /// So much of their range is left above and below lines.
+        const MARGIN: f64 = 0.05;
         let points = || self.series.iter().flat_map(|series| series.pieces.iter().flatten());
-        Some((
-            Scale::of(points().map(|point| point.0), self.logarithmic)?,
-            Scale::of(points().map(|point| point.1), false)?,
-        ))
+        let x = points().map(|point| point.0);
+        let x = if self.logarithmic { Axis::logarithmic(x) } else { Axis::linear(x, 0.0) };
+        Some((x?, Axis::linear(points().map(|point| point.1), MARGIN)?))
     }
 
-    /// What is said of lines after the first `drawn`, if there are more.
+    /// The legend entry for the lines after the first `drawn`, if there are more.
     fn rest(&self, drawn: usize) -> Option<String> {
         let more = self.series.len().saturating_sub(drawn);
         (more > 0).then(|| format!("and {more} more"))
@@ -159,9 +162,12 @@ mod tests {
         assert_eq!(lines[1], "           0   1  layer");
         assert_eq!(lines[3], "bq       ▒▒▒ ███");
         assert_eq!(lines[4], "bm2        - ░░░");
-        let svg = picture.svg();
+        let svg = picture.svg().unwrap();
+        // The background, and a cell for each slot.
         assert_eq!(svg.matches("<rect").count(), 1 + 4);
-        assert!(svg.contains("mood: mean absolute change") && svg.contains(">0.2000<") && svg.ends_with("</svg>\n"));
+        assert!(
+            svg.contains("mood: mean absolute change") && svg.contains(">\n0.2000\n<") && svg.ends_with("</svg>\n")
+        );
     }
 
     #[test]
@@ -172,27 +178,28 @@ mod tests {
             let lines = Lines { up: "score".to_owned(), across: "texts", logarithmic: true, series };
             Picture { title: String::new(), panels: vec![Panel::Lines(lines)] }
         };
-        let (svg, text) = (of(30).svg(), of(30).text().join("\n"));
-        assert!(svg.contains(">log14<") && !svg.contains(">log15<") && svg.contains(">and 16 more<"), "{svg}");
-        // The lines in every colour's second turn, and the pieces before their names.
-        assert_eq!(svg.matches(" stroke-dasharray=\"4\"").count(), 2 * 7);
+        let (svg, text) = (of(30).svg().unwrap(), of(30).text().join("\n"));
+        let named = |name: &str| svg.contains(&format!(">\n{name}\n<"));
+        assert!(named("log14") && !named("log15") && named("and 16 more"), "{svg}");
         assert!(text.contains("z  log26") && !text.contains("log27") && text.ends_with("  and 4 more"), "{text}");
         // All that are named, and no more.
-        assert!(!of(14).svg().contains(" more<") && !of(26).text().join("\n").contains(" more"));
+        assert!(!of(14).svg().unwrap().contains(" more\n") && !of(26).text().join("\n").contains(" more"));
     }
 
     #[test]
     fn pngs_are_those_pictures() {
         let picture = changes();
-        let drawing = picture.drawing();
+        let size = draw::size(&picture).unwrap();
         let bytes = picture.png().unwrap();
         let mut reader = ::png::Decoder::new(std::io::Cursor::new(&bytes[..])).read_info().unwrap();
         let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
         let info = reader.next_frame(&mut pixels).unwrap();
-        assert_eq!((f64::from(info.width), f64::from(info.height)), (2.0 * drawing.width, 2.0 * drawing.height));
-        // White paper, and the darkest cell at the end of its row.
+        assert_eq!((info.width, info.height), (2 * size.0, 2 * size.1));
+        // A white background, and the darkest cell at the end of its row.
         assert_eq!(pixels[..3], [255, 255, 255]);
-        let darkest = [8, 48, 107];
-        assert!(pixels.chunks_exact(3).filter(|pixel| *pixel == darkest).count() > 1000);
+        let count = |color: [u8; 3]| pixels.chunks_exact(3).filter(|pixel| *pixel == color).count();
+        assert!(count([8, 48, 107]) > 1000);
+        // The title, row names and numbers are there: hundreds of dots of letters.
+        assert!(count([0, 0, 0]) > 200);
     }
 }

@@ -1,14 +1,14 @@
-//! The runs that a log tells of, each in one piece however often its training was stopped.
+//! The runs in a log. A run that was stopped and resumed is one run here.
 
 use crate::log::Entry;
 
-/// A place across and, unless it is missing, a value.
+/// A step and the value at it, if there is one.
 pub(super) type Point = (f64, Option<f64>);
 
-/// A run of a training, as its log tells of it.
+/// A run in a log.
 #[derive(Default)]
 pub(super) struct Run {
-    /// The entry that it begins with, as if it had been at its first step; none if the log does not say.
+    /// The entry that it begins with, its step set to 0; none if the log has no such entry.
     of: Option<Entry>,
     pub losses: Vec<Point>,
     pub scores: Vec<Point>,
@@ -27,7 +27,7 @@ impl Run {
                     }
                     let of = Some(first);
                     match runs.last_mut().filter(|last| last.of == of) {
-                        // It was stopped and goes on from its checkpoint: what came after that is done once more.
+                        // It was stopped and resumed from a checkpoint: the steps after the checkpoint are done again.
                         Some(last) => [&mut last.losses, &mut last.scores]
                             .into_iter()
                             .for_each(|points| points.retain(|point| point.0 <= *step as f64)),
@@ -42,7 +42,7 @@ impl Run {
                         run.losses.push((*step as f64, *loss));
                     }
                 }
-                Entry::Pass { dev, .. } => {
+                Entry::Epoch { dev, .. } => {
                     if let Some(run) = runs.last_mut() {
                         let step = run.losses.last().map_or(0.0, |point| point.0);
                         run.scores.push((step, *dev));
@@ -54,13 +54,15 @@ impl Run {
         runs
     }
 
-    /// What it is called in a picture, perhaps of several logs.
+    /// Its name in a legend, with the name of its log if there are several.
     pub fn name(&self, log: Option<&str>) -> String {
         let log = log.map_or(String::new(), |log| format!("{log}, "));
-        let Some(Entry::Run { trained, texts, lr, seed, .. }) = &self.of else { return format!("{log}unnamed run") };
-        // Other trainers may not say.
+        let Some(Entry::Run { trained, texts, learning_rate, seed, .. }) = &self.of else {
+            return format!("{log}unnamed run");
+        };
+        // Logs of other trainers may lack both.
         let trained = if trained.is_empty() { String::new() } else { format!("{trained}, ") };
         let texts = if *texts > 0 { format!(", {texts} texts") } else { String::new() };
-        format!("{log}{trained}rate {lr:e}, seed {seed}{texts}")
+        format!("{log}{trained}learning rate {learning_rate:e}, seed {seed}{texts}")
     }
 }

@@ -2,6 +2,8 @@
 
 use std::ops::RangeInclusive;
 
+use plotters::coord::ranged1d::{Ranged, ValueFormatter};
+
 use super::{Cells, Lines, Panel, Picture, Series};
 
 pub(super) fn lines(picture: &Picture) -> Vec<String> {
@@ -22,9 +24,9 @@ fn of_cells(cells: &Cells, all: &mut Vec<String>) {
     all.push(format!("{:8}{header}  {}", "", cells.across));
     for (name, row) in &cells.rows {
         let cell = |column: usize| match row.get(column).copied().flatten() {
-            // A share of at most 1.
+            // A fraction is at most 1.
             Some(value) => {
-                format!(" {}", String::from(SHADES[(cells.share(value) * 4.0).round() as usize]).repeat(3))
+                format!(" {}", String::from(SHADES[(cells.fraction(value) * 4.0).round() as usize]).repeat(3))
             }
             None => "   -".to_owned(),
         };
@@ -39,18 +41,18 @@ fn of_lines(lines: &Lines, all: &mut Vec<String>) {
     const HEIGHT: usize = 14;
     /// No more lines are drawn than there are letters.
     const LETTERS: RangeInclusive<char> = 'a'..='z';
-    let Some((across, up)) = lines.scales() else { return };
-    // Shares are from 0 to 1.
-    let column = |share: f64| (share * (WIDTH - 1) as f64).round() as usize;
-    let row = |share: f64| ((1.0 - share) * (HEIGHT - 1) as f64).round() as usize;
+    let Some((across, up)) = lines.axes() else { return };
+    // Every point is within its axis; rows are counted from the top.
+    let place = |at: i32, length: usize| usize::try_from(at).unwrap_or(0).min(length - 1);
+    let column = |x: f64| place(across.map(&x, (0, WIDTH as i32 - 1)), WIDTH);
+    let row = |y: f64| place(up.map(&y, (HEIGHT as i32 - 1, 0)), HEIGHT);
     let mut grid = vec![[' '; WIDTH]; HEIGHT];
     let drawn: Vec<(char, &Series)> = LETTERS.zip(&lines.series).collect();
     let pieces =
         drawn.iter().rev().flat_map(|(letter, series)| series.pieces.iter().map(move |piece| (*letter, piece)));
     for (letter, piece) in pieces {
-        let places: Vec<(f64, f64)> = piece.iter().map(|(x, y)| (across.share(*x), up.share(*y))).collect();
-        let single = places.first().map(|place| [*place, *place]);
-        for [from, to] in places.windows(2).map(|ends| [ends[0], ends[1]]).chain(single) {
+        let single = piece.first().map(|point| [*point, *point]);
+        for [from, to] in piece.windows(2).map(|ends| [ends[0], ends[1]]).chain(single) {
             let first = column(from.0);
             let steps = column(to.0).saturating_sub(first);
             for step in 0..=steps {
@@ -60,14 +62,15 @@ fn of_lines(lines: &Lines, all: &mut Vec<String>) {
         }
     }
     let mut labels = vec![String::new(); HEIGHT];
-    up.labels().into_iter().for_each(|(share, label)| labels[row(share)] = label);
+    up.key_points(8).iter().for_each(|tick| labels[row(*tick)] = up.format_ext(tick));
     all.push(format!("{:10}{}", "", lines.up));
     for (label, cells) in labels.iter().zip(&grid) {
         all.push(format!("{label:>9}|{}", cells.iter().collect::<String>().trim_end()));
     }
     let mut below = [' '; WIDTH + 12];
-    for (share, label) in across.labels() {
-        let start = (column(share) + 10).saturating_sub(label.len() / 2);
+    for tick in across.key_points(6) {
+        let label = across.format_ext(&tick);
+        let start = (column(tick) + 10).saturating_sub(label.len() / 2);
         below[start..].iter_mut().zip(label.chars()).for_each(|(place, letter)| *place = letter);
     }
     all.push(format!("{:9}+{}", "", "-".repeat(WIDTH)));

@@ -1,7 +1,8 @@
-//! The state of a training on disk, from which it goes on after it was stopped.
+//! The checkpoint of a training: its state on disk, from which it resumes.
 //!
-//! The file is this program's own and lives only while a training does: a digest of the rest, then postcard. It is written
-//! beside its place and renamed, so it is whole or not there.
+//! The file belongs to this program and exists only while a training does: 8 bytes of magic, the version as u32 in
+//! little endian, the SHA-256 of the rest, and the state as postcard. It is written to a temporary file and renamed, so
+//! it is whole or not there. Refused: another version, a damaged file, and the state of another training.
 
 use std::{fs, io, path::Path};
 
@@ -11,25 +12,28 @@ use serde::{Deserialize, Serialize};
 use super::{average::Averaged, optimizer::AdamW};
 use crate::{Error, Result};
 
+const MAGIC: &[u8; 8] = b"BIASCKPT";
+/// Raised whenever the state's form changes.
+const VERSION: u32 = 1;
 const DIGEST_BYTES: usize = 32;
 
-/// Everything that a training has come to.
+/// The state of a training.
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Checkpoint {
-    /// What is trained on what and how.
+    /// The identity of the training.
     fingerprint: [u8; DIGEST_BYTES],
     /// Runs that are done.
     pub done: Vec<Done>,
     /// The best of them.
     pub best: Option<Best>,
-    /// The run that is not.
+    /// The run in progress.
     pub current: Option<Current>,
 }
 
 /// A run that is done.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Done {
-    pub rate: f64,
+    pub learning_rate: f64,
     pub seed: u64,
     /// None if it diverged.
     pub score: Option<f64>,
@@ -42,7 +46,7 @@ pub(crate) struct Best {
     pub parameters: Vec<f32>,
 }
 
-/// A run on its way.
+/// The state of a run in progress.
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Current {
     /// Values of the trained slots, then of the head.
@@ -52,15 +56,15 @@ pub(crate) struct Current {
     /// The sum of the losses of this epoch's texts so far.
     pub loss: f64,
     pub best: Option<Best>,
-    /// Epochs since it was found.
+    /// Epochs since the best score.
     pub since_best: u64,
 }
 
 impl Checkpoint {
-    /// Reads the checkpoint at `path`, or begins where there is none.
+    /// Reads the checkpoint at `path`; where there is none, gives the initial state.
     ///
     /// # Errors
-    /// When it is damaged, or of another training.
+    /// When it has another version, is damaged, or belongs to another training.
     pub fn open(path: &Path, fingerprint: Digest) -> Result<Self> {
         let bytes = match fs::read(path) {
             Ok(bytes) => bytes,
@@ -69,35 +73,88 @@ impl Checkpoint {
             }
             Err(error) => return Err(bias_patch::Error::io(path, "read")(error).into()),
         };
-        let wrong = |expected: &str, found: &str| Error::Content {
+        let wrong = |expected: &str, found: &str| Error::TrainingState {
             path: path.to_owned(),
-            field: "checkpoint".to_owned(),
-            expected: format!("{expected}; remove the file to begin anew"),
+            expected: expected.to_owned(),
             found: found.to_owned(),
         };
-        let (digest, rest) = bytes.split_at(bytes.len().min(DIGEST_BYTES));
-        let state: Option<Checkpoint> = postcard::from_bytes(rest).ok();
-        let state = state.filter(|_| Digest::of(rest).0 == digest);
-        let state = state.ok_or_else(|| wrong("a whole state of training", "a damaged one"))?;
+        let damaged = || wrong("a whole training checkpoint", "a damaged one");
+        // Checkpoints before version 1 began with the digest.
+        let rest = bytes
+            .strip_prefix(MAGIC)
+            .ok_or_else(|| wrong("a training checkpoint", "no mark of one; it is damaged, or older than version 1"))?;
+        let (version, rest) = rest.split_first_chunk().ok_or_else(damaged)?;
+        let version = u32::from_le_bytes(*version);
+        if version != VERSION {
+            return Err(wrong(&format!("version {VERSION}"), &format!("version {version}")));
+        }
+        let (digest, rest) = rest.split_first_chunk::<DIGEST_BYTES>().ok_or_else(damaged)?;
+        if Digest::of(rest).0 != *digest {
+            return Err(damaged());
+        }
+        let state: Checkpoint = postcard::from_bytes(rest).map_err(|_| damaged())?;
         if state.fingerprint != fingerprint.0 {
-            return Err(wrong("that of this encoder, task, data and recipe", "one of another training"));
+            return Err(wrong("the checkpoint of this encoder, task, data and recipe", "one of another training"));
         }
         Ok(state)
     }
 
-    /// Of each run that is done its rate, seed and score.
+    /// The learning rate, seed and score of each run that is done.
     pub fn runs(&self) -> Vec<(f64, u64, Option<f64>)> {
-        self.done.iter().map(|done| (done.rate, done.seed, done.score)).collect()
+        self.done.iter().map(|done| (done.learning_rate, done.seed, done.score)).collect()
     }
 
     /// Writes the checkpoint, whole or not at all.
     pub fn save(&self, path: &Path) -> Result<()> {
-        let rest = postcard::to_stdvec(self).map_err(|e| Error::Recipe {
-            field: "checkpoint".to_owned(),
+        let rest = postcard::to_stdvec(self).map_err(|e| Error::TrainingState {
+            path: path.to_owned(),
             expected: "a state that postcard can write".to_owned(),
             found: e.to_string(),
         })?;
-        let bytes = [&Digest::of(&rest).0[..], &rest].concat();
+        let bytes = [MAGIC, &VERSION.to_le_bytes()[..], &Digest::of(&rest).0, &rest].concat();
         Ok(atomic::write_file(path, &bytes)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn checkpoints_are_read_back_and_all_others_refused() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let path = dir.path().join("x.bias.training");
+        let fingerprint = Digest::of(b"this training");
+        let mut state = Checkpoint::open(&path, fingerprint).unwrap();
+        state.done.push(Done { learning_rate: 1e-3, seed: 7, score: Some(0.5) });
+        state.save(&path).unwrap();
+        assert_eq!(Checkpoint::open(&path, fingerprint).unwrap(), state);
+
+        let bytes = fs::read(&path).unwrap();
+        let changed = |at: usize, value: u8| {
+            let mut changed = bytes.clone();
+            changed[at] = value;
+            changed
+        };
+        let older = bytes[MAGIC.len() + 4..].to_vec();
+        for (bytes, expected, found) in [
+            (changed(8, 2), "expected version 1", "found version 2"),
+            (changed(0, b'x'), "a training checkpoint", "no mark of one"),
+            (older, "a training checkpoint", "older than version 1"),
+            (changed(20, bytes[20] ^ 1), "a whole training checkpoint", "a damaged one"),
+            (changed(bytes.len() - 1, bytes[bytes.len() - 1] ^ 1), "a whole training checkpoint", "a damaged one"),
+            (bytes[..30].to_vec(), "a whole training checkpoint", "a damaged one"),
+            (bytes[..9].to_vec(), "a whole training checkpoint", "a damaged one"),
+        ] {
+            fs::write(&path, bytes).unwrap();
+            let error = Checkpoint::open(&path, fingerprint).unwrap_err();
+            assert!(matches!(error, Error::TrainingState { .. }), "{error:?}");
+            let error = error.to_string();
+            let parts = ["x.bias.training", expected, found, "remove the file"];
+            assert!(parts.iter().all(|part| error.contains(part)), "{error}");
+        }
+        fs::write(&path, &bytes).unwrap();
+        let error = Checkpoint::open(&path, Digest::of(b"another")).unwrap_err().to_string();
+        assert!(error.contains("one of another training"), "{error}");
     }
 }

@@ -1,42 +1,46 @@
-//! How many tokens run together within a limit of memory.
+//! How many tokens run together within a memory limit.
 //!
-//! Of a training's anonymous memory this is an upper estimate, in bytes, and nothing else decides how many tokens N fit:
+//! An upper estimate of the anonymous memory of a training, in bytes, with N tokens that run together:
 //!
 //! ```text
 //! 20 MB + 100 V + T + 48 P + 6 N (L (5 H + I) + E + 8 H + 2 I) + 48 S S
 //! ```
 //!
-//! - 20 MB: the program, the plan of the graph, and a judging pass, which keeps nothing for a way back.
+//! - 20 MB: the program, the model, and an evaluation, which keeps no activations for a backward pass.
 //! - 100 V: the tokenizer, for a vocabulary of V.
 //! - T: the texts, as they are and as tokens.
-//! - 48 P: of P trained parameters the values, gradients, AdamW's two moments, averages and the best so far.
-//! - L (5 H + I) + E: what the adjoints of L layers keep of each token: queries, keys and values, two normalised rows, and the
-//!   middle of the MLP before its activation; and the embeddings' normalised row.
-//! - 8 H + 2 I: what one layer works in, forward or backward. All of these are floats, and half as much again for memory that
-//!   is kept although it does not fit what is asked for.
-//! - 48 S S: scores, their gradients and their transpose for the longest text, on up to four threads.
+//! - 48 P: for each of P trained parameters its value, gradient, AdamW's two moments, averages and the best value so
+//!   far.
+//! - L (5 H + I) + E: what the backward pass of L layers needs of each token: queries, keys and values, two normalized
+//!   rows, and the MLP's hidden row before its activation; and the normalized row of the embeddings.
+//! - 8 H + 2 I: buffers of one layer, forward or backward. All of these are floats. The factor 6 is 4 bytes of a float
+//!   and half as much for buffers that are kept but too small to be used again.
+//! - 48 S S: attention scores, their gradients and their transpose for the longest text of S tokens, on up to four
+//!   threads.
+//!
+//! All of the model's part is in [`token_bytes`].
 
-use bias_patch::Config;
+use edge_bundle::Config;
 use edge_run::{RUN_TOKENS, ask_memory};
 
 use super::wrong;
 use crate::Result;
 
-/// What a training holds beside what runs.
+/// What a training keeps in memory beside the activations.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Load {
     /// Bytes of the texts and their tokens.
     pub texts: usize,
-    /// Parameters that are trained.
+    /// Number of trained parameters.
     pub parameters: usize,
     /// Tokens of the longest text.
     pub longest: usize,
 }
 
-/// The most tokens that may run together within `limit` bytes; a text is never parted.
+/// The most tokens that may run together within `limit` bytes; at least the longest text.
 ///
 /// # Errors
-/// When the longest text does not fit, or without a limit the system has not as much memory as is taken then.
+/// When the longest text does not fit; without a limit, when the system has less memory than training takes.
 pub(crate) fn fitting(config: &Config, load: Load, limit: Option<u64>) -> Result<usize> {
     let Some(limit) = limit else {
         let needed = usize::try_from(bytes(config, load, RUN_TOKENS.max(load.longest))).unwrap_or(usize::MAX);
@@ -53,20 +57,20 @@ pub(crate) fn fitting(config: &Config, load: Load, limit: Option<u64>) -> Result
         return Err(wrong("memory limit", &expected, &format!("{limit} bytes")));
     }
     let left = limit.saturating_sub(bytes(config, load, 0));
-    let fitting = usize::try_from(left / of_token(config)).unwrap_or(usize::MAX);
+    let fitting = usize::try_from(left / token_bytes(config)).unwrap_or(usize::MAX);
     Ok(fitting.clamp(load.longest, RUN_TOKENS.max(load.longest)))
 }
 
-/// The estimate for `tokens` that run together.
+/// The estimate for `tokens` tokens that run together, in bytes.
 fn bytes(config: &Config, load: Load, tokens: usize) -> u64 {
-    let wide = |n: usize| n as u64;
+    let count = |n: usize| n as u64;
     let fixed = 20_000_000 + 100 * u64::from(config.vocabulary);
-    let held = wide(load.texts) + 48 * wide(load.parameters) + 48 * wide(load.longest).pow(2);
-    fixed + held + wide(tokens) * of_token(config)
+    let of_load = count(load.texts) + 48 * count(load.parameters) + 48 * count(load.longest).pow(2);
+    fixed + of_load + count(tokens) * token_bytes(config)
 }
 
-/// Of it what each token adds.
-fn of_token(config: &Config) -> u64 {
+/// What each token that runs forward and backward adds to the estimate, in bytes.
+fn token_bytes(config: &Config) -> u64 {
     let [layers, hidden, middle, embedding] =
         [config.layers, config.hidden, config.intermediate, config.embedding].map(u64::from);
     6 * (layers * (5 * hidden + middle) + embedding + 8 * hidden + 2 * middle)
@@ -74,7 +78,8 @@ fn of_token(config: &Config) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use bias_patch::{Activation, Family};
+    use bias_patch::Activation;
+    use edge_bundle::Family;
 
     use super::*;
 

@@ -1,11 +1,12 @@
-//! AdamW (Loshchilov and Hutter 2019) over one list of parameters, its learning rate warmed up and let down linearly.
+//! AdamW (Loshchilov and Hutter 2019) for one list of parameters, gradient clipping, and a learning rate with linear
+//! warmup and linear decay.
 
 use serde::{Deserialize, Serialize};
 
-/// What AdamW remembers.
+/// The state of AdamW.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct AdamW {
-    /// Running means of gradients and of their squares.
+    /// Exponential moving averages of the gradients and of their squares.
     first: Vec<f32>,
     second: Vec<f32>,
     /// Steps done.
@@ -17,8 +18,8 @@ impl AdamW {
         AdamW { first: vec![0.0; parameters], second: vec![0.0; parameters], steps: 0 }
     }
 
-    /// One step against the gradients, with weight decay `decay` that is not part of them.
-    pub fn step(&mut self, parameters: &mut [f32], gradients: &[f32], rate: f64, decay: f64) {
+    /// One step against the gradients, with decoupled weight decay.
+    pub fn step(&mut self, parameters: &mut [f32], gradients: &[f32], learning_rate: f64, weight_decay: f64) {
         const BETAS: (f64, f64) = (0.9, 0.999);
         const EPSILON: f64 = 1e-8;
         self.steps += 1;
@@ -30,25 +31,27 @@ impl AdamW {
             let m = BETAS.0 * f64::from(*first) + (1.0 - BETAS.0) * g;
             let v = BETAS.1 * f64::from(*second) + (1.0 - BETAS.1) * g * g;
             (*first, *second) = (m as f32, v as f32);
-            let change = rate * (m / of_first / ((v / of_second).sqrt() + EPSILON) + decay * f64::from(*parameter));
+            let adam = m / of_first / ((v / of_second).sqrt() + EPSILON);
+            let change = learning_rate * (adam + weight_decay * f64::from(*parameter));
             *parameter = (f64::from(*parameter) - change) as f32;
         }
     }
 }
 
-/// The learning rate of step `step` (from 0) of `steps`: up to `rate` over the share `warmup` of them, then down to 0.
-pub(crate) fn rate_at(rate: f64, step: u64, steps: u64, warmup: f64) -> f64 {
+/// The learning rate of step `step`, from 0, of `steps`: warmed up over the fraction `warmup` of the steps, and decayed
+/// linearly from `highest` to 0 over all of them.
+pub(crate) fn learning_rate_at(highest: f64, step: u64, steps: u64, warmup: f64) -> f64 {
     let (step, steps) = (step as f64, steps as f64);
-    rate * (1.0f64).min((step + 1.0) / (warmup * steps).max(1.0)) * ((steps - step) / steps)
+    highest * (1.0f64).min((step + 1.0) / (warmup * steps).max(1.0)) * ((steps - step) / steps)
 }
 
-/// Scales gradients, which are in several lists, so that their norm is at most `limit`, and gives the norm they had.
+/// Scales the gradients of several lists so that their norm together is at most `limit`. Gives the norm before.
 pub(crate) fn clip(gradients: &mut [&mut [f32]], limit: f64) -> f64 {
     let squares = |list: &&mut [f32]| list.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>();
     let norm = gradients.iter().map(squares).sum::<f64>().sqrt();
     if norm > limit {
-        let share = (limit / (norm + 1e-6)) as f32;
-        gradients.iter_mut().flat_map(|list| list.iter_mut()).for_each(|g| *g *= share);
+        let factor = (limit / (norm + 1e-6)) as f32;
+        gradients.iter_mut().flat_map(|list| list.iter_mut()).for_each(|g| *g *= factor);
     }
     norm
 }
@@ -76,20 +79,20 @@ mod tests {
     }
 
     #[test]
-    fn the_rate_goes_up_and_down() {
-        let rates: Vec<f64> = (0..100).map(|step| rate_at(1.0, step, 100, 0.1)).collect();
+    fn the_learning_rate_is_warmed_up_and_decayed() {
+        let rates: Vec<f64> = (0..100).map(|step| learning_rate_at(1.0, step, 100, 0.1)).collect();
         assert!((rates[0] - 0.1).abs() < 1e-12 && (rates[9] - 0.91).abs() < 1e-12 && (rates[99] - 0.01).abs() < 1e-12);
-        assert!(rate_at(1.0, 0, 1, 0.06) == 1.0);
+        assert!(learning_rate_at(1.0, 0, 1, 0.06) == 1.0);
     }
 
     #[test]
-    fn long_gradients_are_shortened() {
+    fn long_gradients_are_clipped() {
         let mut gradients = [3.0f32, 4.0];
         assert_eq!(clip(&mut [&mut gradients], 10.0), 5.0);
         assert_eq!(gradients, [3.0, 4.0]);
         clip(&mut [&mut gradients], 1.0);
         assert!((gradients[0] - 0.6).abs() < 1e-6 && (gradients[1] - 0.8).abs() < 1e-6);
-        // Lists are shortened together.
+        // Lists are clipped together.
         let (mut first, mut second) = ([3.0f32], [4.0f32]);
         assert_eq!(clip(&mut [&mut first, &mut second], 1.0), 5.0);
         assert!((first[0] - 0.6).abs() < 1e-6 && (second[0] - 0.8).abs() < 1e-6);

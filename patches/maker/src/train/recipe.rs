@@ -1,75 +1,77 @@
-//! How a patch is trained, and what is said on the way.
+//! How a patch is trained, and the events that are reported on the way.
 
-use bias_patch::{Digest, Encoding, Patch, Term};
+use bias_patch::{Digest, Encoding, Module, Patch};
 
-/// Which parameters of a run are judged, and kept if they are the best.
+/// Which parameters of a run are evaluated at the end of each epoch, and kept if they score best.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Average {
     /// Those of the last step.
     None,
-    /// An exponential moving average over all steps, of this decay.
-    Moving(f64),
-    /// The mean over the ends of so many passes, the last ones.
+    /// The exponential moving average over all steps, with this decay.
+    Ema(f64),
+    /// The mean of the parameters at the ends of the last epochs, this many of them.
     Last(u64),
 }
 
 /// How a patch is trained.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Recipe {
-    /// The terms that are trained, in every layer; keys never are, for they have no effect.
-    pub terms: Vec<Term>,
-    /// Highest learning rates to try.
-    pub rates: Vec<f64>,
-    /// Seeds to try with each: of the head's first values, of the order of texts, and of which weights are trained.
+    /// The terms that are trained, in every layer. Key biases never are: they have no effect.
+    pub terms: Vec<Module>,
+    /// Learning rates to try; each is the highest of its run.
+    pub learning_rates: Vec<f64>,
+    /// Seeds to try with each learning rate. A seed decides the head's initial values, the order of texts, and which
+    /// weights are trained.
     pub seeds: Vec<u64>,
-    /// Passes over the texts.
+    /// Epochs of each run.
     pub epochs: u64,
-    /// Texts to a step.
+    /// Texts per step.
     pub batch: usize,
-    /// The share of steps over which the learning rate goes up.
+    /// The fraction of steps over which the learning rate is warmed up.
     pub warmup: f64,
-    /// The norm that gradients are shortened to.
+    /// The norm that gradients are clipped to.
     pub clip: f64,
     /// AdamW's weight decay.
-    pub decay: f64,
-    /// The metric that scores are of, by name; none for the first of the task's kind.
+    pub weight_decay: f64,
+    /// The metric of scores, by name; none for the first of the task's kind.
     pub metric: Option<String>,
-    /// Which parameters are judged.
+    /// Which parameters are evaluated.
     pub average: Average,
     /// Bytes of anonymous memory to stay within; none for no limit.
     pub memory_limit: Option<u64>,
-    /// A patch to begin with, in place of the encoder's own biases and a random head.
+    /// The patch to start from, in place of the encoder's own biases and a random head.
     pub start: Option<Patch>,
-    /// How biases and head will be stored: every step rounds them so, and its gradients move them as if it had not.
-    pub grid: Option<(Encoding, Encoding)>,
-    /// Passes without a better score after which a run stops; none for never.
+    /// For quantization-aware training, the encodings of biases and head. The forward pass rounds values to them;
+    /// gradients are applied to the values before rounding (a straight-through estimator).
+    pub quantized: Option<(Encoding, Encoding)>,
+    /// Epochs without a better score after which a run ends; none for never.
     pub patience: Option<u64>,
 }
 
 impl Recipe {
-    /// Of each run its learning rate and seed.
+    /// The learning rate and seed of each run.
     pub fn runs(&self) -> Vec<(f64, u64)> {
-        self.rates.iter().flat_map(|rate| self.seeds.iter().map(move |seed| (*rate, *seed))).collect()
+        self.learning_rates.iter().flat_map(|rate| self.seeds.iter().map(move |seed| (*rate, *seed))).collect()
     }
 }
 
 impl Default for Recipe {
     fn default() -> Self {
         Recipe {
-            terms: Term::ALL.into_iter().filter(|term| *term != Term::Key).collect(),
+            terms: Module::ALL.into_iter().filter(|term| *term != Module::Key).collect(),
             // Above the paper's grid (1e-4 to 1e-3): small encoders score better at it.
-            rates: vec![3e-3],
+            learning_rates: vec![3e-3],
             seeds: vec![1],
             epochs: 3,
             batch: 16,
             warmup: 0.06,
             clip: 1.0,
-            decay: 0.0,
+            weight_decay: 0.0,
             metric: None,
             average: Average::None,
             memory_limit: None,
             start: None,
-            grid: None,
+            quantized: None,
             patience: None,
         }
     }
@@ -78,18 +80,18 @@ impl Default for Recipe {
 /// What happens during training, for a progress bar and a log.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// A run begins, or goes on after `step` of `steps` steps.
+    /// A run starts, or resumes after `step` of `steps` steps.
     Run {
         /// Its number, from 0, and how many there are.
         run: (usize, usize),
-        /// The training it is of: see [`super::fingerprint`].
+        /// The identity of its training: see [`super::fingerprint`].
         training: Digest,
-        /// What is trained: terms, or weights, in a word.
+        /// What is trained: bias terms, or weights.
         trained: String,
-        /// Texts to learn from.
+        /// How many training texts there are.
         texts: usize,
         /// Its highest learning rate.
-        rate: f64,
+        learning_rate: f64,
         /// Its seed.
         seed: u64,
         /// Steps done.
@@ -97,8 +99,8 @@ pub enum Event {
         /// All its steps.
         steps: u64,
     },
-    /// Texts are left out: no window of theirs holds the whole answer.
-    Unheld {
+    /// Training texts are left out: no window of theirs holds the whole answer.
+    LeftOut {
         /// How many.
         texts: usize,
     },
@@ -108,23 +110,23 @@ pub enum Event {
         step: u64,
         /// The mean loss of its texts.
         loss: f64,
-        /// The gradients' norm before they were shortened.
+        /// The norm of the gradients before clipping.
         norm: f64,
     },
-    /// A run has diverged and is given up.
+    /// A run diverged and was ended.
     Diverged {
-        /// Where and how.
+        /// At which step, and why.
         reason: String,
     },
-    /// A pass over the texts is done.
+    /// An epoch is done.
     Epoch {
-        /// Passes done.
+        /// Epochs done.
         epoch: u64,
         /// The mean loss of its texts.
         loss: f64,
-        /// The score on the texts to be judged by.
-        score: f64,
-        /// What it is of.
+        /// The score on the dev set.
+        dev: f64,
+        /// The metric of the score.
         metric: &'static str,
     },
 }

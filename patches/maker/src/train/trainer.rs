@@ -1,13 +1,14 @@
-//! One training: steps, passes, checkpoints, and the patch that parameters amount to.
+//! One training: steps, epochs, checkpoints, and the patch of given parameters.
 //!
 //! Parameters are one list: the values of the trained slots in the order of the forward pass, then the head's weight
-//! `[outputs, H]` and its bias `[outputs]`. Weights that are trained beside them, for a comparison, are not in it, nor in a
+//! `[outputs, H]` and its bias `[outputs]`. Weights that are trained for comparison are neither in this list nor in a
 //! checkpoint.
 
 use std::path::Path;
 
-use bias_patch::{Digest, Encoding, Head as PatchHead, Linear, Patch, Pooling, Slot, Stored, StoredSlot, Task, Term};
-use edge_run::{Encoder, Tokenized};
+use bias_patch::{Digest, Encoding, Head as PatchHead, Linear, Module, Patch, Pooling, Stored, StoredSlot, Task};
+use edge_bundle::Slot;
+use edge_run::{Encoder, Tokenized, tasks};
 
 use super::{
     Average, Event, Recipe, Weights,
@@ -16,8 +17,8 @@ use super::{
     fingerprint, gradient_with_weights,
     head::Head,
     memory::{Load, fitting},
-    optimizer::{AdamW, clip, rate_at},
-    weights::Moving,
+    optimizer::{AdamW, clip, learning_rate_at},
+    trained_weights::TrainedWeights,
     wrong,
 };
 use crate::{
@@ -27,68 +28,68 @@ use crate::{
     random::Random,
 };
 
-/// What a step may learn from: a text, or a window of one that holds its answer.
-struct Lesson<'a> {
-    /// The text's number.
+/// A tokenized training text, or a window of one that holds the whole answer.
+struct TrainingText<'a> {
+    /// The index of its text among the training texts.
     example: usize,
     text: Tokenized,
     gold: &'a Gold,
 }
 
-/// What stays the same over all runs.
+/// What all runs have in common.
 pub(super) struct Trainer<'a> {
     encoder: &'a Encoder,
     task: &'a Task,
-    learn: Vec<Lesson<'a>>,
-    judge: &'a [Example],
+    train_texts: Vec<TrainingText<'a>>,
+    dev_texts: &'a [Example],
     recipe: &'a Recipe,
     /// Which weights are trained, and how many if not all.
     weights: Option<(Weights, usize)>,
     /// For each slot of the encoder whether it is trained.
     wanted: Vec<bool>,
     /// Every slot's values before the first step.
-    first: Vec<Vec<f32>>,
-    /// Tokens that run together.
+    initial: Vec<Vec<f32>>,
+    /// How many tokens run together at most.
     tokens: usize,
-    /// What a checkpoint has to be of: everything that decides the result, the kernel's rounding included.
+    /// The identity of the training, which its checkpoint has to have.
     pub fingerprint: Digest,
-    /// The metric that scores are of.
+    /// The metric of scores.
     pub metric: &'static str,
-    /// Texts that no window holds the answer of.
-    pub unheld: usize,
+    /// How many training texts are left out, because no window holds their whole answer.
+    pub left_out: usize,
 }
 
 impl<'a> Trainer<'a> {
     pub fn new(
         encoder: &'a Encoder,
         task: &'a Task,
-        learn: &'a [Example],
-        judge: &'a [Example],
+        train_texts: &'a [Example],
+        dev_texts: &'a [Example],
         recipe: &'a Recipe,
         weights: Option<Weights>,
     ) -> Result<Self> {
         let manifest = encoder.bundle().manifest();
         let pooler = task.kind().pooling() == Some(Pooling::Pooler);
-        let trainable = |term: Term| term != Term::Key && (term != Term::Pooler || pooler);
+        let trainable = |term: Module| term != Module::Key && (term != Module::Pooler || pooler);
         for (field, there) in [
-            ("texts to learn from", learn.len()),
-            ("texts to be judged by", judge.len()),
-            ("texts to a step", recipe.batch),
-            ("learning rates", recipe.rates.len()),
+            ("training texts", train_texts.len()),
+            ("dev texts", dev_texts.len()),
+            ("texts per step", recipe.batch),
+            ("learning rates", recipe.learning_rates.len()),
             ("seeds", recipe.seeds.len()),
-            ("passes", usize::from(recipe.epochs > 0)),
+            ("epochs", usize::from(recipe.epochs > 0)),
         ] {
             if there == 0 {
                 return Err(wrong(field, "at least one", "none"));
             }
         }
-        let (lessons, unheld) = lessons(encoder, task, learn)?;
-        if lessons.is_empty() {
-            return Err(wrong("texts to learn from", "one that holds its answer within max_length", "none"));
+        let (tokenized, left_out) = tokenize(encoder, task, train_texts)?;
+        if tokenized.is_empty() {
+            return Err(wrong("training texts", "one that holds its answer within max_length", "none"));
         }
-        let most = u64::MAX / lessons.len() as u64;
+        let most = u64::MAX / tokenized.len() as u64;
         if recipe.epochs > most {
-            return Err(wrong("passes", &format!("at most {most}"), &recipe.epochs.to_string()));
+            return Err(wrong("epochs", &format!("at most {most}"), &recipe.epochs.to_string()));
         }
         if weights.is_some() {
             for (field, asked) in
@@ -107,35 +108,35 @@ impl<'a> Trainer<'a> {
             Some(Weights::Random | Weights::Rows) => false,
         });
         let wanted: Vec<bool> = wanted.collect();
-        let first = match &recipe.start {
+        let initial = match &recipe.start {
             Some(patch) if patch.head().dense.is_some() => {
-                return Err(wrong("head to begin with", "one linear layer", "one after a hidden layer"));
+                return Err(wrong("head to start from", "one linear layer", "one after a hidden layer"));
             }
-            Some(patch) => patch.apply(manifest, encoder.base())?,
+            Some(patch) => patch.apply(&manifest.shape(), encoder.base().slots())?,
             None => encoder.base().slots().to_vec(),
         };
         let hidden = manifest.config.hidden as usize;
         let of_slots = manifest.slots.iter().zip(&wanted).filter(|(_, wanted)| **wanted);
         let load = Load {
-            texts: learn.iter().chain(judge).map(|example| 200 + example.text.bytes()).sum::<usize>()
-                + lessons.iter().map(|lesson| 200 + 8 * lesson.text.len()).sum::<usize>(),
+            texts: train_texts.iter().chain(dev_texts).map(|example| 200 + example.text.bytes()).sum::<usize>()
+                + tokenized.iter().map(|text| 200 + 8 * text.text.len()).sum::<usize>(),
             parameters: of_slots.map(|(slot, _)| slot.len as usize).sum::<usize>() + Head::count(task, hidden),
-            longest: lessons.iter().map(|lesson| lesson.text.len()).max().unwrap_or_default(),
+            longest: tokenized.iter().map(|text| text.text.len()).max().unwrap_or_default(),
         };
         let tokens = fitting(&manifest.config, load, recipe.memory_limit)?;
         Ok(Trainer {
             encoder,
             task,
-            learn: lessons,
-            judge,
+            train_texts: tokenized,
+            dev_texts,
             recipe,
             weights: weights.map(|weights| (weights, count)),
             wanted,
-            first,
+            initial,
             tokens,
-            fingerprint: fingerprint(encoder, task, learn, judge, recipe, weights),
+            fingerprint: fingerprint(encoder, task, train_texts, dev_texts, recipe, weights)?,
             metric: metric_named(task.kind(), recipe.metric.as_deref())?,
-            unheld,
+            left_out,
         })
     }
 
@@ -144,29 +145,29 @@ impl<'a> Trainer<'a> {
     }
 
     fn steps_of_epoch(&self) -> u64 {
-        self.learn.len().div_ceil(self.recipe.batch) as u64
+        self.train_texts.len().div_ceil(self.recipe.batch) as u64
     }
 
     pub fn steps(&self) -> u64 {
         self.recipe.epochs * self.steps_of_epoch()
     }
 
-    /// Refuses what would be wrong with the patch in the end.
+    /// Refuses a task or recipe whose patch could not be written in the end.
     pub fn check(&self) -> Result<()> {
-        Ok(self.patch(&self.begin(0).parameters)?.check(self.encoder.bundle().manifest())?)
+        Ok(self.patch(&self.begin(0).parameters)?.check(&self.encoder.bundle().manifest().shape())?)
     }
 
     /// The terms trained, in the order of the forward pass.
     pub fn terms(&self) -> String {
-        let trained = |term: &Term| {
+        let trained = |term: &Module| {
             let slots = &self.encoder.bundle().manifest().slots;
             slots.iter().zip(&self.wanted).any(|(slot, wanted)| *wanted && slot.term == *term)
         };
-        let symbols: Vec<&str> = Term::ALL.into_iter().filter(trained).map(Term::symbol).collect();
+        let symbols: Vec<&str> = Module::ALL.into_iter().filter(trained).map(Module::symbol).collect();
         symbols.join(" ")
     }
 
-    /// What is trained, as a command line says it.
+    /// What is trained, as on the command line.
     pub fn trained(&self) -> String {
         match (self.weights, self.terms()) {
             (Some((weights, _)), _) => weights.name().to_owned(),
@@ -176,10 +177,11 @@ impl<'a> Trainer<'a> {
         }
     }
 
-    /// The first state of a run: the encoder's own biases and a head of small random numbers, or what there is to begin with.
+    /// The initial state of a run: the patch to start from, or the encoder's own biases and a head of small random
+    /// numbers.
     pub fn begin(&self, seed: u64) -> Current {
         let mut parameters: Vec<f32> = Vec::new();
-        for (slot, wanted) in self.first.iter().zip(&self.wanted) {
+        for (slot, wanted) in self.initial.iter().zip(&self.wanted) {
             if *wanted {
                 parameters.extend(slot);
             }
@@ -201,16 +203,17 @@ impl<'a> Trainer<'a> {
         Current { parameters, adam, averaged: Averaged::default(), loss: 0.0, best: None, since_best: 0 }
     }
 
-    /// Every slot's values, and the head's: those that are trained from the parameters, on their grid if there is one.
+    /// The values of every slot and of the head: trained ones from the parameters, rounded if training is
+    /// quantization-aware.
     fn values(&self, parameters: &[f32]) -> Result<(Vec<Vec<f32>>, Vec<f32>)> {
         let rounded = |values: &[f32], base: Option<&[f32]>, encoding: Option<Encoding>| match encoding {
             Some(encoding) => Ok::<_, Error>(Stored::encode(values, base, encoding)?.values(base)),
             None => Ok(values.to_vec()),
         };
-        let (of_slots, of_head) = self.recipe.grid.unzip();
+        let (of_slots, of_head) = self.recipe.quantized.unzip();
         let (mut rest, head) = parameters.split_at(parameters.len() - Head::count(self.task, self.hidden()));
-        let mut slots = Vec::with_capacity(self.first.len());
-        for ((first, base), wanted) in self.first.iter().zip(self.encoder.base().slots()).zip(&self.wanted) {
+        let mut slots = Vec::with_capacity(self.initial.len());
+        for ((first, base), wanted) in self.initial.iter().zip(self.encoder.base().slots()).zip(&self.wanted) {
             let mut values = &first[..];
             if *wanted {
                 (values, rest) = rest.split_at(first.len());
@@ -221,11 +224,11 @@ impl<'a> Trainer<'a> {
         Ok((slots, [rounded(weight, None, of_head)?, rounded(bias, None, of_head)?].concat()))
     }
 
-    /// Runs to the end, and gives the best parameters.
+    /// Does the remaining steps of a run, and gives the best parameters.
     pub fn run(
         &self,
         mut current: Current,
-        rate: f64,
+        learning_rate: f64,
         seed: u64,
         state: &mut Checkpoint,
         path: &Path,
@@ -234,9 +237,9 @@ impl<'a> Trainer<'a> {
         /// Steps between checkpoints: a second or two of work.
         const KEEP: u64 = 20;
         let epoch_steps = self.steps_of_epoch();
-        // Nothing of them is in a checkpoint: their run begins at its first step.
+        // They are not in a checkpoint, so their run starts at its first step.
         let mut weights = match self.weights {
-            Some((weights, count)) => Some(Moving::begin(self.encoder, weights, count, seed)?),
+            Some((weights, count)) => Some(TrainedWeights::begin(self.encoder, weights, count, seed)?),
             None => None,
         };
         let mut order: Vec<usize> = Vec::new();
@@ -245,28 +248,33 @@ impl<'a> Trainer<'a> {
             let step = current.adam.steps;
             let (epoch, within) = (step / epoch_steps, step % epoch_steps);
             if ordered != Some(epoch) {
-                order = (0..self.learn.len()).collect();
+                order = (0..self.train_texts.len()).collect();
                 Random::new(seed, 1 + epoch).shuffle(&mut order);
                 ordered = Some(epoch);
             }
             let first = within as usize * self.recipe.batch;
             let batch = &order[first..order.len().min(first + self.recipe.batch)];
-            let (loss, norm) = self.step(&mut current, weights.as_mut(), batch, rate)?;
+            let (loss, norm) = self.step(&mut current, weights.as_mut(), batch, learning_rate)?;
             current.loss += loss * batch.len() as f64;
             event(Event::Step { step: step + 1, loss, norm });
             if (step + 1).is_multiple_of(epoch_steps) {
-                let judged = current.averaged.pass(self.recipe.average, &current.parameters);
-                let patch = self.patch(&judged)?;
-                let score = match &weights {
-                    Some(weights) => evaluate(&weights.encoder(self.encoder)?, &patch, self.judge)?,
-                    None => evaluate(self.encoder, &patch, self.judge)?,
+                let evaluated = current.averaged.epoch_end(self.recipe.average, &current.parameters);
+                let patch = self.patch(&evaluated)?;
+                let found = match &weights {
+                    Some(weights) => evaluate(&weights.encoder(self.encoder)?, &patch, self.dev_texts)?,
+                    None => evaluate(self.encoder, &patch, self.dev_texts)?,
                 };
-                let (score, metric) = (score.metric(self.metric), self.metric);
-                event(Event::Epoch { epoch: epoch + 1, loss: current.loss / self.learn.len() as f64, score, metric });
+                let (dev, metric) = (found.metric(self.metric), self.metric);
+                event(Event::Epoch {
+                    epoch: epoch + 1,
+                    loss: current.loss / self.train_texts.len() as f64,
+                    dev,
+                    metric,
+                });
                 current.loss = 0.0;
                 current.since_best += 1;
-                if current.best.as_ref().is_none_or(|best| score > best.score) {
-                    current.best = Some(Best { score, parameters: judged });
+                if current.best.as_ref().is_none_or(|best| dev > best.score) {
+                    current.best = Some(Best { score: dev, parameters: evaluated });
                     current.since_best = 0;
                 }
                 if self.recipe.patience.is_some_and(|patience| current.since_best >= patience) {
@@ -276,24 +284,23 @@ impl<'a> Trainer<'a> {
             if weights.is_none() && (step + 1).is_multiple_of(KEEP) {
                 state.current = Some(current);
                 state.save(path)?;
-                // It was put there a line above.
-                current = state.current.take().unwrap_or_default();
+                current = state.current.take().expect("it was put there two lines above");
             }
         }
-        current.best.ok_or_else(|| wrong("passes", "at least one", "none"))
+        current.best.ok_or_else(|| wrong("epochs", "at least one", "none"))
     }
 
-    /// One step: gives the mean loss and the gradients' norm.
+    /// One step. Gives the mean loss, and the norm of the gradients before clipping.
     fn step(
         &self,
         current: &mut Current,
-        mut weights: Option<&mut Moving>,
+        mut weights: Option<&mut TrainedWeights>,
         batch: &[usize],
-        rate: f64,
+        learning_rate: f64,
     ) -> Result<(f64, f64)> {
         let (slots, head) = self.values(&current.parameters)?;
-        let lessons = batch.iter().map(|at| &self.learn[*at]);
-        let texts: Vec<(&Tokenized, &Gold)> = lessons.clone().map(|lesson| (&lesson.text, lesson.gold)).collect();
+        let batch = batch.iter().map(|at| &self.train_texts[*at]);
+        let texts: Vec<(&Tokenized, &Gold)> = batch.clone().map(|text| (&text.text, text.gold)).collect();
         let changed = weights.as_ref().map(|weights| weights.encoder(self.encoder)).transpose()?;
         let encoder = changed.as_ref().unwrap_or(self.encoder);
         let (values, d_weights) = ((&slots[..], &head[..]), weights.as_mut().map(|weights| weights.gradient()));
@@ -309,20 +316,20 @@ impl<'a> Trainer<'a> {
         if !loss.is_finite() || !norm.is_finite() {
             return Err(Error::Diverged {
                 step: current.adam.steps + 1,
-                rate,
-                texts: lessons.map(|lesson| lesson.example).collect(),
+                learning_rate,
+                texts: batch.map(|text| text.example).collect(),
             });
         }
-        let rate = rate_at(rate, current.adam.steps, self.steps(), self.recipe.warmup);
+        let learning_rate = learning_rate_at(learning_rate, current.adam.steps, self.steps(), self.recipe.warmup);
         if let Some(weights) = weights {
-            weights.step(rate, self.recipe.decay);
+            weights.step(learning_rate, self.recipe.weight_decay);
         }
-        current.adam.step(&mut current.parameters, &gradients, rate, self.recipe.decay);
+        current.adam.step(&mut current.parameters, &gradients, learning_rate, self.recipe.weight_decay);
         current.averaged.step(self.recipe.average, current.adam.steps, &current.parameters);
         Ok((loss, norm))
     }
 
-    /// The patch that parameters amount to; slots that are as in the encoder are left out.
+    /// The patch of given parameters, without the slots that equal the encoder's.
     pub fn patch(&self, parameters: &[f32]) -> Result<Patch> {
         let manifest = self.encoder.bundle().manifest();
         let (all, head) = self.values(parameters)?;
@@ -339,24 +346,22 @@ impl<'a> Trainer<'a> {
     }
 }
 
-/// The lessons of texts: of a span task the windows that hold the whole answer, and how many texts have none.
+/// Tokenizes training texts; of a span task only the windows that hold the whole answer. Also gives how many texts have
+/// none.
 ///
-/// A window without the answer teaches nothing: there is no token in it that an answer could be read from, and answering,
-/// which takes the best span over all windows, knows no "not here" that such a window could point at.
-fn lessons<'a>(encoder: &Encoder, task: &Task, learn: &'a [Example]) -> Result<(Vec<Lesson<'a>>, usize)> {
-    let (mut lessons, mut unheld) = (Vec::new(), 0);
-    for (number, Example { text, gold }) in learn.iter().enumerate() {
-        let before = lessons.len();
+/// A window without the answer has no target for the loss: its answer is no span of it, and there is no output for "no
+/// answer", since prediction takes the best span over all windows.
+fn tokenize<'a>(encoder: &Encoder, task: &Task, train_texts: &'a [Example]) -> Result<(Vec<TrainingText<'a>>, usize)> {
+    let (mut tokenized, mut left_out) = (Vec::new(), 0);
+    let kind = tasks::of(task.kind());
+    for (number, Example { text, gold }) in train_texts.iter().enumerate() {
+        let before = tokenized.len();
         for text in encoder.tokenized(task, text)? {
-            let holds = match gold {
-                Gold::Span(answers) => answers.first().is_some_and(|answer| text.span(*answer).is_some()),
-                _ => true,
-            };
-            if holds {
-                lessons.push(Lesson { example: number, text, gold });
+            if kind.holds(&text, gold) {
+                tokenized.push(TrainingText { example: number, text, gold });
             }
         }
-        unheld += usize::from(lessons.len() == before);
+        left_out += usize::from(tokenized.len() == before);
     }
-    Ok((lessons, unheld))
+    Ok((tokenized, left_out))
 }

@@ -8,7 +8,7 @@ mod infer;
 mod repository;
 mod tensors;
 
-use bias_patch::{Kind, Task};
+use edge_run::tasks;
 use hyper::StatusCode;
 use serde::Serialize;
 
@@ -42,7 +42,7 @@ struct Model<'a> {
     outputs: Vec<Tensor>,
 }
 
-/// What is said of a tensor ahead; -1 is for any number of texts.
+/// The metadata of a tensor. In a shape, -1 stands for any number of texts.
 #[derive(Serialize)]
 struct Tensor {
     name: &'static str,
@@ -50,76 +50,27 @@ struct Tensor {
     shape: Vec<i64>,
 }
 
-/// What kind of tensor an output is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Output {
-    /// The likeliest label, or the best span.
-    Label,
-    /// Its probability.
-    Score,
-    /// A regression's number.
-    Value,
-    /// The head's outputs.
-    Logits,
-    /// A JSON list for each text: its tags.
-    Tags,
-    /// A JSON list for each text: its spans.
-    Spans,
-}
-
-impl Output {
-    /// The outputs of a task.
-    fn of(task: &Task) -> &'static [Output] {
-        match task.kind() {
-            Kind::Classification { .. } => &[Output::Label, Output::Score, Output::Logits],
-            Kind::Regression { .. } => &[Output::Value, Output::Logits],
-            Kind::Tagging { .. } => &[Output::Tags],
-            Kind::Span { .. } => &[Output::Label, Output::Score, Output::Spans],
-        }
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Output::Label => "label",
-            Output::Score => "score",
-            Output::Value => "value",
-            Output::Logits => "logits",
-            Output::Tags => "tags",
-            Output::Spans => "spans",
-        }
-    }
-
-    fn datatype(self) -> &'static str {
-        match self {
-            Output::Label | Output::Tags | Output::Spans => "BYTES",
-            Output::Score | Output::Value | Output::Logits => "FP32",
-        }
-    }
-}
-
-/// What this server is.
+/// The metadata of this server.
 pub(crate) fn server() -> Reply {
     let extensions = ["model_repository", "binary_tensor_data"];
     json(StatusCode::OK, &Server { name: "edge-serve", version: env!("CARGO_PKG_VERSION"), extensions })
 }
 
-/// What a task takes and gives.
+/// The metadata of a task: its inputs and outputs.
 pub(crate) fn metadata(resident: &Resident) -> Reply {
     let spec = resident.task.spec();
     let text = |name| Tensor { name, datatype: "BYTES", shape: vec![-1] };
-    let output = |output: &Output| {
-        let mut shape = vec![-1];
-        if *output == Output::Logits {
-            shape.push(spec.kind().outputs() as i64);
-        }
-        Tensor { name: output.name(), datatype: output.datatype(), shape }
+    let output = |tensor: &tasks::Tensor| Tensor {
+        name: tensor.name,
+        datatype: tensor.datatype(),
+        shape: [-1].into_iter().chain(tensor.columns.map(|columns| columns as i64)).collect(),
     };
     let model = Model {
         name: &resident.name,
         versions: [resident.version()],
         platform: "edge_bias_patch",
         inputs: [TEXT, TEXT_PAIR].into_iter().take(usize::from(spec.inputs())).map(text).collect(),
-        outputs: Output::of(spec).iter().map(output).collect(),
+        outputs: resident.task.kind().tensors().iter().map(output).collect(),
     };
     json(StatusCode::OK, &model)
 }
@@ -127,7 +78,7 @@ pub(crate) fn metadata(resident: &Resident) -> Reply {
 /// A task by name and, if one is asked for, version.
 ///
 /// # Errors
-/// When there is none, or it is of another version by now.
+/// When there is none, or it has another version now.
 pub(crate) fn find<'a>(
     listing: &'a Listing,
     name: &str,

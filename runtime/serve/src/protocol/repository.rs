@@ -1,4 +1,7 @@
-//! The repository extension: a model is loaded from the file that has its task, and nothing else is ever read.
+//! The repository extension: lists, loads and unloads models.
+//!
+//! In: a filter, or the name of a task. Out: the list, or nothing. Refused: a task without a file, and files in the
+//! request: a model is loaded only from the directory of patches.
 
 use std::sync::mpsc::Sender;
 
@@ -28,7 +31,7 @@ struct Entry<'a> {
     reason: &'a str,
 }
 
-/// Every task, and every file that is not one: with the reason, where a file was refused.
+/// Every task, and every file that does not serve one; with the reason if the file was refused.
 ///
 /// # Errors
 /// When the body is neither empty nor a filter.
@@ -37,23 +40,27 @@ pub(crate) fn index(listing: &Listing, body: &[u8]) -> Result<Reply, Refusal> {
         [] => Filter::default(),
         body => serde_json::from_slice(body).map_err(|e| Refusal::expected("body", r#"{"ready": true} or none"#, e))?,
     };
-    // A task whose new file was refused answers as before, and says what is wrong with the file.
-    let reason = |name: &str| listing.silent.iter().find(|s| s.task == name).map_or("", |s| s.reason.as_str());
+    // A task whose new file was refused keeps answering, and has the reason of the refusal.
+    let reason = |name: &str| listing.unavailable.iter().find(|s| s.task == name).map_or("", |s| s.reason.as_str());
     let ready = listing.tasks.values().map(|resident| Entry {
         name: &resident.name,
         version: Some(resident.version()),
         state: "READY",
         reason: reason(&resident.name),
     });
-    let silent = listing.silent.iter().filter(|silent| !filter.ready && !listing.tasks.contains_key(&silent.task));
-    let silent = silent.map(|s| Entry { name: &s.task, version: None, state: "UNAVAILABLE", reason: &s.reason });
-    Ok(json(StatusCode::OK, &ready.chain(silent).collect::<Vec<_>>()))
+    let unavailable = listing
+        .unavailable
+        .iter()
+        .filter(|unavailable| !filter.ready && !listing.tasks.contains_key(&unavailable.task));
+    let unavailable =
+        unavailable.map(|s| Entry { name: &s.task, version: None, state: "UNAVAILABLE", reason: &s.reason });
+    Ok(json(StatusCode::OK, &ready.chain(unavailable).collect::<Vec<_>>()))
 }
 
-/// Reads a task's file anew.
+/// Reads a task's file again.
 ///
 /// # Errors
-/// When there is no file of that task, it is refused, or the request brings files of its own.
+/// When there is no file of that task, when it is refused, or when the request contains files.
 pub(crate) async fn load(wakes: &Sender<Wake>, listing: &Listing, task: &str, body: &[u8]) -> Result<Reply, Refusal> {
     if let Some(name) = parameters(body)?.keys().next() {
         let found = bias_patch::quoted(name);
@@ -68,12 +75,12 @@ pub(crate) async fn load(wakes: &Sender<Wake>, listing: &Listing, task: &str, bo
     }
 }
 
-/// Takes a task out of service until it is loaded, or its file replaced.
+/// Takes a task out of service until it is loaded or its file is replaced.
 ///
 /// # Errors
 /// When no such task answers.
 pub(crate) async fn unload(wakes: &Sender<Wake>, listing: &Listing, task: &str, body: &[u8]) -> Result<Reply, Refusal> {
-    // "unload_dependents" has nothing to say here: tasks do not depend on each other.
+    // "unload_dependents" has no effect: tasks do not depend on each other.
     parameters(body)?;
     let (sender, receiver) = oneshot::channel();
     wake(wakes, Wake::Unload(task.to_owned(), sender))?;

@@ -1,11 +1,14 @@
-//! Tensors as they travel: in JSON, or as bytes after the JSON.
+//! Reads and writes tensors: in JSON, or as bytes after the JSON.
 //!
 //! In: the body of a request, written by anyone. Out: its texts and the outputs it wants, and the body of a response.
-//! Refused: other inputs than the task's, other types than BYTES, shapes that do not agree with what is there, bytes that
-//! nobody announced or that are missing, text that is not UTF-8.
+//! Refused: inputs that the task does not have, types other than BYTES, shapes that do not match the data, extra or
+//! missing bytes, text that is not UTF-8.
 
-use bias_patch::{Task, quoted};
-use edge_run::Text;
+use bias_patch::quoted;
+use edge_run::{
+    Text,
+    tasks::{Data, Tensor},
+};
 use hyper::{
     StatusCode,
     header::{HeaderName, HeaderValue},
@@ -13,7 +16,7 @@ use hyper::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Output, TEXT, TEXT_PAIR};
+use super::{TEXT, TEXT_PAIR};
 use crate::{
     limits,
     reply::{Refusal, Reply, bytes, json},
@@ -22,28 +25,21 @@ use crate::{
 /// The header that says how long the JSON is before the bytes of tensors.
 pub(crate) const HEADER_BYTES: HeaderName = HeaderName::from_static("inference-header-content-length");
 
-/// A request, understood.
+/// A parsed request.
 #[derive(Debug)]
 pub(super) struct InferRequest {
     pub id: Option<String>,
     pub texts: Vec<Text>,
     /// Outputs in the order of the response, and whether each is to come as bytes.
-    pub wanted: Vec<(Output, bool)>,
+    pub wanted: Vec<(Tensor, bool)>,
 }
 
-/// An output, filled.
+/// An output with its values.
 pub(super) struct OutputTensor {
-    pub output: Output,
+    pub tensor: Tensor,
     pub shape: Vec<usize>,
     pub binary: bool,
     pub data: Data,
-}
-
-/// The values of an output, row-major.
-#[derive(Debug, PartialEq)]
-pub(super) enum Data {
-    Bytes(Vec<String>),
-    Floats(Vec<f32>),
 }
 
 #[derive(Deserialize)]
@@ -55,7 +51,7 @@ struct Body {
     outputs: Option<Vec<Wanted>>,
 }
 
-/// Parameters that mean something here; others are for other servers.
+/// Parameters that this server uses; others are ignored.
 #[derive(Deserialize, Default)]
 struct Parameters {
     binary_data_size: Option<usize>,
@@ -81,11 +77,16 @@ struct Wanted {
     parameters: Parameters,
 }
 
-/// Reads a request for a task.
+/// Reads a request for a task that takes 1 or 2 texts and gives these tensors.
 ///
 /// # Errors
 /// Saying what was expected and what was found.
-pub(super) fn parse(body: &[u8], header_bytes: Option<&str>, task: &Task) -> Result<InferRequest, Refusal> {
+pub(super) fn parse(
+    body: &[u8],
+    header_bytes: Option<&str>,
+    inputs: u8,
+    tensors: &[Tensor],
+) -> Result<InferRequest, Refusal> {
     let (head, mut rest) = match header_bytes {
         None => (body, &[][..]),
         Some(length) => {
@@ -97,7 +98,7 @@ pub(super) fn parse(body: &[u8], header_bytes: Option<&str>, task: &Task) -> Res
     let request: Body =
         serde_json::from_slice(head).map_err(|e| Refusal::expected("body", "an inference request", e))?;
     let names = [TEXT, TEXT_PAIR];
-    let due = &names[..usize::from(task.inputs()).clamp(1, 2)];
+    let due = &names[..usize::from(inputs).clamp(1, 2)];
     let mut columns: [Option<Vec<String>>; 2] = [None, None];
     for input in &request.inputs {
         let known = due.iter().position(|name| *name == input.name);
@@ -125,27 +126,26 @@ pub(super) fn parse(body: &[u8], header_bytes: Option<&str>, task: &Task) -> Res
         (_, Some(second)) => first.into_iter().zip(second).map(|(a, b)| Text::pair(a, b)).collect(),
     };
     let binary = request.parameters.binary_data_output.unwrap_or(false);
-    Ok(InferRequest { id: request.id, texts, wanted: wanted(request.outputs.as_deref(), binary, task)? })
+    Ok(InferRequest { id: request.id, texts, wanted: wanted(request.outputs.as_deref(), binary, tensors)? })
 }
 
-/// The outputs that are wanted: all of them if none is named.
-fn wanted(named: Option<&[Wanted]>, binary: bool, task: &Task) -> Result<Vec<(Output, bool)>, Refusal> {
-    let there = Output::of(task);
+/// The requested outputs: all of them if none is named.
+fn wanted(named: Option<&[Wanted]>, binary: bool, there: &[Tensor]) -> Result<Vec<(Tensor, bool)>, Refusal> {
     let Some(named) = named.filter(|named| !named.is_empty()) else {
-        return Ok(there.iter().map(|output| (*output, binary)).collect());
+        return Ok(there.iter().map(|tensor| (*tensor, binary)).collect());
     };
-    let mut wanted: Vec<(Output, bool)> = Vec::new();
+    let mut wanted: Vec<(Tensor, bool)> = Vec::new();
     for name in named {
-        let found = there.iter().find(|output| output.name() == name.name);
-        let Some(output) = found.filter(|output| wanted.iter().all(|(known, _)| known != *output)) else {
-            let names: Vec<&str> = there.iter().map(|output| output.name()).collect();
+        let found = there.iter().find(|tensor| tensor.name == name.name);
+        let Some(tensor) = found.filter(|tensor| wanted.iter().all(|(known, _)| known.name != tensor.name)) else {
+            let names: Vec<&str> = there.iter().map(|tensor| tensor.name).collect();
             let expected = format!("{}, each at most once", names.join(", "));
             return Err(Refusal::expected("outputs", expected, quoted(&name.name)));
         };
         if name.parameters.classification.is_some_and(|count| count > 0) {
             return Err(Refusal::expected("outputs", "no classification parameter", "one"));
         }
-        wanted.push((*output, name.parameters.binary_data.unwrap_or(binary)));
+        wanted.push((*tensor, name.parameters.binary_data.unwrap_or(binary)));
     }
     Ok(wanted)
 }
@@ -234,19 +234,12 @@ struct Written<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     parameters: Option<Size>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    data: Option<Listed<'a>>,
+    data: Option<&'a Data>,
 }
 
 #[derive(Serialize)]
 struct Size {
     binary_data_size: usize,
-}
-
-#[derive(Serialize)]
-#[serde(untagged)]
-enum Listed<'a> {
-    Bytes(&'a [String]),
-    Floats(&'a [f32]),
 }
 
 /// The response with these outputs.
@@ -264,15 +257,11 @@ pub(super) fn write(
             tensor.data.write(&mut tail);
             Size { binary_data_size: tail.len() - before }
         });
-        let listed = match &tensor.data {
-            Data::Bytes(texts) => Listed::Bytes(texts),
-            Data::Floats(values) => Listed::Floats(values),
-        };
         Written {
-            name: tensor.output.name(),
-            datatype: tensor.output.datatype(),
+            name: tensor.tensor.name,
+            datatype: tensor.tensor.datatype(),
             shape: &tensor.shape,
-            data: size.is_none().then_some(listed),
+            data: size.is_none().then_some(&tensor.data),
             parameters: size,
         }
     });
@@ -280,7 +269,7 @@ pub(super) fn write(
     if tail.is_empty() {
         return json(status, &response);
     }
-    // What is sent are strings, numbers and lists, which JSON always holds.
+    // Only strings, numbers and lists are written, which always serialize.
     let mut body = serde_json::to_vec(&response).unwrap_or_default();
     let head = body.len();
     body.append(&mut tail);
@@ -289,45 +278,43 @@ pub(super) fn write(
     reply
 }
 
-impl Data {
-    fn write(&self, out: &mut Vec<u8>) {
-        match self {
-            Data::Floats(values) => out.extend(values.iter().flat_map(|value| value.to_le_bytes())),
-            Data::Bytes(texts) => {
-                for text in texts {
-                    // A text of an answer is a label or a part of a request, far below 4 GiB.
-                    out.extend(u32::try_from(text.len()).unwrap_or(u32::MAX).to_le_bytes());
-                    out.extend(text.as_bytes());
-                }
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use bias_patch::Task;
+    use edge_run::tasks;
+
     use super::*;
 
-    fn task(inputs: u8) -> Task {
-        let json = format!(r#"{{"name":"a","kind":"classification","labels":["x","y"],"inputs":{inputs}}}"#);
-        serde_json::from_str(&json).unwrap()
+    /// The tensors of a kind of task with two labels, if it has labels.
+    fn tensors(kind: &str) -> Vec<Tensor> {
+        let labels = (kind != "regression").then_some(["x", "y"]);
+        let task = serde_json::json!({ "name": "a", "kind": kind, "labels": labels });
+        tasks::of(serde_json::from_value::<Task>(task).unwrap().kind()).tensors()
+    }
+
+    fn parse(body: &[u8], header_bytes: Option<&str>, inputs: u8) -> Result<InferRequest, Refusal> {
+        super::parse(body, header_bytes, inputs, &tensors("classification"))
+    }
+
+    fn named(wanted: &[(Tensor, bool)]) -> Vec<(&'static str, bool)> {
+        wanted.iter().map(|(tensor, binary)| (tensor.name, *binary)).collect()
     }
 
     #[test]
     fn texts_come_as_json_or_as_bytes() {
         let json = br#"{"id":"7","inputs":[{"name":"text","shape":[2,1],"datatype":"BYTES","data":[["a"],["b"]]}],
             "outputs":[{"name":"score","parameters":{"binary_data":true}},{"name":"label"}]}"#;
-        let found = parse(json, None, &task(1)).unwrap();
+        let found = parse(json, None, 1).unwrap();
         assert_eq!((found.id.as_deref(), found.texts), (Some("7"), vec![Text::one("a"), Text::one("b")]));
-        assert_eq!(found.wanted, [(Output::Score, true), (Output::Label, false)]);
+        assert_eq!(named(&found.wanted), [("score", true), ("label", false)]);
 
         let head = br#"{"parameters":{"binary_data_output":true},"inputs":[
             {"name":"text_pair","shape":[1],"datatype":"BYTES","parameters":{"binary_data_size":5}},
             {"name":"text","shape":[1],"datatype":"BYTES","parameters":{"binary_data_size":6}}]}"#;
         let body = [&head[..], b"\x01\0\0\0b", b"\x02\0\0\0aa"].concat();
-        let found = parse(&body, Some(&head.len().to_string()), &task(2)).unwrap();
+        let found = parse(&body, Some(&head.len().to_string()), 2).unwrap();
         assert_eq!(found.texts, [Text::pair("aa", "b")]);
-        assert_eq!(found.wanted, [(Output::Label, true), (Output::Score, true), (Output::Logits, true)]);
+        assert_eq!(named(&found.wanted), [("label", true), ("score", true), ("logits", true)]);
     }
 
     #[test]
@@ -353,7 +340,7 @@ mod tests {
             ),
         ];
         for (body, message) in cases {
-            let error = parse(body.as_bytes(), None, &task(1)).unwrap_err();
+            let error = parse(body.as_bytes(), None, 1).unwrap_err();
             assert!(error.message.contains(message), "{body:.80}: {}", error.message);
             assert_eq!(error.status, StatusCode::BAD_REQUEST);
         }
@@ -375,11 +362,12 @@ mod tests {
 
     #[test]
     fn bytes_follow_the_json_in_the_order_of_the_outputs() {
-        let tensor = |output, binary, data| OutputTensor { output, shape: vec![1], binary, data };
+        let (class, number) = (tensors("classification"), tensors("regression"));
+        let tensor = |tensor: &Tensor, binary, data| OutputTensor { tensor: *tensor, shape: vec![1], binary, data };
         let tensors = [
-            tensor(Output::Label, true, Data::Bytes(vec!["x".into()])),
-            tensor(Output::Score, true, Data::Floats(vec![0.5])),
-            tensor(Output::Value, false, Data::Floats(vec![1.0])),
+            tensor(&class[0], true, Data::Bytes(vec!["x".into()])),
+            tensor(&class[1], true, Data::Floats(vec![0.5])),
+            tensor(&number[0], false, Data::Floats(vec![1.0])),
         ];
         let reply = write(StatusCode::OK, "a", "1", None, &tensors);
         let head: usize = reply.headers()[HEADER_BYTES].to_str().unwrap().parse().unwrap();
@@ -390,7 +378,7 @@ mod tests {
         assert_eq!(body[head..], *b"\x01\0\0\0x\0\0\0\x3f");
     }
 
-    /// The bytes of a body that is there already.
+    /// The bytes of a complete body.
     fn futures_free_bytes(reply: Reply) -> Vec<u8> {
         use http_body_util::BodyExt;
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();

@@ -1,4 +1,4 @@
-//! Trainings whose results are kept as JSON, so that a command of many goes on where it was stopped.
+//! Trainings whose results are kept as JSON, so that a command with many trainings resumes where it was stopped.
 
 use std::{
     fs,
@@ -8,55 +8,56 @@ use std::{
 use bias_patch::{Encoding, atomic};
 use edge_patch::{
     Error, Result, evaluate, metric_named,
-    train::{Event, OfRate, Trained, Weights, by_rate, fingerprint, subset},
+    train::{Event, RateScores, Trained, Weights, by_learning_rate, fingerprint, subset},
 };
 use serde::{Deserialize, Serialize};
 
 use crate::progress::{Job, Progress, beside};
 
-/// What a training came to.
+/// The result of a training: a cell of a table.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Cell {
-    /// What it is called in a table.
+    /// The name of its row or size.
     pub name: String,
-    /// What it is of: encoder, task, texts and recipe.
+    /// The identity of the training.
     fingerprint: String,
     pub metric: String,
-    /// Texts learned from.
+    /// How many training texts.
     pub texts: usize,
-    /// Of each run learning rate, seed and best score; none if it diverged.
+    /// The learning rate, seed and best dev score of each run; no score if it diverged.
     pub runs: Vec<(f64, u64, Option<f64>)>,
-    /// Of the best patch; none where weights were trained, or every run diverged.
+    /// About the best patch; none where weights were trained, or every run diverged.
     #[serde(flatten)]
     pub patch: Option<OfPatch>,
 }
 
-/// What the best patch of a training is.
+/// About the best patch of a training.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct OfPatch {
-    /// Its score on texts it has learned from, as many as there are to be judged by.
+    /// Its score on training texts, as many as the dev set has.
     pub train: f64,
-    /// Its bytes, exact and in four bits with its head in f16.
+    /// Its bytes: exact, and with biases in four bits and the head in f16.
     pub bytes: [usize; 2],
 }
 
 impl Cell {
-    /// The result that is kept beside the job's output, or that of carrying it out, with weights in place of biases if so
-    /// asked.
+    /// The result kept beside the job's output. If there is none, trains, weights in place of biases if they are given,
+    /// and keeps the result. That every run diverges is a result too.
     ///
     /// # Errors
-    /// When the result that is there is of another training, or training fails otherwise than that every run diverges.
+    /// When the kept result is of another training, or training fails.
     pub fn of(job: &Job<'_>, weights: Option<Weights>, name: &str, progress: &mut Progress) -> Result<Self> {
         let path = beside(job.output, ".json");
-        let digest = fingerprint(job.encoder, job.task, job.learn, job.judge, job.recipe, weights).to_string();
+        let digest =
+            fingerprint(job.encoder, job.task, job.train_texts, job.dev_texts, job.recipe, weights)?.to_string();
         if path.exists() {
             return Cell::read(&path).and_then(|cell| match cell.fingerprint == digest {
                 true => Ok(cell),
                 false => Err(Error::Content {
                     path: path.clone(),
                     field: "training".to_owned(),
-                    expected: "one of this encoder, task, data and recipe; remove the file to train anew".to_owned(),
-                    found: "another".to_owned(),
+                    expected: "one of this encoder, task, data and recipe; remove the file to train again".to_owned(),
+                    found: "another training".to_owned(),
                 }),
             });
         }
@@ -69,15 +70,22 @@ impl Cell {
                 }),
             };
             let (runs, patch) = match done {
-                // Every run has, which is a result too.
+                // Every run has diverged.
                 Err(error @ Error::Diverged { .. }) => {
                     progress.event(&Event::Diverged { reason: error.to_string() });
-                    (job.recipe.runs().into_iter().map(|(rate, seed)| (rate, seed, None)).collect(), None)
+                    (
+                        job.recipe
+                            .runs()
+                            .into_iter()
+                            .map(|(learning_rate, seed)| (learning_rate, seed, None))
+                            .collect(),
+                        None,
+                    )
                 }
                 done => done?,
             };
             let metric = metric_named(job.task.kind(), job.recipe.metric.as_deref())?.to_owned();
-            let (name, texts) = (name.to_owned(), job.learn.len());
+            let (name, texts) = (name.to_owned(), job.train_texts.len());
             let cell = Cell { name, fingerprint: digest, metric, texts, runs, patch };
             // A cell holds only numbers, strings and lists.
             atomic::write_file(&path, serde_json::to_string_pretty(&cell).unwrap_or_default().as_bytes())?;
@@ -96,20 +104,25 @@ impl Cell {
         })
     }
 
-    /// The learning rate whose seeds score best in the mean.
-    pub fn best_rate(&self) -> Option<OfRate> {
-        by_rate(&self.runs).into_iter().filter(|of| of.runs > 0).max_by(|a, b| a.mean.total_cmp(&b.mean))
+    /// The scores of the learning rate with the best mean.
+    pub fn best_rate(&self) -> Option<RateScores> {
+        by_learning_rate(&self.runs).into_iter().filter(|of| of.runs > 0).max_by(|a, b| a.mean.total_cmp(&b.mean))
     }
 }
 
 impl OfPatch {
     fn of(job: &Job<'_>, trained: &Trained) -> Result<Self> {
-        // By chance: their order may say which label they have.
-        let learned = subset(job.learn, job.judge.len());
+        // A random subset, because a file may be sorted by label.
+        let trained_on = subset(job.train_texts, job.dev_texts.len());
         let (manifest, base) = (job.encoder.bundle().manifest(), job.encoder.base());
-        let small = trained.patch.convert(manifest, base, Encoding::Delta { bits: 4, group: 0 }, Encoding::F16)?;
+        let small = trained.patch.convert(
+            &manifest.shape(),
+            base.slots(),
+            Encoding::Delta { bits: 4, group: 0 },
+            Encoding::F16,
+        )?;
         Ok(OfPatch {
-            train: evaluate(job.encoder, &trained.patch, &learned)?.metric(trained.metric),
+            train: evaluate(job.encoder, &trained.patch, &trained_on)?.metric(trained.metric),
             bytes: [trained.patch.to_bytes()?.len(), small.to_bytes()?.len()],
         })
     }

@@ -1,4 +1,5 @@
-//! The command `edge-patch convert`: a patch in fewer bytes, in an encoding that is given or in the smallest that scores enough.
+//! The command `edge-patch convert`: stores a patch in fewer bytes, in a given encoding or the smallest that scores
+//! well enough.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -6,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use bias_patch::{Encoding, Patch, Term};
+use bias_patch::{Encoding, Module, Patch};
 use clap::Args;
 use edge_patch::{
     Error, Result, Searched,
@@ -20,65 +21,74 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::{
     describe::describe_search,
-    file_bytes, note, open_encoder,
+    file_bytes, load_encoder, note, open_encoder,
     progress::{Job, Progress, beside},
     report_skipped,
-    training::rate,
+    training::learning_rate,
 };
 
 #[derive(Args)]
 pub(crate) struct ConvertArguments {
-    /// The patch
+    /// The patch to read
     patch: PathBuf,
-    /// The patch to write
+    /// Write the patch to this file
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
-    /// For biases: f32, f16, i8, i4, i3, i2, i1, or with a scale for every 64 values i4/64
+    /// Store biases in this encoding: f32, f16, i8, i4, i3, i2 or i1; with one scale for every 64 values: i4/64
     #[arg(long, value_name = "ENCODING", required_unless_present = "max_loss", conflicts_with = "max_loss")]
     encoding: Option<Encoding>,
-    /// For the head
+    /// Store the head in this encoding
     #[arg(long, value_name = "ENCODING", default_value = "f16", conflicts_with = "max_loss")]
     head: Encoding,
-    /// Search the smallest encoding of each part that loses at most so many points of the metric, in percent, on --data
+    /// Search for the smallest encoding of each part that lowers the score on --data by at most this many percentage
+    /// points
     #[arg(long, value_name = "POINTS", requires = "data", value_parser = points)]
     max_loss: Option<f64>,
-    /// Labelled texts to search by, as for training
+    /// Score on these labelled texts during the search, in the formats of train
     #[arg(long, value_name = "FILE", requires = "max_loss")]
     data: Option<PathBuf>,
-    /// Search by this metric of the task's, and not by its first
+    /// Score by this metric [default: the first of the task's kind]
     #[arg(long, value_name = "NAME", requires = "max_loss")]
     metric: Option<String>,
-    /// Before that, train the values on the grid of --grid for some passes over --train: each step rounds them as they will be
-    /// stored, and its gradients move them as if it had not
+    /// Before the search, train the patch further on --train (quantization-aware training): every forward pass rounds
+    /// its values to the encoding of --grid
     #[arg(long, requires = "max_loss", requires = "train")]
     quantization_aware: bool,
-    /// Texts to learn from
+    /// Train on these texts
     #[arg(long, value_name = "FILE", requires = "quantization_aware")]
     train: Option<PathBuf>,
-    /// The encoding that biases are trained for; the head stays in f16
+    /// Round biases to this encoding in quantization-aware training; the head is rounded to f16
     #[arg(long, value_name = "ENCODING", default_value = "i2", requires = "quantization_aware")]
     grid: Encoding,
-    /// Passes over the texts
+    /// Train for this many epochs
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..), requires = "quantization_aware")]
     epochs: u32,
-    /// The highest learning rate
-    #[arg(long = "lr", value_name = "RATE", default_value_t = 3e-4, value_parser = rate, requires = "quantization_aware")]
-    rate: f64,
-    /// Threads to run on
+    /// Train with this learning rate; it is the peak, reached after warm-up
+    #[arg(
+        long = "lr",
+        visible_alias = "learning-rate",
+        alias = "rate",
+        value_name = "RATE",
+        default_value_t = 3e-4,
+        value_parser = learning_rate,
+        requires = "quantization_aware"
+    )]
+    learning_rate: f64,
+    /// Run on this many threads
     #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     threads: u32,
-    /// Leave out rows that are not labelled texts
+    /// Skip rows that are not labelled texts, in place of refusing the file
     #[arg(long, requires = "max_loss")]
     skip_bad: bool,
-    /// A line of free text to keep in the patch, as KEY=VALUE; repeat it for more
+    /// Store a note in the patch, as KEY=VALUE; repeat the flag for more
     #[arg(long = "note", value_name = "KEY=VALUE", value_parser = note)]
     notes: Vec<(String, String)>,
-    /// The encoder's bundle, if it is not in the store
+    /// Read the encoder from this bundle [default: the store]
     #[arg(long, value_name = "BUNDLE")]
     encoder: Option<PathBuf>,
 }
 
-/// Converts, and writes the patch. Gives the lines to say.
+/// Converts, and writes the patch. Gives the lines to print.
 pub(crate) fn run_conversion(arguments: &ConvertArguments) -> Result<Vec<String>> {
     let (path, output) = (&arguments.patch, &arguments.output);
     let opened = Patch::open(path)?;
@@ -92,7 +102,7 @@ pub(crate) fn run_conversion(arguments: &ConvertArguments) -> Result<Vec<String>
             warn_if_too_few(read.examples.len(), points);
             let metric = metric_named(opened.task().kind(), arguments.metric.as_deref())?;
             let engine = EngineOptions { threads: arguments.threads as usize, ..EngineOptions::default() };
-            let encoder = Encoder::load(bundle.clone(), engine)?;
+            let encoder = load_encoder(bundle.clone(), engine)?;
             let before = evaluate(&encoder, &opened, &read.examples)?.metric(metric);
             let refined = match &arguments.train {
                 Some(train) => Some(refine(arguments, &encoder, &opened, train, &read.examples)?),
@@ -105,11 +115,13 @@ pub(crate) fn run_conversion(arguments: &ConvertArguments) -> Result<Vec<String>
             (found.patch, format!("searched, at most {points} points of {metric} lost"))
         }
         (Some(encoding), ..) => {
-            let converted = opened.convert(manifest, &base, encoding, arguments.head).map_err(|e| e.in_file(path))?;
+            let converted = opened
+                .convert(&manifest.shape(), base.slots(), encoding, arguments.head)
+                .map_err(|e| e.in_file(path))?;
             (converted, format!("{encoding}, head {}", arguments.head))
         }
         _ => {
-            // clap lets no other combination through.
+            // clap refuses all other combinations.
             return Err(Error::Recipe {
                 field: "convert".to_owned(),
                 expected: "--encoding, or --max-loss and --data".to_owned(),
@@ -127,17 +139,17 @@ pub(crate) fn run_conversion(arguments: &ConvertArguments) -> Result<Vec<String>
     Ok(lines)
 }
 
-/// Says so when a loss of `points` is less than what one text more or less makes.
+/// Warns when a loss of `points` is less than one text of the set.
 pub(crate) fn warn_if_too_few(texts: usize, points: f64) {
     let of_one = 100.0 / texts.max(1) as f64;
     if of_one > points {
         eprintln!(
-            "edge-patch: one of {texts} texts is {of_one:.2} points, so that a loss of {points} is not seen on them"
+            "edge-patch: one of {texts} texts is {of_one:.2} points: they are too few to measure a loss of {points} points"
         );
     }
 }
 
-/// Searches, and shows how far it is.
+/// Searches, and shows a progress bar.
 pub(crate) fn search_with_bar(
     encoder: &Encoder,
     patch: &Patch,
@@ -158,38 +170,38 @@ pub(crate) fn search_with_bar(
     found
 }
 
-/// The patch after some passes of training on the grid that its values will be stored on.
+/// The patch after quantization-aware training.
 fn refine(
     arguments: &ConvertArguments,
     encoder: &Encoder,
     patch: &Patch,
     train: &Path,
-    judge: &[Example],
+    dev_texts: &[Example],
 ) -> Result<Patch> {
-    let learn = read_examples(train, patch.task(), arguments.skip_bad)?;
-    report_skipped(train, &learn.skipped);
-    let terms: BTreeSet<Term> = patch.slots().iter().map(|slot| slot.id.term).collect();
+    let read = read_examples(train, patch.task(), arguments.skip_bad)?;
+    report_skipped(train, &read.skipped);
+    let terms: BTreeSet<Module> = patch.slots().iter().map(|slot| slot.id.term).collect();
     let recipe = Recipe {
         terms: terms.into_iter().collect(),
-        rates: vec![arguments.rate],
+        learning_rates: vec![arguments.learning_rate],
         epochs: arguments.epochs.into(),
         metric: arguments.metric.clone(),
         start: Some(patch.clone()),
-        grid: Some((arguments.grid, Encoding::F16)),
+        quantized: Some((arguments.grid, Encoding::F16)),
         ..Recipe::default()
     };
     let mut progress = Progress::new(None)?;
     let output = beside(&arguments.output, ".refined");
-    let (task, learn) = (patch.task(), &learn.examples);
-    let job = Job { encoder, task, learn, judge, recipe: &recipe, output: &output };
+    let (task, train_texts) = (patch.task(), &read.examples);
+    let job = Job { encoder, task, train_texts, dev_texts, recipe: &recipe, output: &output };
     let refined = job.alone(|checkpoint| job.train(checkpoint, &mut progress))?;
     progress.finish()?;
-    // The search stores it anew.
+    // Only the result of the search is kept.
     fs::remove_file(&output).map_err(bias_patch::Error::io(&output, "remove"))?;
     Ok(refined.patch)
 }
 
-/// A converted patch keeps its notes, but for a metric: that was of the values before.
+/// A converted patch keeps its notes; the metric, which was measured before conversion, is renamed.
 fn converted_notes(patch: &Patch, how: &str, notes: Vec<(String, String)>) -> BTreeMap<String, String> {
     let mut kept = patch.metadata().clone();
     if let Some(metric) = kept.remove("metric") {

@@ -1,33 +1,34 @@
-//! What edge-patch says, line by line.
+//! The text output of edge-patch, line by line.
 
-use bias_patch::{Encoding, Kind, Pooling};
+use bias_patch::{Encoding, Pooling};
 use edge_patch::{
     Difference, Evaluation, Point, Report, Searched,
-    train::{OfRate, by_rate},
+    train::{RateScores, by_learning_rate},
 };
 use serde::Serialize;
 
 use crate::cells::Cell;
 
-/// For each learning rate its mean and deviation over the seeds.
+/// The mean and standard deviation over the seeds, for each learning rate.
 pub(crate) fn describe_runs(runs: &[(f64, u64, Option<f64>)], lines: &mut Vec<String>) {
     if runs.len() < 2 {
         return;
     }
-    lines.push(format!("{:>8} {:>5} {:>8} {:>9} {:>8}", "rate", "runs", "mean", "deviation", "best"));
-    for OfRate { rate, runs, mean, deviation, best } in by_rate(runs) {
-        lines.push(format!("{rate:8.0e} {runs:5} {mean:8.4} ±{deviation:8.4} {best:8.4}"));
+    lines.push(format!("{:>13} {:>5} {:>8} {:>9} {:>8}", "learning rate", "runs", "mean", "deviation", "best"));
+    for RateScores { learning_rate, runs, mean, deviation, best } in by_learning_rate(runs) {
+        lines.push(format!("{learning_rate:13.0e} {runs:5} {mean:8.4} ±{deviation:8.4} {best:8.4}"));
     }
 }
 
-/// Trainings on more and more texts: the seeds of the best rate, and what the best patch scores on texts it learned from.
+/// Trainings on more and more texts: the dev score of the best learning rate, and the training score of the best patch.
 pub(crate) fn describe_cells(cells: &[Cell]) -> Vec<String> {
-    let header = format!("{:>8} {:>8} {:>8} {:>9} {:>8}  metric", "texts", "rate", "dev", "deviation", "train");
+    let header =
+        format!("{:>8} {:>13} {:>8} {:>9} {:>8}  metric", "texts", "learning rate", "dev", "deviation", "train");
     let rows = cells.iter().map(|cell| match cell.best_rate() {
         Some(of) => format!(
-            "{:8} {:8.0e} {:8.4} ±{:8.4} {:>8}  {}",
+            "{:8} {:13.0e} {:8.4} ±{:8.4} {:>8}  {}",
             cell.texts,
-            of.rate,
+            of.learning_rate,
             of.mean,
             of.deviation,
             cell.patch.as_ref().map_or("-".to_owned(), |patch| format!("{:.4}", patch.train)),
@@ -38,12 +39,12 @@ pub(crate) fn describe_cells(cells: &[Cell]) -> Vec<String> {
     std::iter::once(header).chain(rows).collect()
 }
 
-/// What a patch scores, and what it costs.
+/// The scores of a patch, and its size.
 #[derive(Serialize)]
 pub(crate) struct Evaluated<'a> {
-    /// Of the patch's file.
+    /// The size of the patch's file.
     pub bytes: u64,
-    /// Names of the rows and columns of the confusion table.
+    /// Names of the rows and columns of the confusion matrix.
     pub labels: &'a [String],
     #[serde(flatten)]
     pub evaluation: &'a Evaluation,
@@ -71,7 +72,7 @@ pub(crate) fn describe_evaluation(evaluated: &Evaluated<'_>, lines: &mut Vec<Str
     }
 }
 
-/// Bytes against the metric, and how the smallest patch is stored.
+/// Bytes and score of each encoding, and the encoding of each part of the smallest patch.
 pub(crate) fn describe_search(found: &Searched, others: &[Point], metric: &str, lines: &mut Vec<String>) {
     lines.push(format!("{:10} {:>8} {metric:>14}", "stored as", "bytes"));
     let points = others.iter().chain([&found.point]);
@@ -101,7 +102,7 @@ pub(crate) fn describe(report: &Report, lines: &mut Vec<String>) {
         if task.inputs() == 2 { "s" } else { "" },
         task.max_length()
     ));
-    if let Kind::Span { max_answer_length } = task.kind() {
+    if let Some(max_answer_length) = task.kind().max_answer_length() {
         lines.push(format!("answers   at most {max_answer_length} tokens"));
     }
     lines.push(format!("encoder   {}", report.encoder));

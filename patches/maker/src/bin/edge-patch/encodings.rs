@@ -1,40 +1,40 @@
-//! The command `edge-patch encodings`: a patch and labelled texts in, a table of bytes against the metric out.
+//! The command `edge-patch encodings`: reads a patch and labelled texts, and writes a table of bytes and scores.
 
 use std::path::PathBuf;
 
 use bias_patch::{Patch, atomic};
 use clap::Args;
 use edge_patch::{Result, data::read_examples, metric_named, uniform};
-use edge_run::{Encoder, EngineOptions};
+use edge_run::EngineOptions;
 
 use crate::{
     check_apart,
     convert::{points, search_with_bar, warn_if_too_few},
-    open_encoder, report_skipped,
+    load_encoder, open_encoder, report_skipped,
 };
 
 #[derive(Args)]
 pub(crate) struct EncodingsArguments {
-    /// The patch
+    /// The patch to read
     patch: PathBuf,
-    /// Labelled texts, as for training
+    /// The labelled texts to score on, in the formats of train
     data: PathBuf,
-    /// Also search the smallest encoding of each part that loses at most so many points of the metric, in percent
+    /// Also search for the smallest encodings that lower the score by at most this many percentage points
     #[arg(long, value_name = "POINTS,...", value_delimiter = ',', value_parser = points)]
     max_loss: Vec<f64>,
-    /// Score by this metric of the task's, and not by its first
+    /// Score by this metric [default: the first of the task's kind]
     #[arg(long, value_name = "NAME")]
     metric: Option<String>,
-    /// The table to write, in Markdown
+    /// Write the table to this file, in Markdown
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Threads to run on
+    /// Run on this many threads
     #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     threads: u32,
-    /// Leave out rows that are not labelled texts
+    /// Skip rows that are not labelled texts, in place of refusing the file
     #[arg(long)]
     skip_bad: bool,
-    /// The encoder's bundle, if it is not in the store
+    /// Read the encoder from this bundle [default: the store]
     #[arg(long, value_name = "BUNDLE")]
     encoder: Option<PathBuf>,
 }
@@ -50,7 +50,7 @@ pub(crate) fn run_encodings(arguments: &EncodingsArguments) -> Result<Vec<String
     report_skipped(&arguments.data, &read.skipped);
     let metric = metric_named(patch.task().kind(), arguments.metric.as_deref())?;
     let engine = EngineOptions { threads: arguments.threads as usize, ..EngineOptions::default() };
-    let encoder = Encoder::load(bundle, engine)?;
+    let encoder = load_encoder(bundle, engine)?;
     let mut rows = uniform(&encoder, &patch, &read.examples, metric)?;
     let before = rows[0].score;
     for points in &arguments.max_loss {
@@ -63,8 +63,8 @@ pub(crate) fn run_encodings(arguments: &EncodingsArguments) -> Result<Vec<String
     lines.extend(rows.iter().map(|row| format!("| {} | {} | {:.2} |", row.name, row.bytes, 100.0 * row.score)));
     lines.push(String::new());
     lines.push(format!(
-        "In percent on {} texts. Biases are in the encoding, the head is in f16; of a searched patch each part is in an \
-         encoding of its own.",
+        "Scores in percent on {} texts. Biases are in the encoding named, the head is in f16. In a searched patch each part has \
+         an encoding of its own.",
         read.examples.len()
     ));
     if let Some(output) = &arguments.output {

@@ -1,4 +1,4 @@
-//! `edge-patch`: makes patches, and says what is in them.
+//! `edge-patch`: makes and inspects patches.
 #![forbid(unsafe_code)]
 
 mod cells;
@@ -18,8 +18,9 @@ use std::{
     process::ExitCode,
 };
 
-use bias_patch::{Base, Bundle, Patch, Store, Task, atomic};
+use bias_patch::{Patch, Task, atomic};
 use clap::{Parser, Subcommand};
+use edge_bundle::{Base, Bundle, Store};
 use edge_patch::{Error, Result, data::read_examples, difference, evaluate, extract, import, inspect};
 use edge_run::{Encoder, EngineOptions};
 
@@ -33,7 +34,7 @@ use crate::{
     training::{TrainArguments, run_training},
 };
 
-/// Make and inspect patches: the few kilobytes that turn a frozen encoder to a task.
+/// Make and inspect patches. A patch is a few kilobytes of biases and a head that adapt a frozen encoder to a task.
 #[derive(Parser)]
 #[command(name = "edge-patch", version, after_help = EXAMPLES)]
 struct Arguments {
@@ -45,96 +46,97 @@ struct Arguments {
 enum Command {
     /// Train a patch on labelled texts
     ///
-    /// Texts are TSV with a header (sentence or sentence1 and sentence2, and label), as GLUE's files are, .csv, .jsonl, .conll
-    /// or .conllu for tags, or SQuAD's .json for spans. A training that was stopped goes on when the same command runs again:
-    /// its state is beside the output until it is done.
+    /// Files of texts are .tsv or .csv with a header (sentence, or sentence1 and sentence2, and label), .jsonl, .conll
+    /// or .conllu for tags, or SQuAD's .json for spans. To resume a training that was stopped, run the same command
+    /// again. Its checkpoint, OUTPUT.training, is removed when it is done.
     Train(TrainArguments),
-    /// Train some biases, on some data sets, with some seeds each, and write a table of the scores
+    /// Train several sets of biases on several data sets, and write a table of the scores
     ///
-    /// Every result is kept: a table that was stopped goes on when the same command runs again.
+    /// Every result is kept. To resume a table that was stopped, run the same command again.
     Table(TableArguments),
-    /// Say how well a patch answers labelled texts
+    /// Score a patch on labelled texts
     Evaluate {
-        /// The patch
+        /// The patch to read
         patch: PathBuf,
-        /// Labelled texts, as for training
+        /// The labelled texts to score on, in the formats of train
         data: PathBuf,
-        /// The encoder's bundle, if it is not in the store
+        /// Read the encoder from this bundle [default: the store]
         #[arg(long, value_name = "BUNDLE")]
         encoder: Option<PathBuf>,
-        /// Leave out rows that are not labelled texts
+        /// Skip rows that are not labelled texts, in place of refusing the file
         #[arg(long)]
         skip_bad: bool,
-        /// As JSON
+        /// Print JSON
         #[arg(long)]
         json: bool,
     },
     /// Make a patch of biases that were trained elsewhere
     Import {
-        /// The encoder's bundle
+        /// Make the patch for the encoder of this bundle
         #[arg(long, value_name = "BUNDLE")]
         encoder: PathBuf,
-        /// A safetensors file of biases and a head, or a fine-tuned checkpoint
+        /// Read biases and head from this safetensors file or fine-tuned checkpoint
         #[arg(long, value_name = "FILE_OR_DIR")]
         from: PathBuf,
-        /// The task: name, kind, labels, and if they are not cls, 1, 128 and 30 pooling, inputs, max_length and max_answer_length
+        /// Read the task from this JSON file: name, kind and labels; optionally pooling (default cls), inputs (1),
+        /// max_length (128) and max_answer_length (30)
         #[arg(long, value_name = "JSON")]
         task: PathBuf,
-        /// The patch to write
+        /// Write the patch to this file
         #[arg(short, long, value_name = "FILE")]
         output: PathBuf,
-        /// A line of free text to keep in the patch, as KEY=VALUE; repeat it for more
+        /// Store a note in the patch, as KEY=VALUE; repeat the flag for more
         #[arg(long = "note", value_name = "KEY=VALUE", value_parser = note)]
         notes: Vec<(String, String)>,
     },
     /// Show what is in a patch
     Inspect {
-        /// The patch
+        /// The patch to read
         patch: PathBuf,
-        /// The encoder's bundle, if it is not in the store
+        /// Read the encoder from this bundle [default: the store]
         #[arg(long, value_name = "BUNDLE")]
         encoder: Option<PathBuf>,
-        /// As JSON
+        /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Show what training changed, or how it went, as a picture or in the terminal
+    /// Draw what training changed, or its loss and scores, as a picture or in the terminal
     Plot(PlotArguments),
     /// Check that a patch is intact and fits its encoder
     Verify {
-        /// The patch
+        /// The patch to check
         patch: PathBuf,
-        /// The encoder's bundle, if it is not in the store
+        /// Read the encoder from this bundle [default: the store]
         #[arg(long, value_name = "BUNDLE")]
         encoder: Option<PathBuf>,
-        /// A public key that has to have signed it; repeat it for more, of which one is enough
+        /// Require a signature by this public key; repeat the flag for more keys: a signature by one of them is enough
         #[arg(long = "key", value_name = "FILE")]
         keys: Vec<PathBuf>,
     },
-    /// Sign patches for a device that trusts a key, with the signature beside each
+    /// Sign patches for a device that trusts a key, and write the signature beside each
     Sign(SignArguments),
     /// Show in which slots two patches of one encoder differ
     Diff {
-        /// A patch
+        /// The first patch
         a: PathBuf,
-        /// Another patch
+        /// The second patch
         b: PathBuf,
-        /// The encoder's bundle, if it is not in the store
+        /// Read the encoder from this bundle [default: the store]
         #[arg(long, value_name = "BUNDLE")]
         encoder: Option<PathBuf>,
     },
     /// Store a patch's values in fewer bytes
     Convert(ConvertArguments),
-    /// Write a table of what a patch takes and scores in each encoding, and in the smallest ones searched
+    /// Write a table of a patch's bytes and scores in each encoding
     Encodings(EncodingsArguments),
     /// Write all biases with the patch applied, and its head, as safetensors for other programs
     Extract {
-        /// The patch
+        /// The patch to read
         patch: PathBuf,
-        /// The safetensors file to write
+        /// Write the safetensors file here
         #[arg(short, long, value_name = "FILE")]
         output: PathBuf,
-        /// The encoder's bundle, if it is not in the store
+        /// Read the encoder from this bundle [default: the store]
         #[arg(long, value_name = "BUNDLE")]
         encoder: Option<PathBuf>,
     },
@@ -203,7 +205,7 @@ fn run(command: Command, out: &mut impl Write) -> Result<(), Failure> {
         Command::Evaluate { patch, data, encoder, skip_bad, json } => {
             let opened = Patch::open(&patch)?;
             let bundle = open_encoder(encoder.as_deref(), &opened)?.0;
-            let encoder = Encoder::load(bundle, EngineOptions::default())?;
+            let encoder = load_encoder(bundle, EngineOptions::default())?;
             let read = read_examples(&data, opened.task(), skip_bad)?;
             let found = evaluate(&encoder, &opened, &read.examples)?;
             let evaluated =
@@ -231,7 +233,7 @@ fn run(command: Command, out: &mut impl Write) -> Result<(), Failure> {
         }
         Command::Inspect { patch, encoder, json } => {
             let opened = Patch::open(&patch)?;
-            // The encoder adds how far slots moved; without it the rest is still worth showing.
+            // Changes need the encoder; all else can be shown without it.
             let found = if encoder.is_some() || in_store(&opened) {
                 Some(open_encoder(encoder.as_deref(), &opened)?)
             } else {
@@ -252,7 +254,7 @@ fn run(command: Command, out: &mut impl Write) -> Result<(), Failure> {
             check_signature(&patch, &keys)?;
             let opened = Patch::open(&patch)?;
             let (bundle, base) = open_encoder(encoder.as_deref(), &opened)?;
-            opened.apply(bundle.manifest(), &base).map_err(|e| e.in_file(&patch))?;
+            opened.apply(&bundle.manifest().shape(), base.slots()).map_err(|e| e.in_file(&patch))?;
             lines.push(format!(
                 "{}: intact, fits encoder {} ({})",
                 patch.display(),
@@ -264,7 +266,7 @@ fn run(command: Command, out: &mut impl Write) -> Result<(), Failure> {
             let (first, second) = (Patch::open(&a)?, Patch::open(&b)?);
             let (bundle, base) = open_encoder(encoder.as_deref(), &first)?;
             for (patch, path) in [(&first, &a), (&second, &b)] {
-                patch.check(bundle.manifest()).map_err(|e| e.in_file(path))?;
+                patch.check(&bundle.manifest().shape()).map_err(|e| e.in_file(path))?;
             }
             let found = difference(&first, &second, bundle.manifest(), &base)?;
             lines.push(format!("{:20} {:>12} {:>12}", "part", "mean", "largest"));
@@ -280,7 +282,7 @@ fn run(command: Command, out: &mut impl Write) -> Result<(), Failure> {
             check_apart(&output, &[&patch])?;
             let opened = Patch::open(&patch)?;
             let (bundle, _) = open_encoder(encoder.as_deref(), &opened)?;
-            opened.check(bundle.manifest()).map_err(|e| e.in_file(&patch))?;
+            opened.check(&bundle.manifest().shape()).map_err(|e| e.in_file(&patch))?;
             atomic::write_file(&output, &extract(&bundle, &opened)?)?;
             lines.push(format!("{}: {} slots and the head", output.display(), bundle.manifest().slots.len()));
         }
@@ -327,6 +329,15 @@ fn open_encoder(dir: Option<&Path>, patch: &Patch) -> Result<(Bundle, Base)> {
     };
     let base = bundle.base()?;
     Ok((bundle, base))
+}
+
+/// Loads an encoder to evaluate, and says so if tract runs it although nobody asked for tract. Training refuses tract.
+fn load_encoder(bundle: Bundle, engine: EngineOptions) -> Result<Encoder> {
+    let encoder = Encoder::load(bundle, engine)?;
+    if let Some(reason) = encoder.uncovered() {
+        eprintln!("edge-patch: tract runs this encoder, more slowly: our operators do not cover its graph: {reason}");
+    }
+    Ok(encoder)
 }
 
 fn report_skipped(path: &Path, skipped: &[(usize, String)]) {

@@ -1,4 +1,4 @@
-//! The command `edge-patch plot`: a patch or logs in, a picture out, as SVG, PNG, or lines for a terminal.
+//! The command `edge-patch plot`: reads a patch or logs, and draws a picture as SVG, as PNG or in the terminal.
 
 use std::path::{Path, PathBuf};
 
@@ -13,32 +13,32 @@ use crate::{file_bytes, open_encoder};
 pub(crate) struct PlotArguments {
     #[command(subcommand)]
     of: PictureOf,
-    /// The picture to write, as its name ends: .svg or .png; without, it is shown in the terminal
+    /// Write the picture to this file, as SVG or PNG by its ending: .svg or .png [default: draw it in the terminal]
     #[arg(short, long, value_name = "FILE", global = true, value_parser = picture)]
     output: Option<PathBuf>,
 }
 
 #[derive(Subcommand)]
 enum PictureOf {
-    /// The change of each bias vector by term and layer
+    /// Draw how much each bias vector changed, by term and layer
     Changes {
-        /// The patch
+        /// The patch to read
         patch: PathBuf,
-        /// The encoder's bundle, if it is not in the store
+        /// Read the encoder from this bundle [default: the store]
         #[arg(long, value_name = "BUNDLE")]
         encoder: Option<PathBuf>,
     },
-    /// Loss and score of every run against steps
+    /// Draw training loss and dev score of every run, by step
     Training {
-        /// Logs of trainings, as train --log writes them
+        /// Logs written by train --log
         #[arg(required = true, value_name = "LOG")]
         logs: Vec<PathBuf>,
     },
-    /// Score against the number of texts learned from, a line for each log
+    /// Draw the dev score by the number of training texts, a line for each log
     ///
-    /// A log of another trainer is a line {"event":"size","texts":1000,"dev":0.87} for each size.
+    /// A log of another trainer needs one line {"event":"size","texts":1000,"dev":0.87} for each size.
     Sizes {
-        /// Logs of trainings, as train --train-sizes --log writes them
+        /// Logs written by train --train-sizes --log
         #[arg(required = true, value_name = "LOG")]
         logs: Vec<PathBuf>,
     },
@@ -53,7 +53,7 @@ Examples:
   edge-patch train ... -o sst2.bias --train-sizes 100,300,1000 --log bitfit.jsonl
   edge-patch plot sizes bitfit.jsonl full.jsonl -o sizes.png";
 
-/// Makes the picture, and writes it, or gives its lines.
+/// Draws the picture, and writes it to a file or gives its lines for the terminal.
 pub(crate) fn run_plot(arguments: &PlotArguments) -> Result<Vec<String>> {
     let picture = match &arguments.of {
         PictureOf::Changes { patch, encoder } => {
@@ -66,7 +66,7 @@ pub(crate) fn run_plot(arguments: &PlotArguments) -> Result<Vec<String>> {
         PictureOf::Sizes { logs } => Picture::of_sizes(logs)?,
     };
     let Some(output) = &arguments.output else { return Ok(picture.text()) };
-    let bytes = if ends_in(output, "png") { picture.png()? } else { picture.svg().into_bytes() };
+    let bytes = if ends_in(output, "png") { picture.png()? } else { picture.svg()?.into_bytes() };
     atomic::write_file(output, &bytes)?;
     Ok(vec![format!("{}: {} bytes", output.display(), bytes.len())])
 }

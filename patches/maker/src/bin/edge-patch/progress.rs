@@ -1,4 +1,4 @@
-//! What is shown and logged while a training runs, and the files beside its output.
+//! The progress bar and log of a training, and the files beside its output.
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
@@ -24,10 +24,10 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// A bar, and the log at `log`, which goes on if it is there.
+    /// A progress bar, and the log at `log`, which is appended to.
     ///
     /// # Errors
-    /// When the log cannot be opened, or is a file that is no log.
+    /// When the log cannot be opened, or is another kind of file.
     pub fn new(log: Option<&Path>) -> Result<Self> {
         if let Some(path) = log.filter(|path| path.is_file()) {
             check_log(path)?;
@@ -44,10 +44,10 @@ impl Progress {
         Ok(Progress { bar, log: log.map(open).transpose()?, failed: None })
     }
 
-    /// Appends a line to the log. Training goes on when it cannot be written; the end says so.
+    /// Appends a line to the log. Training goes on if that fails; [`Progress::finish`] gives the error.
     pub fn log(&mut self, entry: &Entry) {
         let Some((path, file)) = &mut self.log else { return };
-        // An entry holds only numbers and strings. It is written at once, so that a kill leaves whole lines.
+        // An entry holds only numbers and strings. One write per line, so that a kill leaves whole lines.
         let line = serde_json::to_string(entry).unwrap_or_default() + "\n";
         if let Err(error) = file.write_all(line.as_bytes()) {
             self.failed.get_or_insert(bias_patch::Error::io(path, "write")(error).into());
@@ -59,7 +59,7 @@ impl Progress {
         self.log(&event.into());
     }
 
-    /// Ends the bar.
+    /// Removes the bar.
     ///
     /// # Errors
     /// When the log could not be written.
@@ -69,40 +69,41 @@ impl Progress {
     }
 }
 
-/// What is trained into a file.
+/// A training and its output.
 pub(crate) struct Job<'a> {
     pub encoder: &'a Encoder,
     pub task: &'a Task,
-    pub learn: &'a [Example],
-    pub judge: &'a [Example],
+    pub train_texts: &'a [Example],
+    pub dev_texts: &'a [Example],
     pub recipe: &'a Recipe,
     pub output: &'a Path,
 }
 
 impl Job<'_> {
-    /// Trains, or goes on training from the state in `checkpoint`, and writes the patch.
+    /// Trains, from the state in `checkpoint` if there is one, and writes the patch.
     pub fn train(&self, checkpoint: &Path, progress: &mut Progress) -> Result<Trained> {
-        let Job { encoder, task, learn, judge, recipe, output } = *self;
-        let trained = train(encoder, task, learn, judge, recipe, checkpoint, &mut |event| progress.event(&event))?;
+        let Job { encoder, task, train_texts, dev_texts, recipe, output } = *self;
+        let trained =
+            train(encoder, task, train_texts, dev_texts, recipe, checkpoint, &mut |event| progress.event(&event))?;
         trained.patch.save(output)?;
         Ok(trained)
     }
 
-    /// Trains weights in place of the biases, and writes nothing: there is no patch of weights.
+    /// Trains weights in place of the biases, and writes nothing: a patch cannot hold weights.
     pub fn compare(&self, weights: Weights, checkpoint: &Path, progress: &mut Progress) -> Result<Compared> {
-        let Job { encoder, task, learn, judge, recipe, .. } = *self;
-        compare(encoder, task, learn, judge, recipe, weights, checkpoint, &mut |event| progress.event(&event))
+        let Job { encoder, task, train_texts, dev_texts, recipe, .. } = *self;
+        compare(encoder, task, train_texts, dev_texts, recipe, weights, checkpoint, &mut |event| progress.event(&event))
     }
 
-    /// Does work that keeps its state in a file beside the output, while no other process does. Once it is done, the state
-    /// is removed: the work has to have written what came of it.
+    /// Does `work` under a lock on the output. `work` gets the path of its checkpoint, which is removed when it is
+    /// done: by then it has to have written its result.
     pub fn alone<T>(&self, work: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
-        // Said before the work, not after it.
+        // Refused before the work, not after it.
         Patch::check_output(self.output)?;
         let (checkpoint, lock) = (beside(self.output, ".training"), beside(self.output, ".lock"));
         let _locked = locked(self.output, &lock)?;
         let done = work(&checkpoint)?;
-        // A first run that soon diverged has left no state.
+        // A first run that diverged within a few steps leaves no checkpoint.
         for path in [&checkpoint, &lock].into_iter().filter(|path| path.exists()) {
             fs::remove_file(path).map_err(bias_patch::Error::io(path, "remove"))?;
         }
@@ -133,8 +134,8 @@ fn locked(output: &Path, lock: &Path) -> Result<File> {
 
 fn show(bar: &ProgressBar, event: &Event) {
     match event {
-        Event::Run { run, rate, seed, step, steps, .. } => {
-            bar.set_prefix(format!("run {}/{} rate {rate:e} seed {seed}", run.0 + 1, run.1));
+        Event::Run { run, learning_rate, seed, step, steps, .. } => {
+            bar.set_prefix(format!("run {}/{}, learning rate {learning_rate:e}, seed {seed}", run.0 + 1, run.1));
             bar.set_length(*steps);
             bar.set_position(*step);
             bar.reset_eta();
@@ -143,12 +144,12 @@ fn show(bar: &ProgressBar, event: &Event) {
             bar.set_position(*step);
             bar.set_message(format!("loss {loss:.3}"));
         }
-        Event::Unheld { texts } => {
-            bar.println(format!("texts left out, for no window holds the whole answer: {texts}"))
+        Event::LeftOut { texts } => {
+            bar.println(format!("training texts left out, because no window holds the whole answer: {texts}"))
         }
-        Event::Diverged { reason } => bar.println(format!("{}  given up: {reason}", bar.prefix())),
-        Event::Epoch { epoch, loss, score, .. } => {
-            bar.println(format!("{}  pass {epoch}: loss {loss:.4}, dev {score:.4}", bar.prefix()));
+        Event::Diverged { reason } => bar.println(format!("{}  diverged: {reason}", bar.prefix())),
+        Event::Epoch { epoch, loss, dev, metric } => {
+            bar.println(format!("{}  epoch {epoch}: training loss {loss:.4}, dev {metric} {dev:.4}", bar.prefix()));
         }
     }
 }

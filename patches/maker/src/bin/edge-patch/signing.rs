@@ -12,10 +12,10 @@ use edge_patch::{Result, sign};
 /// Sign patches.
 #[derive(Args)]
 pub(crate) struct SignArguments {
-    /// The patches
+    /// The patches to sign
     #[arg(required = true)]
     patches: Vec<PathBuf>,
-    /// The secret key, as `minisign -G` makes it; its password, if it has one, is asked for
+    /// Sign with this secret key, made by `minisign -G`; asks for its password, if it has one
     #[arg(long, value_name = "FILE")]
     key: PathBuf,
 }

@@ -1,10 +1,11 @@
-//! The command `edge-patch table`: biases, and to compare weights, that are trained against data sets, as the paper's Table 3.
-//! Every training's result is kept, so the command goes on where it was stopped.
+//! The command `edge-patch table`: trains sets of biases, and weights for comparison, on several data sets, and writes
+//! a table like the paper's Table 3. The result of every training is kept, so the command resumes where it was stopped.
 
 use std::path::PathBuf;
 
-use bias_patch::{Bundle, atomic};
+use bias_patch::atomic;
 use clap::{Args, ValueEnum};
+use edge_bundle::Bundle;
 use edge_patch::{Result, train::Weights};
 
 use crate::{
@@ -12,7 +13,7 @@ use crate::{
     check_apart,
     progress::{Job, Progress},
     read_task,
-    training::{RecipeArguments, Slots, check_terms, rate, slots},
+    training::{RecipeArguments, Slots, check_terms, learning_rate, slots},
 };
 
 #[derive(Args)]
@@ -20,12 +21,13 @@ pub(crate) struct TableArguments {
     /// The encoder's bundle
     #[arg(long, value_name = "BUNDLE")]
     encoder: PathBuf,
-    /// A column: its name, task, texts to learn from and to be judged by, and perhaps a metric; repeat it for more
+    /// Add a column: its name, and the files of its task, training texts and dev set; optionally the metric to score
+    /// by. Repeat the flag for more columns
     #[arg(long = "data", value_name = "NAME=TASK,TRAIN,DEV[,METRIC]", required = true, value_parser = column)]
     columns: Vec<Column>,
-    /// The rows: terms as --slots of train takes them, with + between several; or weights in place of biases: random ones or
-    /// rows, as many as all biases, or full, all weights and biases. Of weights no patch is written, and a run that was
-    /// stopped begins anew. Learning rates of a row's own follow it, as in full@3e-5@1e-4; full has 3e-5 if it has none
+    /// Write these rows. A row names biases, as train --slots does, joined by +; or weights, as train --weights does:
+    /// random, rows or full. Learning rates for one row follow it after @, as in full@3e-5@1e-4. Other rows use --lr,
+    /// and full uses 3e-5
     #[arg(
         long,
         value_name = "TERMS[@RATE],...",
@@ -34,23 +36,23 @@ pub(crate) struct TableArguments {
         value_parser = row
     )]
     rows: Vec<Row>,
-    /// Where patches and results are kept
+    /// Keep patches and results in this directory
     #[arg(long, value_name = "DIR")]
     results: PathBuf,
-    /// The table to write, in Markdown
+    /// Write the table to this file, in Markdown
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
     #[command(flatten)]
     recipe: RecipeArguments,
 }
 
-/// What is trained, and with which learning rates, if not with those of the table.
+/// What is trained, and its own learning rates, if it has any.
 #[derive(Clone, Debug)]
 struct Row {
     name: String,
     slots: Slots,
     weights: Option<Weights>,
-    rates: Vec<f64>,
+    learning_rates: Vec<f64>,
 }
 
 /// A data set and its task.
@@ -63,27 +65,34 @@ struct Column {
     metric: Option<String>,
 }
 
-/// Trains what is not trained yet, and writes the table. Gives its lines.
+/// Does the trainings that have no result yet, and writes the table. Gives its lines.
 pub(crate) fn run_table(arguments: &TableArguments) -> Result<Vec<String>> {
     for column in &arguments.columns {
         check_apart(&arguments.output, &[&column.task, &column.train, &column.dev])?;
     }
+    arguments.rows.iter().filter_map(|row| row.weights).try_for_each(Weights::check)?;
     std::fs::create_dir_all(&arguments.results).map_err(bias_patch::Error::io(&arguments.results, "create"))?;
     let encoder = arguments.recipe.load(Bundle::open(&arguments.encoder)?)?;
     let mut progress = Progress::new(arguments.recipe.log.as_deref())?;
     let mut cells: Vec<Vec<Cell>> = arguments.rows.iter().map(|_| Vec::new()).collect();
     for column in &arguments.columns {
         let task = read_task(&column.task)?;
-        let (learn, judge) = arguments.recipe.read(&task, &column.train, &column.dev)?;
+        let (train_texts, dev_texts) = arguments.recipe.read(&task, &column.train, &column.dev)?;
         for (row, cells) in arguments.rows.iter().zip(&mut cells) {
             check_terms(&row.slots, encoder.bundle().manifest(), &task)?;
-            // What suits biases does not suit all weights.
-            let given = row.rates.is_empty() && row.weights != Some(Weights::Full);
-            let rates = if given { &arguments.recipe.rates } else { &row.rates };
+            // --lr is meant for biases; training all weights needs a lower one.
+            let common = row.learning_rates.is_empty() && row.weights != Some(Weights::Full);
+            let rates = if common { &arguments.recipe.learning_rates } else { &row.learning_rates };
             let recipe = arguments.recipe.recipe(row.slots.terms(), row.weights, rates, column.metric.clone());
             let output = arguments.results.join(format!("{}-{}.bias", column.name, row.name));
-            let job =
-                Job { encoder: &encoder, task: &task, learn: &learn, judge: &judge, recipe: &recipe, output: &output };
+            let job = Job {
+                encoder: &encoder,
+                task: &task,
+                train_texts: &train_texts,
+                dev_texts: &dev_texts,
+                recipe: &recipe,
+                output: &output,
+            };
             cells.push(Cell::of(&job, row.weights, &row.name, &mut progress)?);
         }
     }
@@ -103,8 +112,8 @@ pub(crate) fn run_table(arguments: &TableArguments) -> Result<Vec<String>> {
     }
     lines.push(String::new());
     lines.push(format!(
-        "Mean ± deviation over {} seeds of the best learning rate, in percent on dev; in brackets the best patch on as many \
-         texts that it learned from; bytes of the largest patch of a row.",
+        "Dev scores in percent: mean ± standard deviation over {} seeds of the best learning rate. In brackets: the score of the \
+         best patch on as many training texts. Bytes are those of the largest patch of a row.",
         arguments.recipe.seeds
     ));
     atomic::write_file(&arguments.output, (lines.join("\n") + "\n").as_bytes())?;
@@ -114,8 +123,8 @@ pub(crate) fn run_table(arguments: &TableArguments) -> Result<Vec<String>> {
 fn score(cell: &Cell) -> String {
     match cell.best_rate() {
         Some(of) => {
-            let learned = cell.patch.as_ref().map(|patch| format!(" ({:.1})", 100.0 * patch.train));
-            format!("{:.1} ± {:.1}{}", 100.0 * of.mean, 100.0 * of.deviation, learned.unwrap_or_default())
+            let train = cell.patch.as_ref().map(|patch| format!(" ({:.1})", 100.0 * patch.train));
+            format!("{:.1} ± {:.1}{}", 100.0 * of.mean, 100.0 * of.deviation, train.unwrap_or_default())
         }
         None => "diverged".to_owned(),
     }
@@ -124,10 +133,10 @@ fn score(cell: &Cell) -> String {
 fn row(text: &str) -> Result<Row, String> {
     let mut parts = text.split('@');
     let word = parts.next().unwrap_or_default();
-    let rates = parts.map(rate).collect::<Result<_, String>>()?;
+    let learning_rates = parts.map(learning_rate).collect::<Result<_, String>>()?;
     let weights = Weights::from_str(word, false).ok();
     let slots = slots(if weights.is_some() { "all" } else { word })?;
-    Ok(Row { name: text.to_owned(), slots, weights, rates })
+    Ok(Row { name: text.to_owned(), slots, weights, learning_rates })
 }
 
 fn column(text: &str) -> Result<Column, String> {

@@ -1,9 +1,10 @@
-//! The command `edge-patch train`: flags in, a patch out, a bar and a log on the way.
+//! The command `edge-patch train`: its flags, and a training that writes a patch or one for each number of texts.
 
 use std::path::{Path, PathBuf};
 
-use bias_patch::{Bundle, Manifest, Pooling, Task, Term};
+use bias_patch::{Module, Pooling, Task};
 use clap::Args;
+use edge_bundle::{Bundle, Manifest};
 use edge_patch::{
     Error, Result,
     data::{Example, check_variety, read_examples},
@@ -21,89 +22,105 @@ use crate::{
 
 #[derive(Args)]
 pub(crate) struct TrainArguments {
-    /// The encoder's bundle
+    /// Train for the encoder of this bundle
     #[arg(long, value_name = "BUNDLE")]
     encoder: PathBuf,
-    /// The task: name, kind, labels, and if they are not cls, 1, 128 and 30 pooling, inputs, max_length and max_answer_length
+    /// Read the task from this JSON file: name, kind and labels; optionally pooling (default cls), inputs (1),
+    /// max_length (128) and max_answer_length (30)
     #[arg(long, value_name = "JSON")]
     task: PathBuf,
-    /// Texts to learn from
+    /// Train on these texts
     #[arg(long, value_name = "FILE")]
     train: PathBuf,
-    /// Texts to be judged by, after every pass
+    /// Score on these texts after every epoch, and keep the best patch
     #[arg(long, value_name = "FILE")]
     dev: PathBuf,
-    /// The patch to write, its values in f32; edge-patch convert makes it small. Beside it is kept what a training that was
-    /// stopped goes on from, so that --weights wants it too
+    /// Write the patch to this file, with values in f32; edge-patch convert makes it smaller. With --weights no patch
+    /// is written; the name is that of the checkpoint and of kept results
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
-    /// Biases to train, by the paper's terms, with , or + between: bq bv bm1 bln1 bm2 bm3 bln2; beln, beproj of the
-    /// embeddings, bpool of the pooler; all, or frozen for the head alone
+    /// Train these biases, separated by , or +. Of every layer: bq bv bm1 bln1 bm2 bm3 bln2, as in the BitFit paper. Of
+    /// the embeddings: beln beproj. Of the pooler: bpool. Or all of them: all. Or the head alone: frozen
     #[arg(long, value_name = "TERM,...", default_value = "all", value_parser = slots)]
     slots: Slots,
-    /// Train weights in place of biases, to compare: as many, random ones or whole rows and columns, as the terms of --slots have
-    /// biases; or all, and all biases. No patch is written, for none can hold weights: the scores are said, and with
-    /// --train-sizes kept. A run that was stopped begins anew, finished ones are kept. The encoder has to be in f32
+    /// Train weights in place of biases, for comparison, and print the scores. No patch is written, because a patch
+    /// cannot hold weights. A run that was stopped starts again; finished runs are kept. The encoder has to be in f32
     #[arg(long, value_name = "WHICH")]
     weights: Option<Weights>,
-    /// How a text's tokens become one vector, if not as the task says
+    /// Pool a text's tokens into one vector this way, in place of the task's
     #[arg(long, value_name = "HOW", value_parser = ["cls", "mean", "pooler"])]
     pooling: Option<String>,
-    /// Judge by this metric of the task's, such as F1 or Matthews, and not by its first
+    /// Score by this metric, such as F1 or Matthews [default: the first of the task's kind]
     #[arg(long, value_name = "NAME")]
     metric: Option<String>,
-    /// Train on so many of the texts, once for each number, each also on the fewer before; the patches are OUTPUT-N.bias
+    /// For each N, train on a random subset of N training texts, and write OUTPUT-N.bias; larger subsets contain the
+    /// smaller ones
     #[arg(long, value_name = "N,...", value_delimiter = ',')]
     train_sizes: Vec<usize>,
     #[command(flatten)]
     recipe: RecipeArguments,
 }
 
-/// What every training asks for.
+/// The flags of every training.
 #[derive(Args)]
 pub(crate) struct RecipeArguments {
-    /// Highest learning rates to try [default: 3e-3; 3e-5 where all weights are trained]
-    #[arg(long = "lr", value_name = "RATE,...", value_delimiter = ',', value_parser = rate)]
-    pub rates: Vec<f64>,
-    /// Runs of each learning rate, each with a seed of its own
+    /// Try each of these learning rates; each is the peak, reached after warm-up [default: 3e-3; with --weights full
+    /// 3e-5]
+    #[arg(
+        long = "lr",
+        visible_alias = "learning-rate",
+        alias = "rate",
+        value_name = "RATE,...",
+        value_delimiter = ',',
+        value_parser = learning_rate
+    )]
+    pub learning_rates: Vec<f64>,
+    /// Do this many runs with each learning rate, with consecutive seeds
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub seeds: u32,
-    /// The first of the seeds
+    /// Start at this seed
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u32,
-    /// Passes over the texts
+    /// Train for this many epochs
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     pub epochs: u32,
-    /// Texts to a step
+    /// Use this many texts per step
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..))]
     pub batch: u32,
-    /// Which parameters are judged and kept: none (the last), ema or ema:DECAY over all steps, last:N over the ends of N passes
+    /// Score and keep averaged parameters: none (no average), ema or ema:DECAY (exponential moving average over steps),
+    /// last:N (mean over the ends of the last N epochs)
     #[arg(long, value_name = "HOW", default_value = "none", value_parser = average)]
     pub average: Average,
-    /// Stay within so much memory beside the mapped weights, such as 60M: fewer tokens run together
+    /// Use at most this much memory, such as 60M, apart from the mapped weights; fewer tokens then run together
     #[arg(long, value_name = "BYTES", value_parser = memory)]
     pub memory_limit: Option<u64>,
-    /// Stop a run after N passes without a better score
+    /// End a run after this many epochs without a better dev score
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub patience: Option<u64>,
-    /// Threads to run on
+    /// Run on this many threads
     #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub threads: u32,
-    /// Leave out rows that are not labelled texts
+    /// Skip rows that are not labelled texts, in place of refusing the file
     #[arg(long)]
     pub skip_bad: bool,
-    /// Append what happens to FILE, a JSON object a line
+    /// Append the events of the training to this file, one JSON object per line
     #[arg(long, value_name = "FILE")]
     pub log: Option<PathBuf>,
 }
 
 impl RecipeArguments {
-    /// The recipe of these terms, with `rates` or, where there are none, the usual one.
-    pub fn recipe(&self, terms: Vec<Term>, weights: Option<Weights>, rates: &[f64], metric: Option<String>) -> Recipe {
-        let usual = if weights == Some(Weights::Full) { vec![3e-5] } else { Recipe::default().rates };
+    /// The recipe for these terms or weights, with these learning rates, or the default one where there are none.
+    pub fn recipe(
+        &self,
+        terms: Vec<Module>,
+        weights: Option<Weights>,
+        learning_rates: &[f64],
+        metric: Option<String>,
+    ) -> Recipe {
+        let default = if weights == Some(Weights::Full) { vec![3e-5] } else { Recipe::default().learning_rates };
         Recipe {
             terms,
-            rates: if rates.is_empty() { usual } else { rates.to_vec() },
+            learning_rates: if learning_rates.is_empty() { default } else { learning_rates.to_vec() },
             seeds: (0..self.seeds).map(|at| u64::from(self.seed) + u64::from(at)).collect(),
             epochs: self.epochs.into(),
             batch: self.batch as usize,
@@ -115,13 +132,14 @@ impl RecipeArguments {
         }
     }
 
-    /// Reads texts to learn from and to be judged by.
+    /// Reads the training texts and the dev set.
     pub fn read(&self, task: &Task, train: &Path, dev: &Path) -> Result<(Vec<Example>, Vec<Example>)> {
-        let (learn, judge) = (read_examples(train, task, self.skip_bad)?, read_examples(dev, task, self.skip_bad)?);
-        report_skipped(train, &learn.skipped);
-        report_skipped(dev, &judge.skipped);
-        check_variety(train, &learn.examples)?;
-        Ok((learn.examples, judge.examples))
+        let of_train = read_examples(train, task, self.skip_bad)?;
+        let of_dev = read_examples(dev, task, self.skip_bad)?;
+        report_skipped(train, &of_train.skipped);
+        report_skipped(dev, &of_dev.skipped);
+        check_variety(train, &of_train.examples)?;
+        Ok((of_train.examples, of_dev.examples))
     }
 
     pub fn load(&self, bundle: Bundle) -> Result<Encoder> {
@@ -130,16 +148,17 @@ impl RecipeArguments {
     }
 }
 
-/// Trains, and writes the patch, or one for each size. Gives the lines to say.
+/// Trains, and writes the patch, or one for each number of texts. Gives the lines to print.
 pub(crate) fn run_training(arguments: &TrainArguments) -> Result<Vec<String>> {
+    arguments.weights.map_or(Ok(()), Weights::check)?;
     let mut task = read_task(&arguments.task)?;
     if let Some(pooling) = &arguments.pooling {
         task = with_pooling(&task, pooling, &arguments.task)?;
     }
     let terms = arguments.slots.terms();
-    let (rates, metric) = (&arguments.recipe.rates, arguments.metric.clone());
-    let recipe = arguments.recipe.recipe(terms, arguments.weights, rates, metric);
-    let (learn, judge) = arguments.recipe.read(&task, &arguments.train, &arguments.dev)?;
+    let (learning_rates, metric) = (&arguments.recipe.learning_rates, arguments.metric.clone());
+    let recipe = arguments.recipe.recipe(terms, arguments.weights, learning_rates, metric);
+    let (train_texts, dev_texts) = arguments.recipe.read(&task, &arguments.train, &arguments.dev)?;
     let bundle = Bundle::open(&arguments.encoder)?;
     check_terms(&arguments.slots, bundle.manifest(), &task)?;
     let encoder = arguments.recipe.load(bundle)?;
@@ -149,15 +168,15 @@ pub(crate) fn run_training(arguments: &TrainArguments) -> Result<Vec<String>> {
         let job = Job {
             encoder: &encoder,
             task: &task,
-            learn: &learn,
-            judge: &judge,
+            train_texts: &train_texts,
+            dev_texts: &dev_texts,
             recipe: &recipe,
             output: &arguments.output,
         };
         let (what, metric, runs) = match arguments.weights {
             Some(weights) => {
                 let compared = job.alone(|checkpoint| job.compare(weights, checkpoint, &mut progress))?;
-                ("weights, so no patch is written".to_owned(), compared.metric, compared.runs)
+                ("weights trained, no patch is written".to_owned(), compared.metric, compared.runs)
             }
             None => {
                 let trained = job.alone(|checkpoint| job.train(checkpoint, &mut progress))?;
@@ -173,17 +192,24 @@ pub(crate) fn run_training(arguments: &TrainArguments) -> Result<Vec<String>> {
         return Ok(lines);
     }
     for size in &arguments.train_sizes {
-        if *size == 0 || *size > learn.len() {
+        if *size == 0 || *size > train_texts.len() {
             return Err(Error::Recipe {
                 field: "--train-sizes".to_owned(),
-                expected: format!("1 to the {} texts there are", learn.len()),
+                expected: format!("1 to the {} texts there are", train_texts.len()),
                 found: size.to_string(),
             });
         }
-        let part = subset(&learn, *size);
+        let part = subset(&train_texts, *size);
         check_variety(&arguments.train, &part)?;
         let output = file_of_size(&arguments.output, *size);
-        let job = Job { encoder: &encoder, task: &task, learn: &part, judge: &judge, recipe: &recipe, output: &output };
+        let job = Job {
+            encoder: &encoder,
+            task: &task,
+            train_texts: &part,
+            dev_texts: &dev_texts,
+            recipe: &recipe,
+            output: &output,
+        };
         let cell = Cell::of(&job, arguments.weights, &size.to_string(), &mut progress)?;
         let of = cell.best_rate();
         progress.log(&Entry::Size {
@@ -199,10 +225,10 @@ pub(crate) fn run_training(arguments: &TrainArguments) -> Result<Vec<String>> {
     Ok(describe_cells(&cells))
 }
 
-/// Refuses a single term that would train nothing.
+/// Refuses a term that this encoder and task do not have.
 pub(crate) fn check_terms(slots: &Slots, manifest: &Manifest, task: &Task) -> Result<()> {
     for term in slots.0.iter().filter(|terms| terms.len() == 1).flatten() {
-        let pooler = *term != Term::Pooler || task.kind().pooling() == Some(Pooling::Pooler);
+        let pooler = *term != Module::Pooler || task.kind().pooling() == Some(Pooling::Pooler);
         if !pooler || manifest.slots.iter().all(|slot| slot.term != *term) {
             return Err(Error::Recipe {
                 field: "--slots".to_owned(),
@@ -219,11 +245,11 @@ fn average(text: &str) -> Result<Average, String> {
     let decay = |text: &str| text.parse().ok().filter(|decay| (0.0..1.0).contains(decay));
     let found = match (name, number) {
         ("none", None) => Some(Average::None),
-        ("ema", number) => decay(number.unwrap_or("0.999")).map(Average::Moving),
-        ("last", Some(number)) => number.parse().ok().filter(|passes| *passes > 0).map(Average::Last),
+        ("ema", number) => decay(number.unwrap_or("0.999")).map(Average::Ema),
+        ("last", Some(number)) => number.parse().ok().filter(|epochs| *epochs > 0).map(Average::Last),
         _ => None,
     };
-    found.ok_or_else(|| "expected none, ema, ema:DECAY with a decay in [0, 1), or last:PASSES".to_owned())
+    found.ok_or_else(|| "expected none, ema, ema:DECAY with a decay in [0, 1), or last:EPOCHS".to_owned())
 }
 
 fn memory(text: &str) -> Result<u64, String> {
@@ -237,16 +263,16 @@ fn memory(text: &str) -> Result<u64, String> {
     bytes.ok_or_else(|| "expected a number of bytes, or one with K, M or G".to_owned())
 }
 
-pub(crate) fn rate(text: &str) -> Result<f64, String> {
+pub(crate) fn learning_rate(text: &str) -> Result<f64, String> {
     text.parse().ok().filter(|rate| *rate > 0.0 && *rate < 1.0).ok_or_else(|| "expected a number in (0, 1)".to_owned())
 }
 
-/// What is trained: the terms that each word names.
+/// Biases to train: the terms of each word of --slots.
 #[derive(Clone, Debug)]
-pub(crate) struct Slots(Vec<Vec<Term>>);
+pub(crate) struct Slots(Vec<Vec<Module>>);
 
 impl Slots {
-    pub fn terms(&self) -> Vec<Term> {
+    pub fn terms(&self) -> Vec<Module> {
         self.0.concat()
     }
 }
@@ -254,7 +280,7 @@ impl Slots {
 pub(crate) fn slots(text: &str) -> Result<Slots, String> {
     let terms = |word: &str| match word.trim() {
         "all" => Ok(Recipe::default().terms),
-        // A head without any bias: the frozen encoder.
+        // Only the head is trained: the encoder is frozen.
         "none" | "frozen" => Ok(Vec::new()),
         "bk" => Err("a key's bias has no effect, so it cannot be trained".to_owned()),
         symbol => symbol.parse().map(|term| vec![term]).map_err(|e: bias_patch::Error| e.to_string()),
@@ -262,7 +288,7 @@ pub(crate) fn slots(text: &str) -> Result<Slots, String> {
     text.split([',', '+']).map(terms).collect::<Result<_, _>>().map(Slots)
 }
 
-/// The same task, its tokens pooled otherwise.
+/// The task with another pooling.
 fn with_pooling(task: &Task, pooling: &str, path: &Path) -> Result<Task> {
     let mut json = serde_json::to_value(task).unwrap_or_default();
     json["pooling"] = pooling.into();

@@ -1,0 +1,178 @@
+//! A bundle on disk: one encoder, compiled once for every task.
+//!
+//! In: a bundle directory. Out: its [`Manifest`], checked against its files, and the [`Base`] bias values. Refused: a
+//! file that is missing, short or altered.
+
+use std::{
+    fs::{self, File},
+    io::{Read, Seek, SeekFrom},
+    path::{Path, PathBuf},
+};
+
+use bias_patch::Digest;
+
+use crate::{Error, MANIFEST, Manifest, PanelIndex, Result, Slot, TensorEntry, checked};
+
+/// The file of frozen tensors.
+const WEIGHTS: &str = "weights.bin";
+
+/// The pre-trained bias values.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Base {
+    slots: Vec<Vec<f32>>,
+}
+
+impl Base {
+    /// The values of each slot, in the order of the manifest's.
+    pub fn slots(&self) -> &[Vec<f32>] {
+        &self.slots
+    }
+}
+
+/// An opened bundle.
+#[derive(Clone, Debug)]
+pub struct Bundle {
+    dir: PathBuf,
+    manifest: Manifest,
+}
+
+impl Bundle {
+    /// Opens a bundle directory: checks the manifest, and that every file has its length.
+    ///
+    /// # Errors
+    /// Naming the file or field that is wrong.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let path = dir.join(MANIFEST);
+        if !path.exists() {
+            return Err(Error::NotABundle { dir: dir.to_owned() });
+        }
+        let text = fs::read(&path).map_err(Error::io(&path, "read"))?;
+        let manifest = Manifest::parse(&text).map_err(|e| e.in_file(&path))?;
+        let bundle = Bundle { dir: dir.to_owned(), manifest };
+        if !bundle.has_weights() && !bundle.panels().exists() {
+            let others =
+                fs::read_dir(dir).map_err(Error::io(dir, "read"))?.filter_map(|entry| Some(entry.ok()?.file_name()));
+            let names = others.filter_map(|name| name.into_string().ok());
+            let mut found: Vec<String> = names.filter(|n| n.starts_with("panels-") && n.ends_with(".bin")).collect();
+            found.sort();
+            let found = if found.is_empty() { "neither".to_owned() } else { found.join(", ") };
+            return Err(bundle.no_weights(found));
+        }
+        for (name, entry) in &bundle.manifest.files {
+            if name != WEIGHTS || bundle.has_weights() {
+                entry.check_length(&dir.join(name))?;
+            }
+        }
+        Ok(bundle)
+    }
+
+    /// Whether `weights.bin` is here; a bundle on a device may have its panels only.
+    pub fn has_weights(&self) -> bool {
+        self.dir.join(WEIGHTS).exists()
+    }
+
+    /// The error when its panels are of no use, as `found` says, and there is no `weights.bin` to make them of.
+    pub fn no_weights(&self, found: String) -> Error {
+        let weights = self.manifest.weights();
+        let expected = PanelIndex::file_name(weights);
+        Error::NoWeights { dir: self.dir.clone(), expected, found, weights: weights.option() }
+    }
+
+    /// Where its panels are, or will be.
+    pub fn panels(&self) -> PathBuf {
+        self.dir.join(PanelIndex::file_name(self.manifest.weights()))
+    }
+
+    /// What the bundle is.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// The bundle's directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The path of a file, after checking its digest if it may have changed since that was last done.
+    ///
+    /// # Errors
+    /// When the bundle has no such file or it was altered.
+    pub fn file(&self, name: &str) -> Result<PathBuf> {
+        let path = self.dir.join(name);
+        checked::check(&path, self.manifest.file(name)?)?;
+        Ok(path)
+    }
+
+    /// The pre-trained bias values.
+    ///
+    /// # Errors
+    /// When `base.bias` was altered or holds a number that is not finite.
+    pub fn base(&self) -> Result<Base> {
+        let path = self.dir.join("base.bias");
+        let bytes = fs::read(&path).map_err(Error::io(&path, "read"))?;
+        let (expected, found) = (self.manifest.file("base.bias")?.sha256, Digest::of(&bytes));
+        if expected != found {
+            return Err(Error::Checksum { expected, found }.in_file(&path));
+        }
+        let read = |slot: &Slot| {
+            let start = usize::try_from(slot.offset).ok()?;
+            let end = start.checked_add(usize::try_from(slot.len).ok()?.checked_mul(4)?)?;
+            Some(bytes.get(start..end)?.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
+        };
+        let mut slots = Vec::with_capacity(self.manifest.slots.len());
+        for slot in &self.manifest.slots {
+            let values: Vec<f32> = read(slot)
+                .ok_or_else(|| Error::field(&slot.name, "a place within the file", slot.offset).in_file(&path))?;
+            if let Some(bad) = values.iter().find(|v| !v.is_finite()) {
+                return Err(Error::field(&slot.name, "finite numbers", bad).in_file(&path));
+            }
+            slots.push(values);
+        }
+        Ok(Base { slots })
+    }
+
+    /// The bytes of a frozen tensor, as they are stored here, after checking their digest.
+    ///
+    /// # Errors
+    /// When `weights.bin` cannot be read or the tensor was altered.
+    pub fn tensor(&self, tensor: &TensorEntry) -> Result<Vec<u8>> {
+        let path = self.dir.join(WEIGHTS);
+        let too_long =
+            || Error::field(format!("tensor {}", tensor.name), "less than 2^64 bytes", "more").in_file(&path);
+        let length = tensor.bytes().ok_or_else(too_long)?;
+        let mut file = File::open(&path).map_err(Error::io(&path, "open"))?;
+        file.seek(SeekFrom::Start(tensor.offset)).map_err(Error::io(&path, "read"))?;
+        let mut bytes = Vec::new();
+        // At most what the file holds, whatever the entry says.
+        file.take(length).read_to_end(&mut bytes).map_err(Error::io(&path, "read"))?;
+        let found = Digest::of(&bytes);
+        if found != tensor.sha256 {
+            let field = format!("tensor {}", tensor.name);
+            return Err(Error::field(field, format!("digest {}", tensor.sha256), found).in_file(&path));
+        }
+        tensor.check_quantized(&bytes).map_err(|e| e.in_file(&path))?;
+        Ok(bytes)
+    }
+
+    /// Digests every file, and every tensor in `weights.bin` and in the panels that are beside it, whatever was found
+    /// before. `progress` is called with bytes read.
+    ///
+    /// # Errors
+    /// Naming the first file or tensor that is not as the manifest says.
+    pub fn verify(&self, mut progress: impl FnMut(u64)) -> Result<()> {
+        for (name, entry) in self.manifest.files.iter().filter(|(name, _)| *name != WEIGHTS) {
+            entry.digest_of(&self.dir.join(name), &mut progress)?;
+        }
+        if self.has_weights() {
+            for tensor in &self.manifest.tensors {
+                let bytes = self.tensor(tensor)?;
+                progress(bytes.len() as u64);
+            }
+            self.manifest.file(WEIGHTS)?.digest_of(&self.dir.join(WEIGHTS), progress)?;
+        }
+        if self.panels().exists() {
+            PanelIndex::verify(&self.panels(), &self.manifest)?;
+        }
+        Ok(())
+    }
+}

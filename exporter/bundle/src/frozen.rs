@@ -1,0 +1,127 @@
+//! A checkpoint's tensor as a bundle stores it: transposed if it is a linear layer's, and quantized if it is int8.
+//!
+//! In: f32 values. Out: the bytes of `weights.bin`. Both are defined here and nowhere else, so the same checkpoint
+//! gives the same bytes wherever they are compared.
+
+use crate::{Element, SCALE_GROUP, TensorEntry};
+
+/// What `weights.bin` holds of one tensor.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Frozen {
+    /// Its values, as its entry says.
+    pub bytes: Vec<u8>,
+    /// The scales of its quantized values, f32, little-endian; empty if the values are f32.
+    pub scales: Vec<u8>,
+}
+
+impl Frozen {
+    /// Stores `values`, which lie as in the checkpoint: for a transposed tensor `[out, in]`.
+    ///
+    /// Quantization is symmetric. A scale is the largest magnitude of the weights that share it, divided by 127, or 1
+    /// if they are all zero. A quantized value is the weight divided by the scale, rounded, halves to even.
+    pub fn of(values: &[f32], tensor: &TensorEntry) -> Self {
+        // Dimensions of tensors that are in memory fit in its addresses.
+        let dims: Vec<usize> = tensor.shape.iter().map(|d| *d as usize).collect();
+        let outputs = if tensor.transposed { dims[1] } else { dims[0] };
+        let inputs = values.len() / outputs.max(1);
+        match tensor.element {
+            Element::F32 => {
+                let values: Vec<[u8; 4]> = values.iter().map(|v| v.to_le_bytes()).collect();
+                let values = if tensor.transposed { transposed(&values, outputs, inputs) } else { values };
+                Frozen { bytes: values.into_flattened(), scales: Vec::new() }
+            }
+            Element::I8 => {
+                let group = if tensor.transposed { SCALE_GROUP as usize } else { inputs };
+                let (mut quantized, mut scales) = quantize(values, inputs, group);
+                if tensor.transposed {
+                    quantized = transposed(&quantized, outputs, inputs);
+                    scales = transposed(&scales, outputs, inputs.div_ceil(group));
+                }
+                Frozen { bytes: quantized, scales: scales.iter().flat_map(|scale| scale.to_le_bytes()).collect() }
+            }
+        }
+    }
+}
+
+/// The quantized values of rows of `len` values, and the scales of each row, one for each `group` values.
+fn quantize(values: &[f32], len: usize, group: usize) -> (Vec<u8>, Vec<f32>) {
+    let rows = || values.chunks(len.max(1)).flat_map(|row| row.chunks(group.max(1)));
+    let scale = |row: &[f32]| {
+        let top = row.iter().fold(0.0, |top: f32, v| top.max(v.abs()));
+        if top > 0.0 { top / 127.0 } else { 1.0 }
+    };
+    let scales: Vec<f32> = rows().map(scale).collect();
+    // Where weights are so small that their scale has few bits left, a quotient may be beyond 127.
+    let quantized =
+        |value: f32, scale: f32| ((value / scale).round_ties_even().clamp(-127.0, 127.0) as i8).cast_unsigned();
+    let all = rows().zip(&scales).flat_map(|(row, scale)| row.iter().map(|value| quantized(*value, *scale)));
+    (all.collect(), scales)
+}
+
+/// `[rows, columns]` as `[columns, rows]`, by blocks that stay in the cache.
+fn transposed<T: Copy + Default>(values: &[T], rows: usize, columns: usize) -> Vec<T> {
+    const BLOCK: usize = 32;
+    let mut transposed = vec![T::default(); values.len()];
+    for row0 in (0..rows).step_by(BLOCK) {
+        for column0 in (0..columns).step_by(BLOCK) {
+            for row in row0..rows.min(row0 + BLOCK) {
+                for column in column0..columns.min(column0 + BLOCK) {
+                    transposed[column * rows + row] = values[row * columns + column];
+                }
+            }
+        }
+    }
+    transposed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bias_patch::Digest;
+
+    fn entry(element: Element, transposed: bool, shape: [u64; 2]) -> TensorEntry {
+        let sha256 = Digest::of(b"");
+        TensorEntry { name: "w".to_owned(), shape: shape.to_vec(), element, transposed, offset: 0, sha256 }
+    }
+
+    #[test]
+    fn quantized_values_are_within_half_a_scale_of_the_weights() {
+        /// The quotient of weight and scale is rounded to f32 before it is rounded to an integer: one ulp of 127 at
+        /// most.
+        const SLACK: f64 = 128.0 * f32::EPSILON as f64;
+        // Rows of four: halves and a zero row, scales with few bits left; then a sweep.
+        let mut values =
+            vec![127.0, 0.5, 1.5, -2.5, 1.0, -2.54, 0.02, 0.0, 0.0, 0.0, -0.0, 0.0, 3e-38, 0.0, 1e-38, -2e-38];
+        values.extend((0..4000).map(|at| ((at * 7919 % 4001) as f32 / 4001.0 - 0.5) * 1.7f32.powi(at % 60 - 30)));
+        let frozen = Frozen::of(&values, &entry(Element::I8, false, [values.len() as u64 / 4, 4]));
+        let quantized: Vec<i8> = frozen.bytes.iter().map(|byte| byte.cast_signed()).collect();
+        let scales: Vec<f32> = frozen.scales.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+        assert_eq!(quantized[..12], [127, 0, 2, -2, 50, -127, 1, 0, 0, 0, 0, 0]);
+        assert_eq!((scales[0], scales[2]), (1.0, 1.0));
+        let mut worst = 0.0f64;
+        for (at, (value, quantized)) in values.iter().zip(&quantized).enumerate() {
+            let scale = f64::from(scales[at / 4]);
+            worst = worst.max((f64::from(*value) / scale - f64::from(*quantized)).abs());
+        }
+        assert!((0.49..=0.5 + SLACK).contains(&worst), "largest error: {worst} scales");
+    }
+
+    #[test]
+    fn a_linear_layer_is_stored_input_by_input() {
+        let values = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
+        let frozen = Frozen::of(&values, &entry(Element::F32, true, [3, 2]));
+        let floats: Vec<f32> = frozen.bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+        assert_eq!(floats, [1.0, 4.0, 2.0, 5.0, 3.0, 6.0]);
+        let frozen = Frozen::of(&values, &entry(Element::I8, true, [3, 2]));
+        assert_eq!(frozen.bytes, [42, 85, 85, 106, 127, 127]);
+        assert_eq!(frozen.scales.len(), 8);
+
+        // Two outputs of 300 inputs: two groups each, the scales input group by input group.
+        let values: Vec<f32> =
+            (0..600).map(|at| if at % 300 < 256 { 1.0 } else { 2.0 } * (1 + at / 300) as f32).collect();
+        let frozen = Frozen::of(&values, &entry(Element::I8, true, [300, 2]));
+        assert!(frozen.bytes.iter().all(|quantized| *quantized == 127));
+        let scales: Vec<f32> = frozen.scales.as_chunks().0.iter().map(|b| 127.0 * f32::from_le_bytes(*b)).collect();
+        assert_eq!(scales, [1.0, 2.0, 2.0, 4.0]);
+    }
+}

@@ -1,0 +1,374 @@
+//! Weights laid out for multiplication, in a file that is mapped and used where it lies.
+//!
+//! In: an opened bundle. Out: a panels file beside it, and for a panels file its [`PanelIndex`], checked against the
+//! bundle. Refused: another layout, another encoder, parts that do not add up. The layout is in `FORMAT.md`.
+
+use std::{
+    fs::File,
+    io::{BufWriter, Read, Seek, SeekFrom, Write},
+    path::Path,
+};
+
+use bias_patch::{Digest, Digester, atomic, quoted};
+use serde::{Deserialize, Serialize};
+
+use crate::{ALIGNMENT, Bundle, Element, Error, Manifest, Result, SCALE_GROUP, checked};
+
+/// Columns in a panel: one register of AVX-512, two of AVX2, four of NEON.
+pub const PANEL_WIDTH: usize = 16;
+/// Rows of int8 values that lie side by side in a panel: what one dot-product instruction of VNNI or NEON sums.
+pub const PANEL_GROUP: usize = 4;
+
+/// The id of the layout for weights of a kind, and part of the file's name.
+pub fn panel_layout(weights: Element) -> &'static str {
+    match weights {
+        Element::F32 => "f32x16",
+        Element::I8 => "i8x16x4",
+    }
+}
+
+const MAGIC: &[u8; 8] = b"BIASPANL";
+const VERSION: u16 = 1;
+const PREAMBLE_BYTES: usize = 16;
+
+/// Where the tensors of a panels file are.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PanelIndex {
+    tensors: Vec<PanelEntry>,
+}
+
+/// A tensor of a panels file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PanelEntry {
+    /// The checkpoint's name.
+    pub name: String,
+    /// Rows: the depth of a product.
+    pub rows: u32,
+    /// Columns; of vectors their length, with one row.
+    pub columns: u32,
+    /// What its values are.
+    pub element: Element,
+    /// Whether it is in panels, and not row after row.
+    pub in_panels: bool,
+    /// Where it begins in the file, in bytes.
+    pub offset: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct WireHeader {
+    layout: String,
+    encoder: [u8; 32],
+    data: [u8; 32],
+    tensors: Vec<PanelEntry>,
+}
+
+impl PanelEntry {
+    /// Bytes its values take in the file.
+    pub fn bytes(&self) -> u64 {
+        let (rows, columns) = (u64::from(self.rows), u64::from(self.columns));
+        let columns = if self.in_panels { columns.next_multiple_of(PANEL_WIDTH as u64) } else { columns };
+        match (self.element, self.in_panels) {
+            (Element::I8, true) => rows.next_multiple_of(PANEL_GROUP as u64) * columns,
+            (element, _) => element.bytes() * rows * columns,
+        }
+    }
+
+    /// Where its column sums are, and how many bytes they take: f32 `[groups, columns]`, after the last int8 panel,
+    /// each the sum of the quantized values that share a scale. With them kernels correct for the zero point of
+    /// quantized inputs.
+    pub fn column_sums(&self) -> Option<(u64, u64)> {
+        let has = self.in_panels && self.element == Element::I8;
+        let count = u64::from(self.rows).div_ceil(SCALE_GROUP) * u64::from(self.columns);
+        // int8 panels are a multiple of 64 bytes, so what follows them is aligned.
+        has.then(|| (self.offset + self.bytes(), Element::F32.bytes() * count))
+    }
+
+    /// Where the value of a row and a column is among its values, if these are floats.
+    pub fn place(&self, row: usize, column: usize) -> usize {
+        let (rows, columns) = (self.rows as usize, self.columns as usize);
+        match self.in_panels {
+            true => (column / PANEL_WIDTH * rows + row) * PANEL_WIDTH + column % PANEL_WIDTH,
+            false => row * columns + column,
+        }
+    }
+
+    /// Where the next tensor may begin.
+    fn end(&self) -> u64 {
+        self.column_sums().map_or(self.offset + self.bytes(), |(offset, bytes)| offset + bytes)
+    }
+}
+
+impl PanelIndex {
+    /// The file's name in a bundle whose weights are of a kind.
+    pub fn file_name(weights: Element) -> String {
+        format!("panels-{}.bin", panel_layout(weights))
+    }
+
+    /// All tensors, in the order of the file.
+    pub fn tensors(&self) -> &[PanelEntry] {
+        &self.tensors
+    }
+
+    /// The entry of a tensor.
+    pub fn entry(&self, name: &str) -> Option<&PanelEntry> {
+        self.tensors.iter().find(|t| t.name == name)
+    }
+
+    /// Opens a panels file and checks it against the bundle it is for; its data is digested if it may have changed
+    /// since that was last done.
+    ///
+    /// # Errors
+    /// When the file is of another layout or encoder, short, or altered.
+    pub fn open(path: &Path, manifest: &Manifest) -> Result<Self> {
+        Self::read(path, manifest, |content, verify| checked::check_with(path, content, verify))
+    }
+
+    /// As [`PanelIndex::open`], but digests the data whatever was found before, and each tensor as the manifest does:
+    /// so the panels are those of the encoder, whoever made them.
+    ///
+    /// # Errors
+    /// As [`PanelIndex::open`], and naming the first tensor that is another.
+    pub fn verify(path: &Path, manifest: &Manifest) -> Result<Self> {
+        let index = Self::read(path, manifest, |_, verify| verify())?;
+        let mut file = File::open(path).map_err(Error::io(path, "open"))?;
+        for (entry, tensor) in index.tensors.iter().zip(&manifest.tensors) {
+            let length = entry.end() - entry.offset;
+            // The file was found to have this length, so this is what it holds and no more.
+            let length = usize::try_from(length).map_err(|_| {
+                let field = format!("tensor {}", entry.name);
+                Error::field(field, "as many bytes as this processor has addresses", length).in_file(path)
+            })?;
+            let mut bytes = vec![0; length];
+            file.seek(SeekFrom::Start(entry.offset)).map_err(Error::io(path, "read"))?;
+            file.read_exact(&mut bytes).map_err(Error::io(path, "read"))?;
+            let values = taken_out(&bytes, entry);
+            tensor.check_quantized(&values).map_err(|e| e.in_file(path))?;
+            let mut again = Vec::new();
+            lay_out(&values, entry, &mut again);
+            let found = Digest::of(&values);
+            if found != tensor.sha256 || again != bytes {
+                let field = format!("tensor {}", entry.name);
+                return Err(Error::field(field, format!("digest {}", tensor.sha256), found).in_file(path));
+            }
+        }
+        Ok(index)
+    }
+
+    fn read(
+        path: &Path,
+        manifest: &Manifest,
+        check: impl FnOnce(&str, &mut dyn FnMut() -> Result<()>) -> Result<()>,
+    ) -> Result<Self> {
+        let mut file = File::open(path).map_err(Error::io(path, "open"))?;
+        let length = file.metadata().map_err(Error::io(path, "read"))?.len();
+        let read = |file: &mut File, bytes: u64| {
+            let mut buffer = Vec::new();
+            file.take(bytes).read_to_end(&mut buffer).map_err(Error::io(path, "read")).map(|_| buffer)
+        };
+        let preamble = read(&mut file, PREAMBLE_BYTES as u64)?;
+        let number = |at: usize| preamble.get(at..at + 2).map_or(0, |b| u16::from_le_bytes([b[0], b[1]]));
+        if !preamble.starts_with(MAGIC) || preamble.len() < PREAMBLE_BYTES {
+            return Err(Error::field("panels", "a file that begins with \"BIASPANL\"", "another").in_file(path));
+        }
+        if number(8) != VERSION {
+            let found = number(8).into();
+            return Err(Error::Version { what: "panels", expected: "1", found }.in_file(path));
+        }
+        let header_bytes = u64::from(number(12)) | u64::from(number(14)) << 16;
+        let header = read(&mut file, header_bytes)?;
+        let wire: WireHeader = postcard::from_bytes(&header)
+            .map_err(|e| Error::field("header", "fields as FORMAT.md lists them", e).in_file(path))?;
+        let expected = entries(manifest, PREAMBLE_BYTES as u64 + header_bytes)?;
+        let layout = panel_layout(manifest.weights());
+        for (field, same, due, found) in [
+            (
+                "layout",
+                wire.layout == layout,
+                format!("{layout}, as this program's kernels read"),
+                format!("{}, for others", quoted(&wire.layout)),
+            ),
+            (
+                "encoder",
+                wire.encoder == manifest.encoder.0,
+                manifest.encoder.to_string(),
+                Digest(wire.encoder).to_string(),
+            ),
+            ("tensors", wire.tensors == expected, "those of the bundle".to_owned(), "others".to_owned()),
+        ] {
+            if !same {
+                return Err(Error::field(field, due, found).in_file(path));
+            }
+        }
+        let end = expected.last().map_or(0, PanelEntry::end);
+        if length != end {
+            return Err(Error::Length { part: "file".to_owned(), expected: end, found: length }.in_file(path));
+        }
+        check(&format!("panels {}", Digest(wire.data)), &mut || {
+            let begin = expected.first().map_or(0, |t| t.offset);
+            file.seek(SeekFrom::Start(begin)).map_err(Error::io(path, "read"))?;
+            let found = Digest::of_reader(&mut file, path, |_| ())?;
+            if found.0 == wire.data {
+                return Ok(());
+            }
+            Err(Error::Checksum { expected: Digest(wire.data), found }.in_file(path))
+        })?;
+        Ok(PanelIndex { tensors: expected })
+    }
+
+    /// Writes the panels of a bundle to `path`, whole or not at all.
+    ///
+    /// # Errors
+    /// When the bundle's weights cannot be read, are not what the manifest says, or the file cannot be written.
+    pub fn write(bundle: &Bundle, path: &Path) -> Result<()> {
+        let manifest = bundle.manifest();
+        let header = |data: Digest, tensors: Vec<PanelEntry>| {
+            let layout = panel_layout(manifest.weights()).to_owned();
+            let wire = WireHeader { layout, encoder: manifest.encoder.0, data: data.0, tensors };
+            postcard::to_stdvec(&wire).map_err(|e| Error::field("header", "values postcard can write", e))
+        };
+        let mut header_bytes = 0;
+        // Offsets are varints, so a longer header may push one over a boundary: two rounds settle it, a third proves
+        // it.
+        for _ in 0..3 {
+            header_bytes = header(Digest([0; 32]), entries(manifest, (PREAMBLE_BYTES + header_bytes) as u64)?)?.len();
+        }
+        let tensors = entries(manifest, (PREAMBLE_BYTES + header_bytes) as u64)?;
+        atomic::write_with(path, |file| {
+            let mut out = BufWriter::with_capacity(1 << 20, file);
+            let begin = tensors.first().map_or(0, |t| t.offset);
+            out.seek(SeekFrom::Start(begin)).map_err(Error::io(path, "write"))?;
+            let mut digester = Digester::default();
+            let mut at = begin;
+            for (entry, tensor) in tensors.iter().zip(&manifest.tensors) {
+                let values = bundle.tensor(tensor)?;
+                let padding =
+                    usize::try_from(entry.offset - at).expect("tensors follow each other on the next boundary");
+                let mut bytes = vec![0; padding];
+                lay_out(&values, entry, &mut bytes);
+                digester.update(&bytes);
+                out.write_all(&bytes).map_err(Error::io(path, "write"))?;
+                at += bytes.len() as u64;
+            }
+            let header = header(digester.finish(), tensors.clone())?;
+            let length =
+                u32::try_from(header.len()).map_err(|_| Error::field("header", "below 4 GiB", header.len()))?;
+            out.seek(SeekFrom::Start(0)).map_err(Error::io(path, "write"))?;
+            let parts = [&MAGIC[..], &VERSION.to_le_bytes(), &[0; 2], &length.to_le_bytes(), &header];
+            for part in parts {
+                out.write_all(part).map_err(Error::io(path, "write"))?;
+            }
+            out.flush().map_err(Error::io(path, "write"))
+        })
+    }
+}
+
+/// Where each tensor of a bundle goes in a panels file whose data may begin at `end`.
+///
+/// # Errors
+/// When a tensor is neither a vector nor a matrix of dimensions below 2^32; a manifest that was parsed has none such.
+fn entries(manifest: &Manifest, mut end: u64) -> Result<Vec<PanelEntry>> {
+    let mut entries = Vec::new();
+    for tensor in &manifest.tensors {
+        let wrong = || {
+            let expected = "one or two dimensions below 2^32";
+            Error::field(format!("tensor {}", tensor.name), expected, format!("{:?}", tensor.shape))
+        };
+        let dims: Vec<u32> = tensor.shape.iter().map_while(|dim| u32::try_from(*dim).ok()).collect();
+        let (rows, columns) = match (dims.as_slice(), tensor.shape.len()) {
+            (&[columns], 1) => (1, columns),
+            (&[rows, columns], 2) => (rows, columns),
+            _ => return Err(wrong()),
+        };
+        let offset = end.next_multiple_of(ALIGNMENT);
+        let (name, element) = (tensor.name.clone(), tensor.element);
+        let entry = PanelEntry { name, rows, columns, element, in_panels: tensor.transposed, offset };
+        end = entry.end();
+        entries.push(entry);
+    }
+    Ok(entries)
+}
+
+/// Appends a tensor to `bytes` as its entry says.
+fn lay_out(values: &[u8], entry: &PanelEntry, bytes: &mut Vec<u8>) {
+    match (entry.in_panels, entry.element) {
+        (false, _) => bytes.extend(values),
+        (true, Element::F32) => lay_out_floats(values.as_chunks().0, entry, bytes),
+        (true, Element::I8) => lay_out_int8(values, entry, bytes),
+    }
+}
+
+fn lay_out_floats(values: &[[u8; 4]], entry: &PanelEntry, bytes: &mut Vec<u8>) {
+    let (rows, columns) = (entry.rows as usize, entry.columns as usize);
+    for first in (0..columns).step_by(PANEL_WIDTH) {
+        let width = (columns - first).min(PANEL_WIDTH);
+        for row in 0..rows {
+            bytes.extend(values[row * columns + first..][..width].as_flattened());
+            bytes.extend(std::iter::repeat_n(0, 4 * (PANEL_WIDTH - width)));
+        }
+    }
+}
+
+fn lay_out_int8(quantized: &[u8], entry: &PanelEntry, bytes: &mut Vec<u8>) {
+    let (rows, columns) = (entry.rows as usize, entry.columns as usize);
+    let at =
+        |row: usize, column: usize| if row < rows && column < columns { quantized[row * columns + column] } else { 0 };
+    for first in (0..columns).step_by(PANEL_WIDTH) {
+        for group in (0..rows).step_by(PANEL_GROUP) {
+            for column in first..first + PANEL_WIDTH {
+                bytes.extend((group..group + PANEL_GROUP).map(|row| at(row, column)));
+            }
+        }
+    }
+    for group in quantized.chunks((SCALE_GROUP as usize).saturating_mul(columns)) {
+        let mut sums = vec![0.0f32; columns];
+        for row in group.chunks(columns) {
+            sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += f32::from(value.cast_signed()));
+        }
+        bytes.extend(sums.iter().flat_map(|sum| sum.to_le_bytes()));
+    }
+}
+
+/// The tensor that [`lay_out`] has laid out.
+fn taken_out(bytes: &[u8], entry: &PanelEntry) -> Vec<u8> {
+    if !entry.in_panels {
+        return bytes.to_owned();
+    }
+    let (rows, columns) = (entry.rows as usize, entry.columns as usize);
+    // Rows that lie side by side, and bytes of a value.
+    let (group, width) = match entry.element {
+        Element::F32 => (1, 4),
+        Element::I8 => (PANEL_GROUP, 1),
+    };
+    let panel = rows.next_multiple_of(group) * PANEL_WIDTH;
+    let mut values = Vec::with_capacity(rows * columns * width);
+    for row in 0..rows {
+        for column in 0..columns {
+            let lane = (row / group * PANEL_WIDTH + column % PANEL_WIDTH) * group + row % group;
+            values.extend(&bytes[(column / PANEL_WIDTH * panel + lane) * width..][..width]);
+        }
+    }
+    values
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_counted_beyond_32_bits() {
+        let of = |rows, columns, element, in_panels| {
+            let entry = PanelEntry { name: String::new(), rows, columns, element, in_panels, offset: 64 };
+            (entry.bytes(), entry.end())
+        };
+        let most = u32::MAX;
+        for (found, bytes, end) in [
+            (of(1, most, Element::F32, false), 4 * 0xffff_ffff, 64 + 4 * 0xffff_ffff),
+            (of(1 << 16, 1 << 16, Element::F32, true), 1 << 34, 64 + (1 << 34)),
+            (of(1 << 16, 1 << 16, Element::I8, true), 1 << 32, 64 + (1 << 32) + 4 * (1 << 8) * (1 << 16)),
+            (of(most, 1, Element::I8, true), 16 << 32, 64 + (16 << 32) + 4 * (1 << 24)),
+            (of(1, most, Element::I8, true), 4 << 32, 64 + (4 << 32) + 4 * 0xffff_ffff),
+        ] {
+            assert_eq!(found, (bytes, end));
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! The encoder's forward pass as an ONNX graph: BitFit's equations, with every bias vector a graph input.
+//!
+//! In: the shape of an encoder, and its family's table. Out: the graph, its frozen weights and its slots. Nothing is
+//! refused here: [`crate::families::config`] has checked the shape.
+//!
+//! Shapes are written beside each step: B batch, S sequence, E embedding width, H hidden width, N heads, D = H/N, I
+//! middle width of the MLP. Functions take and return names of the graph's values.
+
+use bias_patch::{Activation, Module, SlotId};
+use edge_bundle::{
+    Config, Element,
+    onnx::{Attribute, FLOAT, INT64},
+};
+
+use crate::{
+    families::{self, FamilyTable},
+    graph::{
+        Builder,
+        Size::{Any, Of},
+    },
+};
+
+/// Builds the graph of an encoder whose frozen matrices are stored as `matrices`.
+///
+/// Inputs: `input_ids [B, S]`; `attention_mask [B, S]`, 1 for tokens and 0 for padding; `token_type_ids [B, S]`, where
+/// the encoder has more than one token type; every slot, whose default is the pre-trained value. Outputs:
+/// `last_hidden_state [B, S, H]`, and `pooler_output [B, H]` where there is a pooler.
+pub(crate) fn build(config: &Config, matrices: Element) -> Builder {
+    let mut encoder = Encoder { config, family: families::table(config.family), graph: Builder::new(matrices) };
+    let hidden = encoder.forward(); // [B, S, H]
+    let pooled = config.pooler.then(|| encoder.pooler(&hidden)); // [B, H]
+    let mut graph = encoder.graph;
+    graph.output(&hidden, &[Any("batch"), Any("sequence"), Of(config.hidden)]);
+    if let Some(pooled) = pooled {
+        graph.output(&pooled, &[Any("batch"), Of(config.hidden)]);
+    }
+    graph
+}
+
+/// An encoder's graph that is being built.
+struct Encoder<'a> {
+    config: &'a Config,
+    family: &'static FamilyTable,
+    graph: Builder,
+}
+
+impl Encoder<'_> {
+    /// From token ids to the last hidden state, `[B, S, H]`.
+    fn forward(&mut self) -> String {
+        let ids = self.graph.input("input_ids", INT64, &[Any("batch"), Any("sequence")]);
+        // Without a default: a runtime does not list inputs that have one, and whoever then gives no mask reads
+        // padding.
+        let mask = self.graph.input("attention_mask", INT64, &[Any("batch"), Any("sequence")]);
+        let penalty = self.mask(&mask); // [B, 1, 1, S]
+        let mut x = self.embeddings(&ids); // [B, S, H]
+        let layers = u16::try_from(self.config.layers).expect("a checked Config has at most 1024 layers");
+        for layer in 0..layers {
+            let output = (layer + 1 == layers).then_some("last_hidden_state");
+            x = self.layer(&x, &penalty, layer, output); // [B, S, H]
+        }
+        x
+    }
+
+    /// `[B, S]` of zeros and ones to `[B, 1, 1, S]`: 0 where a token is, the lowest number where there is padding.
+    fn mask(&mut self, mask: &str) -> String {
+        let g = &mut self.graph;
+        let float = g.node("Cast", "mask.float", &[mask], vec![Attribute::int("to", FLOAT.into())]);
+        let one = g.number("mask.one", 1.0);
+        let lowest = g.number("mask.lowest", f32::MIN);
+        let padding = g.node("Sub", "mask.padding", &[&one, &float], vec![]);
+        let penalty = g.node("Mul", "mask.penalty", &[&padding, &lowest], vec![]);
+        let axes = g.integers("mask.axes", &[2], &[1, 2]);
+        g.node("Unsqueeze", "mask.broadcast", &[&penalty, &axes], vec![])
+    }
+
+    /// `[B, S]` token ids to `[B, S, H]`: word, token type and position rows, LayerNorm, projection if E is not H.
+    fn embeddings(&mut self, ids: &str) -> String {
+        let (c, modules) = (self.config, &self.family.modules);
+        let g = &mut self.graph;
+        let table = |g: &mut Builder, module: &str, rows: u32| {
+            g.weight(&format!("{module}.weight"), &[rows.into(), c.embedding.into()], false)
+        };
+        let words = table(g, modules.word_embeddings, c.vocabulary);
+        let words = g.node("Gather", "embeddings.words", &[&words, ids], vec![]); // [B, S, E]
+
+        let positions = table(g, modules.position_embeddings, c.max_length + c.position_offset);
+        let length = vec![Attribute::int("start", 1), Attribute::int("end", 2)];
+        let length = g.node("Shape", "embeddings.length", &[ids], length); // [1]
+        let first = g.integers("embeddings.first_position", &[1], &[c.position_offset.into()]);
+        let end = g.node("Add", "embeddings.end_position", &[&length, &first], vec![]);
+        let axis = g.integers("embeddings.axis", &[1], &[0]);
+        let positions = g.node("Slice", "embeddings.positions", &[&positions, &first, &end, &axis], vec![]); // [S, E]
+
+        let mut sum = g.node("Add", "embeddings.words_positions", &[&words, &positions], vec![]);
+        if c.token_types > 0 {
+            let types = table(g, modules.token_type_embeddings, c.token_types);
+            let type_ids = if c.token_types > 1 {
+                g.input("token_type_ids", INT64, &[Any("batch"), Any("sequence")])
+            } else {
+                g.integers("embeddings.only_type", &[1, 1], &[0])
+            };
+            let types = g.node("Gather", "embeddings.types", &[&types, &type_ids], vec![]); // [B, S, E]
+            sum = g.node("Add", "embeddings.sum", &[&sum, &types], vec![]);
+        }
+        let x = self.layer_norm(&sum, Module::EmbeddingNorm, None, c.embedding, None); // [B, S, E]
+        if c.embedding == c.hidden {
+            return x;
+        }
+        self.linear(&x, Module::EmbeddingProjection, None, c.embedding, c.hidden) // [B, S, H]
+    }
+
+    /// One layer, `[B, S, H]` to `[B, S, H]`: the paper's equations 1 to 5. `output` may name the result.
+    fn layer(&mut self, x: &str, penalty: &str, layer: u16, output: Option<&str>) -> String {
+        let (h, i) = (self.config.hidden, self.config.intermediate);
+        let at = Some(layer);
+        let name = |part: &str| format!("layer.{layer}.{part}");
+        let context = self.attention(x, penalty, layer); // h1: [B, S, H]
+        let attended = self.linear(&context, Module::AttentionOutput, at, h, h); // h2: [B, S, H]
+        let sum = self.graph.node("Add", &name("attention_residual"), &[&attended, x], vec![]);
+        let normed = self.layer_norm(&sum, Module::AttentionNorm, at, h, None); // h3: [B, S, H]
+        let middle = self.linear(&normed, Module::Middle, at, h, i); // [B, S, I]
+        let middle = self.activation(self.config.activation, &middle, &name("activation")); // h4: [B, S, I]
+        let mlp = self.linear(&middle, Module::Output, at, i, h); // h5: [B, S, H]
+        let sum = self.graph.node("Add", &name("mlp_residual"), &[&mlp, &normed], vec![]);
+        self.layer_norm(&sum, Module::OutputNorm, at, h, output) // out: [B, S, H]
+    }
+
+    /// softmax(q k^T / sqrt(D) + penalty) v, heads side by side: `[B, S, H]` to `[B, S, H]`.
+    fn attention(&mut self, x: &str, penalty: &str, layer: u16) -> String {
+        let (h, n) = (self.config.hidden, self.config.heads);
+        let d = h / n;
+        let at = Some(layer);
+        let name = |part: &str| format!("layer.{layer}.{part}");
+        let query = self.linear(x, Module::Query, at, h, h); // [B, S, H]
+        let key = self.linear(x, Module::Key, at, h, h); // [B, S, H]
+        let value = self.linear(x, Module::Value, at, h, h); // [B, S, H]
+        let g = &mut self.graph;
+        let split = g.integers(&name("split_heads"), &[4], &[0, 0, n.into(), d.into()]);
+        let join = g.integers(&name("join_heads"), &[3], &[0, 0, h.into()]);
+        let scale = g.number(&name("scale"), (1.0 / f64::from(d).sqrt()) as f32);
+        let mut heads = |value: &str, part: &str, order: &[i64]| {
+            let value = g.node("Reshape", &name(&format!("{part}.split")), &[value, &split], vec![]);
+            g.transpose(&name(part), &value, order)
+        };
+        let q = heads(&query, "q", &[0, 2, 1, 3]); // [B, N, S, D]
+        let k = heads(&key, "k", &[0, 2, 3, 1]); // [B, N, D, S]
+        let v = heads(&value, "v", &[0, 2, 1, 3]); // [B, N, S, D]
+        let scores = g.node("MatMul", &name("scores"), &[&q, &k], vec![]); // [B, N, S, S]
+        let scores = g.node("Mul", &name("scores.scaled"), &[&scores, &scale], vec![]);
+        let scores = g.node("Add", &name("scores.masked"), &[&scores, penalty], vec![]);
+        let probabilities = g.node("Softmax", &name("shares"), &[&scores], vec![Attribute::int("axis", -1)]);
+        let context = g.node("MatMul", &name("context.heads"), &[&probabilities, &v], vec![]); // [B, N, S, D]
+        let context = g.transpose(&name("context.transposed"), &context, &[0, 2, 1, 3]); // [B, S, N, D]
+        g.node("Reshape", &name("context"), &[&context, &join], vec![]) // [B, S, H]
+    }
+
+    /// tanh(W x_0 + b) of the first token, `[B, S, H]` to `[B, H]`.
+    fn pooler(&mut self, x: &str) -> String {
+        let h = self.config.hidden;
+        let zero = self.graph.index("pooler.first_token", 0);
+        let first = self.graph.node("Gather", "pooler.first", &[x, &zero], vec![Attribute::int("axis", 1)]); // [B, H]
+        let dense = self.linear(&first, Module::Pooler, None, h, h); // [B, H]
+        self.activation(Activation::Tanh, &dense, "pooler_output")
+    }
+
+    /// x W + b, `[.., from]` to `[.., to]`. W is stored `[from, to]`, the checkpoint's `[to, from]` transposed.
+    fn linear(&mut self, x: &str, term: Module, layer: Option<u16>, from: u32, to: u32) -> String {
+        let (module, bias) = self.bias(term, layer, to);
+        let weight = self.graph.weight(&format!("{module}.weight"), &[from.into(), to.into()], true);
+        let product = self.graph.node("MatMul", &format!("{module}.product"), &[x, &weight], vec![]);
+        self.graph.node("Add", &module, &[&product, &bias], vec![])
+    }
+
+    /// LayerNorm over the last dimension, its gain frozen, its bias a slot. The result has the module's name, or
+    /// `output`.
+    fn layer_norm(&mut self, x: &str, term: Module, layer: Option<u16>, width: u32, output: Option<&str>) -> String {
+        let (module, bias) = self.bias(term, layer, width);
+        let gain = self.graph.weight(&format!("{module}.weight"), &[width.into()], false);
+        let epsilon = Attribute::float("epsilon", self.config.layer_norm_epsilon as f32);
+        let attributes = vec![Attribute::int("axis", -1), epsilon];
+        self.graph.node("LayerNormalization", output.unwrap_or(&module), &[x, &gain, &bias], attributes)
+    }
+
+    fn activation(&mut self, activation: Activation, x: &str, name: &str) -> String {
+        let (op, attributes) = match activation {
+            Activation::Gelu => ("Gelu", vec![Attribute::text("approximate", "none")]),
+            Activation::GeluTanh => ("Gelu", vec![Attribute::text("approximate", "tanh")]),
+            Activation::Relu => ("Relu", vec![]),
+            Activation::Tanh => ("Tanh", vec![]),
+        };
+        self.graph.node(op, name, &[x], attributes)
+    }
+
+    /// The module that has `term`'s bias, and that bias as a graph input.
+    fn bias(&mut self, term: Module, layer: Option<u16>, len: u32) -> (String, String) {
+        let module = self.family.module(term, layer);
+        let id = SlotId::new(term, layer).expect("a term of a layer comes with its layer, any other without");
+        let bias = self.graph.slot(&format!("{module}.bias"), id, len);
+        (module, bias)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bias_patch::Digest;
+    use edge_bundle::Family;
+    use prost::Message;
+
+    use super::*;
+
+    /// A small encoder of every family.
+    fn configs() -> [Config; 4] {
+        let bert = Config {
+            family: Family::Bert,
+            layers: 2,
+            hidden: 8,
+            embedding: 8,
+            heads: 2,
+            intermediate: 12,
+            vocabulary: 11,
+            max_length: 6,
+            position_offset: 0,
+            token_types: 2,
+            activation: Activation::Gelu,
+            layer_norm_epsilon: 1e-5,
+            pooler: true,
+        };
+        let family = |family, activation| Config { family, activation, ..bert.clone() };
+        [
+            bert.clone(),
+            Config { token_types: 1, position_offset: 2, ..family(Family::Roberta, Activation::GeluTanh) },
+            Config { token_types: 0, pooler: false, ..family(Family::DistilBert, Activation::Relu) },
+            Config { embedding: 4, pooler: false, ..family(Family::Electra, Activation::Gelu) },
+        ]
+    }
+
+    #[test]
+    fn encoder_onnx_is_the_same_bytes_in_every_version() {
+        // If the graph is meant to change, write the digests that this prints.
+        let expected = [
+            ["fbc0f56ecea5d185", "54e6a86436425dfa", "6e2ffd34d2ea5a60", "ea1db4b46d132c1b"],
+            ["d2ddbd8db588a310", "410e14302c4ac30c", "70b675c4dc6d3ebf", "e15964379f24dca4"],
+        ];
+        let digest = |config, element| {
+            let bytes = build(&config, element).finish("test").0.encode_to_vec();
+            Digest::of(&bytes).to_string()[..16].to_owned()
+        };
+        assert_eq!(
+            [Element::F32, Element::I8].map(|element| configs().map(|config| digest(config, element))),
+            expected
+        );
+    }
+
+    #[test]
+    fn slots_have_defaults_and_nothing_else_has() {
+        for config in configs() {
+            let (model, _, slots) = build(&config, Element::F32).finish("test");
+            let graph = model.graph.unwrap();
+            let has_default = |name: &str| graph.initializer.iter().any(|tensor| tensor.name() == name);
+            let (defaulted, required): (Vec<&str>, Vec<&str>) =
+                graph.input.iter().map(|input| input.name()).partition(|name| has_default(name));
+            assert_eq!(defaulted, slots.iter().map(|slot| slot.name.as_str()).collect::<Vec<_>>());
+            let types = (config.token_types > 1).then_some("token_type_ids");
+            let expected: Vec<&str> = ["input_ids", "attention_mask"].into_iter().chain(types).collect();
+            assert_eq!(required, expected, "{:?}", config.family);
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! The label that a file gives a text: in a column of a table, or in a field of a JSON object.
+
+use edge_run::tasks::Label;
+use serde_json::Value;
+
+/// Names of columns and fields that hold a label.
+pub(super) const NAMES: [&str; 8] =
+    ["label", "labels", "gold_label", "score", "tags", "gold", "quality", "is_duplicate"];
+
+/// The columns of a table's labels.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LabelColumns {
+    label: Option<usize>,
+    /// Columns of an answer and of its first character.
+    answer: Option<(usize, usize)>,
+}
+
+impl LabelColumns {
+    /// The columns of a table without a header, which is CoLA's.
+    pub const HEADLESS: LabelColumns = LabelColumns { label: Some(1), answer: None };
+
+    /// The columns of labels in a header; none if there are none.
+    pub fn of<S: AsRef<str>>(header: &[S]) -> Option<Self> {
+        let find = |wanted: &str| header.iter().position(|name| name.as_ref().trim().eq_ignore_ascii_case(wanted));
+        let label = NAMES.iter().find_map(|name| find(name));
+        let answer = find("answer").zip(find("answer_start"));
+        (label.is_some() || answer.is_some()).then_some(LabelColumns { label, answer })
+    }
+
+    /// The label of a row, or its answer.
+    pub fn label(&self, cells: &[&str]) -> Option<Label> {
+        if let Some((answer, start)) = self.answer {
+            let start = cells.get(start)?.trim().parse().ok()?;
+            return Some(Label::Answers(vec![((*cells.get(answer)?).to_owned(), start)]));
+        }
+        Some(Label::Name((*cells.get(self.label?)?).to_owned()))
+    }
+}
+
+/// The label of a JSON object; answers as SQuAD has them (a list of `text` and `answer_start`), as its copies have them
+/// (a list of each), or one, as `answer` and `answer_start`.
+pub(super) fn label_of(value: &Value) -> Option<Label> {
+    let answer = |text: &Value, start: &Value| Some((text.as_str()?.to_owned(), start.as_u64()?.try_into().ok()?));
+    if let (Some(text), Some(start)) = (value.get("answer"), value.get("answer_start")) {
+        return Some(Label::Answers(vec![answer(text, start)?]));
+    }
+    if let Some(answers) = value.get("answers") {
+        let answers: Option<Vec<_>> = match answers {
+            Value::Array(list) => list.iter().map(|a| answer(a.get("text")?, a.get("answer_start")?)).collect(),
+            other => {
+                let part = |name: &str| other.get(name).and_then(Value::as_array);
+                part("text")?.iter().zip(part("answer_start")?).map(|(text, start)| answer(text, start)).collect()
+            }
+        };
+        return answers.map(Label::Answers);
+    }
+    match NAMES.iter().find_map(|name| value.get(name))? {
+        Value::String(label) => Some(Label::Name(label.clone())),
+        Value::Array(parts) => {
+            let parts: Option<Vec<&str>> = parts.iter().map(Value::as_str).collect();
+            Some(Label::Name(parts?.join(" ")))
+        }
+        other => Some(Label::Name(other.to_string())),
+    }
+}

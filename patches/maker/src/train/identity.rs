@@ -1,0 +1,191 @@
+//! The identity of a training: a digest of everything that decides its result.
+//!
+//! In: an encoder's digest and arithmetic, the task, the texts, the recipe, and which weights are trained, if any. Out:
+//! a [`Digest`]. Resuming and kept results depend on it, so its input is an explicit form: fields in a fixed order,
+//! each a name and a value, both with their length before them. A setting that is not given has no field. The first
+//! field is [`VERSION`].
+
+use bias_patch::{Digest, Digester, Task};
+
+use super::{Average, Recipe, Weights};
+use crate::{
+    Error, Result,
+    data::{Example, Gold},
+};
+
+/// Raised whenever the form below changes for trainings that could be expressed before.
+const VERSION: u64 = 1;
+
+/// The identity of a training on an encoder of this digest, whose kernels round as `arithmetic` says.
+///
+/// # Errors
+/// When the patch to start from, or the task, cannot be written as bytes.
+pub(super) fn identity(
+    (encoder, arithmetic): (Digest, &str),
+    task: &Task,
+    train_texts: &[Example],
+    dev_texts: &[Example],
+    recipe: &Recipe,
+    weights: Option<Weights>,
+) -> Result<Digest> {
+    let mut fields = Fields::default();
+    fields.number("edge-patch training", VERSION);
+    fields.bytes("encoder", &encoder.0);
+    fields.text("arithmetic", arithmetic);
+    // The form of task.json, which names every field.
+    let json = serde_json::to_vec(task).map_err(|e| Error::Recipe {
+        field: "task".to_owned(),
+        expected: "one that JSON can express".to_owned(),
+        found: e.to_string(),
+    })?;
+    fields.bytes("task", &json);
+    recipe_fields(recipe, &mut fields)?;
+    if let Some(weights) = weights {
+        fields.text("weights", weights.name());
+    }
+    for (set, examples) in [("train", train_texts), ("dev", dev_texts)] {
+        fields.number(set, examples.len() as u64);
+        examples.iter().for_each(|example| example_fields(example, &mut fields));
+    }
+    Ok(fields.0.finish())
+}
+
+fn recipe_fields(recipe: &Recipe, fields: &mut Fields) -> Result<()> {
+    // Every field by name: a new one has to be thought of here.
+    let Recipe {
+        terms,
+        learning_rates,
+        seeds,
+        epochs,
+        batch,
+        warmup,
+        clip,
+        weight_decay,
+        metric,
+        average,
+        memory_limit,
+        start,
+        quantized,
+        patience,
+    } = recipe;
+    terms.iter().for_each(|term| fields.text("term", term.symbol()));
+    learning_rates.iter().for_each(|rate| fields.float("learning_rate", *rate));
+    seeds.iter().for_each(|seed| fields.number("seed", *seed));
+    fields.number("epochs", *epochs);
+    fields.number("batch", *batch as u64);
+    fields.float("warmup", *warmup);
+    fields.float("clip", *clip);
+    fields.float("weight_decay", *weight_decay);
+    if let Some(metric) = metric {
+        fields.text("metric", metric);
+    }
+    match average {
+        Average::None => {}
+        Average::Ema(decay) => fields.float("average_ema", *decay),
+        Average::Last(epochs) => fields.number("average_last", *epochs),
+    }
+    if let Some(bytes) = memory_limit {
+        fields.number("memory_limit", *bytes);
+    }
+    if let Some(patch) = start {
+        fields.bytes("start", &patch.to_bytes()?);
+    }
+    if let Some((biases, head)) = quantized {
+        fields.text("quantized_biases", &biases.to_string());
+        fields.text("quantized_head", &head.to_string());
+    }
+    if let Some(epochs) = patience {
+        fields.number("patience", *epochs);
+    }
+    Ok(())
+}
+
+fn example_fields(example: &Example, fields: &mut Fields) {
+    fields.text("first", example.text.first());
+    if let Some(second) = example.text.second() {
+        fields.text("second", second);
+    }
+    match &example.gold {
+        Gold::Class(label) => fields.number("class", *label as u64),
+        Gold::Value(value) => fields.bytes("value", &value.to_le_bytes()),
+        Gold::Tags(labels) => {
+            fields.number("tags", labels.len() as u64);
+            labels.iter().for_each(|label| fields.number("tag", *label as u64));
+        }
+        Gold::Span(answers) => {
+            fields.number("answers", answers.len() as u64);
+            for (start, end) in answers {
+                fields.number("start", *start as u64);
+                fields.number("end", *end as u64);
+            }
+        }
+    }
+}
+
+/// Names and values, digested one after the other.
+#[derive(Default)]
+struct Fields(Digester);
+
+impl Fields {
+    fn bytes(&mut self, name: &str, value: &[u8]) {
+        for part in [name.as_bytes(), value] {
+            self.0.update(&(part.len() as u64).to_le_bytes());
+            self.0.update(part);
+        }
+    }
+
+    fn text(&mut self, name: &str, value: &str) {
+        self.bytes(name, value.as_bytes());
+    }
+
+    fn number(&mut self, name: &str, value: u64) {
+        self.bytes(name, &value.to_le_bytes());
+    }
+
+    fn float(&mut self, name: &str, value: f64) {
+        self.bytes(name, &value.to_le_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bias_patch::{Encoding, Module};
+    use edge_run::Text;
+
+    use super::*;
+
+    #[test]
+    fn a_known_training_has_a_known_identity() {
+        let task: Task =
+            serde_json::from_str(r#"{"name":"mood","kind":"classification","labels":["bad","good"]}"#).unwrap();
+        let example = |text: &str, label: usize| Example { text: Text::one(text), gold: Gold::Class(label) };
+        let (train, dev) = ([example("good", 1), example("bad", 0)], [example("fine", 1)]);
+        let recipe = Recipe {
+            terms: vec![Module::Query],
+            learning_rates: vec![1e-3, 3e-3],
+            seeds: vec![1, 2],
+            average: Average::Ema(0.999),
+            quantized: Some((Encoding::F16, Encoding::F32)),
+            ..Recipe::default()
+        };
+        let of = |train: &[Example], dev: &[Example], recipe: &Recipe, weights| {
+            identity((Digest::of(b"encoder"), "avx2 Float"), &task, train, dev, recipe, weights).unwrap()
+        };
+        let known = of(&train, &dev, &recipe, None);
+        // Another value would end every kept result and checkpoint: then VERSION has to be raised, and this with it.
+        assert_eq!(known.to_string(), "b9ec32cb86a83e9a7f8ac601b833a6dc12fcbeaf9337cee6cb3b79105567ff61");
+        let others = [
+            of(&train[..1], &dev, &recipe, None),
+            of(&dev, &train, &recipe, None),
+            // Moved from one set to the other.
+            of(&train[..1], &[train[1].clone(), dev[0].clone()], &recipe, None),
+            of(&train, &dev, &recipe, Some(Weights::Full)),
+            of(&train, &dev, &Recipe { seeds: vec![1], ..recipe.clone() }, None),
+            of(&train, &dev, &Recipe { patience: Some(1), ..recipe.clone() }, None),
+            of(&train, &dev, &Recipe { average: Average::Last(1), ..recipe.clone() }, None),
+        ];
+        for (at, other) in others.iter().enumerate() {
+            assert!(*other != known && !others[..at].contains(other), "{at}");
+        }
+    }
+}

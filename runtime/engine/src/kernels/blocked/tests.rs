@@ -1,0 +1,128 @@
+//! Tests of the loops, with tiles in plain Rust, so that Miri can run them.
+
+use alloc::{vec, vec::Vec};
+
+use super::*;
+use crate::kernels::{
+    Kernel as _,
+    naive::{Naive, quantized_place},
+};
+
+/// Tiles of three rows by two panels, and of int8 over two groups.
+struct Plain;
+
+impl Tile for Plain {
+    const ROWS: usize = 3;
+    const PANELS: usize = 2;
+    const BLOCK: usize = 5;
+
+    unsafe fn add(rows: usize, panels: usize, job: &Job) {
+        for r in 0..rows {
+            for c in 0..panels * PANEL_WIDTH {
+                // SAFETY: every offset is within the ranges of the job.
+                unsafe {
+                    let begin = if job.start.is_null() { 0.0 } else { *job.start.add(r * job.start_stride + c) };
+                    let w = job.w.add(c / PANEL_WIDTH * job.panel_stride + c % PANEL_WIDTH);
+                    let product = |k: usize| *job.x.add(r * job.x_stride + k) * *w.add(k * PANEL_WIDTH);
+                    *job.out.add(r * job.stride + c) = (0..job.depth).fold(begin, |sum, k| sum + product(k));
+                }
+            }
+        }
+    }
+}
+
+impl QuantizedTile for Plain {
+    const ROWS: usize = 3;
+    const PANELS: usize = 1;
+    const GROUPS: usize = 2;
+
+    unsafe fn add(rows: usize, _panels: usize, job: &QuantizedJob) {
+        const MOST: usize = GROUP / PANEL_GROUP;
+        for r in 0..rows {
+            for c in 0..PANEL_WIDTH {
+                // SAFETY: every offset is within the ranges of the job.
+                unsafe {
+                    let mut sum = if job.start.is_null() { 0.0 } else { *job.start.add(r * job.start_stride + c) };
+                    for (group, first) in (0..job.groups).step_by(MOST).enumerate() {
+                        let mut products = 0;
+                        for k in first * PANEL_GROUP..(first + MOST).min(job.groups) * PANEL_GROUP {
+                            let place = (k / PANEL_GROUP * PANEL_WIDTH + c) * PANEL_GROUP + k % PANEL_GROUP;
+                            products += i32::from(*job.x.add(r * job.x_stride + k)) * i32::from(*job.w.add(place));
+                        }
+                        let x = *job.x_scales.add(r * job.x_scale_stride + group);
+                        let at = group * job.scale_stride + c;
+                        let centred = x.zero_point.mul_add(-*job.column_sums.add(at), products as f32);
+                        sum = centred.mul_add(x.scale * *job.scales.add(at), sum);
+                    }
+                    *job.out.add(r * job.stride + c) = sum;
+                }
+            }
+        }
+    }
+}
+
+fn wholes(count: usize, by: usize) -> Vec<f32> {
+    (0..count).map(|at| (at * by % 7) as f32 - 3.0).collect()
+}
+
+#[test]
+fn every_value_of_a_product_is_reached_within_its_memory() {
+    // Whole numbers, whose sums are exact: in panels that are full or not, in blocks of the depth, of one task or
+    // more.
+    for (count, depth, columns) in [(1usize, 1usize, 1usize), (4, 7, 33), (7, 11, 32), (3, 5, 48)] {
+        let (x, w) = (wholes(count * depth, 5), wholes(columns.next_multiple_of(PANEL_WIDTH) * depth, 3));
+        let x = Rows { data: &x, stride: depth, count };
+        let w = Panels { data: &w, depth, columns };
+        let table = wholes(2 * columns, 2);
+        let rows: Vec<u32> = (0..count as u32).map(|row| row % 2).collect();
+        for start in [Start::Zero, Start::There, Start::Bias { table: &table, stride: columns, rows: &rows }] {
+            let (mut found, mut expected) = (vec![1.0; count * columns], vec![1.0; count * columns]);
+            // SAFETY: the tile is plain Rust.
+            unsafe { multiply::<Plain>(x, w, start, &mut found, columns) };
+            Naive.multiply(x, w, start, &mut expected, columns);
+            assert_eq!(found, expected, "{count} x {depth} x {columns}");
+        }
+        let y = wholes(count * columns, 4);
+        let y = Rows { data: &y, stride: columns, count };
+        let mut whole = w.data.to_vec();
+        for (at, value) in whole.iter_mut().enumerate() {
+            if at / (PANEL_WIDTH * depth) * PANEL_WIDTH + at % PANEL_WIDTH >= columns {
+                *value = 0.0;
+            }
+        }
+        let w = Panels { data: &whole, ..w };
+        let (mut found, mut expected) = (vec![1.0; count * depth], vec![1.0; count * depth]);
+        // SAFETY: the tile is plain Rust.
+        unsafe {
+            multiply_transposed::<Plain>(y, w, &mut found, depth, crate::kernels::wide::transpose);
+        }
+        Naive.multiply_transposed(y, w, &mut expected, depth);
+        assert_eq!(found, expected, "{count} x {depth} x {columns}, transposed");
+    }
+}
+
+#[test]
+fn every_group_of_an_int8_product_has_its_scales() {
+    // One group, two in one job, and three in two jobs; panels that are full or not.
+    for (count, depth, columns) in [(1usize, 3usize, 16usize), (4, 2 * GROUP, 17), (2, 2 * GROUP + 5, 32)] {
+        let (groups, padded) = (depth.div_ceil(GROUP), depth.next_multiple_of(PANEL_GROUP));
+        let x: Vec<u8> = (0..count * padded).map(|at| (at * 37 % 256) as u8).collect();
+        let data: Vec<i8> =
+            (0..columns.next_multiple_of(PANEL_WIDTH) * padded).map(|at| (at * 29 % 255) as i8).collect();
+        let scales: Vec<f32> = (0..groups * columns).map(|at| 1.0 + at as f32).collect();
+        let sum_of = |at: usize| -> f32 {
+            let rows = at / columns * GROUP..padded.min((at / columns + 1) * GROUP);
+            rows.map(|k| f32::from(data[quantized_place(depth, k, at % columns)])).sum()
+        };
+        let column_sums: Vec<f32> = (0..groups * columns).map(sum_of).collect();
+        let x_scales: Vec<Scale> =
+            (0..count * groups).map(|at| Scale { scale: 0.5 + at as f32, zero_point: 100.0 + at as f32 }).collect();
+        let x = QuantizedRows { data: &x, stride: padded, count, scales: &x_scales };
+        let w = QuantizedPanels { data: &data, depth, columns, scales: &scales, column_sums: &column_sums };
+        let (mut found, mut expected) = (vec![1.0; count * columns], vec![1.0; count * columns]);
+        // SAFETY: the tile is plain Rust.
+        unsafe { multiply_quantized::<Plain>(x, w, Start::There, &mut found, columns) };
+        Naive.multiply_quantized(x, w, Start::There, &mut expected, columns);
+        assert_eq!(found, expected, "{count} x {depth} x {columns}");
+    }
+}

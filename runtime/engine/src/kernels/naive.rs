@@ -1,0 +1,135 @@
+//! The oracle: each formula in plain Rust, one value after the other.
+
+use super::{
+    GROUP, Kernel, LEAST_SPAN, Panels, QuantizedPanels, QuantizedRows, Rows, Scale, Start, check_product,
+    check_quantized, check_transposed,
+};
+#[cfg(not(feature = "std"))]
+use crate::float::Float as _;
+use crate::{
+    Activation,
+    layout::{PANEL_GROUP, PANEL_WIDTH},
+};
+
+/// Plain Rust.
+#[derive(Debug)]
+pub(crate) struct Naive;
+
+impl Kernel for Naive {
+    fn name(&self) -> &'static str {
+        "naive"
+    }
+
+    fn multiply(&self, x: Rows<'_>, w: Panels<'_>, start: Start<'_>, out: &mut [f32], stride: usize) {
+        check_product(x, w, start, out, stride);
+        for r in 0..x.count {
+            let row = &x.data[r * x.stride..][..w.depth];
+            for c in 0..w.columns {
+                let (panel, lane) = (c / PANEL_WIDTH, c % PANEL_WIDTH);
+                let weight = |k: usize| w.data[(panel * w.depth + k) * PANEL_WIDTH + lane];
+                let sum: f32 = row.iter().enumerate().map(|(k, x)| x * weight(k)).sum();
+                let begin = match start {
+                    Start::Zero => 0.0,
+                    Start::There => out[r * stride + c],
+                    Start::Bias { table, stride, rows } => table[rows[r] as usize * stride + c],
+                };
+                out[r * stride + c] = begin + sum;
+            }
+        }
+    }
+
+    fn multiply_quantized(
+        &self,
+        x: QuantizedRows<'_>,
+        w: QuantizedPanels<'_>,
+        start: Start<'_>,
+        out: &mut [f32],
+        stride: usize,
+    ) {
+        check_quantized(x, w, start, out, stride);
+        let groups = w.depth.div_ceil(GROUP);
+        for r in 0..x.count {
+            for c in 0..w.columns {
+                let mut sum = match start {
+                    Start::Zero => 0.0,
+                    Start::There => out[r * stride + c],
+                    Start::Bias { table, stride, rows } => table[rows[r] as usize * stride + c],
+                };
+                for g in 0..groups {
+                    let row = g * GROUP..w.depth.next_multiple_of(PANEL_GROUP).min((g + 1) * GROUP);
+                    let product =
+                        |k| i32::from(x.data[r * x.stride + k]) * i32::from(w.data[quantized_place(w.depth, k, c)]);
+                    let quantized: i32 = row.map(product).sum();
+                    let (scale, place) = (x.scales[r * groups + g], g * w.columns + c);
+                    let centred = scale.zero_point.mul_add(-w.column_sums[place], quantized as f32);
+                    sum = centred.mul_add(scale.scale * w.scales[place], sum);
+                }
+                out[r * stride + c] = sum;
+            }
+        }
+    }
+
+    fn multiply_transposed(&self, y: Rows<'_>, w: Panels<'_>, out: &mut [f32], stride: usize) {
+        check_transposed(y, w, out, stride);
+        for r in 0..y.count {
+            let row = &y.data[r * y.stride..][..w.columns];
+            for k in 0..w.depth {
+                let weight = |c: usize| w.data[(c / PANEL_WIDTH * w.depth + k) * PANEL_WIDTH + c % PANEL_WIDTH];
+                out[r * stride + k] += row.iter().enumerate().map(|(c, y)| y * weight(c)).sum::<f32>();
+            }
+        }
+    }
+
+    fn activate_backward(&self, activation: Activation, values: &[f32], gradients: &mut [f32]) {
+        gradients.iter_mut().zip(values).for_each(|(gradient, x)| *gradient *= activation.slope(*x));
+    }
+
+    fn quantize(&self, values: &[f32], quantized: &mut [u8]) -> Scale {
+        let low = values.iter().fold(0.0, |low: f32, v| low.min(*v));
+        let high = values.iter().fold(0.0, |high: f32, v| high.max(*v));
+        let scale = if high - low > LEAST_SPAN { (high - low) / 255.0 } else { 1.0 };
+        let inverse = 1.0 / scale;
+        let zero_point = (-low * inverse).round_ties_even();
+        for (quantized, v) in quantized.iter_mut().zip(values) {
+            *quantized = ((v * inverse).round_ties_even() + zero_point).clamp(0.0, 255.0) as u8;
+        }
+        Scale { scale, zero_point }
+    }
+
+    fn dequantize(&self, panel: &[i8], scales: &[f32], out: &mut [f32]) {
+        let depth = out.len() / PANEL_WIDTH;
+        for (k, row) in out.chunks_mut(PANEL_WIDTH).enumerate() {
+            for (c, value) in row.iter_mut().enumerate() {
+                *value = f32::from(panel[quantized_place(depth, k, c)]) * scales.get(c).copied().unwrap_or(0.0);
+            }
+        }
+    }
+
+    fn activate(&self, activation: Activation, values: &mut [f32]) {
+        values.iter_mut().for_each(|v| *v = activation.of(*v));
+    }
+
+    fn exponentials(&self, row: &mut [f32]) -> f32 {
+        let top = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        row.iter_mut().for_each(|v| *v = (*v - top).exp());
+        row.iter().sum()
+    }
+
+    fn normalize(&self, row: &mut [f32], gain: &[f32], bias: Option<&[f32]>, epsilon: f32) -> f32 {
+        let len = row.len() as f64;
+        let mean = row.iter().map(|v| f64::from(*v)).sum::<f64>() / len;
+        let variance = row.iter().map(|v| (f64::from(*v) - mean).powi(2)).sum::<f64>() / len;
+        let deviation = (variance + f64::from(epsilon)).sqrt();
+        for (at, (v, gain)) in row.iter_mut().zip(gain).enumerate() {
+            *v = ((f64::from(*v) - mean) / deviation) as f32 * gain + bias.map_or(0.0, |bias| bias[at]);
+        }
+        (1.0 / deviation) as f32
+    }
+}
+
+/// Where panels of int8 values have row `k` of column `c`.
+pub(super) fn quantized_place(depth: usize, k: usize, c: usize) -> usize {
+    let (panel, lane) = (c / PANEL_WIDTH, c % PANEL_WIDTH);
+    let (group, byte) = (k / PANEL_GROUP, k % PANEL_GROUP);
+    ((panel * depth.div_ceil(PANEL_GROUP) + group) * PANEL_WIDTH + lane) * PANEL_GROUP + byte
+}

@@ -1,0 +1,25 @@
+//! The kernels of x86-64: their tiles, and the CPU features they need.
+
+#![allow(unsafe_code)]
+
+use super::{avx2, avx512};
+
+vector_unit! {
+    /// AVX-512 F and VNNI, and the AVX2 and FMA below them.
+    Avx512Vnni, "avx512vnni", avx512::Floats, avx512::Quantized, ["avx512f", "avx512vnni", "avx2", "fma"]
+}
+
+vector_unit! {
+    /// AVX-512 F, which every CPU with AVX-512 has; int8 by AVX2.
+    Avx512, "avx512", avx512::Floats, avx2::Quantized, ["avx512f", "avx2", "fma"]
+}
+
+vector_unit! {
+    /// AVX2 and FMA; int8 by AVX-VNNI.
+    AvxVnni, "avxvnni", avx2::Floats, avx2::VnniQuantized, ["avx2", "fma", "avxvnni"]
+}
+
+vector_unit! {
+    /// AVX2 and FMA.
+    Avx2, "avx2", avx2::Floats, avx2::Quantized, ["avx2", "fma"]
+}

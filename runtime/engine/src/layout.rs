@@ -1,0 +1,10 @@
+//! How a matrix lies in memory for the kernels: panels. The bundle's FORMAT.md has the same layout byte by byte.
+
+/// Columns in a panel: one register of AVX-512, two of AVX2, four of NEON.
+pub const PANEL_WIDTH: usize = 16;
+/// Rows of int8 values that lie side by side in a panel: what one dot-product instruction of VNNI or NEON sums.
+pub const PANEL_GROUP: usize = 4;
+/// Rows of an int8 matrix whose values share a scale, column by column.
+pub const SCALE_GROUP: usize = 256;
+/// Boundary of every tensor, in bytes: a cache line.
+pub const ALIGNMENT: usize = 64;

@@ -1,0 +1,209 @@
+//! Linear layers, y = x W + b, forward and backward, with W in f32 or int8.
+//!
+//! Letters: N rows, K inputs, M outputs. x is `[N, K]`, W `[K, M]` in panels, b `[M]` of each row's task, y `[N, M]`.
+//! Backward, from dy: db is the sum of the rows of dy, and dx = dy W^T. W is frozen, so x is not saved. Refused: a
+//! matrix that is not in panels, and a bias of another length.
+
+use alloc::vec::Vec;
+use core::ops::Range;
+
+use crate::{
+    Activations, Error, Result,
+    batch::{Slot, TaskRows},
+    gradients::Gradients,
+    kernels::{GROUP, Panels, QuantizedPanels, QuantizedRows, Rows, Scale, Start},
+    layout::{PANEL_GROUP, PANEL_WIDTH},
+    machine::{Machine, Scratch},
+    operators::Pass,
+    weights::{Matrix, Tensor, Weights},
+};
+
+/// Columns that are dequantized and multiplied together: those of the widest tile.
+pub(crate) const COLUMNS: usize = 3 * PANEL_WIDTH;
+
+/// A frozen matrix `[K, M]` in panels, and perhaps a slot of M values for its bias.
+#[derive(Clone, Debug)]
+pub struct Linear {
+    /// W.
+    pub weight: Tensor,
+    /// b; none adds nothing.
+    pub bias: Option<Slot>,
+}
+
+/// Rows of activations, quantized if the matrix is quantized and the machine's activations are int8.
+pub(crate) struct Operand<'a> {
+    floats: Rows<'a>,
+    quantized: Vec<u8>,
+    scales: Vec<Scale>,
+}
+
+impl Linear {
+    /// K.
+    pub fn inputs(&self) -> usize {
+        self.weight.rows
+    }
+
+    /// M.
+    pub fn outputs(&self) -> usize {
+        self.weight.columns
+    }
+
+    /// Checks that the matrix is in panels and that the bias has M values. Errors name `operator`.
+    pub(crate) fn check(&self, operator: &str) -> Result<()> {
+        let shape = |what, expected, found| Error::Shape { operator: operator.into(), what, expected, found };
+        if !self.weight.in_panels {
+            return Err(shape("panels with a width", PANEL_WIDTH, 1));
+        }
+        match self.bias {
+            Some(bias) if bias.len != self.outputs() => Err(shape("a bias", self.outputs(), bias.len)),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl<'a> Operand<'a> {
+    /// Prepares rows to be multiplied by `weight`, and by other matrices that are stored in the same way.
+    pub fn new(machine: &Machine, floats: &'a [f32], weight: &Tensor) -> Self {
+        let width = weight.rows;
+        let floats = Rows { data: floats, stride: width, count: floats.len() / width };
+        let mut operand = Operand { floats, quantized: Vec::new(), scales: Vec::new() };
+        if weight.is_quantized() && machine.activations == Activations::Int8 {
+            let (stride, groups) = (width.next_multiple_of(PANEL_GROUP), width.div_ceil(GROUP));
+            operand.quantized.resize(floats.count * stride, 0);
+            operand.scales.resize(floats.count * groups, Scale::default());
+            let places = operand.quantized.chunks_mut(stride).zip(operand.scales.chunks_mut(groups));
+            for (row, (quantized, scales)) in floats.data.chunks(width).zip(places) {
+                for ((values, quantized), scale) in row.chunks(GROUP).zip(quantized.chunks_mut(GROUP)).zip(scales) {
+                    *scale = machine.kernel.quantize(values, quantized);
+                }
+            }
+        }
+        operand
+    }
+
+    /// x W + b into rows of `out` that are `stride` apart.
+    pub fn multiply(&self, pass: &Pass<'_>, layer: &Linear, tasks: TaskRows<'_>, out: &mut [f32], stride: usize) {
+        let (machine, start) = (pass.machine, tasks.start(layer.bias));
+        match layer.weight.matrix(pass.weights) {
+            Matrix::F32(panels) => machine.kernel.multiply(self.floats, panels, start, out, stride),
+            Matrix::I8(panels) if self.quantized.is_empty() => {
+                multiply_dequantized(machine, self.floats, panels, start, out, stride);
+            }
+            Matrix::I8(panels) => {
+                let x = QuantizedRows {
+                    data: &self.quantized,
+                    stride: panels.depth.next_multiple_of(PANEL_GROUP),
+                    count: self.floats.count,
+                    scales: &self.scales,
+                };
+                machine.kernel.multiply_quantized(x, panels, start, out, stride);
+            }
+        }
+    }
+}
+
+/// x W + b of some rows of x, for one layer or several of one shape. Their results are side by side in the rows of
+/// `out`, `[rows, layers M]`.
+pub(crate) fn forward(pass: &Pass<'_>, layers: &[Linear], x: &[f32], rows: Range<usize>, out: &mut [f32]) {
+    let (depth, width) = (layers[0].inputs(), layers[0].outputs());
+    let x = Operand::new(pass.machine, &x[rows.start * depth..rows.end * depth], &layers[0].weight);
+    let tasks = pass.tasks.of(rows);
+    for (at, layer) in layers.iter().enumerate() {
+        x.multiply(pass, layer, tasks, &mut out[at * width..], layers.len() * width);
+    }
+}
+
+/// The backward pass of [`forward`], over all rows: adds to the gradients of the biases, and gives dx if it is needed.
+/// `x` is present only if gradients of weights are wanted.
+pub(crate) fn backward<'m>(
+    pass: &Pass<'m>,
+    layers: &[Linear],
+    x: &[f32],
+    d: &[f32],
+    needed: bool,
+    gradients: &mut Gradients<'_>,
+) -> Option<Scratch<'m>> {
+    let width = layers[0].outputs();
+    for (at, layer) in layers.iter().enumerate() {
+        gradients.add_bias(layer.bias, d.chunks(layers.len() * width).map(|row| &row[at * width..][..width]));
+    }
+    gradients.add_matrices(pass, layers, x, d);
+    needed.then(|| backward_of_input(pass, layers, d))
+}
+
+/// The sum over layers of dy W^T, `[N, K]`.
+fn backward_of_input<'m>(pass: &Pass<'m>, layers: &[Linear], d: &[f32]) -> Scratch<'m> {
+    let (machine, depth, width) = (pass.machine, layers[0].inputs(), layers[0].outputs());
+    let stride = layers.len() * width;
+    let mut d_x = machine.scratch(d.len() / stride * depth);
+    machine.split(&mut d_x, depth, |rows, d_x| {
+        d_x.fill(0.0);
+        for (at, layer) in layers.iter().enumerate() {
+            let d = Rows { data: &d[rows.start * stride + at * width..], stride, count: rows.len() };
+            multiply_transposed(machine, pass.weights, d, &layer.weight, d_x);
+        }
+    });
+    d_x
+}
+
+/// f32 activations times an int8 matrix, which is dequantized a few panels at a time.
+fn multiply_dequantized(
+    machine: &Machine,
+    x: Rows<'_>,
+    w: QuantizedPanels<'_>,
+    start: Start<'_>,
+    out: &mut [f32],
+    stride: usize,
+) {
+    each_dequantized(machine, w, |first, panels| {
+        let start = match start {
+            Start::Zero | Start::There => start,
+            Start::Bias { table, stride, rows } => Start::Bias { table: &table[first..], stride, rows },
+        };
+        machine.kernel.multiply(x, panels, start, &mut out[first..], stride);
+    });
+}
+
+/// Dequantizes some panels at a time, so that they stay in the cache, and calls `work` with them and their first
+/// column.
+fn each_dequantized(machine: &Machine, w: QuantizedPanels<'_>, mut work: impl FnMut(usize, Panels<'_>)) {
+    let panel = w.depth.next_multiple_of(PANEL_GROUP) * PANEL_WIDTH;
+    let mut floats = machine.scratch(w.depth * COLUMNS);
+    for first in (0..w.columns).step_by(COLUMNS) {
+        let columns = (w.columns - first).min(COLUMNS);
+        for (at, values) in floats.chunks_exact_mut(w.depth * PANEL_WIDTH).enumerate() {
+            let column = first + at * PANEL_WIDTH;
+            if column >= w.columns {
+                break;
+            }
+            let quantized = &w.data[column / PANEL_WIDTH * panel..][..panel];
+            let groups = quantized.chunks(GROUP * PANEL_WIDTH).zip(values.chunks_mut(GROUP * PANEL_WIDTH));
+            for ((quantized, values), scales) in groups.zip(w.scales.chunks(w.columns)) {
+                machine.kernel.dequantize(quantized, &scales[column..w.columns.min(column + PANEL_WIDTH)], values);
+            }
+        }
+        work(first, Panels { data: &floats, depth: w.depth, columns });
+    }
+}
+
+/// Adds y W^T to rows of `out`.
+fn multiply_transposed(machine: &Machine, weights: Weights<'_>, y: Rows<'_>, weight: &Tensor, out: &mut [f32]) {
+    match weight.matrix(weights) {
+        Matrix::F32(panels) => machine.kernel.multiply_transposed(y, panels, out, panels.depth),
+        Matrix::I8(quantized) => each_dequantized(machine, quantized, |first, panels| {
+            let y = Rows { data: &y.data[first..], ..y };
+            machine.kernel.multiply_transposed(y, panels, out, quantized.depth);
+        }),
+    }
+}
+
+/// The transpose of a matrix, by blocks that stay in the cache.
+pub(crate) fn transpose(values: &[f32], rows: usize, columns: usize, out: &mut [f32]) {
+    for row0 in (0..rows).step_by(PANEL_WIDTH) {
+        for column in 0..columns {
+            for row in row0..rows.min(row0 + PANEL_WIDTH) {
+                out[column * rows + row] = values[row * columns + column];
+            }
+        }
+    }
+}

@@ -1,0 +1,395 @@
+//! A model: a list of operators, run forward, or forward and backward.
+//!
+//! In: operators, each with the numbers of those it reads, checked once; then, for each run, the bytes of the weights,
+//! a batch, and the values of its tasks. Out: hidden states; from the backward pass, gradients of a loss with respect
+//! to the values of one task. Refused: operators whose sizes do not fit, tensors outside the weights, tasks without
+//! values, ids without an embedding.
+//!
+//! Training keeps what each operator's backward pass needs. Every other output is dropped after its last reader. The
+//! backward pass stops where no operator below has a wanted slot.
+
+use alloc::{boxed::Box, vec, vec::Vec};
+use core::ops::Range;
+
+use crate::{
+    Error, Result,
+    batch::{Batch, Table, TaskRows},
+    gradients::Gradients,
+    machine::{Machine, Scratch},
+    operators::{Operator, Pass},
+    weights::Weights,
+};
+
+/// Operators in the order they run in.
+#[derive(Debug)]
+pub struct Model {
+    nodes: Vec<Node>,
+    outputs: Outputs,
+    /// L, the values of a task.
+    values: usize,
+    /// The least number of bytes that the weights need.
+    weight_bytes: usize,
+}
+
+/// Which operators' outputs are those of the model, by number.
+#[derive(Clone, Copy, Debug)]
+pub struct Outputs {
+    /// The last hidden state of each token.
+    pub tokens: usize,
+    /// The pooler's output of each sequence, where there is one.
+    pub pooled: Option<usize>,
+}
+
+#[derive(Debug)]
+struct Node {
+    operator: Box<dyn Operator>,
+    inputs: Vec<usize>,
+    /// Whether its output has a row for each sequence instead of each token.
+    of_sequences: bool,
+    /// The `inputs` that no later operator reads.
+    done: Vec<usize>,
+}
+
+/// The outputs of a model for a batch.
+#[derive(Debug)]
+pub struct Hidden<'m> {
+    /// The last hidden state, `[N, H]`.
+    pub tokens: Scratch<'m>,
+    /// The pooler's output, `[B, H]`.
+    pub pooled: Option<Scratch<'m>>,
+}
+
+/// The part of a run that a loss reads, for one sequence, and the gradients that it writes, which are zero at first.
+pub struct SequenceLoss<'a> {
+    /// The sequence's number in the batch.
+    pub number: usize,
+    /// Its last hidden state, `[S, H]`.
+    pub tokens: &'a [f32],
+    /// The pooler's output, `[H]`.
+    pub pooled: Option<&'a [f32]>,
+    /// The gradient of the loss with respect to `tokens`.
+    pub d_tokens: &'a mut [f32],
+    /// That with respect to `pooled`.
+    pub d_pooled: Option<&'a mut [f32]>,
+}
+
+/// What a forward pass keeps.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Keep {
+    Nothing,
+    Saved,
+    /// What operators save, and every output.
+    All,
+}
+
+/// Outputs of operators or their gradients, while they are needed.
+type Values<'m> = Vec<Option<Scratch<'m>>>;
+
+impl Model {
+    /// Makes a model of operators, each with the numbers of those it reads. `values` is L, and `weight_bytes` is the
+    /// size of the weights.
+    ///
+    /// # Errors
+    /// When parts of an operator have sizes that do not fit, when an input is not an earlier operator or has another
+    /// width, or when a tensor or slot lies outside the weights or values.
+    pub fn new(
+        operators: Vec<(Box<dyn Operator>, Vec<usize>)>,
+        outputs: Outputs,
+        values: usize,
+        weight_bytes: usize,
+    ) -> Result<Self> {
+        let count = operators.len();
+        let last = |at: usize| operators.iter().rposition(|(_, inputs)| inputs.contains(&at));
+        let is_output = |at: usize| at == outputs.tokens || Some(at) == outputs.pooled;
+        let done: Vec<Vec<usize>> = operators
+            .iter()
+            .enumerate()
+            .map(|(at, (_, inputs))| {
+                // Once each: an operator may read a value twice, as an MLP's input is its residual too.
+                let mut done: Vec<usize> =
+                    inputs.iter().copied().filter(|i| last(*i) == Some(at) && !is_output(*i)).collect();
+                done.sort_unstable();
+                done.dedup();
+                done
+            })
+            .collect();
+        let mut nodes: Vec<Node> = Vec::with_capacity(count);
+        for ((operator, inputs), done) in operators.into_iter().zip(done) {
+            operator.check()?;
+            let shape =
+                |what, expected, found| Error::Shape { operator: operator.name().into(), what, expected, found };
+            for tensor in operator.tensors() {
+                tensor.check(operator.name(), weight_bytes)?;
+            }
+            for slot in operator.slots() {
+                if slot.len == 0 || slot.at.checked_add(slot.len).is_none_or(|end| end > values) {
+                    return Err(shape("values of a task", values, slot.at.saturating_add(slot.len)));
+                }
+            }
+            let widths = operator.inputs();
+            if widths.len() != inputs.len() {
+                return Err(shape("a number of inputs", widths.len(), inputs.len()));
+            }
+            for (input, width) in inputs.iter().zip(widths) {
+                let found = nodes.get(*input).map(|node| node.operator.width());
+                if found != Some(width) {
+                    return Err(shape("an input with a width", width, found.unwrap_or(0)));
+                }
+            }
+            let rows: Vec<bool> = inputs.iter().map(|input| nodes[*input].of_sequences).collect();
+            let of_tokens = rows.iter().filter(|of_sequences| !**of_sequences).count();
+            let of_sequences = operator
+                .of_sequences(&rows)
+                .ok_or_else(|| shape("a number of inputs with a row for each token", rows.len(), of_tokens))?;
+            nodes.push(Node { operator, inputs, of_sequences, done });
+        }
+        for (output, of_sequences) in [(Some(outputs.tokens), false), (outputs.pooled, true)] {
+            let Some(output) = output else { continue };
+            if nodes.get(output).is_none_or(|node| node.of_sequences != of_sequences) {
+                return Err(Error::Input {
+                    what: "a model's output, an operator's number",
+                    expected: count,
+                    found: output,
+                });
+            }
+        }
+        Ok(Model { nodes, outputs, values, weight_bytes })
+    }
+
+    /// L, the values of a task.
+    pub fn values(&self) -> usize {
+        self.values
+    }
+
+    /// H, the width of the hidden states.
+    pub fn width(&self) -> usize {
+        self.nodes[self.outputs.tokens].operator.width()
+    }
+
+    /// An estimate of the bytes that a run needs for each token. Not counted: attention scores, and panels that a thread
+    /// dequantizes.
+    pub fn token_bytes(&self) -> usize {
+        let (mut live, mut most) = (0, 0);
+        for node in &self.nodes {
+            live += node.operator.width();
+            most = most.max(live + node.operator.works());
+            live -= node.done.iter().map(|input| self.nodes[*input].operator.width()).sum::<usize>();
+        }
+        // Half as much again for buffers that the machine keeps, but that are too small to be used again: when an MLP
+        // runs, those of the attention before it.
+        most * size_of::<f32>() * 3 / 2
+    }
+
+    /// Runs a batch. A row of `table` holds the values of a task.
+    ///
+    /// # Errors
+    /// When weights, batch and table are not the model's, or an id has no row.
+    pub fn run<'m>(
+        &self,
+        machine: &'m Machine,
+        weights: Weights<'_>,
+        batch: &Batch,
+        table: Table<'_>,
+    ) -> Result<Hidden<'m>> {
+        self.check(weights, batch, table)?;
+        let (mut outputs, _) = machine.enter(|| self.forward(machine, weights, batch, table, Keep::Nothing))?;
+        let mut output = |at: usize| outputs[at].take();
+        // The two outputs are different operators, because one has a row for each token and the other for each
+        // sequence.
+        let pooled = self.outputs.pooled.and_then(&mut output);
+        let tokens = output(self.outputs.tokens).expect("a model's outputs are kept");
+        Ok(Hidden { tokens, pooled })
+    }
+
+    /// Runs sequences of one task, number 0, forward and backward, and adds to `gradients`. `values` are those of the
+    /// task. `loss` is called once for each sequence, in order.
+    ///
+    /// # Errors
+    /// As [`Model::run`].
+    pub fn gradient(
+        &self,
+        machine: &Machine,
+        weights: Weights<'_>,
+        batch: &Batch,
+        values: &[f32],
+        gradients: &mut Gradients<'_>,
+        loss: &mut (dyn FnMut(SequenceLoss<'_>) + Send),
+    ) -> Result<()> {
+        let table = Table { values, width: self.values };
+        self.check(weights, batch, table)?;
+        for (what, found) in [("gradients", gradients.values.len()), ("wanted values", gradients.wanted.len())] {
+            if found != self.values {
+                return Err(Error::Input { what, expected: self.values, found });
+            }
+        }
+        #[cfg(feature = "research")]
+        gradients.weights.check(self.weight_bytes / size_of::<f32>())?;
+        let keep = if gradients.of_weights() { Keep::All } else { Keep::Saved };
+        machine.enter(|| {
+            let (mut outputs, saved) = self.forward(machine, weights, batch, table, keep)?;
+            let d_outputs = self.loss(machine, batch, &outputs, loss);
+            if keep != Keep::All {
+                outputs.fill_with(|| None);
+            }
+            self.backward(machine, weights, batch, table, &outputs, saved, d_outputs, gradients);
+            Ok(())
+        })
+    }
+
+    fn check(&self, weights: Weights<'_>, batch: &Batch, table: Table<'_>) -> Result<()> {
+        for (what, expected, found, fits) in [
+            ("bytes of weights", self.weight_bytes, weights.len(), weights.len() >= self.weight_bytes),
+            ("values of a task", self.values, table.width, table.width == self.values),
+            (
+                "values of all tasks",
+                batch.task_count().saturating_mul(self.values),
+                table.values.len(),
+                table.values.len() >= batch.task_count().saturating_mul(self.values),
+            ),
+        ] {
+            if !fits {
+                return Err(Error::Input { what, expected, found });
+            }
+        }
+        Ok(())
+    }
+
+    /// The outputs that are kept, and what each operator saved.
+    fn forward<'m>(
+        &self,
+        machine: &'m Machine,
+        weights: Weights<'_>,
+        batch: &Batch,
+        table: Table<'_>,
+        keep: Keep,
+    ) -> Result<(Values<'m>, Vec<Vec<Scratch<'m>>>)> {
+        let mut outputs: Values<'m> = Vec::with_capacity(self.nodes.len());
+        let mut all_saved = Vec::with_capacity(self.nodes.len());
+        for node in &self.nodes {
+            let rows = if node.of_sequences { batch.sequences() } else { batch.tokens() };
+            let pass = Pass { machine, weights, batch, tasks: TaskRows::new(table, batch.tasks(node.of_sequences)) };
+            let saves = if keep == Keep::Nothing { vec![] } else { node.operator.saves() };
+            let mut saved: Vec<Scratch<'m>> = saves.iter().map(|width| machine.scratch(rows * width)).collect();
+            let mut out = machine.scratch(rows * node.operator.width());
+            node.operator.forward(&pass, &node.read(&outputs), &mut out, &mut saved)?;
+            outputs.push(Some(out));
+            all_saved.push(saved);
+            if keep != Keep::All {
+                node.done.iter().for_each(|input| outputs[*input] = None);
+            }
+        }
+        Ok((outputs, all_saved))
+    }
+
+    /// The gradient of the loss with respect to the model's outputs.
+    fn loss<'m>(
+        &self,
+        machine: &'m Machine,
+        batch: &Batch,
+        outputs: &Values<'_>,
+        loss: &mut (dyn FnMut(SequenceLoss<'_>) + Send),
+    ) -> Values<'m> {
+        let output = |at: usize| outputs[at].as_deref().unwrap_or_default();
+        let width = self.width();
+        let rows = |range: Range<usize>, width: usize| range.start * width..range.end * width;
+        let mut d_tokens = machine.zeros(batch.tokens() * width);
+        let pooled = self.outputs.pooled.map(|at| (output(at), self.nodes[at].operator.width()));
+        let mut d_pooled = pooled.map(|(pooled, _)| machine.zeros(pooled.len()));
+        for (number, range) in batch.ranges().enumerate() {
+            let of_tokens = rows(range, width);
+            let of_pooled = |width| rows(number..number + 1, width);
+            loss(SequenceLoss {
+                number,
+                tokens: &output(self.outputs.tokens)[of_tokens.clone()],
+                pooled: pooled.map(|(pooled, width)| &pooled[of_pooled(width)]),
+                d_tokens: &mut d_tokens[of_tokens],
+                d_pooled: d_pooled.as_deref_mut().zip(pooled).map(|(d, (_, width))| &mut d[of_pooled(width)]),
+            });
+        }
+        let mut d_outputs: Values<'m> = self.nodes.iter().map(|_| None).collect();
+        d_outputs[self.outputs.tokens] = Some(d_tokens);
+        if let Some((at, d)) = self.outputs.pooled.zip(d_pooled) {
+            // A loss that does not use the pooler's output leaves its gradient zero: then the pooler is not run
+            // backward.
+            d_outputs[at] = d.iter().any(|d| *d != 0.0).then_some(d);
+        }
+        d_outputs
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "all that a forward pass had, and what it gave")]
+    fn backward<'m>(
+        &self,
+        machine: &'m Machine,
+        weights: Weights<'m>,
+        batch: &'m Batch,
+        table: Table<'m>,
+        outputs: &Values<'_>,
+        saved: Vec<Vec<Scratch<'m>>>,
+        mut d_outputs: Values<'m>,
+        gradients: &mut Gradients<'_>,
+    ) {
+        // Whether this operator or one below it has a wanted slot.
+        let mut reaches: Vec<bool> = Vec::with_capacity(self.nodes.len());
+        for node in &self.nodes {
+            let own = gradients.of_weights() || node.operator.slots().iter().any(|slot| gradients.wants(*slot));
+            reaches.push(own || node.inputs.iter().any(|input| reaches[*input]));
+        }
+        for ((at, node), saved) in self.nodes.iter().enumerate().zip(saved).rev() {
+            let Some(d_out) = d_outputs[at].take().filter(|_| reaches[at]) else { continue };
+            let pass = Pass { machine, weights, batch, tasks: TaskRows::new(table, batch.tasks(node.of_sequences)) };
+            let needed: Vec<bool> = node.inputs.iter().map(|input| reaches[*input]).collect();
+            let kept: Vec<&[f32]> = saved.iter().map(|saved| &**saved).collect();
+            let d_inputs = node.operator.backward(&pass, &node.read(outputs), &kept, d_out, &needed, gradients);
+            for (input, d_input) in node.inputs.iter().zip(d_inputs) {
+                match (&mut d_outputs[*input], d_input) {
+                    (Some(sum), Some(d)) => sum.iter_mut().zip(&*d).for_each(|(sum, d)| *sum += d),
+                    (place @ None, d) => *place = d,
+                    (Some(_), None) => {}
+                }
+            }
+        }
+    }
+}
+
+impl Node {
+    /// The outputs that it reads; an empty slice for one that was dropped.
+    fn read<'a>(&self, outputs: &'a Values<'_>) -> Vec<&'a [f32]> {
+        self.inputs.iter().map(|input| outputs[*input].as_deref().unwrap_or_default()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::string::ToString as _;
+
+    use super::*;
+    use crate::{
+        Activation, LayerNorm, Linear, Tensor,
+        operators::{Embedding, ResidualNorm},
+        weights,
+    };
+
+    /// MLPs one after the other, each reading what is before it twice, over rows of sixteen.
+    fn mlps(count: usize) -> Model {
+        let tensor = |rows, in_panels| Tensor { rows, columns: 16, in_panels, values: weights::Values::F32 { at: 0 } };
+        let norm = || LayerNorm { gain: tensor(1, false), bias: None, epsilon: 1e-12 };
+        let linear = || Linear { weight: tensor(16, true), bias: None };
+        let (words, positions) = (tensor(1, false), tensor(1, false));
+        let name = "n".to_string();
+        let first = Embedding { name: name.clone(), words, positions, first_position: 0, types: None, norm: norm() };
+        let mut operators: Vec<(Box<dyn Operator>, Vec<usize>)> = vec![(Box::new(first), vec![])];
+        for at in 0..count {
+            let middle = Some((linear(), Activation::Relu));
+            let mlp = ResidualNorm { name: name.clone(), middle, linear: linear(), norm: norm() };
+            operators.push((Box::new(mlp), vec![at, at]));
+        }
+        Model::new(operators, Outputs { tokens: count, pooled: None }, 0, 4096).unwrap()
+    }
+
+    #[test]
+    fn a_run_holds_as_much_however_many_layers_there_are() {
+        // Input, output and the middle, and that once more quantized.
+        let due = (3 * 16 + 16 / 4) * size_of::<f32>() * 3 / 2;
+        assert_eq!([mlps(1).token_bytes(), mlps(24).token_bytes()], [due, due]);
+    }
+}

@@ -1,0 +1,305 @@
+//! Scaled dot-product attention of each sequence, head by head, over tiles that stay in the cache.
+//!
+//! Forward: x `[N, H]` to `[N, H]`: q, k, v = x W + b each; P = softmax(q k^T / sqrt(D)) of each head and sequence,
+//! `[S, S]`; y = P v. Keys and values of a head are laid out in panels, so that the kernel computes both products. P,
+//! the attention probabilities, exists for the rows of one tile at a time; in the backward pass, for one head.
+//! Backward, from dy: dv = P^T dy, dP = dy v^T, dS = P (dP - rowsum(dP P)) / sqrt(D), dq = dS k, dk = dS^T q; then as
+//! [`linear`] says. Saved: q, k and v, `[N, 3 H]`.
+
+use alloc::{string::String, vec, vec::Vec};
+
+use super::{Operator, Pass, same};
+#[cfg(not(feature = "std"))]
+use crate::float::Float as _;
+use crate::{
+    Result,
+    batch::{Batch, Slot},
+    gradients::Gradients,
+    kernels::{Panels, Rows, Start},
+    layout::PANEL_WIDTH,
+    linear::{self, Linear, transpose},
+    machine::{Machine, Scratch},
+    weights::Tensor,
+};
+
+/// Query rows of a tile: enough for the kernel's largest tile, and few enough that the scores of 512 keys fit into the
+/// first-level cache.
+const TILE_ROWS: usize = 16;
+
+/// Self-attention with its three projections.
+#[derive(Clone, Debug)]
+pub struct Attention {
+    /// The name of its node in the graph.
+    pub name: String,
+    /// Query, key and value.
+    pub layers: [Linear; 3],
+    /// Heads, each of H / heads = D columns.
+    pub heads: usize,
+}
+
+impl Operator for Attention {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn inputs(&self) -> Vec<usize> {
+        vec![self.layers[0].inputs()]
+    }
+
+    fn width(&self) -> usize {
+        self.layers[0].outputs()
+    }
+
+    fn of_sequences(&self, inputs: &[bool]) -> Option<bool> {
+        // It looks from token to token.
+        (inputs == [false]).then_some(false)
+    }
+
+    fn tensors(&self) -> Vec<&Tensor> {
+        self.layers.iter().map(|layer| &layer.weight).collect()
+    }
+
+    fn slots(&self) -> Vec<Slot> {
+        self.layers.iter().filter_map(|layer| layer.bias).collect()
+    }
+
+    fn saves(&self) -> Vec<usize> {
+        vec![3 * self.width()]
+    }
+
+    fn works(&self) -> usize {
+        // Queries, keys and values; keys and values again in panels; and the quantized input.
+        5 * self.width() + self.layers[0].inputs() / size_of::<f32>()
+    }
+
+    fn check(&self) -> Result<()> {
+        for layer in &self.layers {
+            layer.check(&self.name)?;
+            same(&self.name, "keys and values with a width", self.layers[0].outputs(), layer.outputs())?;
+            same(&self.name, "keys and values with a number of inputs", self.layers[0].inputs(), layer.inputs())?;
+        }
+        let rest = self.width().checked_rem(self.heads).unwrap_or(1);
+        same(&self.name, "a number of columns left over by heads of equal width", 0, rest)
+    }
+
+    fn forward(&self, pass: &Pass<'_>, inputs: &[&[f32]], out: &mut [f32], saved: &mut [Scratch<'_>]) -> Result<()> {
+        let (hidden, count) = (self.width(), pass.batch.tokens());
+        let mut own;
+        let values: &mut [f32] = match saved {
+            [saved] => saved,
+            _ => {
+                own = pass.machine.scratch(count * 3 * hidden);
+                &mut own
+            }
+        };
+        pass.machine.split(values, 3 * hidden, |rows, values| {
+            linear::forward(pass, &self.layers, inputs[0], rows, values);
+        });
+        attend(pass.machine, Projections { values, hidden, heads: self.heads }, pass.batch, out);
+        Ok(())
+    }
+
+    fn backward<'m>(
+        &self,
+        pass: &Pass<'m>,
+        inputs: &[&[f32]],
+        saved: &[&[f32]],
+        d_out: Scratch<'m>,
+        needed: &[bool],
+        gradients: &mut Gradients<'_>,
+    ) -> Vec<Option<Scratch<'m>>> {
+        let from = Projections { values: saved[0], hidden: self.width(), heads: self.heads };
+        let mut d = pass.machine.scratch(saved[0].len());
+        attend_backward(pass.machine, from, pass.batch, &d_out, &mut d);
+        vec![linear::backward(pass, &self.layers, inputs[0], &d, needed[0], gradients)]
+    }
+}
+
+/// Queries, keys and values of a batch, side by side: `[N, 3 H]`, a head being `H / heads` columns of each.
+#[derive(Clone, Copy)]
+struct Projections<'a> {
+    values: &'a [f32],
+    hidden: usize,
+    heads: usize,
+}
+
+/// The keys and values of one sequence in panels, head after head.
+struct Sequence<'a> {
+    start: usize,
+    length: usize,
+    keys: Scratch<'a>,
+    values: Scratch<'a>,
+}
+
+/// Some query rows of one sequence, and where their results go.
+struct Tile<'a> {
+    sequence: usize,
+    row: usize,
+    out: &'a mut [f32],
+}
+
+/// Writes softmax(q k^T / sqrt(D)) v of every head of every sequence into `out`, `[N, H]`.
+fn attend(machine: &Machine, from: Projections<'_>, batch: &Batch, out: &mut [f32]) {
+    let Projections { hidden, heads, .. } = from;
+    let width = hidden / heads;
+    let mut sequences: Vec<Sequence<'_>> = batch
+        .ranges()
+        .map(|range| {
+            let (start, length) = (range.start, range.len());
+            let keys = machine.scratch(heads * width * length.next_multiple_of(PANEL_WIDTH));
+            let values = machine.scratch(heads * length * width.next_multiple_of(PANEL_WIDTH));
+            Sequence { start, length, keys, values }
+        })
+        .collect();
+    let mut parts = Vec::with_capacity(sequences.len() * heads);
+    for sequence in &mut sequences {
+        let (first, length) = (sequence.start * 3 * hidden, sequence.length);
+        let keys = sequence.keys.chunks_exact_mut(width * length.next_multiple_of(PANEL_WIDTH));
+        let values = sequence.values.chunks_exact_mut(length * width.next_multiple_of(PANEL_WIDTH));
+        let heads = keys.zip(values).enumerate();
+        parts.extend(heads.map(|(head, (keys, values))| (first + head * width, length, keys, values)));
+    }
+    let scale = 1.0 / (width as f32).sqrt();
+    machine.each(parts, |(first, length, keys, values)| {
+        lay_out_keys(&from.values[first + hidden..], 3 * hidden, length, width, scale, keys);
+        lay_out_values(&from.values[first + 2 * hidden..], 3 * hidden, length, width, values);
+    });
+
+    let mut tiles = Vec::with_capacity(out.len() / hidden / TILE_ROWS + sequences.len());
+    let mut rest = out;
+    for (at, sequence) in sequences.iter().enumerate() {
+        for row in (0..sequence.length).step_by(TILE_ROWS) {
+            let (out, after) = rest.split_at_mut((sequence.length - row).min(TILE_ROWS) * hidden);
+            tiles.push(Tile { sequence: at, row, out });
+            rest = after;
+        }
+    }
+    machine.each(tiles, |tile| attend_tile(machine, from, &sequences[tile.sequence], tile.row, tile.out));
+}
+
+fn attend_tile(machine: &Machine, from: Projections<'_>, sequence: &Sequence<'_>, row: usize, out: &mut [f32]) {
+    let Projections { hidden, heads, .. } = from;
+    let (length, width) = (sequence.length, hidden / heads);
+    let count = out.len() / hidden;
+    let stride = length.next_multiple_of(PANEL_WIDTH);
+    let mut scores = machine.scratch(count * stride);
+    let (kernel, mut sums) = (machine.kernel, [0.0; TILE_ROWS]);
+    let keys = sequence.keys.chunks_exact(width * stride);
+    let values = sequence.values.chunks_exact(length * width.next_multiple_of(PANEL_WIDTH));
+    for (head, (keys, values)) in keys.zip(values).enumerate() {
+        let column = head * width;
+        let first = (sequence.start + row) * 3 * hidden + column;
+        let queries = Rows { data: &from.values[first..], stride: 3 * hidden, count };
+        let keys = Panels { data: keys, depth: width, columns: length };
+        kernel.multiply(queries, keys, Start::Zero, &mut scores, stride);
+        for (sum, scores) in sums.iter_mut().zip(scores.chunks_exact_mut(stride)) {
+            *sum = kernel.exponentials(&mut scores[..length]);
+        }
+        let probabilities = Rows { data: &scores, stride, count };
+        let values = Panels { data: values, depth: length, columns: width };
+        kernel.multiply(probabilities, values, Start::Zero, &mut out[column..], hidden);
+        // The softmax's division comes last, because there are fewer columns of values than scores.
+        for (row, sum) in out.chunks_mut(hidden).zip(sums) {
+            row[column..column + width].iter_mut().for_each(|value| *value *= 1.0 / sum);
+        }
+    }
+}
+
+/// The backward pass of [`attend`]: from the gradient of its output, `[N, H]`, those of queries, keys and values, `[N,
+/// 3 H]`.
+fn attend_backward(machine: &Machine, from: Projections<'_>, batch: &Batch, d_out: &[f32], d_from: &mut [f32]) {
+    let Projections { hidden, heads, .. } = from;
+    let (width, stride) = (hidden / heads, 3 * hidden);
+    let scale = 1.0 / (width as f32).sqrt();
+    let mut sequences = Vec::new();
+    let mut rest = d_from;
+    for range in batch.ranges() {
+        let (d_from, after) = rest.split_at_mut(range.len() * stride);
+        sequences.push((range.start, range.len(), d_from));
+        rest = after;
+    }
+    machine.each(sequences, |(start, length, d_from)| {
+        let head = Head { machine, length, width };
+        let mut probabilities = machine.scratch(length * length);
+        let mut d_scores = machine.scratch(length * length);
+        let mut transposed = machine.scratch(length * length);
+        for column in (0..heads).map(|head| head * width) {
+            let part = |at: usize| &from.values[start * stride + at * hidden + column..];
+            let (queries, keys, values) = (part(0), part(1), part(2));
+            let d_out = &d_out[start * hidden + column..];
+            head.probabilities(queries, keys, stride, scale, &mut probabilities);
+            transpose(&probabilities, length, length, &mut transposed);
+            head.weigh(&transposed, d_out, hidden, &mut d_from[2 * hidden + column..], stride);
+            head.products(d_out, hidden, values, stride, 1.0, &mut d_scores);
+            for (d, probabilities) in d_scores.chunks_mut(length).zip(probabilities.chunks(length)) {
+                let mean: f32 = d.iter().zip(probabilities).map(|(d, p)| d * p).sum();
+                d.iter_mut().zip(probabilities).for_each(|(d, p)| *d = p * (*d - mean) * scale);
+            }
+            head.weigh(&d_scores, keys, stride, &mut d_from[column..], stride);
+            transpose(&d_scores, length, length, &mut transposed);
+            head.weigh(&transposed, queries, stride, &mut d_from[hidden + column..], stride);
+        }
+    });
+}
+
+/// The backward pass of one head of one sequence. Rows of its operands are `stride` values apart, rows of scores
+/// `length`.
+struct Head<'a> {
+    machine: &'a Machine,
+    length: usize,
+    width: usize,
+}
+
+impl Head<'_> {
+    /// softmax(q k^T scale), `[S, S]`.
+    fn probabilities(&self, queries: &[f32], keys: &[f32], stride: usize, scale: f32, out: &mut [f32]) {
+        self.products(queries, stride, keys, stride, scale, out);
+        for row in out.chunks_mut(self.length) {
+            let sum = self.machine.kernel.exponentials(row);
+            row.iter_mut().for_each(|p| *p *= 1.0 / sum);
+        }
+    }
+
+    /// a b^T scale, `[S, S]`, of rows `[S, D]`.
+    fn products(&self, a: &[f32], a_stride: usize, b: &[f32], b_stride: usize, scale: f32, out: &mut [f32]) {
+        let (length, width) = (self.length, self.width);
+        let mut panels = self.machine.scratch(width * length.next_multiple_of(PANEL_WIDTH));
+        lay_out_keys(b, b_stride, length, width, scale, &mut panels);
+        let b = Panels { data: &panels, depth: width, columns: length };
+        self.machine.kernel.multiply(Rows { data: a, stride: a_stride, count: length }, b, Start::Zero, out, length);
+    }
+
+    /// w x, `[S, D]`, of scores `[S, S]` and rows `[S, D]`.
+    fn weigh(&self, scores: &[f32], x: &[f32], stride: usize, out: &mut [f32], out_stride: usize) {
+        let (length, width) = (self.length, self.width);
+        let mut panels = self.machine.scratch(length * width.next_multiple_of(PANEL_WIDTH));
+        lay_out_values(x, stride, length, width, &mut panels);
+        let x = Panels { data: &panels, depth: length, columns: width };
+        let scores = Rows { data: scores, stride: length, count: length };
+        self.machine.kernel.multiply(scores, x, Start::Zero, out, out_stride);
+    }
+}
+
+/// Keys as a matrix `[width, length]` in panels, times `scale`. A panel is sixteen keys, column by column. Columns
+/// beyond the last key are not written, because their scores are not read.
+fn lay_out_keys(keys: &[f32], stride: usize, length: usize, width: usize, scale: f32, panels: &mut [f32]) {
+    for (panel, first) in panels.chunks_mut(width * PANEL_WIDTH).zip((0..length).step_by(PANEL_WIDTH)) {
+        for lane in 0..(length - first).min(PANEL_WIDTH) {
+            let key = &keys[(first + lane) * stride..][..width];
+            for (row, value) in panel.chunks_exact_mut(PANEL_WIDTH).zip(key) {
+                row[lane] = value * scale;
+            }
+        }
+    }
+}
+
+/// Values as a matrix `[length, width]` in panels. A panel is sixteen columns, token by token. Columns beyond the last
+/// are not written, because their results are not read.
+pub(crate) fn lay_out_values(values: &[f32], stride: usize, length: usize, width: usize, panels: &mut [f32]) {
+    for (panel, first) in panels.chunks_mut(length * PANEL_WIDTH).zip((0..width).step_by(PANEL_WIDTH)) {
+        let count = (width - first).min(PANEL_WIDTH);
+        for (row, token) in panel.chunks_mut(PANEL_WIDTH).zip(0..length) {
+            row[..count].copy_from_slice(&values[token * stride + first..][..count]);
+        }
+    }
+}

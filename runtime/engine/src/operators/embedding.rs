@@ -1,0 +1,124 @@
+//! Embedding rows, summed and normalized.
+//!
+//! Forward: token ids, types and places `[N]` to `[N, E]`: word + position + type rows, then LayerNorm. Backward: the
+//! bias of the LayerNorm; tables are frozen.
+
+use alloc::{string::String, vec, vec::Vec};
+
+use super::{Operator, Pass, same};
+use crate::{
+    Error, Result,
+    batch::{Batch, Slot},
+    gradients::Gradients,
+    layer_norm::LayerNorm,
+    layout::PANEL_WIDTH,
+    machine::{Beside, Scratch},
+    weights::Tensor,
+};
+
+/// Word, position and perhaps type rows, summed and normalized.
+#[derive(Clone, Debug)]
+pub struct Embedding {
+    /// The name of its node in the graph.
+    pub name: String,
+    /// A row for each word of the vocabulary, `[V, E]`.
+    pub words: Tensor,
+    /// A row for each position, `[P, E]`.
+    pub positions: Tensor,
+    /// The row for the first token's position.
+    pub first_position: usize,
+    /// A row for each token type, `[t, E]`. If there is one row, every token has it.
+    pub types: Option<Tensor>,
+    /// The LayerNorm of their sum.
+    pub norm: LayerNorm,
+}
+
+impl Embedding {
+    /// The tables that a token reads, each with the row that it reads.
+    pub(crate) fn rows<'a>(&'a self, batch: &'a Batch) -> impl Iterator<Item = [Option<(&'a Tensor, usize)>; 3]> {
+        let tokens = batch.ids().iter().zip(batch.types()).zip(batch.positions());
+        tokens.map(|((id, kind), place)| {
+            let types = self.types.as_ref().map(|table| (table, if table.rows > 1 { *kind as usize } else { 0 }));
+            [Some((&self.words, *id as usize)), Some((&self.positions, self.first_position + place)), types]
+        })
+    }
+}
+
+impl Operator for Embedding {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn inputs(&self) -> Vec<usize> {
+        vec![]
+    }
+
+    fn width(&self) -> usize {
+        self.words.columns
+    }
+
+    fn tensors(&self) -> Vec<&Tensor> {
+        [&self.words, &self.positions].into_iter().chain(&self.types).chain(self.norm.tensors()).collect()
+    }
+
+    fn slots(&self) -> Vec<Slot> {
+        self.norm.bias.into_iter().collect()
+    }
+
+    fn saves(&self) -> Vec<usize> {
+        self.norm.saves().to_vec()
+    }
+
+    fn works(&self) -> usize {
+        0
+    }
+
+    fn check(&self) -> Result<()> {
+        self.norm.check(&self.name)?;
+        for table in [&self.words, &self.positions].into_iter().chain(&self.types) {
+            same(&self.name, "an embedding table's width", self.norm.width(), table.columns)?;
+            let panel = if table.in_panels { PANEL_WIDTH } else { 1 };
+            same(&self.name, "an embedding table in panels with a width", 1, panel)?;
+        }
+        let (row, rows) = (self.first_position, self.positions.rows);
+        if row >= rows {
+            return Err(Error::Row { operator: self.name.clone(), row, rows });
+        }
+        Ok(())
+    }
+
+    fn forward(&self, pass: &Pass<'_>, _: &[&[f32]], out: &mut [f32], saved: &mut [Scratch<'_>]) -> Result<()> {
+        out.fill(0.0);
+        let width = self.width();
+        for (out, rows) in out.chunks_mut(width).zip(self.rows(pass.batch)) {
+            for (table, row) in rows.into_iter().flatten() {
+                if !table.add_row(pass.weights, row, out) {
+                    return Err(Error::Row { operator: self.name.clone(), row, rows: table.rows });
+                }
+            }
+        }
+        let mut beside: Vec<Beside<'_>> =
+            saved.iter_mut().zip(self.saves()).map(|(values, width)| Beside { values, width }).collect();
+        pass.machine.split_beside(out, width, &mut beside, |rows, out, saved| {
+            self.norm.forward(pass, pass.tasks.of(rows), out, saved);
+        });
+        Ok(())
+    }
+
+    fn backward<'m>(
+        &self,
+        pass: &Pass<'m>,
+        _: &[&[f32]],
+        saved: &[&[f32]],
+        mut d_out: Scratch<'m>,
+        _: &[bool],
+        gradients: &mut Gradients<'_>,
+    ) -> Vec<Option<Scratch<'m>>> {
+        self.norm.backward_of_values(saved, &d_out, gradients);
+        if gradients.of_weights() {
+            self.norm.backward_of_input(pass, saved, &mut d_out);
+            gradients.add_rows(self, pass.batch, &d_out);
+        }
+        vec![]
+    }
+}

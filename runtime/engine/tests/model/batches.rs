@@ -1,0 +1,62 @@
+//! Batches of several tasks and lengths against runs of one sequence.
+
+use edge_engine::{Activations, Batch, Table, kernels};
+
+use super::{HIDDEN, Small, batch, machine, sequences};
+
+/// Kernels work on tiles of rows, and sum in another order at a tile's edge: a few roundings of outputs around 1.
+const BOUND: f32 = 1e-5;
+
+#[test]
+fn several_tasks_are_answered_as_one() {
+    for kernel in kernels() {
+        for (quantized, activations) in [(false, Activations::F32), (true, Activations::F32), (true, Activations::Int8)]
+        {
+            // A rounding before an activation is quantized may move it by a step; the naive kernel rounds each row
+            // alike.
+            if activations == Activations::Int8 && kernel.name() != "naive" {
+                continue;
+            }
+            let bound = if kernel.name() == "naive" { 0.0 } else { BOUND };
+            let (small, machine) = (Small::new(quantized, |_| true), machine(kernel, activations));
+            let width = small.model.values();
+            let values = [small.values(40), small.values(41), small.values(42)];
+            let tasks = [2, 0, 2];
+            let table = values.concat();
+            let table = Table { values: &table, width };
+            let together = small.model.run(&machine, small.weights(), &batch(tasks), table).unwrap();
+            let (mut tokens, mut pooled) = (&together.tokens[..], &together.pooled.as_ref().unwrap()[..]);
+            for ((ids, types), task) in sequences().into_iter().zip(tasks) {
+                let mut alone = Batch::default();
+                alone.push(&ids, &types, 0);
+                let table = Table { values: &values[task as usize], width };
+                let due = small.model.run(&machine, small.weights(), &alone, table).unwrap();
+                for (found, due) in [(&mut tokens, &due.tokens), (&mut pooled, due.pooled.as_ref().unwrap())] {
+                    let (first, rest) = found.split_at(due.len());
+                    let apart = first.iter().zip(&**due).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                    let what = format!("{} {quantized} {activations:?}, {} tokens", kernel.name(), ids.len());
+                    assert!(apart <= bound, "{what}: {apart:e}");
+                    *found = rest;
+                }
+            }
+            assert!(tokens.is_empty() && pooled.is_empty());
+        }
+    }
+}
+
+#[test]
+fn a_task_changes_its_own_sequences_only() {
+    let machine = machine(kernels()[0], Activations::F32);
+    let small = Small::new(false, |_| true);
+    let width = small.model.values();
+    let run = |second: u32| {
+        let table = [small.values(40), small.values(second)].concat();
+        let table = Table { values: &table, width };
+        small.model.run(&machine, small.weights(), &batch([0, 1, 0]), table).unwrap().tokens.to_vec()
+    };
+    let (before, after) = (run(41), run(42));
+    let part = |values: &[f32], rows: std::ops::Range<usize>| values[rows.start * HIDDEN..rows.end * HIDDEN].to_vec();
+    assert_eq!(part(&before, 0..1), part(&after, 0..1));
+    assert_ne!(part(&before, 1..6), part(&after, 1..6));
+    assert_eq!(part(&before, 6..9), part(&after, 6..9));
+}

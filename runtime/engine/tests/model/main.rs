@@ -1,0 +1,196 @@
+//! A small model of every operator, through the public API: gradients, batches, and what is refused.
+//!
+//! Its weights are made here from a seed and packed as FORMAT.md of the bundle says, in f32 or int8.
+
+mod backward;
+mod batches;
+mod refusing;
+
+use edge_engine::{
+    Activation, Activations, Aligned, Batch, LayerNorm, Linear, Machine, Model, Outputs, Slot, Tensor, Threads, Values,
+    Weights,
+    kernels::Kernel,
+    layout::{ALIGNMENT, PANEL_GROUP, PANEL_WIDTH, SCALE_GROUP},
+    operators::{Attention, Dense, Embedding, FirstToken, Operator, ResidualNorm},
+};
+
+/// Words, positions and token types.
+const ROWS: [usize; 3] = [5, 7, 2];
+/// E and H; neither fills a panel.
+const EMBEDDING: usize = 6;
+const HIDDEN: usize = 8;
+/// I: more than a panel of columns, and more rows than share a scale in int8.
+const MIDDLE: usize = 260;
+
+/// A model and its weights.
+struct Small {
+    model: Model,
+    weights: Aligned,
+    /// Every slot by its name.
+    slots: Vec<(&'static str, Slot)>,
+}
+
+/// What a [`Small`] is made of, as it grows.
+struct Maker {
+    bytes: Vec<u8>,
+    slots: Vec<(&'static str, Slot)>,
+    quantized: bool,
+    has_bias: fn(&str) -> bool,
+}
+
+type Node = (Box<dyn Operator>, Vec<usize>);
+
+/// Numbers in [-1, 1) from a fixed linear congruential generator.
+fn numbers(count: usize, seed: u32) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(2_654_435_761) | 1;
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+    };
+    (0..count).map(|_| next()).collect()
+}
+
+fn machine(kernel: &'static dyn Kernel, activations: Activations) -> Machine {
+    Machine::new(kernel, activations, Threads::one())
+}
+
+/// Sequences of one, five and three tokens, each with its task.
+fn batch(tasks: [u32; 3]) -> Batch {
+    let mut batch = Batch::default();
+    for ((ids, types), task) in sequences().into_iter().zip(tasks) {
+        batch.push(&ids, &types, task);
+    }
+    batch
+}
+
+fn sequences() -> [(Vec<u32>, Vec<u32>); 3] {
+    [(vec![2], vec![0]), (vec![0, 1, 4, 3, 1], vec![0, 0, 1, 1, 1]), (vec![4, 4, 2], vec![0, 1, 0])]
+}
+
+impl Small {
+    /// With the biases that `has_bias` says.
+    fn new(quantized: bool, has_bias: fn(&str) -> bool) -> Self {
+        let mut maker = Maker { bytes: Vec::new(), slots: Vec::new(), quantized, has_bias };
+        let operators = maker.operators();
+        let Maker { bytes, slots, .. } = maker;
+        let mut weights = Aligned::zeros(bytes.len() / 4);
+        bytemuck::cast_slice_mut(&mut weights[..bytes.len() / 4]).copy_from_slice(&bytes);
+        let count = slots.last().map_or(0, |(_, slot)| slot.at + slot.len);
+        let outputs = Outputs { tokens: 4, pooled: Some(6) };
+        Small { model: Model::new(operators, outputs, count, bytes.len()).unwrap(), weights, slots }
+    }
+
+    fn weights(&self) -> Weights<'_> {
+        Weights::new(bytemuck::cast_slice(&self.weights)).unwrap()
+    }
+
+    /// Values of a task.
+    fn values(&self, seed: u32) -> Vec<f32> {
+        numbers(self.model.values(), seed).iter().map(|value| 0.5 * value).collect()
+    }
+}
+
+impl Maker {
+    /// Embeddings, their projection, a layer, and a pooler.
+    fn operators(&mut self) -> Vec<Node> {
+        let name = String::from;
+        let [words, positions, types] =
+            [(ROWS[0], 1), (ROWS[1], 2), (ROWS[2], 3)].map(|(rows, seed)| self.table(rows, seed));
+        let norm = self.norm("embedding norm", EMBEDDING);
+        let embedding =
+            Embedding { name: name("words"), words, positions, first_position: 0, types: Some(types), norm };
+        let projection =
+            Dense { name: name("project"), linear: self.linear("projection", EMBEDDING, HIDDEN), activation: None };
+        let layers = ["query", "key", "value"].map(|name| self.linear(name, HIDDEN, HIDDEN));
+        let attention = Attention { name: name("attend"), layers, heads: 2 };
+        let linear = self.linear("attention output", HIDDEN, HIDDEN);
+        let block =
+            ResidualNorm { name: name("block"), middle: None, linear, norm: self.norm("attention norm", HIDDEN) };
+        let middle = (self.linear("middle", HIDDEN, MIDDLE), Activation::Gelu);
+        let linear = self.linear("output", MIDDLE, HIDDEN);
+        let mlp =
+            ResidualNorm { name: name("mlp"), middle: Some(middle), linear, norm: self.norm("output norm", HIDDEN) };
+        let first = FirstToken { name: name("first"), width: HIDDEN };
+        let linear = self.linear("pooler", HIDDEN, HIDDEN);
+        let pooler = Dense { name: name("pool"), linear, activation: Some(Activation::Tanh) };
+        vec![
+            (Box::new(embedding), vec![]),
+            (Box::new(projection), vec![0]),
+            (Box::new(attention), vec![1]),
+            (Box::new(block), vec![2, 1]),
+            (Box::new(mlp), vec![3, 3]),
+            (Box::new(first), vec![4]),
+            (Box::new(pooler), vec![5]),
+        ]
+    }
+
+    fn slot(&mut self, name: &'static str, len: usize) -> Option<Slot> {
+        let at = self.slots.last().map_or(0, |(_, slot)| slot.at + slot.len);
+        let slot = (self.has_bias)(name).then_some(Slot { at, len });
+        self.slots.extend(slot.map(|slot| (name, slot)));
+        slot
+    }
+
+    fn norm(&mut self, name: &'static str, width: usize) -> LayerNorm {
+        let gain: Vec<f32> = numbers(width, 4).iter().map(|value| 1.0 + 0.3 * value).collect();
+        let at = self.place(bytemuck::cast_slice(&gain));
+        let gain = Tensor { rows: 1, columns: width, in_panels: false, values: Values::F32 { at } };
+        LayerNorm { gain, bias: self.slot(name, width), epsilon: 1e-5 }
+    }
+
+    /// Rows of embeddings; in int8 with a scale each.
+    fn table(&mut self, rows: usize, seed: u32) -> Tensor {
+        let floats = numbers(rows * EMBEDDING, seed);
+        let values = if self.quantized {
+            let quantized: Vec<i8> = floats.iter().map(|value| (value * 127.0) as i8).collect();
+            let at = self.place(bytemuck::cast_slice(&quantized));
+            let scales: Vec<f32> = (0..rows).map(|row| (1.0 + row as f32) / 300.0).collect();
+            Values::I8 { at, scales: self.place(bytemuck::cast_slice(&scales)), column_sums: 0 }
+        } else {
+            Values::F32 { at: self.place(bytemuck::cast_slice(&floats)) }
+        };
+        Tensor { rows, columns: EMBEDDING, in_panels: false, values }
+    }
+
+    /// A matrix in panels, and its bias.
+    fn linear(&mut self, name: &'static str, rows: usize, columns: usize) -> Linear {
+        let floats = numbers(rows * columns, name.len() as u32 + 5);
+        let size = 1.0 / (rows as f32).sqrt();
+        let (padded, deep) = (columns.next_multiple_of(PANEL_WIDTH), rows.next_multiple_of(PANEL_GROUP));
+        let each = || (0..rows).flat_map(|row| (0..columns).map(move |column| (row, column)));
+        let values = if self.quantized {
+            let groups = rows.div_ceil(SCALE_GROUP);
+            let (mut panels, mut sums) = (vec![0i8; padded * deep], vec![0.0f32; groups * columns]);
+            for (row, column) in each() {
+                let (panel, lane) = (column / PANEL_WIDTH, column % PANEL_WIDTH);
+                let quantized = (floats[row * columns + column] * 127.0) as i8;
+                let place = (panel * deep + row / PANEL_GROUP * PANEL_GROUP) * PANEL_WIDTH;
+                panels[place + lane * PANEL_GROUP + row % PANEL_GROUP] = quantized;
+                sums[row / SCALE_GROUP * columns + column] += f32::from(quantized);
+            }
+            let scales: Vec<f32> = numbers(groups * columns, 9).iter().map(|v| size * (1.5 + v) / 127.0).collect();
+            Values::I8 {
+                at: self.place(bytemuck::cast_slice(&panels)),
+                scales: self.place(bytemuck::cast_slice(&scales)),
+                column_sums: self.place(bytemuck::cast_slice(&sums)),
+            }
+        } else {
+            let mut panels = vec![0.0f32; padded * rows];
+            for (row, column) in each() {
+                let place = (column / PANEL_WIDTH * rows + row) * PANEL_WIDTH + column % PANEL_WIDTH;
+                panels[place] = 1.5 * size * floats[row * columns + column];
+            }
+            Values::F32 { at: self.place(bytemuck::cast_slice(&panels)) }
+        };
+        let weight = Tensor { rows, columns, in_panels: true, values };
+        Linear { weight, bias: self.slot(name, columns) }
+    }
+
+    /// Appends a part on the next boundary, and gives where it is.
+    fn place(&mut self, part: &[u8]) -> usize {
+        let at = self.bytes.len();
+        self.bytes.extend_from_slice(part);
+        self.bytes.resize(self.bytes.len().next_multiple_of(ALIGNMENT), 0);
+        at
+    }
+}

@@ -1,0 +1,170 @@
+//! The engine over mapped weights.
+//!
+//! In: a bundle. Out: a model that is made once and serves every task, length and batch. Refused: a graph that the
+//! operators do not cover ([`Refused::Uncovered`]), and a damaged bundle. The weights stay in the page cache, shared by
+//! all processes. The values of each task in a batch are a row of a table.
+
+use std::{
+    borrow::Cow,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use edge_bundle::{Bundle, Element, onnx};
+use edge_engine::{Batch, Gradients, Hidden, Machine, Model, SequenceLoss, Table, Threads};
+
+#[cfg(feature = "research")]
+use crate::own_weights::OwnWeights;
+use crate::{
+    Activations, EngineOptions, Error, Result,
+    engine::{Biases, Sequence},
+    kernel::select,
+    lowering::{Uncovered, lower},
+    memory::ask_memory,
+    panels::PanelFile,
+};
+
+/// A loaded encoder.
+pub(crate) struct Lowered {
+    model: Model,
+    machine: Arc<Machine>,
+    weights: PanelFile,
+    path: PathBuf,
+}
+
+/// What a run takes: sequences, and the values of their tasks, `[T, L]`.
+pub(crate) struct Inputs<'a> {
+    batch: Batch,
+    values: Cow<'a, [f32]>,
+}
+
+/// Why a bundle has no [`Lowered`].
+pub(crate) enum Refused {
+    /// Our operators do not cover its graph; tract may run it.
+    Uncovered(Uncovered),
+    /// No engine can run it.
+    Failed(Error),
+}
+
+impl<E: Into<Error>> From<E> for Refused {
+    fn from(error: E) -> Self {
+        Refused::Failed(error.into())
+    }
+}
+
+impl Lowered {
+    /// Lowers the graph of a bundle and maps its weights.
+    pub fn load(bundle: &Bundle, options: EngineOptions) -> Result<Self, Refused> {
+        let activations = match bundle.manifest().weights() {
+            Element::F32 => Activations::F32,
+            Element::I8 => options.activations,
+        };
+        let threads = Threads::start(options.threads).map_err(|error| Error::Input {
+            place: "--threads".to_owned(),
+            expected: format!("{} threads to start", options.threads),
+            found: error.to_string(),
+        })?;
+        let machine = Machine::new(select()?, activations.into(), threads);
+        Self::over(bundle, Arc::new(machine), PanelFile::open(bundle)?)
+    }
+
+    /// The same encoder with other weights, on the same threads.
+    #[cfg(feature = "research")]
+    pub fn with_weights(&self, bundle: &Bundle, weights: &OwnWeights) -> Result<Self> {
+        let changed = Self::over(bundle, self.machine.clone(), self.weights.with(weights)?);
+        changed.map_err(|refused| match refused {
+            Refused::Failed(error) => error,
+            Refused::Uncovered(reason) => self.failed(reason),
+        })
+    }
+
+    fn over(bundle: &Bundle, machine: Arc<Machine>, weights: PanelFile) -> Result<Self, Refused> {
+        let graph = onnx::Model::read(&bundle.file("encoder.onnx")?)?;
+        let tensor = |name: &str| weights.tensor(name);
+        let model = lower(&graph, bundle.manifest(), &tensor, weights.bytes().len()).map_err(Refused::Uncovered)?;
+        Ok(Lowered { model, machine, weights, path: bundle.dir().to_owned() })
+    }
+
+    /// The inputs of one run of several sequences.
+    ///
+    /// The values of a single task are borrowed. Those of several tasks are copied into one table: a hundred kilobytes
+    /// a task, which takes microseconds, where a run takes milliseconds.
+    pub fn bind<'a>(&self, sequences: &[Sequence<'a>]) -> Inputs<'a> {
+        let mut tasks: Vec<&'a Biases> = Vec::new();
+        let mut batch = Batch::default();
+        for sequence in sequences {
+            let same = |known: &&Biases| std::ptr::eq(*known, sequence.biases);
+            let task = tasks.iter().position(same).unwrap_or_else(|| {
+                tasks.push(sequence.biases);
+                tasks.len() - 1
+            });
+            // The cast is exact: a batch has fewer than 2^32 sequences, so fewer tasks.
+            batch.push(sequence.ids, sequence.type_ids, task as u32);
+        }
+        let values = match tasks[..] {
+            [one] => Cow::Borrowed(one.values()),
+            _ => Cow::Owned(tasks.iter().flat_map(|task| task.values()).copied().collect()),
+        };
+        Inputs { batch, values }
+    }
+
+    /// Runs sequences.
+    ///
+    /// # Errors
+    /// When the system does not have enough memory. It is asked for before the run, because an allocation that fails
+    /// within an operator would abort the process.
+    pub fn run(&self, inputs: &Inputs<'_>) -> Result<Hidden<'_>> {
+        let tokens = inputs.batch.tokens();
+        let lacking = tokens.saturating_mul(self.model.token_bytes()).saturating_sub(self.machine.spare_bytes());
+        ask_memory(lacking, |bytes| Error::Memory {
+            place: format!("a run of {tokens} tokens"),
+            bytes,
+            helps: "fewer tokens (--max-length), fewer --threads or an encoder of --weights int8 need less",
+        })?;
+        let table = Table { values: &inputs.values, width: self.model.values() };
+        let run = || self.model.run(&self.machine, self.weights.weights()?, &inputs.batch, table);
+        run().map_err(|error| self.failed(error))
+    }
+
+    /// H, the width of the hidden states.
+    pub fn width(&self) -> usize {
+        self.model.width()
+    }
+
+    /// The kernel and the type of activations that it multiplies.
+    pub fn arithmetic(&self) -> String {
+        // Identities of trainings contain it, so it depends on no name in the code.
+        let activations = match self.machine.activations() {
+            edge_engine::Activations::Int8 => "Int8",
+            edge_engine::Activations::F32 => "F32",
+        };
+        format!("{} {activations}", self.machine.kernel().name())
+    }
+
+    /// The file of its weights, and whether loading made it.
+    pub fn file(&self) -> (&Path, bool) {
+        self.weights.file()
+    }
+
+    /// The weights it runs on.
+    #[cfg(feature = "research")]
+    pub fn weights(&self) -> &PanelFile {
+        &self.weights
+    }
+
+    /// Runs sequences of one task forward and backward: see [`Model::gradient`].
+    pub fn gradient(
+        &self,
+        batch: &Batch,
+        values: &[f32],
+        gradients: &mut Gradients<'_>,
+        loss: &mut (dyn FnMut(SequenceLoss<'_>) + Send),
+    ) -> Result<()> {
+        let mut run = || self.model.gradient(&self.machine, self.weights.weights()?, batch, values, gradients, loss);
+        run().map_err(|error| self.failed(error))
+    }
+
+    fn failed(&self, error: impl ToString) -> Error {
+        Error::Engine { path: self.path.clone(), action: "run the graph", reason: error.to_string() }
+    }
+}

@@ -1,0 +1,45 @@
+//! Gold labels: as a file has them, and as a kind of task uses them.
+
+use std::sync::Arc;
+
+/// The label of a text, as a file has it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Label {
+    /// A name or a number; the parts of a list are joined by spaces.
+    Name(String),
+    /// Answers in the second text, each with the position of its first character.
+    Answers(Vec<(String, usize)>),
+}
+
+/// What is right of a text.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Gold {
+    /// The label's number.
+    Class(usize),
+    /// The number.
+    Value(f32),
+    /// For each word its label's number.
+    Tags(Vec<usize>),
+    /// Answers, each as characters of the second text. Training uses the first; evaluation accepts all.
+    Span(Vec<(usize, usize)>),
+}
+
+impl Gold {
+    /// Whether one text alone has several different labels.
+    pub fn varies(&self) -> bool {
+        matches!(self, Gold::Tags(tags) if tags.windows(2).any(|pair| pair[0] != pair[1]))
+    }
+}
+
+/// The number of a label, given by its name or, unless the names are numbers, by its number.
+pub(super) fn class_of(labels: &[Arc<str>], label: &str) -> Result<usize, String> {
+    let named = labels.iter().position(|known| **known == *label);
+    let names = labels.iter().any(|known| known.parse::<f64>().is_ok());
+    let numbered = || label.parse().ok().filter(|number| !names && *number < labels.len());
+    named.or_else(numbered).ok_or_else(|| format!("expected one of {}, found {label:?}", labels.join(", ")))
+}
+
+/// Why a label of another form is refused.
+pub(super) fn other_form(expected: &str) -> String {
+    format!("expected {expected}, found something else")
+}

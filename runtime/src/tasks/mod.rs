@@ -1,0 +1,176 @@
+//! Kinds of task, one file each: what the head reads, the loss, the metrics, the answer, and how that is written.
+//!
+//! In: hidden states, the head's outputs and, for training and evaluation, gold labels. Out: losses with their
+//! gradients, scores, and [`Answer`]s as rows, JSON and tensors. Refused: labels that the task does not have. All other
+//! code calls the trait [`TaskKind`]: [`of`] is the only `match` over kinds outside the format.
+//!
+//! Three enums list forms of data, which several kinds may share: [`Answer`], [`Gold`] and [`Label`]. CONTRIBUTING.md
+//! says how to add a kind or a form.
+
+mod classification;
+mod gold;
+pub mod loss;
+pub mod metrics;
+pub mod pooling;
+mod regression;
+mod row;
+mod span;
+mod tagging;
+mod tensor;
+
+use bias_patch::{Kind, Pooling};
+use ndarray::ArrayView2;
+use serde::Serialize;
+
+pub(crate) use self::row::{Row, cell};
+pub use self::{
+    classification::Ranked,
+    gold::{Gold, Label},
+    loss::Loss,
+    metrics::Scores,
+    span::Span,
+    tagging::Tag,
+    tensor::{Data, Tensor},
+};
+use crate::{Prediction, Text, Tokenized};
+
+/// The kind of a task, with the labels or limits of that task.
+pub fn of(kind: &Kind) -> Box<dyn TaskKind> {
+    match kind {
+        Kind::Classification { labels, pooling } => Box::new(classification::Classification::new(labels, *pooling)),
+        Kind::Regression { pooling } => Box::new(regression::Regression::new(*pooling)),
+        Kind::Tagging { labels } => Box::new(tagging::Tagging::new(labels)),
+        Kind::Span { max_answer_length } => Box::new(span::SpanExtraction::new(*max_answer_length)),
+    }
+}
+
+/// The place of a token: its text (0 or 1) and its characters there; none for special tokens.
+pub type Place = Option<(usize, (usize, usize))>;
+
+/// One sequence of a text after the head: S tokens, C outputs.
+#[derive(Clone, Copy, Debug)]
+pub struct Window<'a> {
+    /// The place of each of the S tokens.
+    pub places: &'a [Place],
+    /// `[S, C]`, or `[1, C]` of a kind that reads one vector.
+    pub outputs: ArrayView2<'a, f32>,
+}
+
+/// What training keeps of the places of a sequence's tokens.
+#[derive(Clone, Debug, Default)]
+pub struct TokenPlaces {
+    /// The first token of each word; none for words that were cut off.
+    pub words: Vec<Option<usize>>,
+    /// Tokens of the second text, with their characters there.
+    pub second: Vec<(usize, (usize, usize))>,
+}
+
+/// An answer and its gold label.
+#[derive(Clone, Copy, Debug)]
+pub struct Answered<'a> {
+    /// The text.
+    pub text: &'a Text,
+    /// What the task says.
+    pub answer: &'a Answer,
+    /// What is right.
+    pub gold: &'a Gold,
+}
+
+/// The answer of a task to a text. As JSON, it has the fields of its kind.
+#[derive(Clone, Debug, Serialize)]
+#[serde(untagged)]
+pub enum Answer {
+    /// Classification: labels, the likeliest first.
+    #[serde(serialize_with = "classification::json")]
+    Labels(Vec<Ranked>),
+    /// Regression: a number.
+    #[serde(serialize_with = "regression::json")]
+    Value(f32),
+    /// Token tagging: one tag for each word, in order.
+    #[serde(serialize_with = "tagging::json")]
+    Tags(Vec<Tag>),
+    /// Span extraction: parts of the second text, the likeliest first.
+    #[serde(serialize_with = "span::json")]
+    Spans(Vec<Span>),
+}
+
+impl Answer {
+    /// The answer as a row of text.
+    pub(crate) fn row(&self) -> &dyn Row {
+        match self {
+            Answer::Labels(ranked) => ranked,
+            Answer::Value(value) => value,
+            Answer::Tags(tags) => tags,
+            Answer::Spans(spans) => spans,
+        }
+    }
+}
+
+/// What answering, training, evaluation and serving ask of a kind of task. Shapes: S tokens of a sequence, C outputs of
+/// the head, R rows that the head reads.
+///
+/// A kind is given answers and gold labels of its own form. Given another form, it returns an empty value: an empty
+/// text, a score of 0, no loss.
+pub trait TaskKind: Send + Sync {
+    /// How tokens become the one vector that the head reads; none if the head reads each token.
+    fn pooling(&self) -> Option<Pooling> {
+        None
+    }
+
+    /// Whether a long second text is read in windows instead of being cut.
+    fn in_windows(&self) -> bool {
+        false
+    }
+
+    /// What [`TaskKind::rows`] and [`TaskKind::loss`] need of the places of a sequence's S tokens.
+    fn token_places(&self, _text: &Text, _places: &[Place]) -> TokenPlaces {
+        TokenPlaces::default()
+    }
+
+    /// The R tokens that the loss reads, where there is no pooling.
+    fn rows(&self, _text: &Tokenized) -> Vec<usize> {
+        Vec::new()
+    }
+
+    /// The answer to a text, from its windows: at most `top` alternatives, the most likely first.
+    fn answer(&self, text: &Text, windows: &[Window<'_>], top: usize) -> Answer;
+
+    /// The answer's tensors, in the order in which a server gives them.
+    fn tensors(&self) -> Vec<Tensor>;
+
+    /// What the label of a text is called in errors.
+    fn expects(&self) -> &'static str {
+        "a label"
+    }
+
+    /// The gold label of a text, from its label in a file.
+    ///
+    /// # Errors
+    /// Saying what was expected and what was found.
+    fn gold(&self, text: &Text, label: &Label) -> Result<Gold, String>;
+
+    /// Whether a window contains the gold answer, so that it can be trained on.
+    fn holds(&self, _text: &Tokenized, _gold: &Gold) -> bool {
+        true
+    }
+
+    /// The loss of a text times `weight`, and its gradient. `outputs` is `[R, C]`: the head's outputs for the pooled
+    /// vector or for [`TaskKind::rows`].
+    fn loss(&self, text: &Tokenized, gold: &Gold, outputs: &[Vec<f64>], weight: f64) -> Loss;
+
+    /// The names of the metrics. Training selects by the first unless told otherwise.
+    fn metrics(&self) -> &'static [&'static str];
+
+    /// The scores of answers; metrics in the order of their names.
+    fn scores(&self, answered: &[Answered<'_>]) -> Scores;
+
+    /// How far apart two predictions for one text are; 0 where they are the same.
+    fn distance(&self, a: &Prediction, b: &Prediction) -> f64 {
+        a.logits.iter().zip(&b.logits).map(|(a, b)| f64::from(a - b).powi(2)).sum()
+    }
+
+    /// What Hugging Face's models of this kind call the head's last layer, the usual name first.
+    fn checkpoint_modules(&self) -> &'static [&'static str] {
+        &["classifier"]
+    }
+}

@@ -1,0 +1,84 @@
+//! Regression: one number for a text or a pair. The head reads one vector and gives the number; the loss is its squared
+//! error.
+
+use bias_patch::Pooling;
+use serde::{Serialize, Serializer};
+
+use super::{
+    Answer, Answered, Gold, Label, Loss, Scores, TaskKind, Tensor, Window, gold::other_form, metrics, row::Row,
+};
+use crate::{Prediction, Text, Tokenized};
+
+/// A task of this kind.
+pub(super) struct Regression {
+    pooling: Pooling,
+}
+
+impl Regression {
+    pub fn new(pooling: Pooling) -> Self {
+        Regression { pooling }
+    }
+}
+
+impl TaskKind for Regression {
+    fn pooling(&self) -> Option<Pooling> {
+        Some(self.pooling)
+    }
+
+    fn answer(&self, _text: &Text, windows: &[Window<'_>], _top: usize) -> Answer {
+        Answer::Value(windows.first().map_or(f32::NAN, |window| window.outputs[[0, 0]]))
+    }
+
+    fn tensors(&self) -> Vec<Tensor> {
+        let value = |prediction: &Prediction| match prediction.answer {
+            Answer::Value(value) => vec![value],
+            _ => vec![0.0],
+        };
+        vec![Tensor::floats("value", None, value), Tensor::logits(1)]
+    }
+
+    fn gold(&self, _text: &Text, label: &Label) -> Result<Gold, String> {
+        let Label::Name(label) = label else { return Err(other_form(self.expects())) };
+        let number = label.trim().parse().ok().filter(|number: &f32| number.is_finite());
+        number.map(Gold::Value).ok_or_else(|| format!("expected a number, found {label:?}"))
+    }
+
+    fn loss(&self, _text: &Tokenized, gold: &Gold, outputs: &[Vec<f64>], weight: f64) -> Loss {
+        let ([found], Gold::Value(due)) = (outputs, gold) else { return Loss::none(outputs) };
+        let error = found[0] - f64::from(*due);
+        Loss { value: error * error * weight, d_outputs: vec![vec![2.0 * error * weight]] }
+    }
+
+    fn metrics(&self) -> &'static [&'static str] {
+        &["Spearman", "Pearson"]
+    }
+
+    fn scores(&self, answered: &[Answered<'_>]) -> Scores {
+        let values = answered.iter().filter_map(|one| match (one.answer, one.gold) {
+            (Answer::Value(found), Gold::Value(gold)) => Some((f64::from(*found), f64::from(*gold))),
+            _ => None,
+        });
+        let (found, gold): (Vec<f64>, Vec<f64>) = values.unzip();
+        let metrics = vec![metrics::spearman(&found, &gold), metrics::pearson(&found, &gold)];
+        Scores { metrics, confusion: Vec::new(), calibration: None }
+    }
+}
+
+impl Row for f32 {
+    fn table(&self, width: usize, text: &str) -> String {
+        format!("{self:<width$.4}  {:>6}  {text}", "")
+    }
+
+    fn cells(&self) -> (String, String) {
+        (format!("{self:.6}"), String::new())
+    }
+}
+
+#[derive(Serialize)]
+struct Fields {
+    value: f32,
+}
+
+pub(super) fn json<S: Serializer>(value: &f32, serializer: S) -> Result<S::Ok, S::Error> {
+    Fields { value: *value }.serialize(serializer)
+}

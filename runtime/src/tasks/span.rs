@@ -1,0 +1,300 @@
+//! Span extraction: the part of the second text that answers the first. The head gives two logits for every token: that
+//! the answer starts there, and that it ends there. The loss is the mean of two cross-entropies, of the answer's first
+//! token and of its last. Each is over a softmax of the tokens of the second text, because answers are only there. A
+//! long second text is read in windows.
+
+use ndarray::ArrayView2;
+use serde::{Serialize, Serializer};
+
+use super::{
+    Answer, Answered, Gold, Label, Loss, Place, Scores, TaskKind, Tensor, TokenPlaces, Window,
+    gold::other_form,
+    loss::cross_entropy,
+    metrics,
+    row::{Row, cell, join},
+    tensor::listed,
+};
+use crate::{Prediction, Text, Tokenized, head::softmax, text::characters};
+
+/// A part of the second text.
+#[derive(Clone, Debug, Serialize)]
+pub struct Span {
+    /// The part.
+    pub text: String,
+    /// Its first character in the second text.
+    pub start: usize,
+    /// The character after its last.
+    pub end: usize,
+    /// Its probability among the best candidates, 0 to 1.
+    pub score: f32,
+}
+
+/// A task of this kind.
+pub(super) struct SpanExtraction {
+    /// Tokens in the longest answer.
+    longest: usize,
+}
+
+impl SpanExtraction {
+    pub fn new(max_answer_length: u32) -> Self {
+        SpanExtraction { longest: usize::try_from(max_answer_length).unwrap_or(usize::MAX) }
+    }
+}
+
+impl TaskKind for SpanExtraction {
+    fn in_windows(&self) -> bool {
+        true
+    }
+
+    fn token_places(&self, _text: &Text, places: &[Place]) -> TokenPlaces {
+        TokenPlaces { second: second_tokens(places), ..TokenPlaces::default() }
+    }
+
+    fn rows(&self, text: &Tokenized) -> Vec<usize> {
+        text.second().collect()
+    }
+
+    fn answer(&self, text: &Text, windows: &[Window<'_>], top: usize) -> Answer {
+        let found = windows.iter().flat_map(|window| candidates(window.places, window.outputs, self.longest)).collect();
+        Answer::Spans(spans(text.second().unwrap_or_default(), found, top))
+    }
+
+    fn tensors(&self) -> Vec<Tensor> {
+        let label = |prediction: &Prediction| best(prediction).map_or(String::new(), |best| best.text.clone());
+        let score = |prediction: &Prediction| vec![best(prediction).map_or(0.0, |best| best.score)];
+        let spans = |prediction: &Prediction| listed(spans_of(prediction));
+        vec![Tensor::bytes("label", label), Tensor::floats("score", None, score), Tensor::bytes("spans", spans)]
+    }
+
+    fn expects(&self) -> &'static str {
+        "an answer and its answer_start"
+    }
+
+    fn gold(&self, text: &Text, label: &Label) -> Result<Gold, String> {
+        match label {
+            Label::Answers(answers) if !answers.is_empty() => {
+                let context: Vec<char> = text.second().unwrap_or_default().chars().collect();
+                let places = answers.iter().map(|(answer, start)| place(&context, answer, *start));
+                places.collect::<Result<_, _>>().map(Gold::Span)
+            }
+            _ => Err(other_form(self.expects())),
+        }
+    }
+
+    fn holds(&self, text: &Tokenized, gold: &Gold) -> bool {
+        first_answer(text, gold).is_some()
+    }
+
+    fn loss(&self, text: &Tokenized, gold: &Gold, outputs: &[Vec<f64>], weight: f64) -> Loss {
+        let Some((first, last)) = first_answer(text, gold) else { return Loss::none(outputs) };
+        let mut loss = Loss { value: 0.0, d_outputs: vec![Vec::new(); outputs.len()] };
+        for (output, due) in [first, last].into_iter().enumerate() {
+            let column: Vec<f64> = outputs.iter().map(|logits| logits[output]).collect();
+            // A window that holds the answer holds both of its ends.
+            let due = text.second().position(|token| token == due).unwrap_or_default();
+            let (value, d) = cross_entropy(&column, due);
+            loss.value += 0.5 * weight * value;
+            loss.d_outputs.iter_mut().zip(d).for_each(|(d_outputs, d)| d_outputs.push(0.5 * d * weight));
+        }
+        loss
+    }
+
+    fn metrics(&self) -> &'static [&'static str] {
+        &["F1", "exact match"]
+    }
+
+    fn scores(&self, answered: &[Answered<'_>]) -> Scores {
+        let (mut exact, mut f1, mut probabilities, mut right) = (0.0, 0.0, Vec::new(), Vec::new());
+        for one in answered {
+            let (Answer::Spans(spans), Gold::Span(answers)) = (one.answer, one.gold) else { continue };
+            let context: Vec<char> = one.text.second().unwrap_or_default().chars().collect();
+            // Places were checked against the context when the texts were read.
+            let part = |(start, end): &(usize, usize)| context.get(*start..*end).unwrap_or_default().iter().collect();
+            let gold: Vec<String> = answers.iter().map(part).collect();
+            let best = spans.first();
+            let found = best.map_or("", |span| span.text.as_str());
+            let hit = metrics::exact_match(found, &gold);
+            exact += hit;
+            f1 += metrics::answer_f1(found, &gold);
+            probabilities.push(best.map_or(0.0, |span| f64::from(span.score)));
+            right.push(hit > 0.0);
+        }
+        let count = right.len().max(1) as f64;
+        Scores {
+            metrics: vec![f1 / count, exact / count],
+            confusion: Vec::new(),
+            calibration: Some(metrics::calibration_error(&probabilities, &right)),
+        }
+    }
+
+    fn distance(&self, a: &Prediction, b: &Prediction) -> f64 {
+        let other = |different: bool| f64::from(u8::from(different));
+        match (best(a), best(b)) {
+            (Some(a), Some(b)) => f64::from(a.score - b.score).powi(2) + other((a.start, a.end) != (b.start, b.end)),
+            (a, b) => other(a.is_some() != b.is_some()),
+        }
+    }
+
+    fn checkpoint_modules(&self) -> &'static [&'static str] {
+        &["qa_outputs", "classifier"]
+    }
+}
+
+/// The tokens of the second text, with their characters there: those in which an answer may begin and end.
+fn second_tokens(places: &[Place]) -> Vec<(usize, (usize, usize))> {
+    let places = places.iter().enumerate();
+    places.filter_map(|(at, place)| place.filter(|(text, _)| *text == 1).map(|(_, place)| (at, place))).collect()
+}
+
+/// The first and the last token of the answer that is trained on, where the window holds it.
+fn first_answer(text: &Tokenized, gold: &Gold) -> Option<(usize, usize)> {
+    match gold {
+        Gold::Span(answers) => answers.first().and_then(|answer| text.span(*answer)),
+        _ => None,
+    }
+}
+
+/// The characters of an answer, without white space around it.
+fn place(context: &[char], answer: &str, start: usize) -> Result<(usize, usize), String> {
+    let wanted: Vec<char> = answer.chars().collect();
+    let found = start.checked_add(wanted.len()).and_then(|end| context.get(start..end)).unwrap_or_default();
+    if found != wanted {
+        let found: String = found.iter().collect();
+        return Err(format!("expected the answer {answer:?} at character {start} of the context, found {found:?}"));
+    }
+    let before = wanted.iter().take_while(|c| c.is_whitespace()).count();
+    let inside = answer.trim().chars().count();
+    if inside == 0 { Err("empty answer".to_owned()) } else { Ok((start + before, start + before + inside)) }
+}
+
+/// A candidate: characters of the second text, and the sum of its start and end logits.
+#[derive(Clone, Copy, Debug)]
+struct Candidate {
+    start: usize,
+    end: usize,
+    logit: f32,
+}
+
+/// The best spans of one window, of `longest` tokens at most. `logits` is `[S, 2]`: start and end.
+fn candidates(places: &[Place], logits: ArrayView2<'_, f32>, longest: usize) -> Vec<Candidate> {
+    /// How many starts are combined with how many ends, as in BERT's SQuAD reader.
+    const BEST: usize = 20;
+    let inside = second_tokens(places);
+    let best = |column: usize| {
+        let mut sorted: Vec<usize> = inside.iter().map(|(at, _)| *at).collect();
+        sorted.sort_by(|a, b| logits[[*b, column]].total_cmp(&logits[[*a, column]]));
+        sorted.truncate(BEST);
+        sorted
+    };
+    let (starts, ends) = (best(0), best(1));
+    let mut found = Vec::new();
+    for start in starts {
+        for end in ends.iter().copied().filter(|end| (start..start.saturating_add(longest)).contains(end)) {
+            if let (Some((_, (from, _))), Some((_, (_, to)))) = (places[start], places[end]) {
+                found.push(Candidate { start: from, end: to, logit: logits[[start, 0]] + logits[[end, 1]] });
+            }
+        }
+    }
+    found
+}
+
+/// The best `top` of all windows' candidates, with probabilities among the best twenty.
+fn spans(text: &str, mut found: Vec<Candidate>, top: usize) -> Vec<Span> {
+    found.sort_by(|a, b| b.logit.total_cmp(&a.logit).then(a.start.cmp(&b.start)).then(a.end.cmp(&b.end)));
+    let mut best: Vec<Candidate> = Vec::new();
+    for candidate in found {
+        if best.len() < top.max(20) && best.iter().all(|b| (b.start, b.end) != (candidate.start, candidate.end)) {
+            best.push(candidate);
+        }
+    }
+    let scores = softmax(&best.iter().map(|c| c.logit).collect::<Vec<_>>());
+    let named = best.iter().zip(scores).map(|(c, score)| Span {
+        text: characters(text, (c.start, c.end)),
+        start: c.start,
+        end: c.end,
+        score,
+    });
+    named.take(top.max(1)).collect()
+}
+
+fn spans_of(prediction: &Prediction) -> &[Span] {
+    match &prediction.answer {
+        Answer::Spans(spans) => spans,
+        _ => &[],
+    }
+}
+
+fn best(prediction: &Prediction) -> Option<&Span> {
+    spans_of(prediction).first()
+}
+
+impl Row for Vec<Span> {
+    fn table(&self, _width: usize, _text: &str) -> String {
+        let named = self.iter().map(|s| format!("{:?} {}-{} {:.4}", s.text, s.start, s.end, s.score));
+        if self.is_empty() { "-".to_owned() } else { named.collect::<Vec<_>>().join("  ") }
+    }
+
+    fn cells(&self) -> (String, String) {
+        (join(self.iter().map(|s| cell(&s.text))), join(self.iter().map(|s| format!("{:.6}", s.score))))
+    }
+}
+
+/// The text of the best span and its probability; all spans if several were asked for.
+#[derive(Serialize)]
+struct Fields<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    label: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    score: Option<f32>,
+    spans: &'a [Span],
+}
+
+pub(super) fn json<S: Serializer>(spans: &[Span], serializer: S) -> Result<S::Ok, S::Error> {
+    let (label, score) = spans.first().map(|best| (&*best.text, best.score)).unzip();
+    Fields { label, score, spans }.serialize(serializer)
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::Array2;
+
+    use super::*;
+
+    #[test]
+    fn an_answer_has_as_many_tokens_as_the_task_allows() {
+        // A question of one token, and a text of forty words of one character each.
+        let places = (0..41).map(|at: usize| Some(if at == 0 { (0, (0, 1)) } else { (1, (2 * at - 2, 2 * at - 1)) }));
+        let places: Vec<Place> = places.collect();
+        // Every answer begins with the first word; the later it ends the likelier.
+        let logits = Array2::from_shape_fn((41, 2), |(at, output)| match output {
+            0 => {
+                if at == 1 {
+                    100.0
+                } else {
+                    0.0
+                }
+            }
+            _ => at as f32,
+        });
+        for (longest, last) in [(25, 25), (30, 30), (40, 40), (usize::MAX, 40)] {
+            let best = spans("", candidates(&places, logits.view(), longest), 1);
+            assert_eq!((best[0].start, best[0].end), (0, 2 * last - 1), "{longest}");
+        }
+    }
+
+    #[test]
+    fn answers_are_where_they_are_said_to_be() {
+        let context: Vec<char> = "Été was hot".chars().collect();
+        assert_eq!(place(&context, "was", 4), Ok((4, 7)));
+        assert_eq!(place(&context, " was ", 3), Ok((4, 7)));
+        for (answer, start, reason) in [
+            ("was", 6, "at character 6"),
+            ("hot!", 8, "expected the answer"),
+            ("hot", usize::MAX, "found \"\""),
+            (" ", 3, "empty answer"),
+        ] {
+            let error = place(&context, answer, start).unwrap_err();
+            assert!(error.contains(reason), "{error}");
+        }
+    }
+}

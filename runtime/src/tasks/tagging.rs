@@ -1,0 +1,179 @@
+//! Token tagging: one label for each word of one text. The head reads every token and gives a logit for each of C
+//! labels. A word's logits are those of its first token. The loss is the mean cross-entropy over the words.
+
+use std::sync::Arc;
+
+use serde::{Serialize, Serializer};
+
+use super::{
+    Answer, Answered, Gold, Label, Loss, Place, Scores, TaskKind, Tensor, TokenPlaces, Window,
+    classification::rank,
+    gold::{class_of, other_form},
+    loss::cross_entropy,
+    metrics,
+    row::{Row, cell},
+    tensor::listed,
+};
+use crate::{
+    Prediction, Text, Tokenized,
+    text::{characters, words},
+};
+
+/// The tag of a word.
+#[derive(Clone, Debug, Serialize)]
+pub struct Tag {
+    /// The word.
+    pub word: String,
+    /// Its first character in the text.
+    pub start: usize,
+    /// The character after its last.
+    pub end: usize,
+    /// The tag; none for a word beyond the limit, or without tokens.
+    pub label: Option<Arc<str>>,
+    /// The tag's probability, 0 to 1.
+    pub score: Option<f32>,
+}
+
+/// A task of this kind.
+pub(super) struct Tagging {
+    labels: Vec<Arc<str>>,
+}
+
+impl Tagging {
+    pub fn new(labels: &[String]) -> Self {
+        Tagging { labels: labels.iter().map(|label| label.as_str().into()).collect() }
+    }
+}
+
+impl TaskKind for Tagging {
+    fn token_places(&self, text: &Text, places: &[Place]) -> TokenPlaces {
+        let words = first_tokens(text.first(), places).into_iter().map(|(_, token)| token).collect();
+        TokenPlaces { words, ..TokenPlaces::default() }
+    }
+
+    fn rows(&self, text: &Tokenized) -> Vec<usize> {
+        text.words().iter().flatten().copied().collect()
+    }
+
+    fn answer(&self, text: &Text, windows: &[Window<'_>], _top: usize) -> Answer {
+        let Some(window) = windows.first() else { return Answer::Tags(Vec::new()) };
+        let text = text.first();
+        let named = first_tokens(text, window.places).into_iter().map(|((start, end), token)| {
+            let logits = token.map(|at| window.outputs.row(at).to_vec());
+            let best = logits.and_then(|logits| rank(&self.labels, &logits, 1).into_iter().next());
+            let (label, score) = best.map(|b| (b.label, b.score)).unzip();
+            Tag { word: characters(text, (start, end)), start, end, label, score }
+        });
+        Answer::Tags(named.collect())
+    }
+
+    fn tensors(&self) -> Vec<Tensor> {
+        let tags = |prediction: &Prediction| match &prediction.answer {
+            Answer::Tags(tags) => listed(tags),
+            _ => String::new(),
+        };
+        vec![Tensor::bytes("tags", tags)]
+    }
+
+    fn gold(&self, text: &Text, label: &Label) -> Result<Gold, String> {
+        let Label::Name(label) = label else { return Err(other_form(self.expects())) };
+        let tags: Vec<usize> =
+            label.split_whitespace().map(|label| class_of(&self.labels, label)).collect::<Result<_, _>>()?;
+        let words = text.first().split_whitespace().count();
+        if tags.len() != words {
+            return Err(format!("expected {words} labels, one for each word, found {}", tags.len()));
+        }
+        Ok(Gold::Tags(tags))
+    }
+
+    fn loss(&self, text: &Tokenized, gold: &Gold, outputs: &[Vec<f64>], weight: f64) -> Loss {
+        let mut loss = Loss::none(outputs);
+        let Gold::Tags(tags) = gold else { return loss };
+        // As in `rows`, words that were cut off have no outputs.
+        let read = text.words().iter().zip(tags).filter_map(|(token, tag)| token.map(|_| tag));
+        let weight = weight / read.clone().count().max(1) as f64;
+        for ((logits, d_logits), tag) in outputs.iter().zip(&mut loss.d_outputs).zip(read) {
+            let (value, d) = cross_entropy(logits, *tag);
+            loss.value += value * weight;
+            *d_logits = d.iter().map(|d| d * weight).collect();
+        }
+        loss
+    }
+
+    fn metrics(&self) -> &'static [&'static str] {
+        if metrics::are_entities(&self.labels) { &["span F1", "token accuracy"] } else { &["token accuracy"] }
+    }
+
+    fn scores(&self, answered: &[Answered<'_>]) -> Scores {
+        // A word beyond the limit has no label: it counts as class C.
+        let none = self.labels.len();
+        let number = |label: &Arc<str>| self.labels.iter().position(|known| known == label).unwrap_or(none);
+        let named = |tags: &[usize]| -> Vec<&str> {
+            tags.iter().map(|tag| self.labels.get(*tag).map_or("O", |label| label)).collect()
+        };
+        let (mut found, mut gold, mut probabilities) = (Vec::new(), Vec::new(), Vec::new());
+        let mut sentences = Vec::new();
+        for one in answered {
+            let (Answer::Tags(tags), Gold::Tags(due)) = (one.answer, one.gold) else { continue };
+            let given = tags.iter().map(|tag| tag.label.as_ref().map_or(none, number));
+            let given: Vec<usize> = given.chain(std::iter::repeat(none)).take(due.len()).collect();
+            let of_tags = tags.iter().map(|tag| tag.score.map_or(0.0, f64::from));
+            probabilities.extend(of_tags.chain(std::iter::repeat(0.0)).take(due.len()));
+            sentences.push((named(&given), named(due)));
+            found.extend(given);
+            gold.extend(due);
+        }
+        let accuracy = metrics::accuracy(&found, &gold);
+        let values = match metrics::are_entities(&self.labels) {
+            true => vec![metrics::span_f1(sentences.into_iter()), accuracy],
+            false => vec![accuracy],
+        };
+        Scores::of_classes(values, &found, &gold, &probabilities, none)
+    }
+
+    fn distance(&self, a: &Prediction, b: &Prediction) -> f64 {
+        let (Answer::Tags(a), Answer::Tags(b)) = (&a.answer, &b.answer) else { return 0.0 };
+        let score = |score: Option<f32>| f64::from(score.unwrap_or(0.0));
+        let other = |different: bool| f64::from(u8::from(different));
+        let pairs = a.iter().zip(b);
+        let sum: f64 = pairs.map(|(a, b)| (score(a.score) - score(b.score)).powi(2) + other(a.label != b.label)).sum();
+        sum / a.len().max(1) as f64
+    }
+}
+
+/// The first and last character of each word of `text`, and its first token; no token if the text was cut before it.
+fn first_tokens(text: &str, places: &[Place]) -> Vec<((usize, usize), Option<usize>)> {
+    let mut next = 0;
+    let mut firsts = Vec::new();
+    for (start, end) in words(text) {
+        // Tokens come in the order of the text, so each word's search goes on where the last one's ended.
+        let covers = |place: &Place| place.is_some_and(|(_, (from, to))| from < end && to > start && to > from);
+        let past = |place: &Place| place.is_some_and(|(_, (from, _))| from >= end);
+        let found = places.iter().enumerate().skip(next).take_while(|(_, p)| !past(p)).find(|(_, p)| covers(p));
+        let token = found.map(|(at, _)| at);
+        next = token.map_or(next, |at| at + 1);
+        firsts.push(((start, end), token));
+    }
+    firsts
+}
+
+impl Row for Vec<Tag> {
+    fn table(&self, _width: usize, _text: &str) -> String {
+        let tagged = self.iter().map(|t| format!("{}/{}", cell(&t.word), t.label.as_deref().unwrap_or("-")));
+        tagged.collect::<Vec<_>>().join(" ")
+    }
+
+    fn cells(&self) -> (String, String) {
+        let labels: Vec<&str> = self.iter().map(|t| t.label.as_deref().unwrap_or("-")).collect();
+        (labels.join(" "), String::new())
+    }
+}
+
+#[derive(Serialize)]
+struct Fields<'a> {
+    tags: &'a [Tag],
+}
+
+pub(super) fn json<S: Serializer>(tags: &[Tag], serializer: S) -> Result<S::Ok, S::Error> {
+    Fields { tags }.serialize(serializer)
+}
