@@ -8,7 +8,7 @@
 
 use bias_patch::{Activation, Module, SlotId};
 use edge_bundle::{
-    Config, Element,
+    Config, Element, Slot,
     onnx::{Attribute, FLOAT, INT64},
 };
 
@@ -23,10 +23,12 @@ use crate::{
 /// Builds the graph of an encoder whose frozen matrices are stored as `matrices`.
 ///
 /// Inputs: `input_ids [B, S]`; `attention_mask [B, S]`, 1 for tokens and 0 for padding; `token_type_ids [B, S]`, where
-/// the encoder has more than one token type; every slot, whose default is the pre-trained value. Outputs:
+/// the encoder has more than one token type; every slot, whose default is the pre-trained value; with `low_rank_inputs`
+/// also A `[r, K]` and B `[M, r]` of every linear layer of K inputs and M outputs, whose defaults have rank 0. Outputs:
 /// `last_hidden_state [B, S, H]`, and `pooler_output [B, H]` where there is a pooler.
-pub(crate) fn build(config: &Config, matrices: Element) -> Builder {
-    let mut encoder = Encoder { config, family: families::table(config.family), graph: Builder::new(matrices) };
+pub(crate) fn build(config: &Config, matrices: Element, low_rank_inputs: bool) -> Builder {
+    let (family, graph) = (families::table(config.family), Builder::new(matrices));
+    let mut encoder = Encoder { config, family, low_rank_inputs, graph };
     let hidden = encoder.forward(); // [B, S, H]
     let pooled = config.pooler.then(|| encoder.pooler(&hidden)); // [B, H]
     let mut graph = encoder.graph;
@@ -41,6 +43,7 @@ pub(crate) fn build(config: &Config, matrices: Element) -> Builder {
 struct Encoder<'a> {
     config: &'a Config,
     family: &'static FamilyTable,
+    low_rank_inputs: bool,
     graph: Builder,
 }
 
@@ -163,12 +166,32 @@ impl Encoder<'_> {
         self.activation(Activation::Tanh, &dense, "pooler_output")
     }
 
-    /// x W + b, `[.., from]` to `[.., to]`. W is stored `[from, to]`, the checkpoint's `[to, from]` transposed.
+    /// x W + b, perhaps with a low-rank term, `[.., from]` to `[.., to]`. W is stored `[from, to]`, the checkpoint's
+    /// `[to, from]` transposed.
     fn linear(&mut self, x: &str, term: Module, layer: Option<u16>, from: u32, to: u32) -> String {
         let (module, bias) = self.bias(term, layer, to);
         let weight = self.graph.weight(&format!("{module}.weight"), &[from.into(), to.into()], true);
-        let product = self.graph.node("MatMul", &format!("{module}.product"), &[x, &weight], vec![]);
-        self.graph.node("Add", &module, &[&product, &bias], vec![])
+        let mut sum = self.graph.node("MatMul", &format!("{module}.product"), &[x, &weight], vec![]);
+        if self.low_rank_inputs {
+            let term = self.low_rank(x, &module, &bias, from, to);
+            // The bias comes last, because runtimes fuse it with the activation that follows.
+            sum = self.graph.node("Add", &format!("{module}.sum"), &[&sum, &term], vec![]);
+        }
+        self.graph.node("Add", &module, &[&sum, &bias], vec![])
+    }
+
+    /// (x A^T) B^T, `[.., from]` to `[.., to]`. A `[r, from]` and B `[to, r]` are graph inputs, and r is a number of the
+    /// module's own.
+    fn low_rank(&mut self, x: &str, module: &str, bias: &str, from: u32, to: u32) -> String {
+        let rank = format!("{module}.rank");
+        let [a, b] = Slot::low_rank_inputs(bias);
+        let g = &mut self.graph;
+        let a = g.low_rank(&a, [Any(&rank), Of(from)]);
+        let b = g.low_rank(&b, [Of(to), Any(&rank)]);
+        let a = g.transpose(&format!("{module}.lora_A.transposed"), &a, &[1, 0]); // [from, r]
+        let b = g.transpose(&format!("{module}.lora_B.transposed"), &b, &[1, 0]); // [r, to]
+        let inner = g.node("MatMul", &format!("{module}.lora_A"), &[x, &a], vec![]); // [.., r]
+        g.node("MatMul", &format!("{module}.lora_B"), &[&inner, &b], vec![]) // [.., to]
     }
 
     /// LayerNorm over the last dimension, its gain frozen, its bias a slot. The result has the module's name, or
@@ -203,7 +226,7 @@ impl Encoder<'_> {
 #[cfg(test)]
 mod tests {
     use bias_patch::Digest;
-    use edge_bundle::Family;
+    use edge_bundle::{Family, onnx::DimValue};
     use prost::Message;
 
     use super::*;
@@ -240,29 +263,60 @@ mod tests {
         let expected = [
             ["fbc0f56ecea5d185", "54e6a86436425dfa", "6e2ffd34d2ea5a60", "ea1db4b46d132c1b"],
             ["d2ddbd8db588a310", "410e14302c4ac30c", "70b675c4dc6d3ebf", "e15964379f24dca4"],
+            ["9224dd6a8b6ef412", "d56fd6e69703b267", "4408870cb5bd4494", "9131573bd57d9964"],
+            ["eb38764f2bc29d16", "cff5aafadbb54a4e", "3f5672a025da555f", "1e55d08e9f85e4af"],
         ];
-        let digest = |config, element| {
-            let bytes = build(&config, element).finish("test").0.encode_to_vec();
+        let digest = |config, element, low_rank_inputs| {
+            let bytes = build(&config, element, low_rank_inputs).finish("test").0.encode_to_vec();
             Digest::of(&bytes).to_string()[..16].to_owned()
         };
-        assert_eq!(
-            [Element::F32, Element::I8].map(|element| configs().map(|config| digest(config, element))),
-            expected
-        );
+        let kinds = [(Element::F32, false), (Element::I8, false), (Element::F32, true), (Element::I8, true)];
+        assert_eq!(kinds.map(|(element, terms)| configs().map(|config| digest(config, element, terms))), expected);
     }
 
     #[test]
     fn slots_have_defaults_and_nothing_else_has() {
         for config in configs() {
-            let (model, _, slots) = build(&config, Element::F32).finish("test");
-            let graph = model.graph.unwrap();
-            let has_default = |name: &str| graph.initializer.iter().any(|tensor| tensor.name() == name);
-            let (defaulted, required): (Vec<&str>, Vec<&str>) =
-                graph.input.iter().map(|input| input.name()).partition(|name| has_default(name));
-            assert_eq!(defaulted, slots.iter().map(|slot| slot.name.as_str()).collect::<Vec<_>>());
-            let types = (config.token_types > 1).then_some("token_type_ids");
-            let expected: Vec<&str> = ["input_ids", "attention_mask"].into_iter().chain(types).collect();
-            assert_eq!(required, expected, "{:?}", config.family);
+            for low_rank_inputs in [false, true] {
+                let (model, _, slots) = build(&config, Element::F32, low_rank_inputs).finish("test");
+                let graph = model.graph.unwrap();
+                let has_default = |name: &str| graph.initializer.iter().any(|tensor| tensor.name() == name);
+                let (defaulted, required): (Vec<&str>, Vec<&str>) =
+                    graph.input.iter().map(|input| input.name()).partition(|name| has_default(name));
+                let due = slots.iter().flat_map(|slot| {
+                    let terms = low_rank_inputs && slot.module.is_linear();
+                    let terms = terms.then(|| Slot::low_rank_inputs(&slot.name)).into_iter().flatten();
+                    [slot.name.clone()].into_iter().chain(terms)
+                });
+                assert_eq!(defaulted, due.collect::<Vec<_>>());
+                let types = (config.token_types > 1).then_some("token_type_ids");
+                let expected: Vec<&str> = ["input_ids", "attention_mask"].into_iter().chain(types).collect();
+                assert_eq!(required, expected, "{:?}", config.family);
+            }
         }
+    }
+
+    #[test]
+    fn each_low_rank_term_has_a_rank_of_its_own() {
+        let config = &configs()[3];
+        let graph = build(config, Element::F32, true).finish("test").0.graph.unwrap();
+        let dims_of = |name: &str| {
+            let input = graph.input.iter().find(|input| input.name() == name).unwrap();
+            let dims = input.dims().iter().map(|dim| match dim.value.as_ref().unwrap() {
+                DimValue::Param(symbol) => symbol.clone(),
+                DimValue::Value(number) => number.to_string(),
+            });
+            let default = graph.initializer.iter().find(|tensor| tensor.name() == name).unwrap();
+            assert_eq!(default.raw_data(), b"", "{name}");
+            (dims.collect::<Vec<_>>(), default.dims.clone())
+        };
+        let output = "encoder.layer.1.output.dense";
+        let rank = || format!("{output}.rank");
+        let (a, b) = (format!("{output}.lora_A.weight"), format!("{output}.lora_B.weight"));
+        assert_eq!(dims_of(&a), (vec![rank(), "12".to_owned()], vec![0, 12]));
+        assert_eq!(dims_of(&b), (vec!["8".to_owned(), rank()], vec![8, 0]));
+        let projection = "embeddings_project";
+        let (dims, default) = dims_of(&format!("{projection}.lora_A.weight"));
+        assert_eq!((dims, default), (vec![format!("{projection}.rank"), "4".to_owned()], vec![0, 4]));
     }
 }

@@ -48,6 +48,9 @@ pub struct Options {
     pub weights: Element,
     /// When panels are written.
     pub panels: Panels,
+    /// Whether the graph takes low-rank terms as inputs, so that any ONNX runtime can run them. edge-run's own engine
+    /// needs no such inputs.
+    pub low_rank_inputs: bool,
 }
 
 /// When panels (the weights in the order in which the runtime's kernels read them) are written, and whether
@@ -87,7 +90,7 @@ pub fn export(
     let checkpoint = Checkpoint::open(dir)?;
     let config = families::config(&checkpoint)?;
     let tokenizer = tokenizer::of_checkpoint(dir, config.vocabulary)?;
-    let (model, weights, slots) = encoder::build(&config, options.weights).finish(name);
+    let (model, weights, slots) = encoder::build(&config, options.weights, options.low_rank_inputs).finish(name);
     check_shapes(&checkpoint, &weights, &slots)?;
 
     if let Destination::Dir(target) = to {

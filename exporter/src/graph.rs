@@ -121,8 +121,19 @@ impl Builder {
         let offset = place(&mut self.base_end, bytes);
         self.external(name, &[u64::from(len)], Element::F32, "base.bias", offset, bytes);
         self.input(name, FLOAT, &[Size::Of(len)]);
-        self.slots.push(Slot { name: name.to_owned(), term: id.term, layer: id.layer, len, offset });
+        self.slots.push(Slot { name: name.to_owned(), module: id.module, layer: id.layer, len, offset });
         name.to_owned()
+    }
+
+    /// A or B of a low-rank term, `[r, K]` or `[M, r]`: a graph input whose default has rank 0. r is the dimension of any
+    /// size.
+    pub fn low_rank(&mut self, name: &str, dims: [Size<'_>; 2]) -> String {
+        let empty = dims.map(|size| match size {
+            Size::Any(_) => 0,
+            Size::Of(number) => number.into(),
+        });
+        self.constant(name, FLOAT, &empty, Vec::new());
+        self.input(name, FLOAT, &dims)
     }
 
     /// A graph input.

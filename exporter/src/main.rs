@@ -31,6 +31,9 @@ struct Arguments {
     /// When to write panels, the copy of the weights that edge-run reads
     #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
     panels: When,
+    /// Give encoder.onnx inputs for low-rank terms (LoRA), so that other runtimes than edge-run can run them
+    #[arg(long)]
+    low_rank_inputs: bool,
     /// Has no effect; `none` is accepted from scripts of earlier versions
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "all", value_parser = training)]
     training: Option<NoTraining>,
@@ -127,6 +130,7 @@ fn run(arguments: Arguments, bar: &ProgressBar) -> Result<Bundle> {
                     When::Beside => Panels::Beside,
                     When::Only => Panels::Only,
                 },
+                low_rank_inputs: arguments.low_rank_inputs,
             };
             export(&source.dir, &source.name, &to, options, &mut show)
         }

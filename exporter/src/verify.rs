@@ -145,7 +145,7 @@ mod tests {
             layer_norm_epsilon: 1e-12,
             pooler: true,
         };
-        let (model, weights, slots) = encoder::build(&config, Element::F32).finish("test");
+        let (model, weights, slots) = encoder::build(&config, Element::F32, false).finish("test");
         let entry = |w: &crate::graph::Weight| TensorEntry {
             name: w.name.clone(),
             shape: w.shape.clone(),

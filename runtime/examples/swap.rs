@@ -1,7 +1,6 @@
 //! Switches tasks on one encoder: `cargo run --example swap -- BUNDLE FIRST.bias SECOND.bias "a text"`.
 //!
-//! The encoder is loaded once. A switch passes other bias values to the same model; nothing is read, copied or lowered
-//! again.
+//! The encoder is loaded once. A switch passes other values to the same model; nothing is read or lowered again.
 
 use std::{env, error::Error, path::Path};
 

@@ -9,13 +9,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bias_patch::{Patch, Values};
 use edge_bundle::Bundle;
 use ndarray::ArrayView2;
 use serde::Serialize;
 
 use crate::{
     Encoder, EngineOptions, Error, MappedMemory, Memory, Result, Tokenized,
-    engine::{Biases, Engine, Sequence},
+    engine::{Engine, Sequence, TaskValues},
     kernel::{peak_gflops, select},
 };
 
@@ -33,6 +34,8 @@ pub struct BenchOptions {
     pub batch: usize,
     /// Whether to measure forward and backward too.
     pub gradients: bool,
+    /// The task whose values the encoder runs with; none for the encoder's own.
+    pub patch: Option<Patch>,
     /// How long each figure is measured.
     pub time: Duration,
 }
@@ -145,14 +148,22 @@ pub fn bench(bundle: Bundle, options: &BenchOptions) -> Result<Report> {
         (0..length as u64).map(|at| ((7919 * at + 1) % u64::from(config.vocabulary)) as u32).collect()
     };
     let engine = &encoder.engine;
-    let tasks: Vec<Biases> = (0..8).map(|task| Biases::of(&nudged(encoder.base().slots(), task))).collect();
-    let base = Biases::of(encoder.base().slots());
+    let values = match &options.patch {
+        Some(patch) => {
+            // Refuses what this engine does not run.
+            encoder.attach(patch)?;
+            patch.apply(&manifest.shape(), encoder.base().slots())?
+        }
+        None => Values::of_slots(encoder.base().slots()),
+    };
+    let tasks: Vec<TaskValues> = (0..8).map(|task| TaskValues::of(&nudged(&values, task))).collect();
+    let base = TaskValues::of(&values);
 
     let mut lengths = Vec::new();
     for length in &options.lengths {
         let ids = tokens(*length as usize);
         let zeros = vec![0; ids.len()];
-        let one = Sequence { ids: &ids, type_ids: &zeros, biases: &base };
+        let one = Sequence { ids: &ids, type_ids: &zeros, values: &base };
         let batch = vec![one; options.batch];
         let hidden = engine.run(&engine.bind(&batch))?;
         let times = repeat(options.time, || run(engine, &batch))?;
@@ -162,15 +173,14 @@ pub fn bench(bundle: Bundle, options: &BenchOptions) -> Result<Report> {
         let median = quantile(&times, 0.5);
         let gradient_ms = match options.gradients {
             true => {
-                let values = encoder.base().slots();
                 let text = Tokenized::of_ids(ids.clone());
                 let texts = vec![&text; options.batch];
-                let wanted = vec![true; values.len()];
+                let wanted = vec![true; values.slots.len() + values.low_rank.len()];
                 let times = repeat(options.time, || {
                     // The hidden states serve as their own gradient: any values do.
                     let run = crate::RUN_TOKENS;
                     let gradient =
-                        encoder.gradient(values, &texts, &wanted, run, &mut |_, tokens: ArrayView2<'_, f32>, _| {
+                        encoder.gradient(&values, &texts, &wanted, run, &mut |_, tokens: ArrayView2<'_, f32>, _| {
                             (tokens.to_owned(), None)
                         })?;
                     black_box(gradient);
@@ -193,7 +203,7 @@ pub fn bench(bundle: Bundle, options: &BenchOptions) -> Result<Report> {
     }
 
     let (ids, zeros) = (tokens(32.min(longest)), vec![0; 32.min(longest)]);
-    let of_task = |task: &'_ usize| Sequence { ids: &ids, type_ids: &zeros, biases: &tasks[*task] };
+    let of_task = |task: &'_ usize| Sequence { ids: &ids, type_ids: &zeros, values: &tasks[*task] };
     let mut at = 0;
     let switch = repeat(options.time, || {
         // Reading the clock takes longer than one switch, so 64 are measured together.
@@ -221,7 +231,7 @@ pub fn bench(bundle: Bundle, options: &BenchOptions) -> Result<Report> {
     let many: Vec<Vec<u32>> = batch_lengths().map(|length| tokens(length.min(longest))).collect();
     let zeros = vec![0; longest];
     let many: Vec<Sequence<'_>> =
-        many.iter().map(|ids| Sequence { ids, type_ids: &zeros[..ids.len()], biases: &base }).collect();
+        many.iter().map(|ids| Sequence { ids, type_ids: &zeros[..ids.len()], values: &base }).collect();
     let runs = crate::encoder::runs(many.iter().map(|sequence| sequence.ids.len()), crate::RUN_TOKENS);
     let times = repeat(options.time, || runs.iter().try_for_each(|run_of| run(engine, &many[run_of.clone()])))?;
     let batch_ms = quantile(&times, 0.5);
@@ -249,7 +259,7 @@ pub fn bench(bundle: Bundle, options: &BenchOptions) -> Result<Report> {
             sequences_per_second: many.len() as f64 / batch_ms * 1e3,
             tokens_per_second: all as f64 / batch_ms * 1e3,
         },
-        task_bytes: 4 * manifest.slots.iter().map(|slot| slot.len as usize).sum::<usize>(),
+        task_bytes: size_of_val(base.all()),
         memory: Memory::now(),
         mapped: MappedMemory::of("panels-"),
     })
@@ -261,8 +271,9 @@ fn run(engine: &Engine, sequences: &[Sequence<'_>]) -> Result<()> {
 }
 
 /// Values that differ from task to task.
-fn nudged(slots: &[Vec<f32>], task: usize) -> Vec<Vec<f32>> {
-    slots.iter().map(|slot| slot.iter().map(|value| value + 1e-3 * task as f32).collect()).collect()
+fn nudged(values: &Values, task: usize) -> Values {
+    let slot = |slot: &Vec<f32>| slot.iter().map(|value| value + 1e-3 * task as f32).collect();
+    Values { slots: values.slots.iter().map(slot).collect(), low_rank: values.low_rank.clone() }
 }
 
 /// Times of `work` in milliseconds, one for each run. Runs go on for `time`; there are at least five, after one that is

@@ -1,8 +1,7 @@
 //! One frozen encoder, and the tasks attached to it.
 //!
 //! In: a bundle, patches and texts. Out: predictions. Refused: a bundle that no engine runs, and patches that do not
-//! fit it. The encoder is loaded once. Attaching a task decodes its patch; after that a text of any task runs on the
-//! same encoder.
+//! fit it. The encoder is loaded once. A text of any attached task runs on it.
 
 use std::{
     ops::Range,
@@ -11,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bias_patch::{Digest, Patch, Task as TaskSpec};
+use bias_patch::{Patch, SlotKind, Task as TaskSpec};
 use edge_bundle::{Base, Bundle};
 use ndarray::{Array1, Array2, Axis};
 
@@ -19,8 +18,10 @@ use ndarray::{Array1, Array2, Axis};
 use crate::OwnWeights;
 use crate::{
     Error, Prediction, Result, Text, Timing,
-    engine::{Biases, Engine, EngineOptions, Hidden, Sequence},
+    engine::{Engine, EngineOptions, Hidden, Sequence, TaskValues},
     head::Head,
+    memory::ask_memory,
+    recent::{Recent, TaskNumber},
     tasks::{self, TaskKind, Window, pooling},
     text::{Tokenizer, Tokens},
 };
@@ -35,6 +36,7 @@ pub struct Encoder {
     base: Base,
     tokenizer: Arc<Tokenizer>,
     pub(crate) engine: Engine,
+    recent: Recent,
     /// Why tract runs it although nobody asked for tract.
     uncovered: Option<String>,
     load: LoadTiming,
@@ -49,14 +51,12 @@ pub struct LoadTiming {
     pub engine: Duration,
 }
 
-/// A task attached to an encoder: its bias values and head, decoded.
+/// A task attached to an encoder: its values as the patch stores them, and its head.
 pub struct Task {
-    spec: TaskSpec,
+    number: TaskNumber,
+    patch: Patch,
     kind: Box<dyn TaskKind>,
-    encoder: Digest,
     head: Head,
-    biases: Biases,
-    bytes: usize,
 }
 
 /// A text and the task it is for.
@@ -105,7 +105,7 @@ impl Encoder {
         let base = bundle.base()?;
         let (engine, uncovered) = Engine::load(&bundle, options)?;
         let load = LoadTiming { tokenizer: tokenized - begun, engine: tokenized.elapsed() };
-        Ok(Encoder { bundle, base, tokenizer, engine, uncovered, load })
+        Ok(Encoder { bundle, base, tokenizer, engine, recent: Recent::default(), uncovered, load })
     }
 
     /// The same encoder with other weights, for comparisons of trainings. Its answers differ from the bundle's, but
@@ -120,6 +120,7 @@ impl Encoder {
             base: self.base.clone(),
             tokenizer: self.tokenizer.clone(),
             engine: Engine::Lowered(Box::new(self.lowered()?.with_weights(&self.bundle, weights)?)),
+            recent: Recent::default(),
             uncovered: None,
             load: self.load,
         })
@@ -156,21 +157,45 @@ impl Encoder {
         self.load
     }
 
-    /// Decodes a patch for this encoder. The patch may be dropped afterwards.
+    /// Makes a task of a patch for this encoder.
     ///
     /// # Errors
-    /// When the patch was made for another encoder or does not fit it.
+    /// When the patch was made for another encoder or does not fit it, or when it has low-rank terms, tract runs the
+    /// encoder, and its graph takes no such terms.
     pub fn attach(&self, patch: &Patch) -> Result<Task> {
-        let values = patch.apply(&self.bundle.manifest().shape(), self.base.slots())?;
-        let bytes = 4 * values.iter().map(Vec::len).sum::<usize>();
-        Ok(Task {
-            spec: patch.task().clone(),
-            encoder: patch.encoder(),
-            kind: tasks::of(patch.task().kind()),
-            head: Head::new(patch.head()),
-            biases: Biases::of(&values),
+        let number = TaskNumber::next();
+        self.recent.get(number, || self.decode(patch))?;
+        Ok(Task { number, kind: tasks::of(patch.task().kind()), head: Head::new(patch.head()), patch: patch.clone() })
+    }
+
+    /// The values of a patch, as this engine runs them. It is refused here, not when a task is attached: a task may be
+    /// run by another [`Encoder`] of the same digest.
+    fn decode(&self, patch: &Patch) -> Result<TaskValues> {
+        let manifest = self.bundle.manifest();
+        patch.check(&manifest.shape())?;
+        // The values of the slots, and once more while they are put together.
+        let floats = patch.slots().iter().map(|slot| slot.values.len()).sum::<usize>();
+        ask_memory(2 * size_of::<f32>() * floats, |bytes| Error::Memory {
+            place: format!("the values of task {}", patch.task().name()),
             bytes,
-        })
+            helps: "low-rank terms of a lower rank need less",
+        })?;
+        let values = patch.apply(&manifest.shape(), self.base.slots())?;
+        if let Some(term) = values.low_rank.iter().find(|term| !self.engine.takes_term(term.slot)) {
+            let slot = manifest.slots[term.slot].id().with_kind(SlotKind::LoraA)?;
+            let helps = match self.uncovered() {
+                Some(node) => format!("tract runs it, because {node}"),
+                None => "or use --engine lowered".to_owned(),
+            };
+            return Err(Error::Engine {
+                path: self.bundle.dir().join("encoder.onnx"),
+                action: "run the low-rank terms of a patch",
+                reason: format!(
+                    "no inputs for slot {slot}; export the bundle with edge-export --low-rank-inputs; {helps}"
+                ),
+            });
+        }
+        Ok(TaskValues::of(&values))
     }
 
     /// Answers texts, each for its own task; the answers come in the order of the requests.
@@ -226,24 +251,25 @@ impl Encoder {
     pub fn hidden(&self, text: &Text) -> Result<(Array2<f32>, Option<Array1<f32>>)> {
         text.check(if text.second().is_some() { 2 } else { 1 })?;
         let tokens = self.tokenizer.encode(text, self.limit(None, u32::MAX))?;
-        let biases = Biases::of(self.base.slots());
-        let mut hidden = self.engine.run(&self.engine.bind(&[tokens.sequence(&biases)]))?;
+        let values = TaskValues::of_slots(self.base.slots());
+        let mut hidden = self.engine.run(&self.engine.bind(&[tokens.sequence(&values)]))?;
         let Hidden { tokens, pooled } = hidden.remove(0);
         Ok((tokens, pooled))
     }
 
     /// Token ids of a request.
     fn tokenize(&self, Request { task, text }: Request<'_>, options: Options) -> Result<Pending> {
-        if task.encoder != self.bundle.manifest().encoder {
+        let spec = task.spec();
+        if task.patch.encoder() != self.bundle.manifest().encoder {
             return Err(Error::OtherEncoder {
-                task: task.spec.name().to_owned(),
-                expected: task.encoder,
+                task: spec.name().to_owned(),
+                expected: task.patch.encoder(),
                 found: self.bundle.manifest().encoder,
             });
         }
-        let limit = self.limit(options.max_length, task.spec.max_length());
+        let limit = self.limit(options.max_length, spec.max_length());
         let begun = Instant::now();
-        let windows = self.windows(&task.spec, task.kind(), text, limit, options.most_windows)?;
+        let windows = self.windows(spec, task.kind(), text, limit, options.most_windows)?;
         let timing =
             Timing { tokens: windows.iter().map(Tokens::len).sum(), tokenize: begun.elapsed(), ..Timing::default() };
         Ok(Pending { windows, outputs: Vec::new(), timing })
@@ -251,13 +277,22 @@ impl Encoder {
 
     /// Runs some windows together and keeps the heads' outputs.
     fn run(&self, requests: &[Request<'_>], pending: &mut [Result<Pending>], run: &[(usize, usize)]) -> Result<()> {
+        let begun = Instant::now();
+        // Each task's values once, however many tasks there are.
+        let mut decoded: Vec<(TaskNumber, Arc<TaskValues>)> = Vec::new();
+        for (at, _) in run {
+            let task = requests[*at].task;
+            if decoded.iter().all(|(number, _)| *number != task.number) {
+                decoded.push((task.number, self.recent.get(task.number, || self.decode(&task.patch))?));
+            }
+        }
         let sequence = |(at, window): &(usize, usize)| {
             let pending = pending[*at].as_ref().ok()?;
-            Some(pending.windows[*window].sequence(&requests[*at].task.biases))
+            let (_, values) = decoded.iter().find(|(number, _)| *number == requests[*at].task.number)?;
+            Some(pending.windows[*window].sequence(values))
         };
         let sequences: Vec<Sequence<'_>> = run.iter().filter_map(sequence).collect();
         let tokens: usize = sequences.iter().map(|s| s.ids.len()).sum();
-        let begun = Instant::now();
         let inputs = self.engine.bind(&sequences);
         let switch = begun.elapsed();
         let begun = Instant::now();
@@ -349,7 +384,7 @@ impl Pending {
 impl Task {
     /// What the task is.
     pub fn spec(&self) -> &TaskSpec {
-        &self.spec
+        self.patch.task()
     }
 
     /// What its kind of task does.
@@ -357,8 +392,9 @@ impl Task {
         &*self.kind
     }
 
-    /// Bytes its bias values take in memory.
+    /// Bytes its values take in memory, without the head. The values of the last tasks that were used are there decoded
+    /// too.
     pub fn resident_bytes(&self) -> usize {
-        self.bytes
+        self.patch.slots().iter().map(|slot| slot.values.memory_bytes()).sum()
     }
 }

@@ -1,4 +1,4 @@
-//! Hidden states from token ids and bias values, with one of two engines.
+//! Hidden states from token ids and a task's values, with one of two engines.
 //!
 //! In: a bundle. Out: an [`Engine`]. [`Lowered`] runs fused operators over mapped weights, several sequences at once.
 //! tract runs the exported graph, one sequence after the other, over its own copy of the weights. [`EngineKind::Auto`]
@@ -7,8 +7,10 @@
 
 use std::{path::Path, sync::Arc};
 
+use bias_patch::Values;
 use clap::ValueEnum;
 use edge_bundle::Bundle;
+use edge_engine::LowRank;
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2};
 
 #[cfg(feature = "tract")]
@@ -75,9 +77,16 @@ pub(crate) enum Engine {
     Tract(Tract),
 }
 
-/// The values of all slots of one task, concatenated in the order of the manifest: `[L]`.
+/// The values of one task, as the engine takes them.
 #[derive(Clone, Debug)]
-pub(crate) struct Biases(Arc<[f32]>);
+pub(crate) struct TaskValues {
+    /// Those of all slots in the order of the manifest, `[L]`; behind them those of the low-rank terms.
+    all: Arc<[f32]>,
+    /// L.
+    of_slots: usize,
+    /// For each slot, where the term of its layer is; empty without terms.
+    terms: Arc<[Option<LowRank>]>,
+}
 
 /// Token ids of one sequence: S numbers each.
 #[derive(Clone, Copy, Debug)]
@@ -87,7 +96,7 @@ pub(crate) struct Sequence<'a> {
     /// Token types; an encoder without token types ignores them.
     pub type_ids: &'a [u32],
     /// The task's values.
-    pub biases: &'a Biases,
+    pub values: &'a TaskValues,
 }
 
 /// Sequences with their values, as the engine takes them.
@@ -105,14 +114,39 @@ pub(crate) struct Hidden {
     pub pooled: Option<Array1<f32>>,
 }
 
-impl Biases {
-    /// Concatenates the values of all slots, in the order of the manifest.
-    pub fn of(slots: &[Vec<f32>]) -> Self {
-        Biases(slots.concat().into())
+impl TaskValues {
+    /// The values of a task without low-rank terms.
+    pub fn of_slots(slots: &[Vec<f32>]) -> Self {
+        let all = slots.concat();
+        TaskValues { of_slots: all.len(), all: all.into(), terms: [].into() }
     }
 
-    pub fn values(&self) -> &[f32] {
-        &self.0
+    pub fn of(values: &Values) -> Self {
+        let mut all = values.slots.concat();
+        let of_slots = all.len();
+        let mut terms = vec![None; if values.low_rank.is_empty() { 0 } else { values.slots.len() }];
+        for term in &values.low_rank {
+            let a = all.len();
+            all.extend(&term.a);
+            terms[term.slot] = Some(LowRank { rank: term.rank, a, b: all.len() });
+            all.extend(&term.b);
+        }
+        TaskValues { all: all.into(), of_slots, terms: terms.into() }
+    }
+
+    /// All values: those of slots, then those of low-rank terms.
+    pub fn all(&self) -> &[f32] {
+        &self.all
+    }
+
+    /// The values of all slots, `[L]`.
+    pub fn slots(&self) -> &[f32] {
+        &self.all[..self.of_slots]
+    }
+
+    /// Where each slot's layer has its low-rank term among [`TaskValues::all`]; empty without terms.
+    pub fn terms(&self) -> &[Option<LowRank>] {
+        &self.terms
     }
 }
 
@@ -149,7 +183,7 @@ impl Engine {
         })
     }
 
-    /// The inputs of a run. A single task's values are borrowed, not copied, so a switch of tasks costs nothing else.
+    /// The inputs of a run. A single task's values are borrowed, not copied.
     pub fn bind<'a>(&self, sequences: &[Sequence<'a>]) -> Bound<'a> {
         let lowered = self.lowered().map(|engine| engine.bind(sequences));
         Bound { lowered, sequences: sequences.to_vec() }
@@ -170,6 +204,16 @@ impl Engine {
             Engine::Lowered(engine) => Some(engine),
             #[cfg(feature = "tract")]
             Engine::Tract(_) => None,
+        }
+    }
+
+    /// Whether it runs the low-rank term of a slot's module, if a task has one.
+    #[cfg_attr(not(feature = "tract"), expect(unused_variables, reason = "the operators run every term"))]
+    pub fn takes_term(&self, slot: usize) -> bool {
+        match self {
+            Engine::Lowered(_) => true,
+            #[cfg(feature = "tract")]
+            Engine::Tract(engine) => engine.takes_term(slot),
         }
     }
 

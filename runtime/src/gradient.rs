@@ -1,16 +1,17 @@
-//! Gradients of a loss with respect to an encoder's bias values: what training needs of the runtime.
+//! Gradients of a loss with respect to a task's values: what training needs of the runtime.
 //!
-//! In: bias values, tokenized texts, and a loss of their hidden states. Out: the gradient of every wanted slot.
-//! Refused: an encoder that tract runs, and values that are not its slots'. The forward pass is the one that answers
+//! In: values, tokenized texts, and a loss of their hidden states. Out: the gradient of every wanted slot and low-rank
+//! term. Refused: an encoder that tract runs, and values that are not its own. The forward pass is the one that answers
 //! texts: the same operators over the same mapped weights. The feature `research` adds gradients of the weights.
 
-use bias_patch::{Module, Task as TaskSpec};
+use bias_patch::{LowRank, Module, Task as TaskSpec, Values};
 use edge_engine::{Batch, Gradients, SequenceLoss};
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2};
 
 use crate::{
     Encoder, Error, Result, Text,
     encoder::runs,
+    engine::TaskValues,
     lowered::Lowered,
     tasks::{self, TaskKind, TokenPlaces},
     text::Tokens,
@@ -80,10 +81,10 @@ impl Encoder {
         Ok(windows.into_iter().map(|tokens| Tokenized::new(&*kind, text, tokens)).collect())
     }
 
-    /// The gradient of a loss with respect to the values of each slot. For slots that are not `wanted` it is zero, and
-    /// is not computed.
+    /// The gradient of a loss with respect to a task's values. `wanted` says of each slot, and then of each low-rank term,
+    /// whether its gradient is computed; where it is not, it is zero.
     ///
-    /// `values` are those of the slots, in the order of the manifest. `loss` is called once for each text, in order,
+    /// `loss` is called once for each text, in order,
     /// with its last hidden state `[S, H]` and, where there is one, the pooler's output `[H]`. It gives the gradients
     /// of the loss with respect to both; none for a pooler's output that it does not use.
     ///
@@ -92,15 +93,15 @@ impl Encoder {
     ///
     /// # Errors
     /// When tract runs the encoder, because tract does not run backward; when the engine fails; when `values` are not
-    /// those of the slots; or when a gradient of `loss` has the wrong shape.
+    /// the encoder's; or when a gradient of `loss` has the wrong shape.
     pub fn gradient(
         &self,
-        values: &[Vec<f32>],
+        values: &Values,
         texts: &[&Tokenized],
         wanted: &[bool],
         tokens: usize,
         loss: &mut LossFn<'_>,
-    ) -> Result<Vec<Vec<f32>>> {
+    ) -> Result<Values> {
         self.gradients(values, texts, wanted, tokens, None, loss)
     }
 
@@ -112,13 +113,13 @@ impl Encoder {
     #[cfg(feature = "research")]
     pub fn gradient_with_weights(
         &self,
-        values: &[Vec<f32>],
+        values: &Values,
         texts: &[&Tokenized],
         wanted: &[bool],
         tokens: usize,
         d_weights: &mut [f32],
         loss: &mut LossFn<'_>,
-    ) -> Result<Vec<Vec<f32>>> {
+    ) -> Result<Values> {
         let expected = self.lowered()?.weights().floats()?;
         if d_weights.len() != expected {
             return Err(Error::Input {
@@ -132,30 +133,23 @@ impl Encoder {
 
     fn gradients(
         &self,
-        values: &[Vec<f32>],
+        values: &Values,
         texts: &[&Tokenized],
         wanted: &[bool],
         tokens: usize,
         mut d_weights: Option<&mut [f32]>,
         loss: &mut LossFn<'_>,
-    ) -> Result<Vec<Vec<f32>>> {
+    ) -> Result<Values> {
         let engine = self.lowered()?;
-        let manifest = self.bundle().manifest();
-        let lengths = || manifest.slots.iter().map(|slot| slot.len as usize);
-        if !values.iter().map(Vec::len).eq(lengths()) || wanted.len() != values.len() {
-            return Err(Error::Input {
-                place: "values".to_owned(),
-                expected: format!("those of {} slots, and as many that are wanted or not", manifest.slots.len()),
-                found: format!("{} and {}, or other lengths", values.len(), wanted.len()),
-            });
-        }
-        let flat = values.concat();
+        self.check_values(values, wanted)?;
+        let flat = TaskValues::of(values);
+        let (of_slots, of_terms) = wanted.split_at(values.slots.len());
         // A key's bias shifts all scores of a row by the same amount, which softmax cancels: its gradient is zero.
-        let wanted = manifest.slots.iter().zip(wanted).zip(values);
-        let wanted: Vec<bool> = wanted
-            .flat_map(|((slot, wanted), values)| vec![*wanted && slot.term != Module::Key; values.len()])
-            .collect();
-        let mut sums = vec![0.0f32; flat.len()];
+        let slots = self.bundle().manifest().slots.iter().zip(of_slots);
+        let slots = slots.map(|(slot, wanted)| (slot.len as usize, *wanted && slot.module != Module::Key));
+        let terms = values.low_rank.iter().zip(of_terms).map(|(term, wanted)| (term.a.len() + term.b.len(), *wanted));
+        let wanted: Vec<bool> = slots.chain(terms).flat_map(|(len, wanted)| vec![wanted; len]).collect();
+        let mut sums = vec![0.0f32; flat.all().len()];
         for run in runs(texts.iter().map(|text| text.len()), tokens) {
             let mut batch = Batch::default();
             for text in &texts[run.clone()] {
@@ -186,13 +180,13 @@ impl Encoder {
                     misshapen = Some(at);
                 }
             };
-            let gradients = Gradients::new(&mut sums, &wanted);
+            let gradients = Gradients::new(&mut sums, &wanted, flat.terms());
             #[cfg(feature = "research")]
             let gradients = gradients.with_weights(edge_engine::WeightGradients(d_weights.as_deref_mut()));
             #[cfg(not(feature = "research"))]
             debug_assert!(d_weights.take().is_none(), "asked for by nobody");
             let mut gradients = gradients;
-            engine.gradient(&batch, &flat, &mut gradients, &mut of_run)?;
+            engine.gradient(&batch, flat.all(), &mut gradients, &mut of_run)?;
             if let Some(at) = misshapen {
                 return Err(Error::Input {
                     place: format!("gradients of sequence {at}"),
@@ -201,13 +195,42 @@ impl Encoder {
                 });
             }
         }
-        let mut rest = &sums[..];
-        let parts = values.iter().map(|slot| {
-            let (part, after) = rest.split_at(slot.len());
-            rest = after;
-            part.to_vec()
-        });
-        Ok(parts.collect())
+        let mut rest = sums.into_iter();
+        let mut part = |like: &[f32]| rest.by_ref().take(like.len()).collect();
+        let slots = values.slots.iter().map(|slot| part(slot)).collect();
+        let terms = values.low_rank.iter().map(|term| LowRank { a: part(&term.a), b: part(&term.b), ..*term });
+        Ok(Values { slots, low_rank: terms.collect() })
+    }
+
+    /// Checks that values are the encoder's, and that `wanted` says something of each.
+    fn check_values(&self, values: &Values, wanted: &[bool]) -> Result<()> {
+        let manifest = self.bundle().manifest();
+        let wrong = |place: &str, expected: String, found: String| {
+            Err(Error::Input { place: place.to_owned(), expected, found })
+        };
+        if !values.slots.iter().map(Vec::len).eq(manifest.slots.iter().map(|slot| slot.len as usize)) {
+            return wrong("values", format!("those of {} slots", manifest.slots.len()), "others".to_owned());
+        }
+        for term in &values.low_rank {
+            let slot = manifest.slots.get(term.slot).filter(|slot| slot.module.is_linear());
+            let due = slot.map(|slot| (manifest.config.inputs(slot.module) as usize, slot.len as usize));
+            let fits = |(inputs, outputs): (usize, usize)| {
+                let parts = (term.rank.checked_mul(inputs), term.rank.checked_mul(outputs));
+                parts == (Some(term.a.len()), Some(term.b.len()))
+            };
+            if term.rank == 0 || !due.is_some_and(fits) {
+                let expected = "A and B of one rank, of a linear layer".to_owned();
+                return wrong(&format!("low-rank term of slot {}", term.slot), expected, "others".to_owned());
+            }
+        }
+        if !values.low_rank.is_sorted_by(|a, b| a.slot < b.slot) {
+            return wrong("low-rank terms", "each slot once, in order".to_owned(), "others".to_owned());
+        }
+        let due = values.slots.len() + values.low_rank.len();
+        match wanted.len() == due {
+            true => Ok(()),
+            false => wrong("wanted values", format!("one for each of {due}"), wanted.len().to_string()),
+        }
     }
 
     /// A copy of the weights, to be changed and given to [`Encoder::with_weights`].

@@ -1,8 +1,8 @@
-//! Runs any number of tasks over one frozen encoder: a task is a **patch** of bias values, and switching tasks swaps
-//! patches.
+//! Runs any number of tasks over one frozen encoder: a task is a **patch** of biases and low-rank terms, and switching
+//! tasks swaps patches.
 //!
-//! The path of a text: `text` turns it into token ids. The crate edge-engine turns ids and bias values into hidden
-//! states; `lowering` chooses its operators, and `panels` maps their weights. `head` turns hidden states into outputs,
+//! The path of a text: `text` turns it into token ids. The crate edge-engine turns ids and a task's values into
+//! hidden states; `lowering` chooses its operators, and `panels` maps their weights. `head` turns hidden states into outputs,
 //! and the kind of task in [`tasks`] turns outputs into an [`Answer`]. [`Encoder`] holds what all tasks share, [`Task`]
 //! what belongs to one.
 //!
@@ -37,6 +37,7 @@ mod memory;
 mod own_weights;
 mod panels;
 mod prediction;
+mod recent;
 pub mod tasks;
 mod text;
 #[cfg(feature = "tract")]

@@ -11,13 +11,13 @@ use std::{
 };
 
 use edge_bundle::{Bundle, Element, onnx};
-use edge_engine::{Batch, Gradients, Hidden, Machine, Model, SequenceLoss, Table, Threads};
+use edge_engine::{Batch, Gradients, Hidden, Machine, Model, SequenceLoss, Table, TaskTerms, Threads};
 
 #[cfg(feature = "research")]
 use crate::own_weights::OwnWeights;
 use crate::{
     Activations, EngineOptions, Error, Result,
-    engine::{Biases, Sequence},
+    engine::{Sequence, TaskValues},
     kernel::select,
     lowering::{Uncovered, lower},
     memory::ask_memory,
@@ -32,10 +32,12 @@ pub(crate) struct Lowered {
     path: PathBuf,
 }
 
-/// What a run takes: sequences, and the values of their tasks, `[T, L]`.
+/// What a run takes: sequences, the values of their tasks' slots, `[T, L]`, and the tasks' low-rank terms, if any has
+/// some.
 pub(crate) struct Inputs<'a> {
     batch: Batch,
     values: Cow<'a, [f32]>,
+    terms: Vec<TaskTerms<'a>>,
 }
 
 /// Why a bundle has no [`Lowered`].
@@ -87,25 +89,30 @@ impl Lowered {
 
     /// The inputs of one run of several sequences.
     ///
-    /// The values of a single task are borrowed. Those of several tasks are copied into one table: a hundred kilobytes
-    /// a task, which takes microseconds, where a run takes milliseconds.
+    /// The values of a single task are borrowed, and so are all low-rank terms. The slots of several tasks are copied into
+    /// one table: some microseconds a task, where a run takes milliseconds.
     pub fn bind<'a>(&self, sequences: &[Sequence<'a>]) -> Inputs<'a> {
-        let mut tasks: Vec<&'a Biases> = Vec::new();
+        let mut tasks: Vec<&'a TaskValues> = Vec::new();
         let mut batch = Batch::default();
         for sequence in sequences {
-            let same = |known: &&Biases| std::ptr::eq(*known, sequence.biases);
+            let same = |known: &&TaskValues| std::ptr::eq(*known, sequence.values);
             let task = tasks.iter().position(same).unwrap_or_else(|| {
-                tasks.push(sequence.biases);
+                tasks.push(sequence.values);
                 tasks.len() - 1
             });
             // The cast is exact: a batch has fewer than 2^32 sequences, so fewer tasks.
             batch.push(sequence.ids, sequence.type_ids, task as u32);
         }
         let values = match tasks[..] {
-            [one] => Cow::Borrowed(one.values()),
-            _ => Cow::Owned(tasks.iter().flat_map(|task| task.values()).copied().collect()),
+            [one] => Cow::Borrowed(one.slots()),
+            _ => Cow::Owned(tasks.iter().flat_map(|task| task.slots()).copied().collect()),
         };
-        Inputs { batch, values }
+        let terms = if tasks.iter().all(|task| task.terms().is_empty()) {
+            Vec::new()
+        } else {
+            tasks.iter().map(|task| TaskTerms { values: task.all(), places: task.terms() }).collect()
+        };
+        Inputs { batch, values, terms }
     }
 
     /// Runs sequences.
@@ -121,7 +128,7 @@ impl Lowered {
             bytes,
             helps: "fewer tokens (--max-length), fewer --threads or an encoder of --weights int8 need less",
         })?;
-        let table = Table { values: &inputs.values, width: self.model.values() };
+        let table = Table { values: &inputs.values, width: self.model.values(), terms: &inputs.terms };
         let run = || self.model.run(&self.machine, self.weights.weights()?, &inputs.batch, table);
         run().map_err(|error| self.failed(error))
     }

@@ -117,6 +117,9 @@ struct BenchArguments {
     /// Run N sequences together
     #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = at_least_one)]
     batch: usize,
+    /// Run with the values of this patch, in place of the encoder's own
+    #[arg(short, long, value_name = "FILE")]
+    patch: Option<PathBuf>,
     /// Also measure forward and backward together, as in training
     #[arg(long)]
     gradients: bool,
@@ -209,6 +212,7 @@ fn measure(arguments: &BenchArguments) -> Result<()> {
         lengths: arguments.lengths.clone(),
         batch: arguments.batch,
         gradients: arguments.gradients,
+        patch: arguments.patch.as_deref().map(Patch::open).transpose()?,
         time: Duration::from_secs_f64(arguments.seconds),
     };
     let report = bench(Bundle::open(&arguments.bundle)?, &options)?;

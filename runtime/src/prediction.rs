@@ -24,7 +24,7 @@ pub struct Timing {
     pub tokens: usize,
     /// Making token ids.
     pub tokenize: Duration,
-    /// Binding this task's biases to the encoder's inputs.
+    /// Binding this task's values to the encoder's inputs, and decoding them if they were not kept.
     pub switch: Duration,
     /// Running the encoder.
     pub encode: Duration,

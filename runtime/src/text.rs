@@ -16,7 +16,7 @@ use tokenizers::{
 
 use crate::{
     Error, Result,
-    engine::{Biases, Sequence},
+    engine::{Sequence, TaskValues},
     error::TextError,
     mapped::Mapped,
     mapped_tokenizer::{MappedTokenizer, mapped_tokenizer},
@@ -83,8 +83,8 @@ pub(crate) struct Tokens {
 
 impl Tokens {
     /// The tokens as the engine takes them, with a task's values.
-    pub fn sequence<'a>(&'a self, biases: &'a Biases) -> Sequence<'a> {
-        Sequence { ids: &self.ids, type_ids: &self.type_ids, biases }
+    pub fn sequence<'a>(&'a self, values: &'a TaskValues) -> Sequence<'a> {
+        Sequence { ids: &self.ids, type_ids: &self.type_ids, values }
     }
 
     /// Number of tokens.

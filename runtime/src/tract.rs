@@ -1,19 +1,22 @@
 //! Runs the exported graph in tract.
 //!
 //! In: a bundle with `weights.bin`. Out: a plan that is made once and serves every task and length. Refused: a damaged
-//! `weights.bin`, and a graph that tract cannot plan. The batch is one sequence: tract fuses bias additions only if the
-//! batch size is a constant, so a loop over unpadded sequences is faster than a symbolic batch. tract copies the
-//! weights into memory of its own. It runs graphs that our operators do not cover, and tests compare our operators with
-//! it.
+//! `weights.bin`, a graph that tract cannot plan, and (by [`crate::Encoder::attach`]) low-rank terms that the graph has
+//! no inputs for. The batch is one sequence: tract fuses bias additions only if the batch size is a constant, so a loop
+//! over unpadded sequences is faster than a symbolic batch. tract copies the weights into memory of its own. It runs
+//! graphs that our operators do not cover, and tests compare our operators with it.
 
 use std::{
+    collections::HashSet,
+    mem,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use edge_bundle::Bundle;
+use edge_bundle::{Bundle, Manifest, Slot};
+use edge_engine::LowRank;
 use ndarray::{Array1, Array2, Ix1, Ix2};
-use tract_onnx::{prelude::*, tract_core::internal::TractErrorContext as _};
+use tract_onnx::{pb::TensorProto, prelude::*, tract_core::internal::TractErrorContext as _};
 
 use crate::{
     Error, Result,
@@ -28,6 +31,10 @@ enum Input {
     TypeIds,
     /// A slot: its offset in the values of a task, and its length.
     Slot(usize, usize),
+    /// A of the low-rank term of a slot's module, `[r, K]`: the slot's number, and K.
+    LowRankA(usize, usize),
+    /// B of it, `[M, r]`: the slot's number, and M.
+    LowRankB(usize, usize),
 }
 
 /// A loaded encoder.
@@ -57,6 +64,13 @@ impl Tract {
         Ok(Tract { plan, inputs, path: bundle.dir().to_owned(), pooler: bundle.manifest().config.pooler })
     }
 
+    /// Whether the graph has inputs for the low-rank term of a slot's module.
+    pub fn takes_term(&self, slot: usize) -> bool {
+        let of_slot = |input: &&Input| matches!(input, Input::LowRankA(of, _) | Input::LowRankB(of, _) if *of == slot);
+        // A and B: the names of inputs are all different, or tract would not have read the graph.
+        self.inputs.iter().filter(of_slot).count() == 2
+    }
+
     /// The inputs of one run.
     fn bind(&self, sequence: Sequence<'_>) -> TVec<TValue> {
         let row = |values: &[u32]| {
@@ -64,12 +78,25 @@ impl Tract {
             // One row with a column for each value always fits.
             tract_ndarray::Array1::from(values).insert_axis(tract_ndarray::Axis(0)).into_tensor().into_tvalue()
         };
+        // The r vectors of A or B; none for a task without such a term.
+        let vectors = |slot: usize, width: usize, at: fn(&LowRank) -> usize| {
+            let term = sequence.values.terms().get(slot).and_then(Option::as_ref);
+            let rank = term.map_or(0, |term| term.rank);
+            let values = term.map_or(&[][..], |term| &sequence.values.all()[at(term)..][..rank * width]);
+            tract_ndarray::Array2::from_shape_vec((rank, width), values.to_vec()).expect("as many values as the shape")
+        };
         let bind = |input: &Input| match *input {
             Input::Ids => row(sequence.ids),
             Input::Mask => row(&vec![1; sequence.ids.len()]),
             Input::TypeIds => row(sequence.type_ids),
             Input::Slot(at, len) => {
-                tract_ndarray::aview1(&sequence.biases.values()[at..at + len]).to_owned().into_tensor().into_tvalue()
+                tract_ndarray::aview1(&sequence.values.slots()[at..at + len]).to_owned().into_tensor().into_tvalue()
+            }
+            Input::LowRankA(slot, width) => vectors(slot, width, |term| term.a).into_tensor().into_tvalue(),
+            // A task has B by columns.
+            Input::LowRankB(slot, width) => {
+                let columns = vectors(slot, width, |term| term.b);
+                columns.t().as_standard_layout().into_owned().into_tensor().into_tvalue()
             }
         };
         self.inputs.iter().map(bind).collect()
@@ -107,7 +134,9 @@ fn parse(path: &Path, bundle: &Bundle) -> TractResult<(InferenceModel, Vec<Input
     let graph = proto.graph.as_mut().context("no graph")?;
     // tract treats an input with a default as a constant, so the defaults are dropped.
     let names: Vec<String> = graph.input.iter().map(|i| i.name.clone()).collect();
-    graph.initializer.retain(|tensor| !names.contains(&tensor.name));
+    let (defaults, constants) = mem::take(&mut graph.initializer).into_iter().partition(|t| names.contains(&t.name));
+    graph.initializer = constants;
+    check_empty_terms(&defaults, bundle.manifest())?;
     let dir = bundle.dir().to_str().context("the bundle's path is not UTF-8")?;
     let mut model = onnx.parse(&proto, Some(dir))?.model;
 
@@ -119,19 +148,46 @@ fn parse(path: &Path, bundle: &Bundle) -> TractResult<(InferenceModel, Vec<Input
             "input_ids" => (Input::Ids, ids.clone()),
             "attention_mask" => (Input::Mask, ids.clone()),
             "token_type_ids" => (Input::TypeIds, ids.clone()),
-            slot => {
-                let slots = &bundle.manifest().slots;
-                let number = slots.iter().position(|s| s.name == slot);
-                let number = number.with_context(|| format!("input {slot} is not a slot of the manifest"))?;
-                let begin: usize = slots[..number].iter().map(|slot| slot.len as usize).sum();
-                let len = usize::try_from(slots[number].len)?;
-                (Input::Slot(begin, len), InferenceFact::dt_shape(f32::datum_type(), [len]))
-            }
+            slot => slot_input(slot, bundle.manifest(), &model.symbols)
+                .with_context(|| format!("input {slot} is not a slot of the manifest"))?,
         };
         model.set_input_fact(at, fact)?;
         inputs.push(input);
     }
     Ok((model, inputs))
+}
+
+/// Checks that low-rank terms default to none, as tasks without terms rely on.
+fn check_empty_terms(defaults: &[TensorProto], manifest: &Manifest) -> TractResult<()> {
+    let terms: HashSet<String> = manifest.slots.iter().flat_map(|slot| Slot::low_rank_inputs(&slot.name)).collect();
+    match defaults.iter().find(|tensor| terms.contains(&tensor.name) && !tensor.dims.contains(&0)) {
+        None => Ok(()),
+        Some(other) => {
+            None.with_context(|| format!("{}: expected a default of rank 0, found {:?}", other.name, other.dims))
+        }
+    }
+}
+
+/// The input of this name that is a slot, or a part of the low-rank term of a slot's module.
+fn slot_input(name: &str, manifest: &Manifest, symbols: &SymbolScope) -> Option<(Input, InferenceFact)> {
+    for (number, slot) in manifest.slots.iter().enumerate() {
+        // Lengths are below 2^24, as a manifest checks.
+        let (inputs, outputs) = (manifest.config.inputs(slot.module) as usize, slot.len as usize);
+        if slot.name == name {
+            let begin = manifest.slots[..number].iter().map(|slot| slot.len as usize).sum();
+            return Some((Input::Slot(begin, outputs), InferenceFact::dt_shape(f32::datum_type(), [outputs])));
+        }
+        let [a, b] = Slot::low_rank_inputs(&slot.name);
+        if slot.module.is_linear() && (a == name || b == name) {
+            let rank = symbols.sym(&format!("r{number}")).to_dim();
+            let (input, shape) = match a == name {
+                true => (Input::LowRankA(number, inputs), tvec![rank, inputs.to_dim()]),
+                false => (Input::LowRankB(number, outputs), tvec![outputs.to_dim(), rank]),
+            };
+            return Some((input, InferenceFact::dt_shape(f32::datum_type(), shape)));
+        }
+    }
+    None
 }
 
 /// `[1, S]` integers.

@@ -29,6 +29,9 @@ BATCH = [4 * at for at in range(1, 33)]
 def graph_of(bundle, directory):
     """The graph with its biases as constants: no inputs but ids, mask and types."""
     model = onnx.load(os.path.join(bundle, "encoder.onnx"))
+    if any(".lora_" in i.name for i in model.graph.input):
+        raise SystemExit(f"{bundle}: expected a graph without inputs for low-rank terms, which cost time; "
+                         "export it without --low-rank-inputs")
     kept = [i for i in model.graph.input if not i.name.endswith(".bias")]
     del model.graph.input[:]
     model.graph.input.extend(kept)

@@ -2,8 +2,9 @@
 
 usage: check_onnxruntime.py BUNDLE VALUES.safetensors ROWS.jsonl [FIXTURE.json]
 
-VALUES are the biases and head of a patch (edge-patch extract), ROWS what edge-run --logits answered on the two texts
-below with mean pooling. FIXTURE is what transformers computed with the same weights (make_encoders.py).
+VALUES are the biases and head of a patch (edge-patch extract), and its low-rank terms if the graph takes them as inputs.
+ROWS is what edge-run --logits answered on the two texts below with mean pooling. FIXTURE is what transformers computed
+with the same weights (make_encoders.py).
 """
 
 import json
@@ -22,7 +23,7 @@ BOUND = 1e-4
 
 
 def session_of(path):
-    """Checks a graph, and opens it; gives also the names of its inputs: those that have to be given, and the slots."""
+    """Checks a graph, and opens it; gives also the names of inputs that have to be given, and the dimensions of the others."""
     onnx.checker.check_model(path, full_check=True)
     onnx.shape_inference.infer_shapes(onnx.load(path), check_type=True, strict_mode=True, data_prop=True)
 
@@ -35,7 +36,7 @@ def session_of(path):
     required = {i.name for i in session.get_inputs()}
     # What a session lists is what people give: a mask that is not listed is a mask that is forgotten.
     assert required in ({"input_ids", "attention_mask"}, {"input_ids", "attention_mask", "token_type_ids"}), required
-    return session, required, {i.name for i in session.get_overridable_initializers()}
+    return session, required, {i.name: i.shape for i in session.get_overridable_initializers()}
 
 
 def tokenizer_of(bundle):
@@ -58,7 +59,8 @@ def feeds(encodings, required):
 
 
 def main(bundle, values, rows, fixture=None):
-    session, required, slots = session_of(os.path.join(bundle, "encoder.onnx"))
+    session, required, dims = session_of(os.path.join(bundle, "encoder.onnx"))
+    slots = set(dims)
     tokenizer = tokenizer_of(bundle)
     worst_base = 0.0
     if fixture:
@@ -85,6 +87,14 @@ def main(bundle, values, rows, fixture=None):
         ours = np.array([json.loads(line)["logits"] for line in file])
     base = session.run(["last_hidden_state"], fed)[0]
     assert np.abs(base - hidden).max() > 0.01, "the patch changes nothing"
+    terms = {name for name in slots if ".lora_" in name}
+    if terms:
+        biases = {name: patched[name] for name in slots - terms}
+        without = session.run(["last_hidden_state"], {**fed, **biases})[0]
+        assert np.abs(without - hidden).max() > 0.01, "the low-rank terms change nothing"
+        empty = {name: np.zeros([0 if type(d) is str else d for d in dims[name]], np.float32) for name in terms}
+        given = session.run(["last_hidden_state"], {**fed, **biases, **empty})[0]
+        assert np.array_equal(without, given), "terms of rank 0 are not what terms default to"
     worst_patched = np.abs(ours - logits).max()
     name = os.path.basename(fixture or bundle)[:24]
     print(f"{name:24} base {worst_base:.1e}  patched logits {worst_patched:.1e}")

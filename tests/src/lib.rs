@@ -18,7 +18,7 @@ use std::{
     sync::OnceLock,
 };
 
-use bias_patch::{Encoding, Head, Kind, Linear, Module, Patch, Stored, StoredSlot, Task};
+use bias_patch::{Encoding, Head, Kind, Linear, Module, Patch, SlotKind, Stored, StoredSlot, Task};
 use edge_bundle::{Bundle, Element, Store};
 use edge_export::{Destination, EXAMPLE, Options, export, fetch};
 use edge_run::Text;
@@ -163,6 +163,11 @@ pub fn int8() -> Options {
     Options { weights: Element::I8, ..Options::default() }
 }
 
+/// Options for a graph that takes low-rank terms.
+pub fn low_rank_inputs() -> Options {
+    Options { low_rank_inputs: true, ..Options::default() }
+}
+
 /// The bundle of the real encoder, in the user's store; fetched and exported the first time.
 pub fn real_bundle() -> Bundle {
     static BUNDLE: OnceLock<Bundle> = OnceLock::new();
@@ -211,7 +216,7 @@ pub fn task(name: &str, kind: &str, inputs: u8) -> Task {
 /// A patch that changes every slot of the bundle's encoder except keys. The seed determines the values.
 pub fn patch(bundle: &Bundle, task: Task, seed: &str) -> Patch {
     let base = bundle.base().unwrap();
-    let slots = bundle.manifest().slots.iter().zip(base.slots()).filter(|(slot, _)| slot.term != Module::Key);
+    let slots = bundle.manifest().slots.iter().zip(base.slots()).filter(|(slot, _)| slot.module != Module::Key);
     let slots = slots.map(|(slot, base)| {
         let change = Fixture::values(&format!("{seed} {} bias", slot.id()), &[base.len()]);
         let values: Vec<f32> = base.iter().zip(change).map(|(b, c)| b + 0.5 * c).collect();
@@ -224,6 +229,24 @@ pub fn patch(bundle: &Bundle, task: Task, seed: &str) -> Patch {
     let head = Head { dense: None, output: Linear::exact(&weight, &bias).unwrap() };
     let metadata = [("made".to_owned(), "by a test".to_owned())];
     Patch::new(bundle.manifest().encoder, task, slots, head, metadata).unwrap()
+}
+
+/// A patch as [`patch`] makes it, with low-rank terms of every linear layer: of rank 1, 2 and 3 by turns.
+pub fn patch_with_terms(bundle: &Bundle, task: Task, seed: &str) -> Patch {
+    let plain = patch(bundle, task, seed);
+    let shape = bundle.manifest().shape();
+    let layers = shape.slots.iter().filter_map(|slot| Some((slot, slot.inputs?)));
+    let terms = layers.enumerate().flat_map(|(at, (slot, inputs))| {
+        [(SlotKind::LoraA, inputs), (SlotKind::LoraB, slot.len)].map(|(kind, width)| {
+            let id = slot.id.with_kind(kind).unwrap();
+            let values = Fixture::values(&format!("{seed} {id} bias"), &[at % 3 + 1, width as usize]);
+            StoredSlot { id, values: Stored::encode(&values, None, Encoding::F32).unwrap() }
+        })
+    });
+    let mut slots: Vec<StoredSlot> = plain.slots().iter().cloned().chain(terms).collect();
+    slots.sort_by_key(|slot| slot.id);
+    let (task, head) = (plain.task().clone(), plain.head().clone());
+    Patch::new(plain.encoder(), task, slots, head, plain.metadata().clone()).unwrap()
 }
 
 /// A patch of each kind of task, by file name, written into `dir`.

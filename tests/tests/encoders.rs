@@ -149,7 +149,7 @@ fn int8_weights_are_the_same_encoder_nearly() {
 fn a_device_needs_only_the_panels() {
     for weights in [Element::F32, Element::I8] {
         let (_whole, whole) = small_bundle_with("bert", Options { weights, ..Options::default() });
-        let (home, device) = small_bundle_with("bert", Options { weights, panels: Panels::Only });
+        let (home, device) = small_bundle_with("bert", Options { weights, panels: Panels::Only, ..Options::default() });
         assert!(!device.dir().join("weights.bin").exists());
         assert_eq!(whole.manifest(), device.manifest());
         let fixture = Fixture::named("bert");

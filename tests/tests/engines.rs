@@ -2,11 +2,14 @@
 
 use std::fs;
 
-use bias_patch::{Head, Linear};
+use bias_patch::{Head, Linear, Values};
 use edge_engine::kernels;
 use edge_run::{Encoder, EngineKind, EngineOptions, Patch, Request, Text};
 use serde_json::Value;
-use system_tests::{assert_refused, assert_succeeded, command, place::Place, small_bundle, with_input};
+use system_tests::{
+    assert_refused, assert_succeeded, command, low_rank_inputs, patch, patch_with_terms, place::Place, small_bundle,
+    small_bundle_with, task, with_input,
+};
 
 /// tract and the kernels sum in different orders; logits here are below 10.
 const ENGINE_BOUND: f64 = 1e-4;
@@ -66,6 +69,47 @@ fn tract_and_every_kernel_agree() {
 }
 
 #[test]
+fn tract_runs_low_rank_terms_where_its_graph_takes_them() {
+    let (text, options) = (Text::one("the film was good, very happy"), EngineOptions::default());
+    for family in ["bert", "roberta", "distilbert", "electra"] {
+        let (_home, bundle) = small_bundle_with(family, low_rank_inputs());
+        let spec = || task("label", "classification", 1);
+        let patches = [patch(&bundle, spec(), "label"), patch_with_terms(&bundle, spec(), "label")];
+        let run = |engine| {
+            let encoder = Encoder::load(bundle.clone(), EngineOptions { engine, ..options }).unwrap();
+            assert_eq!(encoder.uncovered(), None);
+            patches.each_ref().map(|patch| {
+                let task = encoder.attach(patch).unwrap();
+                encoder.predict(&[Request { task: &task, text: &text }]).remove(0).unwrap().logits
+            })
+        };
+        let (lowered, tract) = (run(EngineKind::Lowered), run(EngineKind::Tract));
+        let worst = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max);
+        for (lowered, tract) in lowered.iter().zip(&tract) {
+            assert_eq!(lowered.len(), 3);
+            println!("{family}: largest difference {:e}", worst(lowered, tract));
+            assert!(worst(lowered, tract) < ENGINE_BOUND, "{family}: {lowered:?}, {tract:?}");
+        }
+        assert!(worst(&lowered[0], &lowered[1]) > 0.01, "{family}: the terms change nothing");
+    }
+
+    let (home, bundle) = small_bundle("bert");
+    let with_terms = patch_with_terms(&bundle, task("label", "classification", 1), "label");
+    with_terms.save(&home.path().join("terms.bias")).unwrap();
+    let mut run = command("edge-run", home.path());
+    run.current_dir(home.path()).args(["--bundle", "bundle", "-p", "terms.bias", "--engine"]);
+    let refused = with_input(run.arg("tract"), b"good\n");
+    assert_refused(&refused, &["encoder.onnx", "lora_a.q.0", "--low-rank-inputs", "--engine lowered"]);
+
+    // A task that another engine has attached is not run without its terms either.
+    let load = |engine| Encoder::load(bundle.clone(), EngineOptions { engine, ..options }).unwrap();
+    let attached = load(EngineKind::Lowered).attach(&with_terms).unwrap();
+    let found = load(EngineKind::Tract).predict(&[Request { task: &attached, text: &text }]).remove(0);
+    let error = found.unwrap_err().to_string();
+    assert!(error.contains("lora_a.q.0") && error.contains("--low-rank-inputs"), "{error}");
+}
+
+#[test]
 fn tract_reads_intact_weights_and_is_timed() {
     let place = Place::new("bert");
     let mut bench = command("edge-run", place.home.path());
@@ -105,7 +149,7 @@ fn pooling_reads_what_it_says() {
             let head = Head { dense: None, output: Linear::exact(&weight, &[0.5, -0.5]).unwrap() };
             let patch =
                 Patch::new(bundle.manifest().encoder, serde_json::from_str(&json).unwrap(), vec![], head, []).unwrap();
-            assert_eq!(patch.apply(&bundle.manifest().shape(), base.slots()).unwrap(), base.slots());
+            assert_eq!(patch.apply(&bundle.manifest().shape(), base.slots()).unwrap(), Values::of_slots(base.slots()));
             let task = encoder.attach(&patch).unwrap();
             let found = encoder.predict(&[Request { task: &task, text: &text }]).remove(0).unwrap().logits;
             let vector: Vec<f32> = match pooling {

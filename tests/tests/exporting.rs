@@ -31,6 +31,24 @@ fn a_second_export_gives_the_same_bytes() {
 }
 
 #[test]
+fn low_rank_inputs_change_the_graph_alone() {
+    let home = TempDir::new().unwrap();
+    Fixture::named("electra").write(&home.path().join("checkpoint"), Layout::default());
+    let export = |name: &str, more: &[&str]| {
+        let mut export = command("edge-export", home.path());
+        export.current_dir(home.path()).args(["checkpoint", "--weights", "int8", "-o", name]).args(more);
+        assert_succeeded(&export.output().unwrap());
+        verify(&home.path().join(name), &mut |_| ()).unwrap()
+    };
+    let (plain, with) = (export("plain", &[]), export("with", &["--low-rank-inputs"]));
+    let mut manifest = with.manifest().clone();
+    let graph = |bundle: &Bundle| bundle.manifest().files["encoder.onnx"].clone();
+    assert_ne!(graph(&plain), graph(&with));
+    manifest.files.insert("encoder.onnx".to_owned(), graph(&plain));
+    assert_eq!(&manifest, plain.manifest(), "the encoder's digest and golden output among all else");
+}
+
+#[test]
 fn panels_of_another_encoder_do_not_pass_for_this_ones() {
     let (home, bundle) = small_bundle_with("bert", Options { panels: Panels::Beside, ..int8() });
     // One quantized value is changed and the file's checksum corrected: only the tensor's digest shows it.

@@ -1,7 +1,7 @@
 //! Gradients of biases, head and weights: compared with PyTorch's, with slopes of the loss, and for every way to split
 //! the work.
 
-use bias_patch::{Module, Task};
+use bias_patch::{LowRank, Module, Task, Values};
 use edge_patch::{
     data::Gold,
     train::{gradient, gradient_with_weights},
@@ -76,11 +76,18 @@ fn gradients_are_those_of_pytorch() {
                 let texts = texts(&encoder, &expected.fixture, &task, kind);
                 let texts: Vec<_> = texts.iter().map(|(text, gold)| (text, gold)).collect();
                 let values = encoder.base().slots();
-                let found =
-                    gradient(&encoder, &task, values, &head_of(&task), &texts, &vec![true; values.len()], RUN_TOKENS)
-                        .unwrap();
+                let found = gradient(
+                    &encoder,
+                    &task,
+                    &Values::of_slots(values),
+                    &head_of(&task),
+                    &texts,
+                    &vec![true; values.len()],
+                    RUN_TOKENS,
+                )
+                .unwrap();
                 let slots = expected.bundle.manifest().slots.iter();
-                let slots = slots.zip(&found.slots).filter(|(slot, _)| slot.term != Module::Key);
+                let slots = slots.zip(&found.values.slots).filter(|(slot, _)| slot.module != Module::Key);
                 let named = slots.map(|(slot, d)| (slot.name.as_str(), &d[..]));
                 let (d_weight, d_bias) = found.head.split_at(found.head.len() - task.kind().outputs());
                 let gradients = named.chain([("head weight", d_weight), ("head bias", d_bias)]);
@@ -99,13 +106,15 @@ fn slots_that_are_not_wanted_change_nothing() {
     let texts = texts(&encoder, &Fixture::named("bert"), &task, "pooler");
     let texts: Vec<_> = texts.iter().map(|(text, gold)| (text, gold)).collect();
     let values = encoder.base().slots();
-    let of = |wanted: &[bool]| gradient(&encoder, &task, values, &head_of(&task), &texts, wanted, RUN_TOKENS).unwrap();
+    let of = |wanted: &[bool]| {
+        gradient(&encoder, &task, &Values::of_slots(values), &head_of(&task), &texts, wanted, RUN_TOKENS).unwrap()
+    };
     let all = of(&vec![true; values.len()]);
     for only in 0..values.len() {
         let wanted: Vec<bool> = (0..values.len()).map(|at| at == only).collect();
         let found = of(&wanted);
         assert_eq!((found.loss, &found.head), (all.loss, &all.head));
-        for (at, (d, due)) in found.slots.iter().zip(&all.slots).enumerate() {
+        for (at, (d, due)) in found.values.slots.iter().zip(&all.values.slots).enumerate() {
             if at == only {
                 assert_eq!(d, due, "slot {at}");
             } else {
@@ -113,6 +122,19 @@ fn slots_that_are_not_wanted_change_nothing() {
             }
         }
     }
+}
+
+/// The encoder's own values, and a low-rank term of rank 2 of every linear layer.
+fn with_terms(encoder: &Encoder) -> Values {
+    let manifest = encoder.bundle().manifest();
+    let mut values = Values::of_slots(encoder.base().slots());
+    for (at, slot) in manifest.slots.iter().enumerate().filter(|(_, slot)| slot.module.is_linear()) {
+        let part = |name: &str, len: u32| Fixture::values(&format!("{name} of {}", slot.name), &[2 * len as usize, 1]);
+        let (a, b) = (part("A", manifest.config.inputs(slot.module)), part("B", slot.len));
+        let halved = |values: Vec<f32>| values.iter().map(|value| 0.5 * value).collect();
+        values.low_rank.push(LowRank { slot: at, rank: 2, a: halved(a), b: halved(b) });
+    }
+    values
 }
 
 #[test]
@@ -124,23 +146,31 @@ fn the_loss_falls_along_the_gradient() {
         let task = task_of("mean");
         let texts = texts(&encoder, &Fixture::named("electra"), &task, "mean");
         let texts: Vec<_> = texts.iter().map(|(text, gold)| (text, gold)).collect();
-        let base = encoder.base().slots();
-        let wanted = vec![true; base.len()];
-        let at = |values: &[Vec<f32>]| {
-            gradient(&encoder, &task, values, &head_of(&task), &texts, &wanted, RUN_TOKENS).unwrap()
-        };
-        let found = at(base);
-        let norm = found.slots.iter().flatten().map(|d| f64::from(*d).powi(2)).sum::<f64>().sqrt();
-        // Central differences along the gradient's direction.
-        let step = 1e-2;
-        let moved = |by: f64| -> Vec<Vec<f32>> {
-            let slot = |(base, d): (&Vec<f32>, &Vec<f32>)| {
-                base.iter().zip(d).map(|(v, d)| (f64::from(*v) + by * f64::from(*d) / norm) as f32).collect()
+        for values in [Values::of_slots(encoder.base().slots()), with_terms(&encoder)] {
+            let parts = |values: &Values| -> Vec<Vec<f32>> {
+                let terms = values.low_rank.iter().flat_map(|term| [term.a.clone(), term.b.clone()]);
+                values.slots.iter().cloned().chain(terms).collect()
             };
-            base.iter().zip(&found.slots).map(slot).collect()
-        };
-        let slope = (at(&moved(step)).loss - at(&moved(-step)).loss) / (2.0 * step);
-        assert!((slope / norm - 1.0).abs() < 5e-3, "slope {slope}, norm {norm}");
+            let wanted = vec![true; values.slots.len() + values.low_rank.len()];
+            let at = |values: &Values| {
+                gradient(&encoder, &task, values, &head_of(&task), &texts, &wanted, RUN_TOKENS).unwrap()
+            };
+            let found = at(&values);
+            let norm = parts(&found.values).iter().flatten().map(|d| f64::from(*d).powi(2)).sum::<f64>().sqrt();
+            // Central differences along the gradient's direction.
+            let step = 1e-2;
+            let moved = |by: f64| -> Values {
+                let add = |values: &[f32], d: &[f32]| -> Vec<f32> {
+                    values.iter().zip(d).map(|(v, d)| (f64::from(*v) + by * f64::from(*d) / norm) as f32).collect()
+                };
+                let slots = values.slots.iter().zip(&found.values.slots).map(|(v, d)| add(v, d)).collect();
+                let terms = values.low_rank.iter().zip(&found.values.low_rank);
+                let terms = terms.map(|(v, d)| LowRank { a: add(&v.a, &d.a), b: add(&v.b, &d.b), ..*v });
+                Values { slots, low_rank: terms.collect() }
+            };
+            let slope = (at(&moved(step)).loss - at(&moved(-step)).loss) / (2.0 * step);
+            assert!((slope / norm - 1.0).abs() < 5e-3, "slope {slope}, norm {norm}");
+        }
     }
 }
 
@@ -152,11 +182,13 @@ fn gradients_are_the_same_however_few_tokens_run_together() {
     let texts = texts(&encoder, &Fixture::named("bert"), &task, "mean");
     let texts: Vec<_> = texts.iter().map(|(text, gold)| (text, gold)).collect();
     let values = encoder.base().slots();
-    let of =
-        |tokens| gradient(&encoder, &task, values, &head_of(&task), &texts, &vec![true; values.len()], tokens).unwrap();
+    let of = |tokens| {
+        gradient(&encoder, &task, &Values::of_slots(values), &head_of(&task), &texts, &vec![true; values.len()], tokens)
+            .unwrap()
+    };
     let (all, few) = (of(RUN_TOKENS), of(1));
     assert!((all.loss - few.loss).abs() < 1e-6 * all.loss);
-    for (slot, due) in few.slots.iter().zip(&all.slots) {
+    for (slot, due) in few.values.slots.iter().zip(&all.values.slots) {
         let norm = due.iter().map(|d| d * d).sum::<f32>().sqrt();
         let error = slot.iter().zip(due).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         assert!(error <= 1e-5 * norm, "{error} of {norm}");
@@ -182,14 +214,15 @@ fn gradients_of_weights_are_slopes_of_the_loss() {
         let mut d = vec![0.0; own.values().len()];
         // In several runs, which add up.
         let tokens = texts.iter().map(|(text, _)| text.len()).max().unwrap();
-        let values = (base, &head[..]);
+        let base_values = Values::of_slots(base);
+        let values = (&base_values, &head[..]);
         let found = gradient_with_weights(&encoder, &task, values, &texts, &wanted, tokens, Some(&mut d)).unwrap();
-        let without = gradient(&encoder, &task, base, &head, &texts, &wanted, tokens).unwrap();
-        assert_eq!((found.loss, found.slots, found.head), (without.loss, without.slots, without.head));
+        let without = gradient(&encoder, &task, &Values::of_slots(base), &head, &texts, &wanted, tokens).unwrap();
+        assert_eq!((found.loss, found.values.slots, found.head), (without.loss, without.values.slots, without.head));
         let nothing = vec![false; base.len()];
         let loss = |own: &OwnWeights| {
             let changed = encoder.with_weights(own).unwrap();
-            gradient(&changed, &task, base, &head, &texts, &nothing, RUN_TOKENS).unwrap().loss
+            gradient(&changed, &task, &Values::of_slots(base), &head, &texts, &nothing, RUN_TOKENS).unwrap().loss
         };
         let mut worst = 0.0f64;
         for tensor in own.tensors() {

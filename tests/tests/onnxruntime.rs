@@ -2,25 +2,63 @@
 
 use std::{path::Path, process::Command};
 
-use edge_bundle::Bundle;
+use bias_patch::Patch;
+use edge_bundle::{Bundle, Slot};
+use edge_export::{Destination, EXAMPLE, Options, export, fetch};
+use safetensors::Dtype;
 use system_tests::{
-    ENCODERS, Fixture, assert_succeeded, command, fixtures, int8, real_bundle, real_bundle_int8, small_bundle,
-    small_bundle_with, with_input, write_patches,
+    ENCODERS, Fixture, assert_succeeded, command, fixtures, int8, low_rank_inputs, patch_with_terms, real_bundle,
+    real_bundle_int8, small_bundle, small_bundle_with, task, with_input, write_patches, write_tensors,
 };
 use tempfile::TempDir;
+
+/// Runs one of the commands on two texts.
+fn run(name: &str, home: &Path, arguments: &[&str]) -> String {
+    let texts = b"the film was good\nwhy was it bad? not happy!\n";
+    assert_succeeded(&with_input(command(name, home).current_dir(home).args(arguments), texts))
+}
 
 /// Runs `check_onnxruntime.py` on a bundle, one of its patches, and what edge-run says of some texts.
 fn check(bundle: &Bundle, home: &Path, fixture: Option<&str>) {
     write_patches(bundle, home);
-    let run = |name: &str, arguments: &[&str]| {
-        let mut command = command(name, home);
-        let texts = b"the film was good\nwhy was it bad? not happy!\n";
-        assert_succeeded(&with_input(command.current_dir(home).args(arguments), texts))
-    };
     let dir = bundle.dir().to_str().unwrap();
-    run("edge-patch", &["extract", "label.bias", "--encoder", dir, "-o", "values.safetensors"]);
-    let rows =
-        run("edge-run", &["--bundle", dir, "-p", "label.bias", "-o", "jsonl", "--logits", "--activations", "f32"]);
+    run("edge-patch", home, &["extract", "label.bias", "--encoder", dir, "-o", "values.safetensors"]);
+    compare(bundle, home, fixture);
+}
+
+/// As [`check`], of a graph that takes low-rank terms, and a patch that has some of every linear layer.
+fn check_terms(bundle: &Bundle, home: &Path, fixture: Option<&str>) {
+    let patch = patch_with_terms(bundle, task("label", "classification", 1), "label");
+    patch.save(&home.join("label.bias")).unwrap();
+    write_tensors(&home.join("values.safetensors"), Dtype::F32, &inputs_of(bundle, &patch));
+    compare(bundle, home, fixture);
+}
+
+/// The values of a patch by the names of the graph's inputs, and its head.
+fn inputs_of(bundle: &Bundle, patch: &Patch) -> Vec<(String, Vec<usize>, Vec<f32>)> {
+    let manifest = bundle.manifest();
+    let values = patch.apply(&manifest.shape(), bundle.base().unwrap().slots()).unwrap();
+    let slots = manifest.slots.iter().zip(values.slots);
+    let mut tensors: Vec<_> = slots.map(|(slot, values)| (slot.name.clone(), vec![values.len()], values)).collect();
+    for term in values.low_rank {
+        let [a, b] = Slot::low_rank_inputs(&manifest.slots[term.slot].name);
+        let (inputs, outputs) = (term.a.len() / term.rank, term.b.len() / term.rank);
+        tensors.push((a, vec![term.rank, inputs], term.a));
+        // A patch has B by columns.
+        let rows = (0..outputs).flat_map(|row| term.b.iter().skip(row).step_by(outputs));
+        tensors.push((b, vec![outputs, term.rank], rows.copied().collect()));
+    }
+    let head = &patch.head().output;
+    let shape = vec![head.outputs as usize, head.inputs as usize];
+    tensors.push(("classifier.weight".to_owned(), shape, head.weight.values(None)));
+    tensors.push(("classifier.bias".to_owned(), vec![head.outputs as usize], head.bias.values(None)));
+    tensors
+}
+
+/// Runs `check_onnxruntime.py` on a bundle, `label.bias` and its values.
+fn compare(bundle: &Bundle, home: &Path, fixture: Option<&str>) {
+    let arguments = ["-p", "label.bias", "-o", "jsonl", "--logits", "--activations", "f32"];
+    let rows = run("edge-run", home, &[&["--bundle", bundle.dir().to_str().unwrap()], &arguments[..]].concat());
     std::fs::write(home.join("rows.jsonl"), rows).unwrap();
     let mut check = Command::new(std::env::var("EDGE_PYTHON").unwrap_or_else(|_| "python3".into()));
     check.arg(fixtures().parent().unwrap().join("reference/check_onnxruntime.py")).arg(bundle.dir());
@@ -40,6 +78,10 @@ fn small_encoders_of_every_family() {
         check(&bundle, home.path(), Some(name));
         let (home, bundle) = small_bundle_with(name, int8());
         check(&bundle, home.path(), None);
+        let (home, bundle) = small_bundle_with(name, low_rank_inputs());
+        check_terms(&bundle, home.path(), Some(name));
+        let (home, bundle) = small_bundle_with(name, Options { low_rank_inputs: true, ..int8() });
+        check_terms(&bundle, home.path(), None);
     }
 }
 
@@ -50,4 +92,9 @@ fn the_real_encoder() {
         let home = TempDir::new().unwrap();
         check(&bundle, home.path(), None);
     }
+    // Not in the store: there the same encoder has another graph.
+    let (home, source) = (TempDir::new().unwrap(), fetch(EXAMPLE).unwrap());
+    let to = Destination::Dir(home.path().join("bundle"));
+    let bundle = export(&source.dir, &source.name, &to, low_rank_inputs(), &mut |_| ()).unwrap();
+    check_terms(&bundle, home.path(), None);
 }

@@ -128,7 +128,7 @@ fn bad_trainings_are_refused() {
         let output = mood.train("x.bias", &["--slots", wrong]).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{}", String::from_utf8_lossy(&output.stderr));
     }
-    refused(&["--slots", "bq,bpool"], &["--slots", "terms that this encoder and task have", "bpool"]);
+    refused(&["--slots", "bq,bpool"], &["--slots", "modules that this encoder, task and --layers have", "bpool"]);
     refused(&["--metric", "BLEU"], &["metric", "accuracy, F1, Matthews", "BLEU"]);
     refused(&["--memory-limit", "1M"], &["memory limit", "at least", "1000000 bytes"]);
     refused(&["--train-sizes", "97"], &["--train-sizes", "1 to the 96 texts there are, found 97"]);
@@ -144,7 +144,7 @@ fn bad_texts_are_refused_in_every_form_of_file() {
     let mood = Mood::default();
     let good = mood.read("train.tsv");
     let header = "a header with one of the columns text";
-    let none = "expected labelled texts, found none";
+    let none = "expected labelled texts for this task, found none";
     for (name, text, parts) in [
         ("empty.tsv", "", &["line 1", header][..]),
         ("empty.csv", "", &["line 1", header]),

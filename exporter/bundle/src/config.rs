@@ -109,6 +109,22 @@ impl Config {
         Ok(slots)
     }
 
+    /// Inputs of a linear layer; of a LayerNorm, its width.
+    pub fn inputs(&self, module: Module) -> u32 {
+        match module {
+            Module::EmbeddingNorm | Module::EmbeddingProjection => self.embedding,
+            Module::Output => self.intermediate,
+            Module::Query
+            | Module::Key
+            | Module::Value
+            | Module::AttentionOutput
+            | Module::AttentionNorm
+            | Module::Middle
+            | Module::OutputNorm
+            | Module::Pooler => self.hidden,
+        }
+    }
+
     /// Checks that the numbers make an encoder.
     ///
     /// # Errors

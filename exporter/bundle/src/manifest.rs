@@ -27,8 +27,8 @@ pub struct Slot {
     /// The graph input's name, which is the checkpoint's.
     pub name: String,
     /// The module, in files by the symbol of its bias.
-    #[serde(with = "term_symbol")]
-    pub term: Module,
+    #[serde(rename = "term", with = "bias_symbol")]
+    pub module: Module,
     /// The layer, if the module is in layers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layer: Option<u16>,
@@ -41,7 +41,13 @@ pub struct Slot {
 impl Slot {
     /// Which vector this is.
     pub fn id(&self) -> SlotId {
-        SlotId { term: self.term, layer: self.layer, kind: SlotKind::Bias }
+        SlotId { module: self.module, layer: self.layer, kind: SlotKind::Bias }
+    }
+
+    /// The graph inputs of the low-rank term of the module that has this bias, A `[r, K]` and B `[M, r]`, by PEFT's names.
+    pub fn low_rank_inputs(bias: &str) -> [String; 2] {
+        let module = bias.strip_suffix(".bias").unwrap_or(bias);
+        ["lora_A", "lora_B"].map(|part| format!("{module}.{part}.weight"))
     }
 }
 
@@ -132,7 +138,8 @@ impl Manifest {
 
     /// What a patch has to fit.
     pub fn shape(&self) -> EncoderShape<'_> {
-        let slots = self.slots.iter().map(|slot| SlotShape { id: slot.id(), name: &slot.name, len: slot.len });
+        let inputs = |slot: &Slot| slot.module.is_linear().then(|| self.config.inputs(slot.module));
+        let slots = self.slots.iter().map(|s| SlotShape { id: s.id(), name: &s.name, len: s.len, inputs: inputs(s) });
         EncoderShape {
             digest: self.encoder,
             layers: self.config.layers,
@@ -280,13 +287,13 @@ struct OnlyVersion {
     version: u32,
 }
 
-mod term_symbol {
+mod bias_symbol {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
     use bias_patch::Module;
 
-    pub(super) fn serialize<S: Serializer>(term: &Module, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(term.symbol())
+    pub(super) fn serialize<S: Serializer>(module: &Module, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(module.symbol())
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Module, D::Error> {
@@ -327,7 +334,7 @@ mod tests {
             (r#""family": "bert""#, r#""family": "electra""#, "pooler: expected false in family electra, found true"),
             (r#""family": "bert""#, r#""family": "roberta""#, "encoder: expected "),
             (r#""term": "bq""#, r#""term": "bk""#, "slots, number 1: expected bq.0 of 32 values, found bk.0"),
-            (r#""term": "bq""#, r#""term": "lora""#, "bias term: expected one of beln"),
+            (r#""term": "bq""#, r#""term": "lora""#, "bias: expected one of beln"),
             (
                 r#""offset": 128"#,
                 r#""offset": 64"#,

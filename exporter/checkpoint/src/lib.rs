@@ -1,8 +1,9 @@
 //! Reads Hugging Face checkpoints: `config.json` and the tensors of `model.safetensors`, single or sharded.
 //!
-//! In: a directory. Out: tensors as f32 under the base model's names, whatever family prefix or old LayerNorm names the
-//! file uses. Refused: pickles, tensors that are missing or of another shape, files whose parts do not add up. Tensors
-//! are read one at a time, so a checkpoint never has to fit in memory.
+//! In: a directory, or one safetensors file. Out: tensors as f32 under the base model's names, whatever prefix of a
+//! family or of PEFT and whatever old LayerNorm names the file uses. Refused: pickles, tensors that are missing or of
+//! another shape, files whose parts do not add up. Tensors are read one at a time, so a checkpoint never has to fit in
+//! memory.
 #![forbid(unsafe_code)]
 
 use std::{
@@ -75,6 +76,9 @@ pub enum Error {
 /// Prefixes that task models put before the base model's names.
 const PREFIXES: [&str; 4] = ["bert.", "roberta.", "distilbert.", "electra."];
 
+/// What PEFT puts before the names of the model that it wraps.
+pub const PEFT_PREFIX: &str = "base_model.model.";
+
 /// An opened checkpoint.
 #[derive(Debug)]
 pub struct Checkpoint {
@@ -123,6 +127,20 @@ impl Checkpoint {
         let mut tensors = BTreeMap::new();
         base_names(read_header(path)?, &mut tensors)?;
         Ok(Checkpoint { dir: path.to_owned(), config: serde_json::Value::Null, tensors })
+    }
+
+    /// The same tensors under other names. Those for which `rename` gives none are left out.
+    ///
+    /// # Errors
+    /// When two tensors get one name.
+    pub fn renamed(mut self, rename: impl Fn(&str) -> Option<String>) -> Result<Self> {
+        let tensors = std::mem::take(&mut self.tensors);
+        for (name, place) in tensors {
+            if let Some(other) = rename(&name) {
+                insert(&mut self.tensors, &name, other, place)?;
+            }
+        }
+        Ok(self)
     }
 
     /// The directory, or the file of [`Checkpoint::open_file`].
@@ -297,21 +315,30 @@ fn read_header(path: &Path) -> Result<BTreeMap<String, Place>> {
     Ok(places.collect())
 }
 
-/// Strips a family prefix, and gives LayerNorm its present names (`gamma` and `beta` in the oldest checkpoints).
-fn base_names(from: BTreeMap<String, Place>, into: &mut BTreeMap<String, Place>) -> Result<()> {
-    for (name, place) in from {
-        let base = PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(&name);
-        let base = match base.rsplit_once('.') {
-            Some((module, "gamma")) => format!("{module}.weight"),
-            Some((module, "beta")) => format!("{module}.bias"),
-            _ => base.to_owned(),
-        };
-        let path = place.path.clone();
-        if into.insert(base.clone(), place).is_some() {
-            return Err(content(&path, format!("tensor {name}"), format!("one tensor {base}"), "several"));
-        }
+/// A tensor's name in the base model: without PEFT's prefix and a family's, and with the present names of LayerNorm's
+/// tensors (`gamma` and `beta` in the oldest checkpoints).
+pub fn base_name(name: &str) -> String {
+    let name = name.strip_prefix(PEFT_PREFIX).unwrap_or(name);
+    let base = PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name);
+    match base.rsplit_once('.') {
+        Some((module, "gamma")) => format!("{module}.weight"),
+        Some((module, "beta")) => format!("{module}.bias"),
+        _ => base.to_owned(),
     }
-    Ok(())
+}
+
+/// Gives tensors the base model's names.
+fn base_names(from: BTreeMap<String, Place>, into: &mut BTreeMap<String, Place>) -> Result<()> {
+    from.into_iter().try_for_each(|(name, place)| insert(into, &name, base_name(&name), place))
+}
+
+/// Adds the tensor `from` under the name `to`.
+fn insert(into: &mut BTreeMap<String, Place>, from: &str, to: String, place: Place) -> Result<()> {
+    let path = place.path.clone();
+    match into.insert(to.clone(), place) {
+        None => Ok(()),
+        Some(_) => Err(content(&path, format!("tensor {from}"), format!("one tensor {to}"), "several")),
+    }
 }
 
 fn content(path: &Path, field: impl Into<String>, expected: impl Into<String>, found: impl ToString) -> Error {

@@ -163,7 +163,8 @@ fn gather(node: &Node, table: &ArrayD<f64>, indices: &ArrayD<i64>) -> Result<Arr
 /// `[.., m, k]` by `[k, n]`, or by `[.., k, n]` with the same leading dimensions.
 fn matmul(node: &Node, a: &ArrayD<f64>, b: &ArrayD<f64>) -> Result<ArrayD<f64>> {
     let shape_error = |e: ndarray::ShapeError| bad_node(node, "shapes that fit", e);
-    if a.ndim() < 2 || b.ndim() < 2 || a.is_empty() || b.is_empty() {
+    // A product over no columns is zero: that of a low-rank term of rank 0. Batches of matrices are never empty.
+    if a.ndim() < 2 || b.ndim() < 2 || b.ndim() > 2 && (a.is_empty() || b.is_empty()) {
         return Err(bad_node(node, "matrices", format!("{:?} and {:?}", a.shape(), b.shape())));
     }
     let (m, k) = (a.shape()[..a.ndim() - 1].iter().product::<usize>(), a.shape()[a.ndim() - 1]);

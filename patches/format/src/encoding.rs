@@ -199,6 +199,15 @@ impl Stored {
         }
     }
 
+    /// Bytes that the numbers take in memory.
+    pub fn memory_bytes(&self) -> usize {
+        match self {
+            Stored::F32(values) => size_of_val(&values[..]),
+            Stored::F16(values) => size_of_val(&values[..]),
+            Stored::Delta { scales, quantized, .. } => size_of_val(&scales[..]) + size_of_val(&quantized[..]),
+        }
+    }
+
     /// Whether there are no values.
     pub fn is_empty(&self) -> bool {
         self.len() == 0

@@ -34,10 +34,10 @@ pub enum Error {
     NotAPatch,
     /// A version that this program does not know.
     #[error(
-        "version {found} of the patch format, but this program reads version {expected}; a newer release may read it"
+        "version {found} of the patch format, but this program reads versions up to {expected}; a newer release may read it"
     )]
     Version {
-        /// The version this program reads.
+        /// The newest version this program reads.
         expected: u32,
         /// The version in the file.
         found: u32,

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod activation;
+mod apply;
 pub mod atomic;
 mod digest;
 mod encoding;
@@ -20,6 +21,7 @@ mod task;
 mod wire;
 
 pub use activation::Activation;
+pub use apply::{LowRank, Values};
 pub use digest::{Digest, Digester};
 pub use encoding::{Encoding, Stored};
 pub use error::{Error, Result};

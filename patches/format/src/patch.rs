@@ -1,8 +1,7 @@
 //! A patch: the changes that one task makes to one frozen encoder.
 //!
-//! In: a patch file, or slots and a head made by training or import. Out: a [`Patch`], and the values of every slot of
-//! the encoder with the patch applied. Refused: a slot twice or out of order, b_k, numbers that are not finite, a head
-//! that does not suit the task; and on applying, any other encoder than the one it was made for.
+//! In: a patch file, or slots and a head made by training or import. Out: a [`Patch`] whose parts agree. Refused: a slot
+//! twice or out of order, b_k, half of a low-rank term, numbers that are not finite, a head that does not suit the task.
 
 use std::{
     collections::BTreeMap,
@@ -11,16 +10,14 @@ use std::{
     path::Path,
 };
 
-use crate::{
-    Activation, Digest, Encoding, Error, Module, Pooling, Result, SlotId, SlotKind, Stored, Task, atomic, wire,
-};
+use crate::{Activation, Digest, Encoding, Error, Module, Result, SlotId, SlotKind, Stored, Task, atomic, wire};
 
-/// One bias vector as a patch stores it.
+/// One slot as a patch stores it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StoredSlot {
-    /// Which vector.
+    /// Which slot.
     pub id: SlotId,
-    /// Its values, or their change from the base.
+    /// Its values, or of a bias their change from the base.
     pub values: Stored,
 }
 
@@ -59,22 +56,24 @@ pub struct EncoderShape<'a> {
     pub max_length: u32,
     /// Whether there is a pooler.
     pub pooler: bool,
-    /// Every slot, in the order of the forward pass.
+    /// Every bias, in the order of the forward pass.
     pub slots: Vec<SlotShape<'a>>,
 }
 
-/// A slot of an encoder.
+/// A bias of an encoder, and the module that it is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SlotShape<'a> {
-    /// Which vector.
+    /// Which bias.
     pub id: SlotId,
     /// The checkpoint's name of it.
     pub name: &'a str,
-    /// Number of values.
+    /// Number of its values: M.
     pub len: u32,
+    /// Inputs of the module, if it is a linear layer: K.
+    pub inputs: Option<u32>,
 }
 
-/// One task for one encoder: bias vectors, a head, labels, and how texts are read.
+/// One task for one encoder: values of slots, a head, labels, and how texts are read.
 ///
 /// ```
 /// use bias_patch::{Digest, Encoding, Head, Linear, Patch, SlotId, Stored, StoredSlot, Task, Module};
@@ -105,10 +104,10 @@ pub struct SlotShape<'a> {
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Patch {
-    encoder: Digest,
-    task: Task,
-    slots: Vec<StoredSlot>,
-    head: Head,
+    pub(crate) encoder: Digest,
+    pub(crate) task: Task,
+    pub(crate) slots: Vec<StoredSlot>,
+    pub(crate) head: Head,
     metadata: BTreeMap<String, String>,
 }
 
@@ -116,7 +115,8 @@ impl Patch {
     /// A patch whose parts agree.
     ///
     /// # Errors
-    /// When slots are repeated, out of order or b_k, a number is not finite, or the head does not suit the task.
+    /// When slots are repeated, out of order, b_k or half of a low-rank term, a number is not finite, or the head does
+    /// not suit the task.
     pub fn new(
         encoder: Digest,
         task: Task,
@@ -131,11 +131,17 @@ impl Patch {
                 return Err(Error::field(format!("slot {}", pair[1].id), expected, "here"));
             }
         }
-        for slot in &slots {
-            if (slot.id.term, slot.id.kind) == (Module::Key, SlotKind::Bias) {
+        for (at, slot) in slots.iter().enumerate() {
+            if (slot.id.module, slot.id.kind) == (Module::Key, SlotKind::Bias) {
                 return Err(Error::field(format!("slot {}", slot.id), "no b_k, which has no effect", "one"));
             }
             slot.values.check(&format!("slot {}", slot.id))?;
+            // Slots are in order, so the other part of a term can only be beside this one.
+            let mut beside =
+                [at.checked_sub(1), at.checked_add(1)].into_iter().flatten().filter_map(|at| slots.get(at));
+            if let Some(other) = other_part(slot.id)?.filter(|other| beside.all(|slot| slot.id != *other)) {
+                return Err(Error::field(format!("slot {other}"), format!("one, for there is {}", slot.id), "none"));
+            }
         }
         let mut outputs = None;
         for (name, linear) in head.linears() {
@@ -256,110 +262,16 @@ impl Patch {
     pub fn with_metadata(self, metadata: BTreeMap<String, String>) -> Self {
         Patch { metadata, ..self }
     }
+}
 
-    /// Checks that the patch fits an encoder: digest, every slot's name and length, and the head's width.
-    ///
-    /// # Errors
-    /// Naming the first thing that does not fit.
-    pub fn check(&self, encoder: &EncoderShape) -> Result<()> {
-        if self.encoder != encoder.digest {
-            return Err(Error::OtherEncoder { expected: self.encoder, found: encoder.digest });
-        }
-        for stored in &self.slots {
-            let slot = encoder
-                .slots
-                .iter()
-                .find(|slot| slot.id == stored.id)
-                .ok_or(Error::NoSuchSlot { slot: stored.id, layers: encoder.layers })?;
-            if stored.values.len() as u64 != u64::from(slot.len) {
-                return Err(Error::field(
-                    format!("slot {} ({})", stored.id, slot.name),
-                    format!("{} values", slot.len),
-                    stored.values.len(),
-                ));
-            }
-        }
-        let (name, first) = self.head.first();
-        if first.inputs != encoder.hidden {
-            return Err(Error::field(format!("{name} weight"), format!("{} columns", encoder.hidden), first.inputs));
-        }
-        if self.task.max_length() > encoder.max_length {
-            let expected = format!("at most {}, as the encoder takes", encoder.max_length);
-            return Err(Error::field("max_length", expected, self.task.max_length()));
-        }
-        if self.task.kind().pooling() == Some(Pooling::Pooler) && !encoder.pooler {
-            return Err(Error::field("pooling", "cls or mean, for the encoder has no pooler", "pooler"));
-        }
-        Ok(())
-    }
-
-    /// The values of every slot of the encoder with this patch applied; `base` and what comes out are in the order of
-    /// `encoder.slots`.
-    ///
-    /// # Errors
-    /// As [`Patch::check`], when `base` has other slots than the encoder, or when a value is not finite.
-    pub fn apply(&self, encoder: &EncoderShape, base: &[Vec<f32>]) -> Result<Vec<Vec<f32>>> {
-        self.check(encoder)?;
-        if base.len() != encoder.slots.len() {
-            return Err(Error::field("base values", format!("{} slots", encoder.slots.len()), base.len()));
-        }
-        let mut applied = base.to_vec();
-        for ((slot, base), values) in encoder.slots.iter().zip(base).zip(&mut applied) {
-            if base.len() as u64 != u64::from(slot.len) {
-                let field = format!("base values of slot {} ({})", slot.id, slot.name);
-                return Err(Error::field(field, format!("{} values", slot.len), base.len()));
-            }
-            let Some(stored) = self.slots.iter().find(|stored| stored.id == slot.id) else { continue };
-            *values = stored.values.values(Some(base));
-            if let Some(bad) = values.iter().position(|v| !v.is_finite()) {
-                return Err(Error::field(format!("slot {}, value {bad}", slot.id), "a finite number", values[bad]));
-            }
-        }
-        Ok(applied)
-    }
-
-    /// The same patch with its slots and head stored otherwise. Slots that this leaves equal to the base are dropped.
-    ///
-    /// # Errors
-    /// When the patch does not fit the encoder, or a value cannot be stored so.
-    pub fn convert(&self, encoder: &EncoderShape, base: &[Vec<f32>], slots: Encoding, head: Encoding) -> Result<Self> {
-        self.convert_each(encoder, base, |_| Some(slots), |_| head)
-    }
-
-    /// As [`Patch::convert`], with an encoding for each slot, none leaving it out, and for each array of the head: by
-    /// number, each layer's weight and then its bias.
-    ///
-    /// # Errors
-    /// As [`Patch::convert`].
-    pub fn convert_each(
-        &self,
-        encoder: &EncoderShape,
-        base: &[Vec<f32>],
-        slots: impl Fn(SlotId) -> Option<Encoding>,
-        head: impl Fn(usize) -> Encoding,
-    ) -> Result<Self> {
-        let applied = self.apply(encoder, base)?;
-        let mut converted = self.clone();
-        converted.slots.clear();
-        for stored in &self.slots {
-            let Some(at) = encoder.slots.iter().position(|slot| slot.id == stored.id) else { continue };
-            let (values, base) = (&applied[at], &base[at]);
-            let Some(encoding) = slots(stored.id) else { continue };
-            let encoded = Stored::encode(values, Some(base), encoding)
-                .map_err(|e| Error::field(format!("slot {}", stored.id), format!("values that {encoding} holds"), e))?;
-            if encoded.values(Some(base)) != *base {
-                converted.slots.push(StoredSlot { id: stored.id, values: encoded });
-            }
-        }
-        let dense = converted.head.dense.iter_mut().map(|(linear, _)| linear);
-        let linears = dense.chain([&mut converted.head.output]);
-        for (at, array) in linears.flat_map(|linear| [&mut linear.weight, &mut linear.bias]).enumerate() {
-            let encoding = head(at);
-            *array = Stored::encode(&array.values(None), None, encoding)
-                .map_err(|e| Error::field("head", format!("values that {encoding} holds"), e))?;
-        }
-        Ok(converted)
-    }
+/// The other part of the low-rank term that a slot is a part of.
+pub(crate) fn other_part(id: SlotId) -> Result<Option<SlotId>> {
+    let other = match id.kind {
+        SlotKind::Bias => return Ok(None),
+        SlotKind::LoraA => SlotKind::LoraB,
+        SlotKind::LoraB => SlotKind::LoraA,
+    };
+    id.with_kind(other).map(Some)
 }
 
 impl Head {
@@ -370,7 +282,7 @@ impl Head {
     }
 
     /// The layer that reads what the encoder computes, with the name errors use.
-    fn first(&self) -> (&'static str, &Linear) {
+    pub(crate) fn first(&self) -> (&'static str, &Linear) {
         match &self.dense {
             Some((linear, _)) => ("head dense", linear),
             None => ("head output", &self.output),

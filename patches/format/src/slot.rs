@@ -113,6 +113,16 @@ impl Module {
         }
     }
 
+    /// Whether it is a linear layer, not a LayerNorm. Only linear layers have low-rank terms.
+    pub fn is_linear(self) -> bool {
+        !matches!(self, Module::EmbeddingNorm | Module::AttentionNorm | Module::OutputNorm)
+    }
+
+    /// Its short name, as in `lora_a.q.3`: the symbol of its bias without the b.
+    pub fn short(self) -> &'static str {
+        &self.symbol()[1..]
+    }
+
     /// Whether there is one in every layer.
     pub fn in_layers(self) -> bool {
         self.place().0 == Part::Layer
@@ -136,41 +146,57 @@ impl FromStr for Module {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        Module::ALL.into_iter().find(|term| term.symbol() == text).ok_or_else(|| {
-            Error::field("bias term", format!("one of {}", Module::ALL.map(Module::symbol).join(" ")), text)
-        })
+        Module::ALL
+            .into_iter()
+            .find(|module| module.symbol() == text)
+            .ok_or_else(|| Error::field("bias", format!("one of {}", Module::ALL.map(Module::symbol).join(" ")), text))
     }
 }
 
 /// What of a module a patch sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SlotKind {
-    /// The bias vector.
+    /// The bias vector, `[M]`.
     Bias,
+    /// A of the low-rank term B A x of a linear layer, `[r, K]`: LoRA's down projection.
+    LoraA,
+    /// B of the same term, by columns, `[r, M]`: LoRA's up projection, its scale included.
+    LoraB,
 }
 
 impl SlotKind {
-    /// Every kind.
-    const ALL: [SlotKind; 1] = [SlotKind::Bias];
+    /// Every kind, in the order that slots of one module have.
+    const ALL: [SlotKind; 3] = [SlotKind::Bias, SlotKind::LoraA, SlotKind::LoraB];
 
     /// The number in patch files, below 8. It never changes.
     fn wire_number(self) -> u8 {
         match self {
             SlotKind::Bias => 0,
+            SlotKind::LoraA => 1,
+            SlotKind::LoraB => 2,
         }
+    }
+
+    /// Whether it is a part of a low-rank term.
+    pub fn is_low_rank(self) -> bool {
+        self != SlotKind::Bias
     }
 }
 
-/// One slot of an encoder: `bq.3` is the query's bias in layer 3 (from 0), `beln` the embedding LayerNorm's.
+/// One slot of an encoder: `bq.3` is the query's bias in layer 3 (from 0), `beln` the embedding LayerNorm's, `lora_a.q.3`
+/// the A of the query's low-rank term.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SlotId {
     /// The module.
-    pub term: Module,
+    pub module: Module,
     /// The layer, from 0; `None` outside the layers.
     pub layer: Option<u16>,
     /// What of the module.
     pub kind: SlotKind,
 }
+
+/// The first version of patches that may have low-rank terms.
+pub(crate) const FIRST_WITH_LOW_RANK: u16 = 2;
 
 /// Modules that a kind's numbers have room for.
 const MODULES: u8 = 32;
@@ -180,39 +206,61 @@ impl SlotId {
     ///
     /// # Errors
     /// When the module is in layers and none is given, or the reverse.
-    pub fn new(term: Module, layer: Option<u16>) -> Result<Self> {
-        if term.in_layers() == layer.is_some() {
-            return Ok(SlotId { term, layer, kind: SlotKind::Bias });
+    pub fn new(module: Module, layer: Option<u16>) -> Result<Self> {
+        if module.in_layers() == layer.is_some() {
+            return Ok(SlotId { module, layer, kind: SlotKind::Bias });
         }
-        let expected = if term.in_layers() { "a layer" } else { "no layer" };
-        Err(Error::field(format!("slot {}", term.symbol()), expected, layer.map_or("none".into(), |l| l.to_string())))
+        let expected = if module.in_layers() { "a layer" } else { "no layer" };
+        let found = layer.map_or("none".into(), |layer| layer.to_string());
+        Err(Error::field(format!("slot {}", module.symbol()), expected, found))
+    }
+
+    /// Another slot of the same module and layer.
+    ///
+    /// # Errors
+    /// When the module has none of this kind: a LayerNorm has no low-rank term.
+    pub fn with_kind(self, kind: SlotKind) -> Result<Self> {
+        if kind.is_low_rank() && !self.module.is_linear() {
+            return Err(Error::field(
+                format!("low-rank term of {}", self.module.short()),
+                "a linear layer",
+                "a LayerNorm",
+            ));
+        }
+        Ok(SlotId { kind, ..self })
     }
 
     /// The number and the layer in a patch file.
     pub(crate) fn to_wire(self) -> (u8, u16) {
-        (self.kind.wire_number() * MODULES + self.term.wire_number(), self.layer.unwrap_or(0))
+        (self.kind.wire_number() * MODULES + self.module.wire_number(), self.layer.unwrap_or(0))
     }
 
-    /// The slot of a number and a layer in a patch file.
+    /// The slot of a number and a layer in a patch file of a version.
     ///
     /// # Errors
-    /// When no slot has the number, or a module outside the layers has a layer.
-    pub(crate) fn from_wire(number: u8, layer: u16) -> Result<Self> {
+    /// When no slot of that version has the number, or a module outside the layers has a layer.
+    pub(crate) fn from_wire(number: u8, layer: u16, version: u16) -> Result<Self> {
         let kind = SlotKind::ALL.into_iter().find(|kind| kind.wire_number() == number / MODULES);
-        let term = Module::ALL.into_iter().find(|term| term.wire_number() == number % MODULES);
-        let (Some(kind), Some(term)) = (kind, term) else {
+        let module = Module::ALL.into_iter().find(|module| module.wire_number() == number % MODULES);
+        let Some((kind, module)) = kind.zip(module) else {
             let expected = "a number of the table in FORMAT.md; a newer release may know others";
             return Err(Error::field("slot number", expected, number));
         };
-        if !term.in_layers() && layer != 0 {
-            return Err(Error::field(format!("layer of slot {}", term.symbol()), "0", layer));
+        let bias = SlotId { module, layer: module.in_layers().then_some(layer), kind: SlotKind::Bias };
+        let id = bias.with_kind(kind)?;
+        if kind.is_low_rank() && version < FIRST_WITH_LOW_RANK {
+            let field = format!("version of a patch with slot {id}");
+            return Err(Error::field(field, FIRST_WITH_LOW_RANK.to_string(), version));
         }
-        Ok(SlotId { term, layer: term.in_layers().then_some(layer), kind })
+        if !module.in_layers() && layer != 0 {
+            return Err(Error::field(format!("layer of slot {id}"), "0", layer));
+        }
+        Ok(id)
     }
 
     /// Place in the forward pass: what comes before the layers, each layer in turn, what comes after them.
     fn place(self) -> (Part, u16, u8, SlotKind) {
-        let (part, within) = self.term.place();
+        let (part, within) = self.module.place();
         (part, self.layer.unwrap_or(0), within, self.kind)
     }
 }
@@ -233,11 +281,13 @@ impl Ord for SlotId {
 impl fmt::Display for SlotId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let symbol = match self.kind {
-            SlotKind::Bias => self.term.symbol(),
+            SlotKind::Bias => self.module.symbol().to_owned(),
+            SlotKind::LoraA => format!("lora_a.{}", self.module.short()),
+            SlotKind::LoraB => format!("lora_b.{}", self.module.short()),
         };
         match self.layer {
             Some(layer) => f.pad(&format!("{symbol}.{layer}")),
-            None => f.pad(symbol),
+            None => f.pad(&symbol),
         }
     }
 }
@@ -246,8 +296,8 @@ impl fmt::Display for SlotId {
 mod tests {
     use super::*;
 
-    fn id(term: Module, layer: Option<u16>) -> SlotId {
-        SlotId::new(term, layer).unwrap()
+    fn id(module: Module, layer: Option<u16>) -> SlotId {
+        SlotId::new(module, layer).unwrap()
     }
 
     #[test]
@@ -263,39 +313,63 @@ mod tests {
         slots.sort();
         let names: Vec<String> = slots.iter().map(SlotId::to_string).collect();
         assert_eq!(names, ["beln", "beproj", "bm2.0", "bln2.0", "bq.1", "bpool"]);
+        let parts = SlotKind::ALL.map(|kind| id(Module::Query, Some(1)).with_kind(kind).unwrap());
+        assert_eq!(parts.map(|slot| slot.to_string()), ["bq.1", "lora_a.q.1", "lora_b.q.1"]);
+        assert!(parts.is_sorted() && parts[2] < id(Module::Key, Some(1)));
         assert!(Module::ALL.is_sorted_by(|a, b| a < b), "ALL is in the order of the forward pass");
     }
 
     /// Numbers in existing files never change, wherever a module is in the forward pass.
     #[test]
     fn numbers_in_files_are_those_of_the_format() {
-        let rows = include_str!("../FORMAT.md").lines().filter_map(|line| {
-            let mut cells = line.strip_prefix("| ")?.split(" | ");
-            let number: u8 = cells.next()?.parse().ok()?;
-            let term: Module = cells.next()?.parse().ok()?;
-            Some((number, term, cells.nth(1)? == "yes"))
-        });
-        let rows: Vec<(u8, Module, bool)> = rows.collect();
-        assert_eq!(rows.len(), Module::ALL.len(), "FORMAT.md lists every module once");
-        for (number, term, in_layers) in &rows {
-            let slot = id(*term, in_layers.then_some(7));
-            assert_eq!(slot.to_wire(), (*number, if *in_layers { 7 } else { 0 }), "{slot}");
-            assert_eq!(SlotId::from_wire(*number, slot.layer.unwrap_or(0)).unwrap(), slot);
+        let format = include_str!("../FORMAT.md");
+        // Rows of a table whose first cell is a number.
+        let rows = |from: &str, to: &str| -> Vec<Vec<&str>> {
+            let (_, after) = format.split_once(from).unwrap();
+            let lines = after.split_once(to).unwrap().0.lines().filter_map(|line| line.strip_prefix("|"));
+            let cells = lines.map(|line| line.split('|').map(str::trim).collect::<Vec<_>>());
+            cells.filter(|cells| cells[0].parse::<u8>().is_ok()).collect()
+        };
+        let kinds = rows("### Kinds", "### Modules");
+        let modules = rows("### Modules", "### Order");
+        assert_eq!((kinds.len(), modules.len()), (SlotKind::ALL.len(), Module::ALL.len()), "each once");
+        let mut known = Vec::new();
+        for (kind, cells) in SlotKind::ALL.into_iter().zip(&kinds) {
+            assert_eq!(cells[0].parse::<u8>().unwrap(), 32 * kind.wire_number());
+            for cells in &modules {
+                let (number, module): (u8, Module) = (cells[0].parse().unwrap(), cells[1].parse().unwrap());
+                let (in_layers, linear) = (cells[3] == "yes", cells[4] == "yes");
+                assert_eq!((module.in_layers(), module.is_linear()), (in_layers, linear), "{module:?}");
+                let Ok(slot) = id(module, in_layers.then_some(7)).with_kind(kind) else { continue };
+                assert!(kind == SlotKind::Bias || linear);
+                let wire = (32 * kind.wire_number() + number, if in_layers { 7 } else { 0 });
+                assert_eq!(slot.to_wire(), wire, "{slot}");
+                assert_eq!(SlotId::from_wire(wire.0, wire.1, 2).unwrap(), slot);
+                assert_eq!(
+                    SlotId::from_wire(wire.0, wire.1, 1).is_ok(),
+                    kind == SlotKind::Bias,
+                    "version 1 has biases only"
+                );
+                known.push(wire.0);
+            }
         }
-        for number in (0..=u8::MAX).filter(|number| rows.iter().all(|(known, ..)| known != number)) {
-            let error = SlotId::from_wire(number, 0).unwrap_err().to_string();
-            assert!(error.contains(&format!("found {number}")), "{error}");
+        for number in (0..=u8::MAX).filter(|number| !known.contains(number)) {
+            let error = SlotId::from_wire(number, 0, 2).unwrap_err().to_string();
+            let norm = known.contains(&(number % 32)) && number < 96;
+            let said =
+                if norm { "expected a linear layer, found a LayerNorm".to_owned() } else { format!("found {number}") };
+            assert!(error.contains(&said), "{error}");
         }
-        let error = SlotId::from_wire(10, 1).unwrap_err().to_string();
+        let error = SlotId::from_wire(10, 1, 2).unwrap_err().to_string();
         assert_eq!(error, "layer of slot bpool: expected 0, found 1");
     }
 
     #[test]
     fn a_slot_has_a_layer_exactly_if_its_module_does() {
-        for term in Module::ALL {
-            assert_eq!(SlotId::new(term, Some(0)).is_ok(), term.in_layers());
-            assert_eq!(SlotId::new(term, None).is_ok(), !term.in_layers());
-            assert_eq!(term.symbol().parse::<Module>().unwrap(), term);
+        for module in Module::ALL {
+            assert_eq!(SlotId::new(module, Some(0)).is_ok(), module.in_layers());
+            assert_eq!(SlotId::new(module, None).is_ok(), !module.in_layers());
+            assert_eq!(module.symbol().parse::<Module>().unwrap(), module);
         }
         assert!("b_q".parse::<Module>().is_err());
     }

@@ -11,11 +11,13 @@ use crate::{
     kind::{Entry, POOLINGS},
     patch,
     payload::{Reader, WireForm, WireLinear, short},
+    slot::FIRST_WITH_LOW_RANK,
     task::{Task, TaskFields},
 };
 
 pub(crate) const MAGIC: &[u8; 8] = b"BIASPTCH";
-const VERSION: u16 = 1;
+/// The newest version. The oldest is 1, and differs as `FORMAT.md` says.
+const VERSION: u16 = FIRST_WITH_LOW_RANK;
 const PREAMBLE_BYTES: usize = 16;
 const CHECKSUM_BYTES: usize = 8;
 
@@ -131,7 +133,7 @@ pub(crate) fn encode(patch: &Patch) -> Result<Vec<u8>> {
 
     let mut bytes = Vec::new();
     bytes.extend_from_slice(MAGIC);
-    bytes.extend_from_slice(&VERSION.to_le_bytes());
+    bytes.extend_from_slice(&version_of(patch).to_le_bytes());
     bytes.extend_from_slice(&[0; 2]);
     bytes.extend_from_slice(&length(header.len())?.to_le_bytes());
     bytes.extend_from_slice(&header);
@@ -168,7 +170,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Patch> {
         return Err(Error::NotAPatch);
     }
     let version = u16::from_le_bytes([preamble[8], preamble[9]]);
-    if version != VERSION {
+    if !(1..=VERSION).contains(&version) {
         return Err(Error::Version { expected: VERSION.into(), found: version.into() });
     }
     let header_bytes = u32::from_le_bytes([preamble[12], preamble[13], preamble[14], preamble[15]]);
@@ -201,10 +203,21 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Patch> {
             "another form",
         ));
     }
-    read_body(wire, answer, payload)
+    let patch = read_body(wire, answer, payload, version)?;
+    let due = version_of(&patch);
+    match due == version {
+        true => Ok(patch),
+        false => Err(Error::field("version", format!("{due}, for its slots need no other"), version)),
+    }
 }
 
-fn read_body(wire: WireHeader, answer: Option<u32>, payload: &[u8]) -> Result<Patch> {
+/// The version that a patch is written in: the lowest that has its slots.
+fn version_of(patch: &Patch) -> u16 {
+    let low_rank = patch.slots().iter().any(|slot| slot.id.kind.is_low_rank());
+    if low_rank { FIRST_WITH_LOW_RANK } else { 1 }
+}
+
+fn read_body(wire: WireHeader, answer: Option<u32>, payload: &[u8], version: u16) -> Result<Patch> {
     let kind = Entry::numbered(wire.task.kind)?;
     if !kind.has_labels() && !wire.task.labels.is_empty() {
         return Err(Error::field("labels", "none for this kind of task", wire.task.labels.len()));
@@ -229,7 +242,7 @@ fn read_body(wire: WireHeader, answer: Option<u32>, payload: &[u8]) -> Result<Pa
     let mut reader = Reader { payload, at: 0, coded: wire.coded_bytes > 0, runs: Vec::new() };
     let mut slots = Vec::new();
     for slot in &wire.slots {
-        let id = SlotId::from_wire(slot.number, slot.layer)?;
+        let id = SlotId::from_wire(slot.number, slot.layer, version)?;
         let values = reader.array(&format!("slot {id}"), &[slot.len], slot.form)?;
         slots.push(StoredSlot { id, values });
     }

@@ -2,7 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use bias_patch::{Activation, Digest, Encoding, Error, Head, Linear, Module, Patch, SlotId, Stored, StoredSlot, Task};
+use bias_patch::{
+    Activation, Digest, EncoderShape, Encoding, Error, Head, Linear, LowRank, Module, Patch, SlotId, SlotKind,
+    SlotShape, Stored, StoredSlot, Task,
+};
 
 /// Numbers in [-1, 1) from a fixed linear congruential generator.
 struct Numbers(u64);
@@ -69,6 +72,40 @@ fn patch(kind: &str, encoding: Encoding) -> Patch {
     Patch::new(Digest::of(b"encoder"), task, slots.to_vec(), Head { dense, output }, metadata).unwrap()
 }
 
+/// The encoder that [`SLOTS`] are of, with the inputs of its linear layers.
+fn encoder() -> EncoderShape<'static> {
+    let slots = SLOTS.map(|(module, layer, len)| SlotShape {
+        id: SlotId::new(module, layer).unwrap(),
+        name: module.symbol(),
+        len: len as u32,
+        inputs: module.is_linear().then_some(8),
+    });
+    let digest = Digest::of(b"encoder");
+    EncoderShape { digest, layers: 2, hidden: 8, max_length: 128, pooler: true, slots: slots.to_vec() }
+}
+
+fn base() -> Vec<Vec<f32>> {
+    SLOTS.map(|(.., len)| vec![0.0; len]).to_vec()
+}
+
+/// A low-rank term's two slots.
+fn term(numbers: &mut Numbers, at: usize, rank: usize, encoding: Encoding) -> [StoredSlot; 2] {
+    let (module, layer, len) = SLOTS[at];
+    [(SlotKind::LoraA, 8), (SlotKind::LoraB, len)].map(|(kind, width)| {
+        let id = SlotId::new(module, layer).unwrap().with_kind(kind).unwrap();
+        StoredSlot { id, values: Stored::encode(&numbers.values(rank * width), None, encoding).unwrap() }
+    })
+}
+
+/// [`patch`] with low-rank terms of the query and the middle of layer 0, of ranks 2 and 1, and no bias of the middle.
+fn patch_with_terms(kind: &str, encoding: Encoding) -> Patch {
+    let (plain, mut numbers) = (patch(kind, encoding), Numbers(8));
+    let mut slots = plain.slots().to_vec();
+    slots.remove(2);
+    slots.splice(2..2, term(&mut numbers, 1, 2, encoding).into_iter().chain(term(&mut numbers, 2, 1, encoding)));
+    Patch::new(plain.encoder(), plain.task().clone(), slots, plain.head().clone(), plain.metadata().clone()).unwrap()
+}
+
 fn encodings() -> Vec<Encoding> {
     ["f32", "f16", "i8", "i4", "i3", "i2", "i1", "i4/64", "i8/8"].iter().map(|e| e.parse().unwrap()).collect()
 }
@@ -88,6 +125,9 @@ fn every_kind_and_encoding_reads_back() {
             let written = patch(kind, encoding);
             let bytes = written.to_bytes().unwrap();
             assert_eq!(Patch::from_bytes(&bytes).unwrap(), written, "{kind} {encoding}");
+            let written = patch_with_terms(kind, encoding);
+            let bytes = written.to_bytes().unwrap();
+            assert_eq!(Patch::from_bytes(&bytes).unwrap(), written, "{kind} {encoding}, with terms");
         }
     }
 }
@@ -107,6 +147,100 @@ fn version_1_stays_readable() {
     let expected = patch("classification", "i4".parse().unwrap());
     assert_eq!(Patch::from_bytes(golden).unwrap(), expected);
     assert_eq!(expected.to_bytes().unwrap(), golden, "version 1 is also written as it was");
+}
+
+#[test]
+fn version_2_stays_readable() {
+    let golden = include_bytes!("golden-v2.bias");
+    let expected = patch_with_terms("classification", "i4".parse().unwrap());
+    assert_eq!(Patch::from_bytes(golden).unwrap(), expected);
+    assert_eq!(expected.to_bytes().unwrap(), golden, "version 2 is also written as it was");
+}
+
+#[test]
+fn a_patch_has_the_lowest_version_that_holds_it() {
+    let version =
+        |bytes: Vec<u8>, version: u8| Patch::from_bytes(&seal([&bytes[..8], &[version], &bytes[9..]].concat()));
+    let message = |found: bias_patch::Result<Patch>| found.unwrap_err().to_string();
+    let (plain, with) = (patch("span", Encoding::F32), patch_with_terms("span", Encoding::F32));
+    let (plain, with) = (plain.to_bytes().unwrap(), with.to_bytes().unwrap());
+    assert_eq!((plain[8], with[8]), (1, 2));
+    assert_eq!(message(version(plain.clone(), 2)), "version: expected 1, for its slots need no other, found 2");
+    assert_eq!(message(version(with.clone(), 1)), "version of a patch with slot lora_a.q.0: expected 2, found 1");
+    for unknown in [0, 3] {
+        assert!(message(version(with.clone(), unknown)).contains("reads versions up to 2"));
+    }
+}
+
+#[test]
+fn low_rank_terms_are_applied_beside_the_biases() {
+    let (encoder, base) = (encoder(), base());
+    let patch = patch_with_terms("classification", Encoding::F32);
+    let values = patch.apply(&encoder, &base).unwrap();
+    assert_eq!(values.slots[2], base[2], "its bias is not stored");
+    let found: Vec<(usize, usize)> = values.low_rank.iter().map(|term| (term.slot, term.rank)).collect();
+    assert_eq!(found, [(1, 2), (2, 1)]);
+    let LowRank { a, b, .. } = &values.low_rank[1];
+    assert_eq!((a.len(), b.len()), (8, 300));
+    let stored = |at: usize| patch.slots()[at].values.values(None);
+    assert_eq!((a, b), (&stored(4), &stored(5)));
+
+    // Converted as the rest is; and if one part is left out, both are.
+    let coarse = patch.convert(&encoder, &base, "i2".parse().unwrap(), Encoding::F16).unwrap();
+    assert_eq!(coarse.slots().len(), patch.slots().len());
+    let without = |left_out: SlotKind| {
+        let keep = |id: SlotId| (id.kind != left_out || id.module != Module::Query).then_some(Encoding::F16);
+        patch.convert_each(&encoder, &base, keep, |_| Encoding::F16).unwrap()
+    };
+    for kind in [SlotKind::LoraA, SlotKind::LoraB] {
+        let ids: Vec<String> = without(kind).slots().iter().map(|slot| slot.id.to_string()).collect();
+        assert_eq!(ids, ["beln", "bq.0", "lora_a.m2.0", "lora_b.m2.0", "bv.1", "bpool"]);
+    }
+}
+
+#[test]
+fn low_rank_terms_that_do_not_fit_are_refused() {
+    let (encoder, mut numbers) = (encoder(), Numbers(9));
+    let good = patch("span", Encoding::F32);
+    let make = |slots: Vec<StoredSlot>| Patch::new(good.encoder(), good.task().clone(), slots, good.head().clone(), []);
+    let [a, b] = term(&mut numbers, 1, 2, Encoding::F32);
+    let message = |result: bias_patch::Result<Patch>| result.unwrap_err().to_string();
+    assert_eq!(message(make(vec![a.clone()])), "slot lora_b.q.0: expected one, for there is lora_a.q.0, found none");
+    assert_eq!(message(make(vec![b.clone()])), "slot lora_a.q.0: expected one, for there is lora_b.q.0, found none");
+    let beside = |slot: &StoredSlot, len: usize| StoredSlot {
+        id: slot.id,
+        values: Stored::encode(&vec![0.5; len], None, Encoding::F32).unwrap(),
+    };
+    let check = |a: StoredSlot, b: StoredSlot| make(vec![a, b]).unwrap().check(&encoder).unwrap_err().to_string();
+    assert_eq!(check(beside(&a, 8), b.clone()), "slot lora_b.q.0: expected rank 1, as lora_a.q.0 has, found rank 2");
+    assert_eq!(check(beside(&a, 15), b.clone()), "slot lora_a.q.0 (bq): expected 1 to 8 times 8 values, found 15");
+    assert_eq!(check(a.clone(), beside(&b, 72)), "slot lora_b.q.0 (bq): expected 1 to 8 times 8 values, found 72");
+    let other = term(&mut numbers, 3, 1, Encoding::F32)
+        .map(|slot| StoredSlot { id: SlotId { layer: Some(7), ..slot.id }, ..slot });
+    let [a, b] = other;
+    assert_eq!(check(a, b), "slot lora_a.v.7: the encoder has no such slot (it has 2 layers)");
+    let norm = SlotId::new(Module::EmbeddingNorm, None).unwrap();
+    let error = norm.with_kind(SlotKind::LoraA).unwrap_err().to_string();
+    assert_eq!(error, "low-rank term of eln: expected a linear layer, found a LayerNorm");
+}
+
+/// Anybody's file may have as many slots as there are layers to name.
+#[test]
+fn many_terms_take_time_in_proportion() {
+    let good = patch("span", Encoding::F32);
+    let values = Stored::encode(&[0.5], None, Encoding::F32).unwrap();
+    let of_layer = |layer: u16| {
+        let id = SlotId::new(Module::Query, Some(layer)).unwrap();
+        [SlotKind::LoraA, SlotKind::LoraB].map(|kind| (id.with_kind(kind).unwrap(), values.clone()))
+    };
+    let slots = (0..=u16::MAX).flat_map(of_layer).map(|(id, values)| StoredSlot { id, values });
+    let slots: Vec<StoredSlot> = slots.collect();
+    let begun = Instant::now();
+    let made = Patch::new(good.encoder(), good.task().clone(), slots, good.head().clone(), []).unwrap();
+    let bytes = made.to_bytes().unwrap();
+    assert_eq!(Patch::from_bytes(&bytes).unwrap(), made);
+    let spent = begun.elapsed();
+    assert!(spent < Duration::from_secs(20), "{} slots took {spent:?}", made.slots().len());
 }
 
 #[test]
@@ -168,7 +302,7 @@ fn each_attack_gets_its_own_answer() {
     };
     assert!(matches!(Patch::from_bytes(b""), Err(Error::NotAPatch)));
     assert!(matches!(Patch::from_bytes(b"something else, long enough"), Err(Error::NotAPatch)));
-    assert!(matches!(with(8, &[2, 0]), Error::Version { expected: 1, found: 2, .. }));
+    assert!(matches!(with(8, &[3, 0]), Error::Version { expected: 2, found: 3, .. }));
     assert!(matches!(with(10, &[1]), Error::Field { field, .. } if field.contains("preamble")));
     assert!(
         matches!(with(12, &u32::MAX.to_le_bytes()), Error::Length { part, expected: 0xffff_ffff, .. } if part == "header")
@@ -224,7 +358,8 @@ fn random_damage_is_survived() {
     let mut numbers = Numbers(42);
     let seeds: Vec<Vec<u8>> = ["classification", "span", "long span"]
         .iter()
-        .flat_map(|kind| encodings().into_iter().map(move |e| patch(kind, e).to_bytes().unwrap()))
+        .flat_map(|kind| encodings().into_iter().flat_map(move |e| [patch(kind, e), patch_with_terms(kind, e)]))
+        .map(|patch| patch.to_bytes().unwrap())
         .collect();
     let (mut accepted, begun) = (0, Instant::now());
     const ROUNDS: usize = 40_000;

@@ -61,16 +61,6 @@ pub enum Error {
         /// What is there.
         found: String,
     },
-    /// A search for the smallest encoding cannot reach the least score.
-    #[error("{metric}: expected at least {least:.4}, found {found:.4} for the patch as it is; allow a larger loss")]
-    Search {
-        /// The metric of the scores.
-        metric: String,
-        /// The least score.
-        least: f64,
-        /// The score of the patch as it is.
-        found: f64,
-    },
     /// A picture cannot be drawn.
     #[error("picture: {reason}")]
     Picture {

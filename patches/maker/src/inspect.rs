@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use bias_patch::{Patch, Result, Task};
+use bias_patch::{LowRank, Patch, Result, SlotKind, Task, Values};
 use edge_bundle::{Base, Manifest};
 use serde::Serialize;
 
@@ -32,9 +32,10 @@ pub struct SlotReport {
     pub values: usize,
     /// How they are stored.
     pub encoding: String,
-    /// Mean absolute change from the base, the paper's measure in its Figure 1; none without the encoder.
+    /// Mean absolute change from the base, the paper's measure in its Figure 1; of a bias none without the encoder. The
+    /// base of a low-rank term is 0.
     pub mean_change: Option<f32>,
-    /// Largest absolute change from the base; none without the encoder.
+    /// Largest absolute change from the base; likewise.
     pub largest_change: Option<f32>,
 }
 
@@ -45,10 +46,15 @@ pub struct SlotReport {
 pub fn inspect(patch: &Patch, bytes: u64, encoder: Option<(&Manifest, &Base)>) -> Result<Report> {
     let applied = encoder.map(|(manifest, base)| patch.apply(&manifest.shape(), base.slots())).transpose()?;
     let slot = |stored: &bias_patch::StoredSlot| {
-        let change = encoder.zip(applied.as_ref()).and_then(|((manifest, base), applied)| {
-            let at = manifest.slots.iter().position(|slot| slot.id() == stored.id)?;
-            Some(changes(&base.slots()[at], &applied[at]))
-        });
+        let change = if stored.id.kind.is_low_rank() {
+            let values = stored.values.values(None);
+            Some(changes(&vec![0.0; values.len()], &values))
+        } else {
+            encoder.zip(applied.as_ref()).and_then(|((manifest, base), applied)| {
+                let at = manifest.slots.iter().position(|slot| slot.id() == stored.id)?;
+                Some(changes(&base.slots()[at], &applied.slots[at]))
+            })
+        };
         SlotReport {
             slot: stored.id.to_string(),
             values: stored.values.len(),
@@ -93,8 +99,18 @@ pub fn difference(a: &Patch, b: &Patch, manifest: &Manifest, base: &Base) -> Res
             found.push(Difference { part, mean, largest });
         }
     };
-    for (slot, (a, b)) in manifest.slots.iter().zip(first.iter().zip(&second)) {
+    for (at, (slot, (a, b))) in manifest.slots.iter().zip(first.slots.iter().zip(&second.slots)).enumerate() {
         compare(slot.id().to_string(), a, b);
+        let term = |values: &Values| values.low_rank.iter().find(|term| term.slot == at).cloned();
+        let (a, b) = (term(&first), term(&second));
+        for kind in [SlotKind::LoraA, SlotKind::LoraB] {
+            let part = |term: &LowRank| if kind == SlotKind::LoraA { term.a.clone() } else { term.b.clone() };
+            if let (true, Ok(id)) = (a.is_some() || b.is_some(), slot.id().with_kind(kind)) {
+                // A term that one of them lacks has another shape.
+                let [a, b] = [&a, &b].map(|term| term.as_ref().map(part).unwrap_or_default());
+                compare(id.to_string(), &a, &b);
+            }
+        }
     }
     let form = |patch: &Patch| patch.head().dense.as_ref().map(|(linear, activation)| (linear.outputs, *activation));
     if form(a) != form(b) {

@@ -1,8 +1,8 @@
 //! Makes, inspects and compares patches.
 //!
-//! In: labelled texts ([`data`], [`train`], [`search`]), a file of biases or a fine-tuned checkpoint ([`import`]), or a
-//! patch ([`inspect`], [`evaluate`], [`difference`], [`extract`]). Out: a patch for one encoder, a report, a picture
-//! ([`plot`]), or the biases as a file that other programs read.
+//! In: labelled texts ([`data`], [`train`], [`Search`]), a file of biases, a fine-tuned checkpoint or a PEFT adapter
+//! ([`import`]), or a patch ([`inspect`], [`evaluate`], [`difference`], [`extract`], [`extract_peft`]). Out: a patch for one
+//! encoder, a report, a picture ([`plot`]), or the patch's values as files that other programs read.
 #![forbid(unsafe_code)]
 
 pub mod data;
@@ -20,7 +20,7 @@ pub mod train;
 pub use edge_run::tasks::metrics;
 pub use error::{Error, Result};
 pub use evaluate::{Evaluation, evaluate, metric_named, metric_names};
-pub use import::{Imported, extract, import};
+pub use import::{Imported, PeftAdapter, extract, extract_peft, import};
 pub use inspect::{Difference, Report, SlotReport, difference, inspect, largest_change};
-pub use search::{Point, Searched, search, uniform};
+pub use search::{Kept, Loss, Point, Refinement, Search, Searched, kept, point, split, uniform};
 pub use sign::sign;

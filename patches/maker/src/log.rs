@@ -29,7 +29,7 @@ pub enum Entry {
         /// The identity of its training, shortened: see [`fingerprint`](crate::train::fingerprint).
         #[serde(default)]
         training: String,
-        /// What is trained: bias terms, or weights.
+        /// What is trained: slots, or weights.
         #[serde(default)]
         trained: String,
         /// How many training texts there are.

@@ -24,8 +24,12 @@ impl Random {
         self.0.sample(StandardNormal)
     }
 
+    /// A number in 0..1, evenly distributed.
+    pub fn uniform(&mut self) -> f64 {
+        self.0.random()
+    }
+
     /// A number below `count`, which is not 0.
-    #[cfg(any(feature = "research", test))]
     pub fn below(&mut self, count: usize) -> usize {
         self.0.random_range(..count)
     }

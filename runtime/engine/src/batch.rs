@@ -9,7 +9,7 @@
 use alloc::{vec, vec::Vec};
 use core::ops::Range;
 
-use crate::kernels::Start;
+use crate::{kernels::Start, low_rank::TaskTerms};
 
 /// B sequences, end to end, N tokens in all.
 #[derive(Clone, Debug)]
@@ -30,6 +30,8 @@ pub struct Table<'a> {
     pub values: &'a [f32],
     /// L.
     pub width: usize,
+    /// The low-rank terms of each task, `[T]`; or none, where no task has any.
+    pub terms: &'a [TaskTerms<'a>],
 }
 
 /// The values for the rows of an operator's output: a table, and the task of each row.
@@ -118,6 +120,17 @@ impl<'a> TaskRows<'a> {
     /// The values of a slot for row `row`. Task numbers are checked before a run, so they are in the table.
     pub fn slot(&self, slot: Slot, row: usize) -> &'a [f32] {
         &self.table.values[self.tasks[row] as usize * self.table.width + slot.at..][..slot.len]
+    }
+
+    /// The low-rank terms of the task of row `row`; none if there is no such row.
+    pub fn terms(&self, row: usize) -> TaskTerms<'a> {
+        let task = self.tasks.get(row);
+        task.and_then(|task| self.table.terms.get(*task as usize)).copied().unwrap_or_default()
+    }
+
+    /// Whether no task has low-rank terms.
+    pub fn has_no_terms(&self) -> bool {
+        self.table.terms.is_empty()
     }
 
     /// A slot as the start of products; zero without a slot.

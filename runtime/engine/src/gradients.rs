@@ -5,25 +5,33 @@ use core::ops::Range;
 
 #[cfg(feature = "research")]
 use crate::research::WeightGradients;
-use crate::{batch::Batch, batch::Slot, linear::Linear, operators::Embedding, operators::Pass, weights::Tensor};
+use crate::{
+    batch::Batch, batch::Slot, linear::Linear, low_rank::LowRank, operators::Embedding, operators::Pass,
+    weights::Tensor,
+};
 
 /// Sums of gradients.
 pub struct Gradients<'a> {
-    /// Of every value of the task, `[L]`.
+    /// Of every value of the task: those of slots, `[L]`, and behind them those of low-rank terms.
     pub(crate) values: &'a mut [f32],
-    /// Which of them are wanted, `[L]`; a slot is wanted whole.
+    /// Which of them are wanted; a slot is wanted whole, and so is a term.
     pub(crate) wanted: &'a [bool],
+    /// Where the task has low-rank terms.
+    pub(crate) terms: &'a [Option<LowRank>],
     /// Of every weight.
     #[cfg(feature = "research")]
     pub(crate) weights: WeightGradients<'a>,
 }
 
 impl<'a> Gradients<'a> {
-    /// Adds to `values` the gradients of those that are `wanted`: both `[L]`, and a slot is wanted whole.
-    pub fn new(values: &'a mut [f32], wanted: &'a [bool]) -> Self {
+    /// Adds to `values` the gradients of those that are `wanted`. Both are as long as the task's values: L of slots, then
+    /// those of its terms. `terms` says where each layer's term is, as [`crate::TaskTerms::places`] does. A slot is wanted
+    /// whole, and so is a term: what `wanted` says of the first value of A counts.
+    pub fn new(values: &'a mut [f32], wanted: &'a [bool], terms: &'a [Option<LowRank>]) -> Self {
         Gradients {
             values,
             wanted,
+            terms,
             #[cfg(feature = "research")]
             weights: WeightGradients::default(),
         }
@@ -39,6 +47,12 @@ impl<'a> Gradients<'a> {
     /// Whether the gradient of a slot is wanted.
     pub(crate) fn wants(&self, slot: Slot) -> bool {
         self.wanted[slot.at]
+    }
+
+    /// Whether the gradient of a layer's low-rank term is wanted.
+    pub(crate) fn wants_term(&self, layer: &Linear) -> bool {
+        let place = layer.low_rank.and_then(|number| self.terms.get(number).copied().flatten());
+        place.is_some_and(|place| self.wanted[place.a])
     }
 
     /// Whether gradients of weights are wanted.

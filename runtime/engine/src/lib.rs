@@ -32,7 +32,7 @@
 //!     types: None,
 //!     norm,
 //! };
-//! let linear = Linear { weight: tensor(2, 1, true, 128), bias: Some(Slot { at: 0, len: 1 }) };
+//! let linear = Linear { weight: tensor(2, 1, true, 128), bias: Some(Slot { at: 0, len: 1 }), low_rank: None };
 //! let dense = Dense { name: "score".into(), linear, activation: None };
 //! let outputs = Outputs { tokens: 1, pooled: None };
 //! let model = Model::new(vec![(Box::new(embedding), vec![]), (Box::new(dense), vec![0])], outputs, 1, 256)?;
@@ -42,7 +42,7 @@
 //! batch.push(&[0], &[0], 0);
 //! batch.push(&[1], &[0], 1);
 //! // One value each, the bias, for two tasks in one batch.
-//! let table = Table { values: &[10.0, 20.0], width: 1 };
+//! let table = Table { values: &[10.0, 20.0], width: 1, terms: &[] };
 //! let weights = Weights::new(bytemuck::cast_slice(&bytes[..64]))?;
 //! let hidden = model.run(&machine, weights, &batch, table)?;
 //! // Normalized, the words are (1, -1) and (-1, 1): 3 - 1 + 10 and -3 + 1 + 20.
@@ -68,6 +68,7 @@ pub mod kernels;
 mod layer_norm;
 pub mod layout;
 mod linear;
+mod low_rank;
 mod machine;
 mod model;
 pub mod operators;
@@ -86,6 +87,7 @@ pub use gradients::Gradients;
 pub use kernels::kernels;
 pub use layer_norm::LayerNorm;
 pub use linear::Linear;
+pub use low_rank::{LowRank, TaskTerms};
 pub use machine::{Activations, Aligned, Machine, Scratch};
 pub use model::{Hidden, Model, Outputs, SequenceLoss};
 pub use threads::Threads;

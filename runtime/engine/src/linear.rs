@@ -1,7 +1,7 @@
-//! Linear layers, y = x W + b, forward and backward, with W in f32 or int8.
+//! Linear layers, y = x W + b and perhaps a [low-rank term](low_rank), forward and backward, with W in f32 or int8.
 //!
 //! Letters: N rows, K inputs, M outputs. x is `[N, K]`, W `[K, M]` in panels, b `[M]` of each row's task, y `[N, M]`.
-//! Backward, from dy: db is the sum of the rows of dy, and dx = dy W^T. W is frozen, so x is not saved. Refused: a
+//! Backward, from dy: db is the sum of the rows of dy, and dx = dy W^T. W is frozen, so x is not needed. Refused: a
 //! matrix that is not in panels, and a bias of another length.
 
 use alloc::vec::Vec;
@@ -13,6 +13,7 @@ use crate::{
     gradients::Gradients,
     kernels::{GROUP, Panels, QuantizedPanels, QuantizedRows, Rows, Scale, Start},
     layout::{PANEL_GROUP, PANEL_WIDTH},
+    low_rank,
     machine::{Machine, Scratch},
     operators::Pass,
     weights::{Matrix, Tensor, Weights},
@@ -28,6 +29,8 @@ pub struct Linear {
     pub weight: Tensor,
     /// b; none adds nothing.
     pub bias: Option<Slot>,
+    /// The number of the layer's low-rank term among those of a task; none if it has none in any task.
+    pub low_rank: Option<usize>,
 }
 
 /// Rows of activations, quantized if the matrix is quantized and the machine's activations are int8.
@@ -83,7 +86,8 @@ impl<'a> Operand<'a> {
 
     /// x W + b into rows of `out` that are `stride` apart.
     pub fn multiply(&self, pass: &Pass<'_>, layer: &Linear, tasks: TaskRows<'_>, out: &mut [f32], stride: usize) {
-        let (machine, start) = (pass.machine, tasks.start(layer.bias));
+        let machine = pass.machine;
+        let start = low_rank::start(pass, layer, tasks, self.floats, out, stride);
         match layer.weight.matrix(pass.weights) {
             Matrix::F32(panels) => machine.kernel.multiply(self.floats, panels, start, out, stride),
             Matrix::I8(panels) if self.quantized.is_empty() => {
@@ -113,8 +117,8 @@ pub(crate) fn forward(pass: &Pass<'_>, layers: &[Linear], x: &[f32], rows: Range
     }
 }
 
-/// The backward pass of [`forward`], over all rows: adds to the gradients of the biases, and gives dx if it is needed.
-/// `x` is present only if gradients of weights are wanted.
+/// The backward pass of [`forward`], over all rows: adds to the gradients of the biases and low-rank terms, and gives dx
+/// if it is needed. `x` is present only if gradients of weights or of a layer's low-rank term are wanted.
 pub(crate) fn backward<'m>(
     pass: &Pass<'m>,
     layers: &[Linear],
@@ -128,10 +132,11 @@ pub(crate) fn backward<'m>(
         gradients.add_bias(layer.bias, d.chunks(layers.len() * width).map(|row| &row[at * width..][..width]));
     }
     gradients.add_matrices(pass, layers, x, d);
+    low_rank::add_gradients(pass, layers, x, d, gradients);
     needed.then(|| backward_of_input(pass, layers, d))
 }
 
-/// The sum over layers of dy W^T, `[N, K]`.
+/// The sum over layers of dy W^T and what their low-rank terms add, `[N, K]`.
 fn backward_of_input<'m>(pass: &Pass<'m>, layers: &[Linear], d: &[f32]) -> Scratch<'m> {
     let (machine, depth, width) = (pass.machine, layers[0].inputs(), layers[0].outputs());
     let stride = layers.len() * width;
@@ -141,6 +146,7 @@ fn backward_of_input<'m>(pass: &Pass<'m>, layers: &[Linear], d: &[f32]) -> Scrat
         for (at, layer) in layers.iter().enumerate() {
             let d = Rows { data: &d[rows.start * stride + at * width..], stride, count: rows.len() };
             multiply_transposed(machine, pass.weights, d, &layer.weight, d_x);
+            low_rank::add_to_input(pass, layer, d, d_x);
         }
     });
     d_x

@@ -193,6 +193,9 @@ impl Machine {
         work: impl Fn(Range<usize>, &mut [f32], &mut [&mut [f32]]) + Sync + Send,
     ) {
         let count = out.len() / width.max(1);
+        if count == 0 {
+            return;
+        }
         let part = self.part(count);
         if part >= count {
             let mut beside: Vec<&mut [f32]> = beside.iter_mut().map(|beside| &mut *beside.values).collect();

@@ -5,8 +5,9 @@
 //! to the values of one task. Refused: operators whose sizes do not fit, tensors outside the weights, tasks without
 //! values, ids without an embedding.
 //!
-//! Training keeps what each operator's backward pass needs. Every other output is dropped after its last reader. The
-//! backward pass stops where no operator below has a wanted slot.
+//! Training keeps what each operator's backward pass needs of itself, and the inputs of layers whose low-rank term is
+//! trained. Every other output is dropped after its last reader. The backward pass stops where no operator below has a
+//! wanted slot.
 
 use alloc::{boxed::Box, vec, vec::Vec};
 use core::ops::Range;
@@ -15,6 +16,7 @@ use crate::{
     Error, Result,
     batch::{Batch, Table, TaskRows},
     gradients::Gradients,
+    low_rank::TaskTerms,
     machine::{Machine, Scratch},
     operators::{Operator, Pass},
     weights::Weights,
@@ -71,15 +73,6 @@ pub struct SequenceLoss<'a> {
     pub d_tokens: &'a mut [f32],
     /// That with respect to `pooled`.
     pub d_pooled: Option<&'a mut [f32]>,
-}
-
-/// What a forward pass keeps.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Keep {
-    Nothing,
-    Saved,
-    /// What operators save, and every output.
-    All,
 }
 
 /// Outputs of operators or their gradients, while they are needed.
@@ -192,7 +185,7 @@ impl Model {
         table: Table<'_>,
     ) -> Result<Hidden<'m>> {
         self.check(weights, batch, table)?;
-        let (mut outputs, _) = machine.enter(|| self.forward(machine, weights, batch, table, Keep::Nothing))?;
+        let (mut outputs, _) = machine.enter(|| self.forward(machine, weights, batch, table, None))?;
         let mut output = |at: usize| outputs[at].take();
         // The two outputs are different operators, because one has a row for each token and the other for each
         // sequence.
@@ -202,7 +195,8 @@ impl Model {
     }
 
     /// Runs sequences of one task, number 0, forward and backward, and adds to `gradients`. `values` are those of the
-    /// task. `loss` is called once for each sequence, in order.
+    /// task: of its slots, and behind them of the low-rank terms that `gradients` lists. `loss` is called once for each
+    /// sequence, in order.
     ///
     /// # Errors
     /// As [`Model::run`].
@@ -215,22 +209,24 @@ impl Model {
         gradients: &mut Gradients<'_>,
         loss: &mut (dyn FnMut(SequenceLoss<'_>) + Send),
     ) -> Result<()> {
-        let table = Table { values, width: self.values };
+        let terms = [TaskTerms { values, places: gradients.terms }];
+        let table = Table { values, width: self.values, terms: &terms };
         self.check(weights, batch, table)?;
         for (what, found) in [("gradients", gradients.values.len()), ("wanted values", gradients.wanted.len())] {
-            if found != self.values {
-                return Err(Error::Input { what, expected: self.values, found });
+            if found != values.len() {
+                return Err(Error::Input { what, expected: values.len(), found });
             }
         }
         #[cfg(feature = "research")]
         gradients.weights.check(self.weight_bytes / size_of::<f32>())?;
-        let keep = if gradients.of_weights() { Keep::All } else { Keep::Saved };
+        let mut kept = vec![gradients.of_weights(); self.nodes.len()];
+        for node in self.nodes.iter().filter(|node| node.operator.keeps_input(&|layer| gradients.wants_term(layer))) {
+            node.inputs.first().into_iter().for_each(|input| kept[*input] = true);
+        }
         machine.enter(|| {
-            let (mut outputs, saved) = self.forward(machine, weights, batch, table, keep)?;
+            let (mut outputs, saved) = self.forward(machine, weights, batch, table, Some(&kept))?;
             let d_outputs = self.loss(machine, batch, &outputs, loss);
-            if keep != Keep::All {
-                outputs.fill_with(|| None);
-            }
+            outputs.iter_mut().zip(&kept).filter(|(_, kept)| !**kept).for_each(|(output, _)| *output = None);
             self.backward(machine, weights, batch, table, &outputs, saved, d_outputs, gradients);
             Ok(())
         })
@@ -251,32 +247,41 @@ impl Model {
                 return Err(Error::Input { what, expected, found });
             }
         }
-        Ok(())
+        if !table.terms.is_empty() && table.terms.len() < batch.task_count() {
+            let (expected, found) = (batch.task_count(), table.terms.len());
+            return Err(Error::Input { what: "low-rank terms of all tasks", expected, found });
+        }
+        let layers = || self.nodes.iter().flat_map(|node| node.operator.linears());
+        table
+            .terms
+            .iter()
+            .filter(|terms| !terms.places.is_empty())
+            .try_for_each(|terms| layers().try_for_each(|layer| terms.check(layer)))
     }
 
-    /// The outputs that are kept, and what each operator saved.
+    /// Runs all operators; for a backward pass, `kept` says which outputs it needs. Gives the outputs that are left, and
+    /// what each operator saved.
     fn forward<'m>(
         &self,
         machine: &'m Machine,
         weights: Weights<'_>,
         batch: &Batch,
         table: Table<'_>,
-        keep: Keep,
+        kept: Option<&[bool]>,
     ) -> Result<(Values<'m>, Vec<Vec<Scratch<'m>>>)> {
         let mut outputs: Values<'m> = Vec::with_capacity(self.nodes.len());
         let mut all_saved = Vec::with_capacity(self.nodes.len());
         for node in &self.nodes {
             let rows = if node.of_sequences { batch.sequences() } else { batch.tokens() };
             let pass = Pass { machine, weights, batch, tasks: TaskRows::new(table, batch.tasks(node.of_sequences)) };
-            let saves = if keep == Keep::Nothing { vec![] } else { node.operator.saves() };
+            let saves = if kept.is_none() { vec![] } else { node.operator.saves() };
             let mut saved: Vec<Scratch<'m>> = saves.iter().map(|width| machine.scratch(rows * width)).collect();
             let mut out = machine.scratch(rows * node.operator.width());
             node.operator.forward(&pass, &node.read(&outputs), &mut out, &mut saved)?;
             outputs.push(Some(out));
             all_saved.push(saved);
-            if keep != Keep::All {
-                node.done.iter().for_each(|input| outputs[*input] = None);
-            }
+            let done = node.done.iter().filter(|input| kept.is_none_or(|kept| !kept[**input]));
+            done.for_each(|input| outputs[*input] = None);
         }
         Ok((outputs, all_saved))
     }
@@ -331,7 +336,9 @@ impl Model {
         // Whether this operator or one below it has a wanted slot.
         let mut reaches: Vec<bool> = Vec::with_capacity(self.nodes.len());
         for node in &self.nodes {
-            let own = gradients.of_weights() || node.operator.slots().iter().any(|slot| gradients.wants(*slot));
+            let own = gradients.of_weights()
+                || node.operator.slots().iter().any(|slot| gradients.wants(*slot))
+                || node.operator.linears().into_iter().any(|layer| gradients.wants_term(layer));
             reaches.push(own || node.inputs.iter().any(|input| reaches[*input]));
         }
         for ((at, node), saved) in self.nodes.iter().enumerate().zip(saved).rev() {
@@ -373,7 +380,7 @@ mod tests {
     fn mlps(count: usize) -> Model {
         let tensor = |rows, in_panels| Tensor { rows, columns: 16, in_panels, values: weights::Values::F32 { at: 0 } };
         let norm = || LayerNorm { gain: tensor(1, false), bias: None, epsilon: 1e-12 };
-        let linear = || Linear { weight: tensor(16, true), bias: None };
+        let linear = || Linear { weight: tensor(16, true), bias: None, low_rank: None };
         let (words, positions) = (tensor(1, false), tensor(1, false));
         let name = "n".to_string();
         let first = Embedding { name: name.clone(), words, positions, first_position: 0, types: None, norm: norm() };

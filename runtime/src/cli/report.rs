@@ -52,7 +52,7 @@ pub fn write_report(out: &mut impl Write, report: &Report) -> io::Result<()> {
     )?;
     writeln!(
         out,
-        "switch    {:.2} us from one resident task to another; {} bytes each",
+        "switch    {:.2} us from one decoded task to another; {} bytes each",
         report.switch_us, report.task_bytes
     )?;
     let megabytes = |bytes: u64| bytes as f64 / 1e6;

@@ -120,6 +120,22 @@ impl<'a> Graph<'a> {
         tensor.ok_or_else(|| Uncovered::at(name, "a constant", "another value"))
     }
 
+    /// Checks that a value is an input that need not be given, whose default is of floats and has these dimensions.
+    pub fn check_default(&self, name: &str, dims: &[i64]) -> Result<()> {
+        if !self.is_input(name) {
+            return Err(Uncovered::at(name, "an input of the graph", "another value"));
+        }
+        let due = || format!("a default of type {FLOAT} and dimensions {dims:?}");
+        let default = self.constants.get(name).ok_or_else(|| Uncovered::at(name, due(), "none"))?;
+        match default.data_type() == FLOAT && default.dims == dims {
+            true => Ok(()),
+            false => {
+                let found = format!("one of type {} and {:?}", default.data_type(), default.dims);
+                Err(Uncovered::at(name, due(), found))
+            }
+        }
+    }
+
     /// The values of a constant of 64-bit integers.
     pub fn integers(&self, name: &str) -> Result<Vec<i64>> {
         Ok(self.raw(name, INT64)?.iter().map(|raw| i64::from_le_bytes(*raw)).collect())

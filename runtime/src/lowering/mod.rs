@@ -15,6 +15,7 @@
 
 mod frozen;
 mod graph;
+mod linear;
 mod patterns;
 
 use edge_bundle::{Manifest, PanelEntry, onnx};

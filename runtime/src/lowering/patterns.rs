@@ -19,9 +19,9 @@ const MOST_DEPTH: usize = 512;
 type Node = onnx::Node;
 
 /// See [`super::lower`].
-pub(super) fn lower(
-    encoder: &onnx::Model,
-    manifest: &Manifest,
+pub(super) fn lower<'a>(
+    encoder: &'a onnx::Model,
+    manifest: &'a Manifest,
     tensor: &dyn Fn(&str) -> Option<(PanelEntry, Tensor)>,
     bytes: usize,
 ) -> Result<Model> {
@@ -29,6 +29,7 @@ pub(super) fn lower(
     let mut search = Search {
         graph: Graph::new(encoder)?,
         tensor,
+        manifest,
         tensors: manifest.tensors.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect(),
         slots,
         operators: Vec::new(),
@@ -47,14 +48,14 @@ pub(super) fn lower(
     Ok(Model::new(search.operators, Outputs { tokens, pooled }, values, bytes)?)
 }
 
-/// Where each slot is among the values of a task, by name, and how many values there are.
-fn places(manifest: &Manifest) -> (HashMap<&str, Slot>, usize) {
+/// Where each slot is among the values of a task, by name, with its number; and how many values there are.
+fn places(manifest: &Manifest) -> (HashMap<&str, (usize, Slot)>, usize) {
     let mut end = 0;
     let mut places = HashMap::new();
-    for slot in &manifest.slots {
+    for (number, slot) in manifest.slots.iter().enumerate() {
         // Lengths are below 2^24, as a manifest checks.
         let len = slot.len as usize;
-        places.insert(slot.name.as_str(), Slot { at: end, len });
+        places.insert(slot.name.as_str(), (number, Slot { at: end, len }));
         end += len;
     }
     (places, end)
@@ -64,9 +65,10 @@ pub(super) struct Search<'a> {
     pub(super) graph: Graph<'a>,
     /// Where the engine has a tensor.
     pub(super) tensor: &'a dyn Fn(&str) -> Option<(PanelEntry, Tensor)>,
+    pub(super) manifest: &'a Manifest,
     /// The manifest's tensors.
     pub(super) tensors: HashMap<&'a str, &'a TensorEntry>,
-    slots: HashMap<&'a str, Slot>,
+    slots: HashMap<&'a str, (usize, Slot)>,
     operators: Vec<(Box<dyn Operator>, Vec<usize>)>,
     /// Operators of values that are lowered already.
     found: HashMap<&'a str, usize>,
@@ -139,7 +141,7 @@ impl<'a> Search<'a> {
         let epsilon = node.attribute("epsilon").map_or(1e-5, |a| a.f());
         let (gain, bias) = match &node.input[..] {
             [_, gain] => (gain, None),
-            [_, gain, bias] => (gain, Some(self.slot(node, bias)?)),
+            [_, gain, bias] => (gain, Some(self.slot(node, bias)?.1)),
             _ => return Err(unknown(node)),
         };
         let gain = self.frozen(node, gain, Stored::Vector)?;
@@ -242,17 +244,6 @@ impl<'a> Search<'a> {
         Ok((Box::new(Dense { name: name.to_owned(), linear, activation }), vec![x]))
     }
 
-    /// The matrix and bias of Add(MatMul(x, W), b) or MatMul(x, W), and the name of x.
-    fn linear(&self, node: &'a Node) -> Result<(Linear, &'a str)> {
-        let (product, bias) = match (node.op_type(), &node.input[..]) {
-            ("Add", [product, bias]) => (self.graph.step(product, "MatMul", 2)?, Some(self.slot(node, bias)?)),
-            ("MatMul", [_, _]) => (node, None),
-            _ => return Err(unknown(node)),
-        };
-        let weight = self.frozen(product, &product.input[1], Stored::Matrix)?;
-        Ok((Linear { weight, bias }, &product.input[0]))
-    }
-
     /// The heads of Reshape(Transpose(MatMul(Softmax(Add(Mul(MatMul(q, k), scale), penalty)), v))), q, k and v each
     /// being Transpose(Reshape(linear)). The penalty is of padding, which a batch of the engine does not have.
     fn attention(&mut self, join: &'a Node) -> Result<(Box<dyn Operator>, Vec<usize>)> {
@@ -307,7 +298,7 @@ impl<'a> Search<'a> {
     }
 
     /// What a value is the transpose of, in this order of dimensions.
-    fn transposed(&self, name: &str, order: &[i64]) -> Result<&'a str> {
+    pub(super) fn transposed(&self, name: &str, order: &[i64]) -> Result<&'a str> {
         let node = self.graph.step(name, "Transpose", 1)?;
         let found = node.attribute("perm").map_or(&[][..], |a| &a.ints);
         check_list(node, "perm", order, found)?;
@@ -346,8 +337,8 @@ impl<'a> Search<'a> {
         Ok((Box::new(FirstToken { name: node.name().to_owned(), width }), vec![x]))
     }
 
-    /// The slot that a value is.
-    fn slot(&self, node: &Node, name: &str) -> Result<Slot> {
+    /// The slot that a value is, and its number.
+    pub(super) fn slot(&self, node: &Node, name: &str) -> Result<(usize, Slot)> {
         let slot = self.slots.get(name).copied().filter(|_| self.graph.is_input(name));
         slot.ok_or_else(|| Uncovered::node(node, "a bias that is a slot of the manifest", name))
     }

@@ -11,9 +11,10 @@ use super::{
     gold::{class_of, other_form},
     loss::cross_entropy,
     metrics,
+    outputs::{self, draw},
     row::{Row, join},
 };
-use crate::{Prediction, Text, Tokenized, head::softmax};
+use crate::{Prediction, Text, Tokenized, head};
 
 /// A label with its probability.
 #[derive(Clone, Debug, Serialize)]
@@ -65,6 +66,10 @@ impl TaskKind for Classification {
         Loss { value: value * weight, d_outputs: vec![d.iter().map(|d| d * weight).collect()] }
     }
 
+    fn drawn(&self, _: &Tokenized, outputs: &[Vec<f64>], _: &Answer, random: &mut dyn FnMut() -> f64) -> Gold {
+        Gold::Class(outputs.first().map_or(0, |logits| draw(&outputs::softmax(logits), random())))
+    }
+
     fn metrics(&self) -> &'static [&'static str] {
         match self.labels.len() {
             2 => &["accuracy", "F1", "Matthews"],
@@ -95,7 +100,7 @@ impl TaskKind for Classification {
 
 /// Labels by probability, the first `top`.
 pub(super) fn rank(labels: &[Arc<str>], logits: &[f32], top: usize) -> Vec<Ranked> {
-    let scores = softmax(logits);
+    let scores = head::softmax(logits);
     let mut ranked: Vec<Ranked> =
         labels.iter().zip(scores).map(|(label, score)| Ranked { label: label.clone(), score }).collect();
     // Stable: of equal scores the first label stays first.

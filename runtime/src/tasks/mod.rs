@@ -11,6 +11,7 @@ mod classification;
 mod gold;
 pub mod loss;
 pub mod metrics;
+mod outputs;
 pub mod pooling;
 mod regression;
 mod row;
@@ -28,11 +29,12 @@ pub use self::{
     gold::{Gold, Label},
     loss::Loss,
     metrics::Scores,
+    outputs::Outputs,
     span::Span,
     tagging::Tag,
     tensor::{Data, Tensor},
 };
-use crate::{Prediction, Text, Tokenized};
+use crate::{Text, Tokenized};
 
 /// The kind of a task, with the labels or limits of that task.
 pub fn of(kind: &Kind) -> Box<dyn TaskKind> {
@@ -164,13 +166,17 @@ pub trait TaskKind: Send + Sync {
     /// The scores of answers; metrics in the order of their names.
     fn scores(&self, answered: &[Answered<'_>]) -> Scores;
 
-    /// How far apart two predictions for one text are; 0 where they are the same.
-    fn distance(&self, a: &Prediction, b: &Prediction) -> f64 {
-        a.logits.iter().zip(&b.logits).map(|(a, b)| f64::from(a - b).powi(2)).sum()
+    /// What the outputs `[R, C]` are, for comparing them with those of another patch.
+    fn output_form(&self) -> Outputs {
+        Outputs::Rows
     }
+
+    /// A gold label, drawn from the probabilities that a patch gives to a text; of a number, the number. `outputs` is
+    /// `[R, C]`; `answer` is the patch's, with all alternatives; `random` gives numbers in 0..1.
+    fn drawn(&self, text: &Tokenized, outputs: &[Vec<f64>], answer: &Answer, random: &mut dyn FnMut() -> f64) -> Gold;
 
     /// What Hugging Face's models of this kind call the head's last layer, the usual name first.
     fn checkpoint_modules(&self) -> &'static [&'static str] {
-        &["classifier"]
+        &["classifier", "score"]
     }
 }

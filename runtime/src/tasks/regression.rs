@@ -5,7 +5,7 @@ use bias_patch::Pooling;
 use serde::{Serialize, Serializer};
 
 use super::{
-    Answer, Answered, Gold, Label, Loss, Scores, TaskKind, Tensor, Window, gold::other_form, metrics, row::Row,
+    Answer, Answered, Gold, Label, Loss, Outputs, Scores, TaskKind, Tensor, Window, gold::other_form, metrics, row::Row,
 };
 use crate::{Prediction, Text, Tokenized};
 
@@ -47,6 +47,14 @@ impl TaskKind for Regression {
         let ([found], Gold::Value(due)) = (outputs, gold) else { return Loss::none(outputs) };
         let error = found[0] - f64::from(*due);
         Loss { value: error * error * weight, d_outputs: vec![vec![2.0 * error * weight]] }
+    }
+
+    fn output_form(&self) -> Outputs {
+        Outputs::Numbers
+    }
+
+    fn drawn(&self, _: &Tokenized, outputs: &[Vec<f64>], _: &Answer, _: &mut dyn FnMut() -> f64) -> Gold {
+        Gold::Value(outputs.first().and_then(|row| row.first()).map_or(0.0, |value| *value as f32))
     }
 
     fn metrics(&self) -> &'static [&'static str] {

@@ -7,10 +7,11 @@ use ndarray::ArrayView2;
 use serde::{Serialize, Serializer};
 
 use super::{
-    Answer, Answered, Gold, Label, Loss, Place, Scores, TaskKind, Tensor, TokenPlaces, Window,
+    Answer, Answered, Gold, Label, Loss, Outputs, Place, Scores, TaskKind, Tensor, TokenPlaces, Window,
     gold::other_form,
     loss::cross_entropy,
     metrics,
+    outputs::draw,
     row::{Row, cell, join},
     tensor::listed,
 };
@@ -99,6 +100,17 @@ impl TaskKind for SpanExtraction {
         loss
     }
 
+    fn output_form(&self) -> Outputs {
+        Outputs::Columns
+    }
+
+    fn drawn(&self, _: &Tokenized, _: &[Vec<f64>], answer: &Answer, random: &mut dyn FnMut() -> f64) -> Gold {
+        let Answer::Spans(spans) = answer else { return Gold::Span(Vec::new()) };
+        let scores: Vec<f64> = spans.iter().map(|span| f64::from(span.score)).collect();
+        let span = spans.get(draw(&scores, random()));
+        Gold::Span(span.map(|span| (span.start, span.end)).into_iter().collect())
+    }
+
     fn metrics(&self) -> &'static [&'static str] {
         &["F1", "exact match"]
     }
@@ -124,14 +136,6 @@ impl TaskKind for SpanExtraction {
             metrics: vec![f1 / count, exact / count],
             confusion: Vec::new(),
             calibration: Some(metrics::calibration_error(&probabilities, &right)),
-        }
-    }
-
-    fn distance(&self, a: &Prediction, b: &Prediction) -> f64 {
-        let other = |different: bool| f64::from(u8::from(different));
-        match (best(a), best(b)) {
-            (Some(a), Some(b)) => f64::from(a.score - b.score).powi(2) + other((a.start, a.end) != (b.start, b.end)),
-            (a, b) => other(a.is_some() != b.is_some()),
         }
     }
 

@@ -11,6 +11,7 @@ use super::{
     gold::{class_of, other_form},
     loss::cross_entropy,
     metrics,
+    outputs::{draw, softmax},
     row::{Row, cell},
     tensor::listed,
 };
@@ -100,6 +101,16 @@ impl TaskKind for Tagging {
         loss
     }
 
+    fn drawn(&self, text: &Tokenized, outputs: &[Vec<f64>], _: &Answer, random: &mut dyn FnMut() -> f64) -> Gold {
+        // As in `rows`, words that were cut off have no outputs.
+        let mut rows = outputs.iter();
+        let tags = text.words().iter().map(|token| {
+            let logits = token.and_then(|_| rows.next());
+            logits.map_or(0, |logits| draw(&softmax(logits), random()))
+        });
+        Gold::Tags(tags.collect())
+    }
+
     fn metrics(&self) -> &'static [&'static str] {
         if metrics::are_entities(&self.labels) { &["span F1", "token accuracy"] } else { &["token accuracy"] }
     }
@@ -129,15 +140,6 @@ impl TaskKind for Tagging {
             false => vec![accuracy],
         };
         Scores::of_classes(values, &found, &gold, &probabilities, none)
-    }
-
-    fn distance(&self, a: &Prediction, b: &Prediction) -> f64 {
-        let (Answer::Tags(a), Answer::Tags(b)) = (&a.answer, &b.answer) else { return 0.0 };
-        let score = |score: Option<f32>| f64::from(score.unwrap_or(0.0));
-        let other = |different: bool| f64::from(u8::from(different));
-        let pairs = a.iter().zip(b);
-        let sum: f64 = pairs.map(|(a, b)| (score(a.score) - score(b.score)).powi(2) + other(a.label != b.label)).sum();
-        sum / a.len().max(1) as f64
     }
 }
 

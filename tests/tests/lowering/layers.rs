@@ -40,12 +40,19 @@ fn other_layers_are_refused() {
         ),
         (
             ("a bias of another width", |g| {
-                read(g, "encoder.layer.0.output.dense", 1, "encoder.layer.0.intermediate.dense.bias");
+                read(g, "encoder.layer.0.attention.output.dense", 1, "encoder.layer.0.intermediate.dense.bias");
             }),
             &[
                 "the operators: expected parts that fit",
-                "encoder.layer.0.output.LayerNorm: expected a bias of 32, found 48",
+                "encoder.layer.0.attention.output.LayerNorm: expected a bias of 32, found 48",
             ],
+            Unasked,
+        ),
+        (
+            ("a bias of a layer with other inputs", |g| {
+                read(g, "encoder.layer.0.output.dense", 1, "encoder.layer.0.intermediate.dense.bias");
+            }),
+            &["node encoder.layer.0.output.dense.product: expected a linear layer of 32 inputs, found 48 of bm2"],
             Unasked,
         ),
         (

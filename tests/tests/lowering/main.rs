@@ -5,6 +5,7 @@ mod attention;
 mod embeddings;
 mod frozen;
 mod layers;
+mod low_rank;
 
 use edge_bundle::{
     Bundle,
@@ -15,7 +16,7 @@ use edge_run::{Activations, Encoder, EngineKind, EngineOptions};
 use system_tests::{
     Fixture, command,
     graph::{Graphs, constant, insert, integers, node, number, read, set, set_int, swap},
-    int8, patch, task, with_input,
+    int8, low_rank_inputs, patch, task, with_input,
 };
 
 /// The engines compute in f32 and sum in different orders; hidden values are around 1.

@@ -4,17 +4,17 @@ use std::path::Path;
 
 use edge_run::{TextError, cli::Columns};
 
-use super::{LabelColumns, Record, content, no_labels, open};
+use super::{LabelColumns, Labels, Record, content, open};
 use crate::Result;
 
-pub(super) fn records(path: &Path) -> Result<Vec<Record>> {
+pub(super) fn records(path: &Path, labels: Labels) -> Result<Vec<Record>> {
     // Rows of other lengths are bad rows, not the end of the file.
     let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(open(path)?);
     let failed = |e: csv::Error| content(path, "table", "comma-separated values".to_owned(), e.to_string());
     let header = reader.headers().map_err(failed)?.clone();
     let names: Vec<&str> = header.iter().map(|name| name.trim_start_matches('\u{feff}')).collect();
     let columns = Columns::of(&names, &format!("{}, line 1", path.display()))?;
-    let labels = LabelColumns::of(&names).ok_or_else(|| no_labels(path))?;
+    let labels = LabelColumns::required(&names, path, labels)?;
     let mut records = Vec::new();
     let mut row = csv::ByteRecord::new();
     while reader.read_byte_record(&mut row).map_err(failed)? {
@@ -44,12 +44,12 @@ mod tests {
             b"\xef\xbb\xbfid,sentence1,sentence2,label\r\n1,\"a, \"\"b\"\"\",\"c\nd\",yes\n2,e\n3,f,g,no\n",
         )
         .unwrap();
-        let found = records(&path).unwrap();
+        let found = records(&path, Labels::Required).unwrap();
         assert_eq!(found[0].text, Ok(Text::pair("a, \"b\"", "c\nd")));
         assert_eq!(found[0].label, Some(Label::Name("yes".to_owned())));
         assert!(found[1].text.is_err());
         assert_eq!((found[2].line, &found[2].text), (5, &Ok(Text::pair("f", "g"))));
         std::fs::write(&path, "sentence,mood\na,b\n").unwrap();
-        assert!(records(&path).unwrap_err().to_string().contains("a column of labels"));
+        assert!(records(&path, Labels::Required).unwrap_err().to_string().contains("a column of labels"));
     }
 }

@@ -5,15 +5,15 @@ use std::{fs, path::Path};
 use edge_run::{Text, TextError, cli::InputFormat};
 use serde_json::Value;
 
-use super::{Record, label_of, lines};
+use super::{Labels, Record, label_of, lines};
 use crate::Result;
 
-pub(super) fn records(path: &Path) -> Result<Vec<Record>> {
+pub(super) fn records(path: &Path, labels: Labels) -> Result<Vec<Record>> {
     let bytes = fs::read(path).map_err(bias_patch::Error::io(path, "read"))?;
     let document: Option<Value> = serde_json::from_slice(&bytes).ok();
     match document.as_ref().and_then(|document| document.get("data")).and_then(Value::as_array) {
         Some(articles) => Ok(questions(articles)),
-        None => lines(&bytes[..], InputFormat::Jsonl, path),
+        None => lines(&bytes[..], InputFormat::Jsonl, path, labels),
     }
 }
 
@@ -53,13 +53,13 @@ mod tests {
         let dir = tempfile::TempDir::new().unwrap();
         let path = dir.path().join("a.json");
         fs::write(&path, document.to_string()).unwrap();
-        let found = records(&path).unwrap();
+        let found = records(&path, Labels::Required).unwrap();
         assert_eq!(found.len(), 3);
         assert_eq!(found[0].text, Ok(Text::pair("which?", "a b")));
         assert_eq!(found[0].label, Some(Label::Answers(vec![("b".to_owned(), 2), ("a".to_owned(), 0)])));
         assert!(found[1].text.is_err() && found[2].label.is_none());
         // One object on one line is JSON lines.
         fs::write(&path, r#"{"question":"q","context":"c","answer":"c","answer_start":0}"#).unwrap();
-        assert_eq!(records(&path).unwrap().len(), 1);
+        assert_eq!(records(&path, Labels::Required).unwrap().len(), 1);
     }
 }

@@ -1,7 +1,12 @@
 //! The label that a file gives a text: in a column of a table, or in a field of a JSON object.
 
+use std::path::Path;
+
 use edge_run::tasks::Label;
 use serde_json::Value;
+
+use super::{Labels, no_labels};
+use crate::Result;
 
 /// Names of columns and fields that hold a label.
 pub(super) const NAMES: [&str; 8] =
@@ -25,6 +30,18 @@ impl LabelColumns {
         let label = NAMES.iter().find_map(|name| find(name));
         let answer = find("answer").zip(find("answer_start"));
         (label.is_some() || answer.is_some()).then_some(LabelColumns { label, answer })
+    }
+
+    /// The columns of labels in the header of a file; where they are optional, perhaps none.
+    ///
+    /// # Errors
+    /// When they are required and not there.
+    pub fn required<S: AsRef<str>>(header: &[S], path: &Path, labels: Labels) -> Result<Self> {
+        match (Self::of(header), labels) {
+            (Some(columns), _) => Ok(columns),
+            (None, Labels::Optional) => Ok(LabelColumns { label: None, answer: None }),
+            (None, Labels::Required) => Err(no_labels(path)),
+        }
     }
 
     /// The label of a row, or its answer.

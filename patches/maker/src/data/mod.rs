@@ -54,17 +54,24 @@ pub struct Examples {
     pub skipped: Vec<(usize, String)>,
 }
 
+/// Texts without their labels, and the rows that were skipped.
+#[derive(Clone, Debug, Default)]
+pub struct Texts {
+    /// The texts.
+    pub texts: Vec<Text>,
+    /// Rows left out, with the reason: only where the caller allows it.
+    pub skipped: Vec<(usize, String)>,
+}
+
 /// Reads a file of labelled texts. Labels are names, or numbers from 0 in the order of the task's labels, unless the
 /// names are numbers.
 ///
 /// # Errors
 /// When the file has no rows or no labels, or, unless `skip_bad`, a row that is not a labelled text.
 pub fn read_examples(path: &Path, task: &Task, skip_bad: bool) -> Result<Examples> {
-    /// Bad rows named in the refusal.
-    const LISTED: usize = 3;
     let mut read = Examples::default();
     let kind = tasks::of(task.kind());
-    for record in records(path)? {
+    for record in records(path, Labels::Required)? {
         let label = record.label.ok_or_else(|| format!("expected {}, found none", kind.expects()));
         let example = record.text.map_err(|e| e.to_string()).and_then(|text| {
             check_inputs(task, &text)?;
@@ -76,19 +83,43 @@ pub fn read_examples(path: &Path, task: &Task, skip_bad: bool) -> Result<Example
             Err(reason) => read.skipped.push((record.line, reason)),
         }
     }
-    if !read.skipped.is_empty() && (!skip_bad || read.examples.is_empty()) {
+    check_rows(path, read.examples.len(), &read.skipped, skip_bad, "labelled texts for this task")?;
+    Ok(read)
+}
+
+/// The texts of a file, whether they have labels or not, and the rows that were skipped, with the reason.
+///
+/// # Errors
+/// When the file has no rows, or, unless `skip_bad`, a row that is not a text for the task.
+pub fn read_texts(path: &Path, task: &Task, skip_bad: bool) -> Result<Texts> {
+    let (mut texts, mut skipped) = (Vec::new(), Vec::new());
+    for record in records(path, Labels::Optional)? {
+        let text = record.text.map_err(|e| e.to_string());
+        match text.and_then(|text| check_inputs(task, &text).map(|()| text)) {
+            Ok(text) => texts.push(text),
+            Err(reason) => skipped.push((record.line, reason)),
+        }
+    }
+    check_rows(path, texts.len(), &skipped, skip_bad, "texts for this task")?;
+    Ok(Texts { texts, skipped })
+}
+
+/// Refuses a file without good rows, and, unless `skip_bad`, one with bad rows.
+fn check_rows(path: &Path, good: usize, bad: &[(usize, String)], skip_bad: bool, what: &str) -> Result<()> {
+    /// Bad rows named in the refusal.
+    const LISTED: usize = 3;
+    if !bad.is_empty() && (!skip_bad || good == 0) {
         let list: Vec<String> =
-            read.skipped.iter().take(LISTED).map(|(line, reason)| format!("line {line}: {reason}")).collect();
-        let count = read.skipped.len();
+            bad.iter().take(LISTED).map(|(line, reason)| format!("line {line}: {reason}")).collect();
+        let count = bad.len();
         let found =
             format!("{count} that are not\n  {}{}", list.join("\n  "), if count > LISTED { "\n  ..." } else { "" });
-        let expected = "labelled texts for this task (--skip-bad leaves others out)".to_owned();
-        return Err(content(path, "rows", expected, found));
+        return Err(content(path, "rows", format!("{what} (--skip-bad leaves others out)"), found));
     }
-    if read.examples.is_empty() {
-        return Err(content(path, "rows", "labelled texts".to_owned(), "none".to_owned()));
+    if good == 0 {
+        return Err(content(path, "rows", what.to_owned(), "none".to_owned()));
     }
-    Ok(read)
+    Ok(())
 }
 
 /// Refuses training texts that all have the same label: they cannot train a task.
@@ -103,24 +134,32 @@ pub fn check_variety(path: &Path, examples: &[Example]) -> Result<()> {
     Err(content(path, "labels", "at least two that differ".to_owned(), "the same on every row".to_owned()))
 }
 
+/// Whether a table has to have a column of labels.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Labels {
+    Required,
+    Optional,
+}
+
 /// All rows of a file, whatever its form.
-fn records(path: &Path) -> Result<Vec<Record>> {
+fn records(path: &Path, labels: Labels) -> Result<Vec<Record>> {
     let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default().to_ascii_lowercase();
     match ending.as_str() {
-        "csv" => csv::records(path),
+        "csv" => csv::records(path, labels),
         "conll" | "conllu" | "bio" | "iob" => conll::records(path, ending == "conllu"),
-        "json" => json::records(path),
-        "jsonl" => lines(BufReader::new(open(path)?), InputFormat::Jsonl, path),
-        _ => lines(BufReader::new(open(path)?), InputFormat::Tsv, path),
+        "json" => json::records(path, labels),
+        "jsonl" => lines(BufReader::new(open(path)?), InputFormat::Jsonl, path, labels),
+        "txt" if labels == Labels::Optional => lines(BufReader::new(open(path)?), InputFormat::Lines, path, labels),
+        _ => lines(BufReader::new(open(path)?), InputFormat::Tsv, path, labels),
     }
 }
 
 /// Rows that are lines.
-fn lines(reader: impl std::io::BufRead, format: InputFormat, path: &Path) -> Result<Vec<Record>> {
+fn lines(reader: impl std::io::BufRead, format: InputFormat, path: &Path, labels: Labels) -> Result<Vec<Record>> {
     let mut records = Records::new(reader, format, &path.display().to_string())?;
     // JSON lines have fields and no columns, and a table without a header is CoLA's.
     let columns = match records.header() {
-        Some(header) => LabelColumns::of(header).ok_or_else(|| no_labels(path))?,
+        Some(header) => LabelColumns::required(header, path, labels)?,
         None => LabelColumns::HEADLESS,
     };
     let label = |row: Row<'_>| match row {
@@ -163,7 +202,7 @@ mod tests {
     #[test]
     fn glue_files_are_read_as_they_come() {
         let labelled = |bytes: &'static [u8]| {
-            let record = lines(bytes, InputFormat::Tsv, Path::new("test")).unwrap().remove(0);
+            let record = lines(bytes, InputFormat::Tsv, Path::new("test"), Labels::Required).unwrap().remove(0);
             (record.line, record.text.unwrap(), record.label)
         };
         let name = |name: &str| Some(Label::Name(name.to_owned()));
@@ -184,7 +223,8 @@ mod tests {
             r#"{"question":"q","context":"a b","answers":[{"text":"b","answer_start":2}]}"#,
             r#"{"question":"q","context":"a b","answers":{"text":["b"],"answer_start":[2]}}"#,
         ] {
-            let record = lines(json.as_bytes(), InputFormat::Jsonl, Path::new("test")).unwrap().remove(0);
+            let record =
+                lines(json.as_bytes(), InputFormat::Jsonl, Path::new("test"), Labels::Required).unwrap().remove(0);
             assert_eq!(record.label, Some(Label::Answers(vec![("b".to_owned(), 2)])), "{json}");
         }
     }

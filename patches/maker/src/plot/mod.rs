@@ -60,13 +60,14 @@ struct Series {
 }
 
 impl Picture {
-    /// The change of each bias vector by term and layer, the paper's Figure 1. Vectors outside the layers are in the
-    /// column of layer 0.
+    /// The change of each bias, and of B of each low-rank term, by module and layer: the paper's Figure 1. Slots outside the layers are in the column of
+    /// layer 0.
     pub fn of_changes(report: &Report) -> Self {
         let mut cells = Cells { rows: Vec::new(), columns: 1, across: "layer", largest: 0.0 };
-        for slot in &report.slots {
-            let (term, layer) = slot.slot.split_once('.').unwrap_or((&slot.slot, "0"));
-            let layer: usize = layer.parse().unwrap_or(0);
+        // A of a low-rank term starts at random, so its values say nothing of a change; B starts at zero.
+        for slot in report.slots.iter().filter(|slot| !slot.slot.starts_with("lora_a.")) {
+            let of_layer = slot.slot.rsplit_once('.').and_then(|(term, layer)| Some((term, layer.parse().ok()?)));
+            let (term, layer): (&str, usize) = of_layer.unwrap_or((&slot.slot, 0));
             let at = cells.rows.iter().position(|(known, _)| known == term).unwrap_or_else(|| {
                 cells.rows.push((term.to_owned(), Vec::new()));
                 cells.rows.len() - 1

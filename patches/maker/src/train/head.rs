@@ -49,27 +49,38 @@ impl<'a> Head<'a> {
         weight: f64,
         d_parameters: &mut [f32],
     ) -> Loss {
+        self.run(tokens, pooled, text, &mut |outputs| self.kind.loss(text, gold, outputs, weight), d_parameters)
+    }
+
+    /// As [`Head::loss`], with a loss of one's own: it gets the outputs `[R, C]`.
+    pub fn run(
+        &self,
+        tokens: ArrayView2<'_, f32>,
+        pooled: Option<ArrayView1<'_, f32>>,
+        text: &Tokenized,
+        loss: &mut dyn FnMut(&[Vec<f64>]) -> OutputLoss,
+        d_parameters: &mut [f32],
+    ) -> Loss {
         let mut d_tokens = Array2::zeros(tokens.raw_dim());
         let Some(pooling) = self.kind.pooling() else {
             let rows = self.kind.rows(text);
             let read: Vec<ArrayView1<'_, f32>> = rows.iter().map(|row| tokens.row(*row)).collect();
-            let found = self.output_loss(&read, text, gold, weight);
+            let found = loss(&self.outputs(&read));
             for ((row, x), d_outputs) in rows.iter().zip(&read).zip(&found.d_outputs) {
                 d_tokens.row_mut(*row).assign(&self.backward(*x, d_outputs, d_parameters));
             }
             return Loss { value: found.value, d_tokens, d_pooled: None };
         };
         let x = pooling::forward(pooling, tokens, pooled); // [H]
-        let found = self.output_loss(&[x.view()], text, gold, weight);
+        let found = loss(&self.outputs(&[x.view()]));
         let d_x = self.backward(x.view(), &found.d_outputs[0], d_parameters); // [H]
         let d_pooled = pooling::backward(pooling, d_x, pooled.is_some(), &mut d_tokens);
         Loss { value: found.value, d_tokens, d_pooled }
     }
 
-    /// The kind's loss of the outputs for R vectors, each `[H]`.
-    fn output_loss(&self, rows: &[ArrayView1<'_, f32>], text: &Tokenized, gold: &Gold, weight: f64) -> OutputLoss {
-        let outputs: Vec<Vec<f64>> = rows.iter().map(|x| self.forward(*x)).collect(); // [R, C]
-        self.kind.loss(text, gold, &outputs, weight)
+    /// The outputs `[R, C]` for R vectors, each `[H]`.
+    fn outputs(&self, rows: &[ArrayView1<'_, f32>]) -> Vec<Vec<f64>> {
+        rows.iter().map(|x| self.forward(*x)).collect()
     }
 
     /// The outputs `[C]` for one vector `[H]`.

@@ -14,12 +14,12 @@ use crate::{
 };
 
 /// Raised whenever the form below changes for trainings that could be expressed before.
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 
 /// The identity of a training on an encoder of this digest, whose kernels round as `arithmetic` says.
 ///
 /// # Errors
-/// When the patch to start from, or the task, cannot be written as bytes.
+/// When the task cannot be written as JSON.
 pub(super) fn identity(
     (encoder, arithmetic): (Digest, &str),
     task: &Task,
@@ -39,7 +39,7 @@ pub(super) fn identity(
         found: e.to_string(),
     })?;
     fields.bytes("task", &json);
-    recipe_fields(recipe, &mut fields)?;
+    recipe_fields(recipe, &mut fields);
     if let Some(weights) = weights {
         fields.text("weights", weights.name());
     }
@@ -50,11 +50,12 @@ pub(super) fn identity(
     Ok(fields.0.finish())
 }
 
-fn recipe_fields(recipe: &Recipe, fields: &mut Fields) -> Result<()> {
+fn recipe_fields(recipe: &Recipe, fields: &mut Fields) {
     // Every field by name: a new one has to be thought of here.
     let Recipe {
-        terms,
+        slots,
         learning_rates,
+        residual_rate,
         seeds,
         epochs,
         batch,
@@ -64,12 +65,18 @@ fn recipe_fields(recipe: &Recipe, fields: &mut Fields) -> Result<()> {
         metric,
         average,
         memory_limit,
-        start,
-        quantized,
         patience,
     } = recipe;
-    terms.iter().for_each(|term| fields.text("term", term.symbol()));
+    slots.biases.iter().for_each(|module| fields.text("term", module.symbol()));
+    for (module, rank) in &slots.low_rank {
+        fields.text("low_rank", module.short());
+        fields.number("rank", *rank as u64);
+    }
+    if slots.first_layer > 0 {
+        fields.number("first_layer", slots.first_layer.into());
+    }
     learning_rates.iter().for_each(|rate| fields.float("learning_rate", *rate));
+    fields.float("residual_rate", *residual_rate);
     seeds.iter().for_each(|seed| fields.number("seed", *seed));
     fields.number("epochs", *epochs);
     fields.number("batch", *batch as u64);
@@ -87,17 +94,9 @@ fn recipe_fields(recipe: &Recipe, fields: &mut Fields) -> Result<()> {
     if let Some(bytes) = memory_limit {
         fields.number("memory_limit", *bytes);
     }
-    if let Some(patch) = start {
-        fields.bytes("start", &patch.to_bytes()?);
-    }
-    if let Some((biases, head)) = quantized {
-        fields.text("quantized_biases", &biases.to_string());
-        fields.text("quantized_head", &head.to_string());
-    }
     if let Some(epochs) = patience {
         fields.number("patience", *epochs);
     }
-    Ok(())
 }
 
 fn example_fields(example: &Example, fields: &mut Fields) {
@@ -149,7 +148,6 @@ impl Fields {
 
 #[cfg(test)]
 mod tests {
-    use bias_patch::{Encoding, Module};
     use edge_run::Text;
 
     use super::*;
@@ -161,11 +159,10 @@ mod tests {
         let example = |text: &str, label: usize| Example { text: Text::one(text), gold: Gold::Class(label) };
         let (train, dev) = ([example("good", 1), example("bad", 0)], [example("fine", 1)]);
         let recipe = Recipe {
-            terms: vec![Module::Query],
+            slots: "bq".parse().unwrap(),
             learning_rates: vec![1e-3, 3e-3],
             seeds: vec![1, 2],
             average: Average::Ema(0.999),
-            quantized: Some((Encoding::F16, Encoding::F32)),
             ..Recipe::default()
         };
         let of = |train: &[Example], dev: &[Example], recipe: &Recipe, weights| {
@@ -173,7 +170,7 @@ mod tests {
         };
         let known = of(&train, &dev, &recipe, None);
         // Another value would end every kept result and checkpoint: then VERSION has to be raised, and this with it.
-        assert_eq!(known.to_string(), "b9ec32cb86a83e9a7f8ac601b833a6dc12fcbeaf9337cee6cb3b79105567ff61");
+        assert_eq!(known.to_string(), "cb78296bfe1d8b4c01dc8454864f21568ddfbe777d8c830f6c870e7db0cb2723");
         let others = [
             of(&train[..1], &dev, &recipe, None),
             of(&dev, &train, &recipe, None),
@@ -181,6 +178,10 @@ mod tests {
             of(&train[..1], &[train[1].clone(), dev[0].clone()], &recipe, None),
             of(&train, &dev, &recipe, Some(Weights::Full)),
             of(&train, &dev, &Recipe { seeds: vec![1], ..recipe.clone() }, None),
+            of(&train, &dev, &Recipe { residual_rate: 0.5, ..recipe.clone() }, None),
+            of(&train, &dev, &Recipe { slots: "bq,lora:q@1".parse().unwrap(), ..recipe.clone() }, None),
+            of(&train, &dev, &Recipe { slots: "bq,lora:q@2".parse().unwrap(), ..recipe.clone() }, None),
+            of(&train, &dev, &Recipe { slots: recipe.slots.clone().from_layer(1), ..recipe.clone() }, None),
             of(&train, &dev, &Recipe { patience: Some(1), ..recipe.clone() }, None),
             of(&train, &dev, &Recipe { average: Average::Last(1), ..recipe.clone() }, None),
         ];

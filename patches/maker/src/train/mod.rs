@@ -1,4 +1,5 @@
-//! Training a patch by BitFit: the encoder's biases and a new head are trained, all weights are frozen.
+//! Training a patch by BitFit: biases of the encoder, perhaps low-rank terms of its linear layers, and a new head are
+//! trained. All weights are frozen.
 //!
 //! In: an encoder, a task, labelled texts to train on and a dev set, and a [`Recipe`]. Out: the patch with the best dev
 //! score over all learning rates and seeds of the recipe. A training that was stopped resumes from its last checkpoint
@@ -6,11 +7,14 @@
 
 mod average;
 mod checkpoint;
-mod head;
+pub(crate) mod head;
 mod identity;
 mod memory;
-mod optimizer;
+pub(crate) mod optimizer;
+mod parts;
 mod recipe;
+mod slots;
+mod texts;
 #[cfg(feature = "research")]
 mod trained_weights;
 #[cfg(not(feature = "research"))]
@@ -21,11 +25,12 @@ mod weights;
 
 use std::path::Path;
 
-use bias_patch::{Digest, Patch, Task};
+use bias_patch::{Digest, Patch, Task, Values};
 use edge_run::{Encoder, Tokenized};
 use ndarray::{ArrayView1, ArrayView2};
 
 pub use recipe::{Average, Event, Recipe};
+pub use slots::Slots;
 pub use weights::Weights;
 
 use self::{
@@ -63,7 +68,7 @@ pub struct Compared {
 /// which weights are trained, if any. Trainings of one identity have the same result.
 ///
 /// # Errors
-/// When the patch to start from cannot be written as bytes.
+/// When the task cannot be written as JSON.
 pub fn fingerprint(
     encoder: &Encoder,
     task: &Task,
@@ -134,20 +139,15 @@ pub fn train(
     let best = state.best.as_ref().ok_or_else(|| wrong("learning rates", "one that does not diverge", "none"))?;
     let metric = trainer.metric;
     let patch = trainer.patch(&best.parameters)?;
-    let made = format!(
-        "BitFit, at most {} epochs over {} texts, {} to a step",
-        recipe.epochs,
-        train_texts.len(),
-        recipe.batch
-    );
+    let made = format!("at most {} epochs over {} texts, {} to a step", recipe.epochs, train_texts.len(), recipe.batch);
     let score = format!("{metric} {:.4} on {} texts", best.score, dev_texts.len());
-    let notes = [("made", made), ("metric", score), ("slots", trainer.terms())];
+    let notes = [("made", made), ("metric", score), ("slots", trainer.trained())];
     let metadata = notes.map(|(key, value)| (key.to_owned(), value));
     Ok(Trained { patch: patch.with_metadata(metadata.into()), metric, runs: state.runs() })
 }
 
 /// Trains weights of the encoder with the same steps as [`train`], and gives their scores: a patch cannot hold weights.
-/// The terms of the recipe only decide how many weights are trained: see [`Weights`].
+/// The biases of the recipe only decide how many weights are trained: see [`Weights`].
 ///
 /// The file `checkpoint` keeps the runs that are done. A run that was stopped starts again from its first step.
 ///
@@ -222,16 +222,16 @@ fn run_all(
 pub struct Gradient {
     /// The mean over the texts: cross-entropy, or squared error; of a tagged text the mean over its words.
     pub loss: f64,
-    /// With respect to each slot's values, in the order of the manifest; zeros where `wanted` is false.
-    pub slots: Vec<Vec<f32>>,
+    /// With respect to the task's values; zeros where `wanted` is false.
+    pub values: Values,
     /// With respect to the head's weight `[outputs, H]` and then its bias `[outputs]`.
     pub head: Vec<f32>,
 }
 
 /// The mean loss of tokenized texts under a task's values, and its gradients.
 ///
-/// `values` are the slots' values in the order of the manifest; `head` is the head's weight `[outputs, H]`, then its
-/// bias `[outputs]`; `wanted` says of each slot whether its gradient is computed; at most `tokens` tokens run together:
+/// `head` is the head's weight `[outputs, H]`, then its bias `[outputs]`; `wanted` says of each slot, and then of each
+/// low-rank term, whether its gradient is computed; at most `tokens` tokens run together:
 /// [`edge_run::RUN_TOKENS`], or fewer to save memory.
 ///
 /// # Errors
@@ -239,7 +239,7 @@ pub struct Gradient {
 pub fn gradient(
     encoder: &Encoder,
     task: &Task,
-    values: &[Vec<f32>],
+    values: &Values,
     head: &[f32],
     texts: &[(&Tokenized, &Gold)],
     wanted: &[bool],
@@ -258,7 +258,7 @@ pub fn gradient(
 pub fn gradient_with_weights(
     encoder: &Encoder,
     task: &Task,
-    (values, head): (&[Vec<f32>], &[f32]),
+    (values, head): (&Values, &[f32]),
     texts: &[(&Tokenized, &Gold)],
     wanted: &[bool],
     tokens: usize,
@@ -276,14 +276,14 @@ pub fn gradient_with_weights(
         loss += found.value;
         (found.d_tokens, found.d_pooled)
     };
-    let slots = match d_weights {
+    let values = match d_weights {
         #[cfg(feature = "research")]
         Some(d) => encoder.gradient_with_weights(values, &tokenized, wanted, tokens, d, &mut of_text)?,
         #[cfg(not(feature = "research"))]
         Some(_) => return Err(weights::no_research()),
         None => encoder.gradient(values, &tokenized, wanted, tokens, &mut of_text)?,
     };
-    Ok(Gradient { loss, slots, head: d_head })
+    Ok(Gradient { loss, values, head: d_head })
 }
 
 fn wrong(field: &str, expected: &str, found: &str) -> Error {

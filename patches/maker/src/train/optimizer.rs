@@ -18,15 +18,22 @@ impl AdamW {
         AdamW { first: vec![0.0; parameters], second: vec![0.0; parameters], steps: 0 }
     }
 
-    /// One step against the gradients, with decoupled weight decay.
-    pub fn step(&mut self, parameters: &mut [f32], gradients: &[f32], learning_rate: f64, weight_decay: f64) {
+    /// One step against the gradients, with decoupled weight decay. `rates` has each parameter's learning rate.
+    pub fn step(
+        &mut self,
+        parameters: &mut [f32],
+        gradients: &[f32],
+        rates: impl Iterator<Item = f64>,
+        weight_decay: f64,
+    ) {
         const BETAS: (f64, f64) = (0.9, 0.999);
         const EPSILON: f64 = 1e-8;
         self.steps += 1;
         let correction = |beta: f64| 1.0 - beta.powi(i32::try_from(self.steps).unwrap_or(i32::MAX));
         let (of_first, of_second) = (correction(BETAS.0), correction(BETAS.1));
         let moments = self.first.iter_mut().zip(&mut self.second);
-        for ((parameter, gradient), (first, second)) in parameters.iter_mut().zip(gradients).zip(moments) {
+        let each = parameters.iter_mut().zip(gradients).zip(rates).zip(moments);
+        for (((parameter, gradient), learning_rate), (first, second)) in each {
             let g = f64::from(*gradient);
             let m = BETAS.0 * f64::from(*first) + (1.0 - BETAS.0) * g;
             let v = BETAS.1 * f64::from(*second) + (1.0 - BETAS.1) * g * g;
@@ -65,9 +72,9 @@ mod tests {
         // torch.optim.AdamW([1.0, -2.0], lr=0.1, weight_decay=0.01), gradients [0.5, -1.0] and then [0.25, 3.0].
         let mut parameters = [1.0f32, -2.0];
         let mut adam = AdamW::new(2);
-        adam.step(&mut parameters, &[0.5, -1.0], 0.1, 0.01);
+        adam.step(&mut parameters, &[0.5, -1.0], [0.1; 2].into_iter(), 0.01);
         assert!((parameters[0] - 0.899).abs() < 1e-6 && (parameters[1] + 1.898).abs() < 1e-6, "{parameters:?}");
-        adam.step(&mut parameters, &[0.25, 3.0], 0.1, 0.01);
+        adam.step(&mut parameters, &[0.25, 3.0], [0.1; 2].into_iter(), 0.01);
         // By hand: m = 0.07 / 0.19, v = 0.000312... / 0.001999; and m = 0.21 / 0.19, v = 0.009999 / 0.001999.
         let due = |p: f64, g: (f64, f64)| {
             let m = (0.9 * 0.1 * g.0 + 0.1 * g.1) / (1.0 - 0.9f64.powi(2));

@@ -1,6 +1,8 @@
 //! How a patch is trained, and the events that are reported on the way.
 
-use bias_patch::{Digest, Encoding, Module, Patch};
+use bias_patch::{Digest, Module};
+
+use super::Slots;
 
 /// Which parameters of a run are evaluated at the end of each epoch, and kept if they score best.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -16,12 +18,15 @@ pub enum Average {
 /// How a patch is trained.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Recipe {
-    /// The terms that are trained, in every layer. Key biases never are: they have no effect.
-    pub terms: Vec<Module>,
+    /// What is trained.
+    pub slots: Slots,
     /// Learning rates to try; each is the highest of its run.
     pub learning_rates: Vec<f64>,
-    /// Seeds to try with each learning rate. A seed decides the head's initial values, the order of texts, and which
-    /// weights are trained.
+    /// Factor of the learning rate for the biases on the residual stream, which move every later layer: beln, bm1, bln1,
+    /// bm3 and bln2. Where weights are trained, all have one rate.
+    pub residual_rate: f64,
+    /// Seeds to try with each learning rate. A seed decides the initial values of the head and of low-rank terms, the order
+    /// of texts, and which weights are trained.
     pub seeds: Vec<u64>,
     /// Epochs of each run.
     pub epochs: u64,
@@ -39,11 +44,6 @@ pub struct Recipe {
     pub average: Average,
     /// Bytes of anonymous memory to stay within; none for no limit.
     pub memory_limit: Option<u64>,
-    /// The patch to start from, in place of the encoder's own biases and a random head.
-    pub start: Option<Patch>,
-    /// For quantization-aware training, the encodings of biases and head. The forward pass rounds values to them;
-    /// gradients are applied to the values before rounding (a straight-through estimator).
-    pub quantized: Option<(Encoding, Encoding)>,
     /// Epochs without a better score after which a run ends; none for never.
     pub patience: Option<u64>,
 }
@@ -55,12 +55,22 @@ impl Recipe {
     }
 }
 
+/// Whether a module's result is added to the residual stream, or is the stream.
+pub(super) fn is_residual(module: Module) -> bool {
+    matches!(
+        module,
+        Module::EmbeddingNorm | Module::AttentionOutput | Module::AttentionNorm | Module::Output | Module::OutputNorm
+    )
+}
+
 impl Default for Recipe {
     fn default() -> Self {
         Recipe {
-            terms: Module::ALL.into_iter().filter(|term| *term != Module::Key).collect(),
+            slots: Slots::default(),
             // Above the paper's grid (1e-4 to 1e-3): small encoders score better at it.
             learning_rates: vec![3e-3],
+            // At the full rate they spoil tasks that the encoder knows little of.
+            residual_rate: 0.17,
             seeds: vec![1],
             epochs: 3,
             batch: 16,
@@ -70,8 +80,6 @@ impl Default for Recipe {
             metric: None,
             average: Average::None,
             memory_limit: None,
-            start: None,
-            quantized: None,
             patience: None,
         }
     }
@@ -86,7 +94,7 @@ pub enum Event {
         run: (usize, usize),
         /// The identity of its training: see [`super::fingerprint`].
         training: Digest,
-        /// What is trained: bias terms, or weights.
+        /// What is trained: slots, or weights.
         trained: String,
         /// How many training texts there are.
         texts: usize,

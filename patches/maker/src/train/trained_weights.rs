@@ -80,10 +80,11 @@ impl Part {
 
     fn step(&mut self, values: &mut [f32], learning_rate: f64, weight_decay: f64) {
         let Some(places) = &self.places else {
-            return self.adam.step(values, &self.gradient, learning_rate, weight_decay);
+            return self.adam.step(values, &self.gradient, std::iter::repeat(learning_rate), weight_decay);
         };
         let mut trained: Vec<f32> = places.iter().map(|place| values[*place]).collect();
-        self.adam.step(&mut trained, &self.gradient[..places.len()], learning_rate, weight_decay);
+        let rates = std::iter::repeat(learning_rate);
+        self.adam.step(&mut trained, &self.gradient[..places.len()], rates, weight_decay);
         places.iter().zip(trained).for_each(|(place, value)| values[*place] = value);
     }
 }

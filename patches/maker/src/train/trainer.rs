@@ -1,23 +1,28 @@
 //! One training: steps, epochs, checkpoints, and the patch of given parameters.
 //!
-//! Parameters are one list: the values of the trained slots in the order of the forward pass, then the head's weight
-//! `[outputs, H]` and its bias `[outputs]`. Weights that are trained for comparison are neither in this list nor in a
-//! checkpoint.
+//! Parameters are one list: the values of the trained slots in the order of the forward pass, A and B of each trained
+//! low-rank term, then the head's weight `[outputs, H]` and its bias `[outputs]`. Weights that are trained for comparison
+//! are neither in this list nor in a checkpoint.
 
 use std::path::Path;
 
-use bias_patch::{Digest, Encoding, Head as PatchHead, Linear, Module, Patch, Pooling, Stored, StoredSlot, Task};
+use bias_patch::{
+    Digest, Encoding, Head as PatchHead, Linear, LowRank, Patch, Pooling, SlotKind, Stored, StoredSlot, Task, Values,
+};
 use edge_bundle::Slot;
-use edge_run::{Encoder, Tokenized, tasks};
+use edge_run::{Encoder, Tokenized};
 
 use super::{
-    Average, Event, Recipe, Weights,
+    Average, Event, Recipe, Slots, Weights,
     average::Averaged,
     checkpoint::{Best, Checkpoint, Current},
     fingerprint, gradient_with_weights,
     head::Head,
     memory::{Load, fitting},
     optimizer::{AdamW, clip, learning_rate_at},
+    parts::{Part, kept_inputs, parts, zero_terms},
+    recipe::is_residual,
+    texts::{TrainingText, tokenize},
     trained_weights::TrainedWeights,
     wrong,
 };
@@ -28,14 +33,6 @@ use crate::{
     random::Random,
 };
 
-/// A tokenized training text, or a window of one that holds the whole answer.
-struct TrainingText<'a> {
-    /// The index of its text among the training texts.
-    example: usize,
-    text: Tokenized,
-    gold: &'a Gold,
-}
-
 /// What all runs have in common.
 pub(super) struct Trainer<'a> {
     encoder: &'a Encoder,
@@ -45,10 +42,12 @@ pub(super) struct Trainer<'a> {
     recipe: &'a Recipe,
     /// Which weights are trained, and how many if not all.
     weights: Option<(Weights, usize)>,
-    /// For each slot of the encoder whether it is trained.
+    /// For each slot of the encoder, and then each of the low-rank terms, whether it is trained.
     wanted: Vec<bool>,
-    /// Every slot's values before the first step.
-    initial: Vec<Vec<f32>>,
+    /// The task's values before the first step, but for A of the terms, which is random, by the seed.
+    initial: Values,
+    /// By what the learning rate of each parameter is multiplied.
+    rates: Vec<f64>,
     /// How many tokens run together at most.
     tokens: usize,
     /// The identity of the training, which its checkpoint has to have.
@@ -70,7 +69,6 @@ impl<'a> Trainer<'a> {
     ) -> Result<Self> {
         let manifest = encoder.bundle().manifest();
         let pooler = task.kind().pooling() == Some(Pooling::Pooler);
-        let trainable = |term: Module| term != Module::Key && (term != Module::Pooler || pooler);
         for (field, there) in [
             ("training texts", train_texts.len()),
             ("dev texts", dev_texts.len()),
@@ -100,28 +98,41 @@ impl<'a> Trainer<'a> {
                 }
             }
         }
-        let of_recipe = |slot: &&Slot| recipe.terms.contains(&slot.term) && trainable(slot.term);
+        recipe.slots.check(manifest, pooler)?;
+        let of_recipe = |slot: &&Slot| recipe.slots.has_bias(slot, pooler);
         let count = manifest.slots.iter().filter(of_recipe).map(|slot| slot.len as usize).sum();
+        if count == 0 && matches!(weights, Some(Weights::Random | Weights::Rows)) {
+            let expected = "biases, for --weights trains as many weights";
+            return Err(wrong("--slots", expected, &recipe.slots.to_string()));
+        }
         let wanted = manifest.slots.iter().map(|slot| match weights {
             None => of_recipe(&slot),
-            Some(Weights::Full) => trainable(slot.term),
+            Some(Weights::Full) => Slots::all_biases().has_bias(slot, pooler),
             Some(Weights::Random | Weights::Rows) => false,
         });
-        let wanted: Vec<bool> = wanted.collect();
-        let initial = match &recipe.start {
-            Some(patch) if patch.head().dense.is_some() => {
-                return Err(wrong("head to start from", "one linear layer", "one after a hidden layer"));
-            }
-            Some(patch) => patch.apply(&manifest.shape(), encoder.base().slots())?,
-            None => encoder.base().slots().to_vec(),
-        };
+        let mut wanted: Vec<bool> = wanted.collect();
+        let rank = |slot: &Slot| recipe.slots.rank(slot, pooler).filter(|_| weights.is_none());
+        let initial = Values { slots: encoder.base().slots().to_vec(), low_rank: zero_terms(manifest, rank) };
+        wanted.extend(initial.low_rank.iter().map(|_| true));
         let hidden = manifest.config.hidden as usize;
-        let of_slots = manifest.slots.iter().zip(&wanted).filter(|(_, wanted)| **wanted);
+        let mut rates = Vec::new();
+        for part in parts(&initial).zip(&wanted).filter_map(|(part, wanted)| wanted.then_some(part)) {
+            let slot = match part {
+                Part::Slot(at, _) => Some(&manifest.slots[at]),
+                Part::Term(_) => None,
+            };
+            // Fine-tuning of weights has one rate for all.
+            let slowed = weights.is_none() && slot.is_some_and(|slot| is_residual(slot.module));
+            let rate = if slowed { recipe.residual_rate } else { 1.0 };
+            rates.extend(std::iter::repeat_n(rate, part.len()));
+        }
+        rates.extend(std::iter::repeat_n(1.0, Head::count(task, hidden)));
         let load = Load {
             texts: train_texts.iter().chain(dev_texts).map(|example| 200 + example.text.bytes()).sum::<usize>()
                 + tokenized.iter().map(|text| 200 + 8 * text.text.len()).sum::<usize>(),
-            parameters: of_slots.map(|(slot, _)| slot.len as usize).sum::<usize>() + Head::count(task, hidden),
+            parameters: rates.len(),
             longest: tokenized.iter().map(|text| text.text.len()).max().unwrap_or_default(),
+            inputs: kept_inputs(manifest, &initial),
         };
         let tokens = fitting(&manifest.config, load, recipe.memory_limit)?;
         Ok(Trainer {
@@ -133,6 +144,7 @@ impl<'a> Trainer<'a> {
             weights: weights.map(|weights| (weights, count)),
             wanted,
             initial,
+            rates,
             tokens,
             fingerprint: fingerprint(encoder, task, train_texts, dev_texts, recipe, weights)?,
             metric: metric_named(task.kind(), recipe.metric.as_deref())?,
@@ -157,71 +169,64 @@ impl<'a> Trainer<'a> {
         Ok(self.patch(&self.begin(0).parameters)?.check(&self.encoder.bundle().manifest().shape())?)
     }
 
-    /// The terms trained, in the order of the forward pass.
-    pub fn terms(&self) -> String {
-        let trained = |term: &Module| {
-            let slots = &self.encoder.bundle().manifest().slots;
-            slots.iter().zip(&self.wanted).any(|(slot, wanted)| *wanted && slot.term == *term)
-        };
-        let symbols: Vec<&str> = Module::ALL.into_iter().filter(trained).map(Module::symbol).collect();
-        symbols.join(" ")
-    }
-
     /// What is trained, as on the command line.
     pub fn trained(&self) -> String {
-        match (self.weights, self.terms()) {
-            (Some((weights, _)), _) => weights.name().to_owned(),
-            (None, terms) if terms.is_empty() => "frozen".to_owned(),
-            (None, _) if self.recipe.terms == Recipe::default().terms => "all".to_owned(),
-            (None, terms) => terms.replace(' ', "+"),
+        match self.weights {
+            Some((weights, _)) => weights.name().to_owned(),
+            None if self.recipe.slots.first_layer > 0 => {
+                format!("{} from layer {}", self.recipe.slots, self.recipe.slots.first_layer)
+            }
+            None => self.recipe.slots.to_string(),
         }
     }
 
-    /// The initial state of a run: the patch to start from, or the encoder's own biases and a head of small random
+    /// The initial state of a run: the encoder's own biases, terms that add nothing yet, and a head of small random
     /// numbers.
     pub fn begin(&self, seed: u64) -> Current {
+        /// The purpose of the random stream of terms: a number that no epoch reaches.
+        const TERMS: u64 = u64::MAX - 2;
+        let mut of_terms = Random::new(seed, TERMS);
         let mut parameters: Vec<f32> = Vec::new();
-        for (slot, wanted) in self.initial.iter().zip(&self.wanted) {
-            if *wanted {
-                parameters.extend(slot);
+        for part in parts(&self.initial).zip(&self.wanted).filter_map(|(part, wanted)| wanted.then_some(part)) {
+            match part {
+                Part::Slot(_, values) => parameters.extend(values),
+                Part::Term(term) => {
+                    // A x is about as large as one value of x; B is zero, so training starts from the encoder.
+                    let deviation = 1.0 / ((term.a.len() / term.rank) as f64).sqrt();
+                    parameters.extend(term.a.iter().map(|_| (deviation * of_terms.normal()) as f32));
+                    parameters.extend(&term.b);
+                }
             }
         }
-        let outputs = self.task.kind().outputs();
-        match &self.recipe.start {
-            Some(patch) => {
-                let output = &patch.head().output;
-                parameters.extend(output.weight.values(None));
-                parameters.extend(output.bias.values(None));
-            }
-            None => {
-                let mut random = Random::new(seed, 0);
-                parameters.extend((0..outputs * self.hidden()).map(|_| (0.02 * random.normal()) as f32));
-                parameters.extend(std::iter::repeat_n(0.0, outputs));
-            }
-        }
+        let (outputs, mut of_head) = (self.task.kind().outputs(), Random::new(seed, 0));
+        parameters.extend((0..outputs * self.hidden()).map(|_| (0.02 * of_head.normal()) as f32));
+        parameters.extend(std::iter::repeat_n(0.0, outputs));
         let adam = AdamW::new(parameters.len());
         Current { parameters, adam, averaged: Averaged::default(), loss: 0.0, best: None, since_best: 0 }
     }
 
-    /// The values of every slot and of the head: trained ones from the parameters, rounded if training is
-    /// quantization-aware.
-    fn values(&self, parameters: &[f32]) -> Result<(Vec<Vec<f32>>, Vec<f32>)> {
-        let rounded = |values: &[f32], base: Option<&[f32]>, encoding: Option<Encoding>| match encoding {
-            Some(encoding) => Ok::<_, Error>(Stored::encode(values, base, encoding)?.values(base)),
-            None => Ok(values.to_vec()),
-        };
-        let (of_slots, of_head) = self.recipe.quantized.unzip();
+    /// The task's values and the head's: trained ones from the parameters.
+    fn values(&self, parameters: &[f32]) -> (Values, Vec<f32>) {
         let (mut rest, head) = parameters.split_at(parameters.len() - Head::count(self.task, self.hidden()));
-        let mut slots = Vec::with_capacity(self.initial.len());
-        for ((first, base), wanted) in self.initial.iter().zip(self.encoder.base().slots()).zip(&self.wanted) {
-            let mut values = &first[..];
-            if *wanted {
-                (values, rest) = rest.split_at(first.len());
+        let mut trained = |initial: &[f32], wanted: bool| {
+            if !wanted {
+                return initial.to_vec();
             }
-            slots.push(rounded(values, Some(base), of_slots)?);
+            let (values, after) = rest.split_at(initial.len());
+            rest = after;
+            values.to_vec()
+        };
+        let mut values = Values::default();
+        for (part, wanted) in parts(&self.initial).zip(&self.wanted) {
+            match part {
+                Part::Slot(_, initial) => values.slots.push(trained(initial, *wanted)),
+                Part::Term(term) => {
+                    let (a, b) = (trained(&term.a, *wanted), trained(&term.b, *wanted));
+                    values.low_rank.push(LowRank { a, b, ..*term });
+                }
+            }
         }
-        let (weight, bias) = head.split_at(self.task.kind().outputs() * self.hidden());
-        Ok((slots, [rounded(weight, None, of_head)?, rounded(bias, None, of_head)?].concat()))
+        (values, head.to_vec())
     }
 
     /// Does the remaining steps of a run, and gives the best parameters.
@@ -298,17 +303,23 @@ impl<'a> Trainer<'a> {
         batch: &[usize],
         learning_rate: f64,
     ) -> Result<(f64, f64)> {
-        let (slots, head) = self.values(&current.parameters)?;
+        let (values, head) = self.values(&current.parameters);
         let batch = batch.iter().map(|at| &self.train_texts[*at]);
         let texts: Vec<(&Tokenized, &Gold)> = batch.clone().map(|text| (&text.text, text.gold)).collect();
         let changed = weights.as_ref().map(|weights| weights.encoder(self.encoder)).transpose()?;
         let encoder = changed.as_ref().unwrap_or(self.encoder);
-        let (values, d_weights) = ((&slots[..], &head[..]), weights.as_mut().map(|weights| weights.gradient()));
+        let (values, d_weights) = ((&values, &head[..]), weights.as_mut().map(|weights| weights.gradient()));
         let found = gradient_with_weights(encoder, self.task, values, &texts, &self.wanted, self.tokens, d_weights)?;
         drop(changed);
         let loss = found.loss;
-        let trained = found.slots.into_iter().zip(&self.wanted).filter(|(_, wanted)| **wanted);
-        let mut gradients: Vec<f32> = trained.flat_map(|(d, _)| d).chain(found.head).collect();
+        let mut gradients: Vec<f32> = Vec::with_capacity(current.parameters.len());
+        for part in parts(&found.values).zip(&self.wanted).filter_map(|(part, wanted)| wanted.then_some(part)) {
+            match part {
+                Part::Slot(_, d) => gradients.extend(d),
+                Part::Term(term) => gradients.extend(term.a.iter().chain(&term.b)),
+            }
+        }
+        gradients.extend(found.head);
         let norm = match &mut weights {
             Some(weights) => clip(&mut [weights.picked(), &mut gradients], self.recipe.clip),
             None => clip(&mut [&mut gradients], self.recipe.clip),
@@ -324,44 +335,32 @@ impl<'a> Trainer<'a> {
         if let Some(weights) = weights {
             weights.step(learning_rate, self.recipe.weight_decay);
         }
-        current.adam.step(&mut current.parameters, &gradients, learning_rate, self.recipe.weight_decay);
+        let rates = self.rates.iter().map(|rate| rate * learning_rate);
+        current.adam.step(&mut current.parameters, &gradients, rates, self.recipe.weight_decay);
         current.averaged.step(self.recipe.average, current.adam.steps, &current.parameters);
         Ok((loss, norm))
     }
 
-    /// The patch of given parameters, without the slots that equal the encoder's.
+    /// The patch of given parameters, without the biases that equal the encoder's and the terms that are zero.
     pub fn patch(&self, parameters: &[f32]) -> Result<Patch> {
         let manifest = self.encoder.bundle().manifest();
-        let (all, head) = self.values(parameters)?;
+        let (all, head) = self.values(parameters);
         let mut slots = Vec::new();
-        for ((slot, base), values) in manifest.slots.iter().zip(self.encoder.base().slots()).zip(all) {
+        for ((slot, base), values) in manifest.slots.iter().zip(self.encoder.base().slots()).zip(all.slots) {
             if values != *base {
                 let values = Stored::encode(&values, Some(base), Encoding::F32)?;
                 slots.push(StoredSlot { id: slot.id(), values });
             }
         }
+        for term in all.low_rank.iter().filter(|term| term.b.iter().any(|value| *value != 0.0)) {
+            for (kind, values) in [(SlotKind::LoraA, &term.a), (SlotKind::LoraB, &term.b)] {
+                let id = manifest.slots[term.slot].id().with_kind(kind)?;
+                slots.push(StoredSlot { id, values: Stored::encode(values, None, Encoding::F32)? });
+            }
+        }
+        slots.sort_by_key(|slot| slot.id);
         let (weight, bias) = head.split_at(self.task.kind().outputs() * self.hidden());
         let head = PatchHead { dense: None, output: Linear::exact(weight, bias)? };
         Ok(Patch::new(manifest.encoder, self.task.clone(), slots, head, [])?)
     }
-}
-
-/// Tokenizes training texts; of a span task only the windows that hold the whole answer. Also gives how many texts have
-/// none.
-///
-/// A window without the answer has no target for the loss: its answer is no span of it, and there is no output for "no
-/// answer", since prediction takes the best span over all windows.
-fn tokenize<'a>(encoder: &Encoder, task: &Task, train_texts: &'a [Example]) -> Result<(Vec<TrainingText<'a>>, usize)> {
-    let (mut tokenized, mut left_out) = (Vec::new(), 0);
-    let kind = tasks::of(task.kind());
-    for (number, Example { text, gold }) in train_texts.iter().enumerate() {
-        let before = tokenized.len();
-        for text in encoder.tokenized(task, text)? {
-            if kind.holds(&text, gold) {
-                tokenized.push(TrainingText { example: number, text, gold });
-            }
-        }
-        left_out += usize::from(tokenized.len() == before);
-    }
-    Ok((tokenized, left_out))
 }

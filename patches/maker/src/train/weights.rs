@@ -8,9 +8,10 @@ use crate::{Error, Result};
 /// Which weights are trained in place of biases, for comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Weights {
-    /// Random single weights of the whole encoder, as many as the terms have biases; no biases
+    /// Random single weights of the whole encoder, as many as the slots have biases; no biases
     Random,
-    /// Random rows and columns of matrices and tables, at most as many weights as the terms have biases; no biases
+    /// Random rows and columns of matrices and tables, at most as many weights as the slots have biases; no
+    /// biases
     Rows,
     /// All weights and all biases: fine-tuning
     Full,

@@ -163,6 +163,12 @@ pub trait Kernel: Debug + Send + Sync {
     /// the softmax.
     fn exponentials(&self, row: &mut [f32]) -> f32;
 
+    /// The sum over i of `a[i] b[i]`, for rows of one length.
+    fn dot(&self, a: &[f32], b: &[f32]) -> f32;
+
+    /// `out[i] += factor x[i]`, for rows of one length.
+    fn add_scaled(&self, factor: f32, x: &[f32], out: &mut [f32]);
+
     /// Normalizes a row to mean 0 and variance 1, multiplies by `gain` and adds `bias`, if any. Gives the inverse of
     /// the row's deviation.
     fn normalize(&self, row: &mut [f32], gain: &[f32], bias: Option<&[f32]>, epsilon: f32) -> f32;

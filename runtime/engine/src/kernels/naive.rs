@@ -115,6 +115,14 @@ impl Kernel for Naive {
         row.iter().sum()
     }
 
+    fn dot(&self, a: &[f32], b: &[f32]) -> f32 {
+        a.iter().zip(b).map(|(a, b)| a * b).sum()
+    }
+
+    fn add_scaled(&self, factor: f32, x: &[f32], out: &mut [f32]) {
+        out.iter_mut().zip(x).for_each(|(out, x)| *out += factor * x);
+    }
+
     fn normalize(&self, row: &mut [f32], gain: &[f32], bias: Option<&[f32]>, epsilon: f32) -> f32 {
         let len = row.len() as f64;
         let mean = row.iter().map(|v| f64::from(*v)).sum::<f64>() / len;

@@ -245,6 +245,22 @@ fn activations_agree_with_the_naive_kernel() {
 }
 
 #[test]
+fn rows_are_multiplied_and_added_as_by_the_naive_kernel() {
+    for kernel in fast() {
+        for count in [0, 1, 7, 16, 31, 32, 33, 100, 384, 1536] {
+            let (a, b) = (numbers(count, 1), numbers(count, 2));
+            let apart = (kernel.dot(&a, &b) - naive::Naive.dot(&a, &b)).abs();
+            assert!(apart <= product_bound(count), "{}, {count}: {apart:e}", kernel.name());
+            let (mut expected, mut found) = (b.clone(), b);
+            naive::Naive.add_scaled(0.7, &a, &mut expected);
+            kernel.add_scaled(0.7, &a, &mut found);
+            // A fused multiply-add rounds once.
+            assert!(worst(&expected, &found) <= 2.0 * f32::EPSILON, "{}, {count}", kernel.name());
+        }
+    }
+}
+
+#[test]
 fn exponentials_and_normalize_agree_with_the_naive_kernel() {
     for kernel in fast() {
         for len in [1, 2, 15, 16, 17, 100, 384] {

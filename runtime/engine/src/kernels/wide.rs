@@ -224,6 +224,29 @@ pub(super) fn normalize(row: &mut [f32], gain: &[f32], bias: Option<&[f32]>, eps
     inverse
 }
 
+#[inline(always)]
+pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
+    // Two sums, because a multiply-add has to wait some cycles for the one before it.
+    let (mut even, mut odd) = ([0.0; LANES], [0.0; LANES]);
+    let ((a, rest_of_a), (b, rest_of_b)) = (a.as_chunks::<{ 2 * LANES }>(), b.as_chunks::<{ 2 * LANES }>());
+    for (a, b) in a.iter().zip(b) {
+        for lane in 0..LANES {
+            even[lane] = fma(a[lane], b[lane], even[lane]);
+            odd[lane] = fma(a[lane + LANES], b[lane + LANES], odd[lane]);
+        }
+    }
+    let rest: f32 = rest_of_a.iter().zip(rest_of_b).fold(0.0, |sum, (a, b)| fma(*a, *b, sum));
+    for lane in 0..LANES {
+        even[lane] += odd[lane];
+    }
+    join(even, |a, b| a + b) + rest
+}
+
+#[inline(always)]
+pub(super) fn add_scaled(factor: f32, x: &[f32], out: &mut [f32]) {
+    out.iter_mut().zip(x).for_each(|(out, x)| *out = fma(factor, *x, *out));
+}
+
 /// Adding and subtracting it rounds to a whole number, halves to even.
 const ROUND: f32 = 12_582_912.0;
 

@@ -63,6 +63,10 @@ impl Operator for Attention {
         self.layers.iter().filter_map(|layer| layer.bias).collect()
     }
 
+    fn linears(&self) -> Vec<&Linear> {
+        self.layers.iter().collect()
+    }
+
     fn saves(&self) -> Vec<usize> {
         vec![3 * self.width()]
     }

@@ -48,6 +48,10 @@ impl Operator for Dense {
         self.linear.bias.into_iter().collect()
     }
 
+    fn linears(&self) -> Vec<&Linear> {
+        vec![&self.linear]
+    }
+
     fn saves(&self) -> Vec<usize> {
         self.activation.iter().map(|_| self.linear.outputs()).collect()
     }

@@ -5,7 +5,7 @@
 //! training gives it room to save what backward needs. All other code knows operators only by the trait [`Operator`].
 //!
 //! Letters, here and in the operators: B sequences, N tokens of all of them, S tokens of one, H width of the hidden
-//! states, I width of the middle of the MLP, K and M inputs and outputs of a matrix, D width of a head, L values of a
+//! states, I width of the middle of the MLP, K and M inputs and outputs of a matrix, r the rank of a low-rank term, D width of a head, L values of a
 //! task. A gradient is called `d` and then what it is of.
 
 mod attention;
@@ -26,6 +26,8 @@ use crate::{
     Error, Result,
     batch::{Batch, Slot, TaskRows},
     gradients::Gradients,
+    linear::Linear,
+    low_rank::TaskTerms,
     machine::{Machine, Scratch},
     weights::{Tensor, Weights},
 };
@@ -54,6 +56,17 @@ pub trait Operator: Debug + Send + Sync {
     /// The slots it reads.
     fn slots(&self) -> Vec<Slot>;
 
+    /// Its linear layers.
+    fn linears(&self) -> Vec<&Linear> {
+        Vec::new()
+    }
+
+    /// Whether backward needs its first input for the low-rank terms that are `trained`. No operator needs another
+    /// input for them.
+    fn keeps_input(&self, trained: &dyn Fn(&Linear) -> bool) -> bool {
+        self.linears().into_iter().any(trained)
+    }
+
     /// What backward needs of the forward pass: the floats for each row, for each buffer that is saved.
     fn saves(&self) -> Vec<usize>;
 
@@ -74,7 +87,8 @@ pub trait Operator: Debug + Send + Sync {
     fn forward(&self, pass: &Pass<'_>, inputs: &[&[f32]], out: &mut [f32], saved: &mut [Scratch<'_>]) -> Result<()>;
 
     /// From the gradient of its output, adds to the gradients of its slots, and gives the gradients of those inputs
-    /// that are `needed`. `inputs` are present only if gradients of weights are wanted.
+    /// that are `needed`. `inputs` are present only if gradients of weights are wanted; the first of them also if
+    /// [`Operator::keeps_input`].
     fn backward<'m>(
         &self,
         pass: &Pass<'m>,
@@ -94,6 +108,13 @@ pub struct Pass<'m> {
     pub(crate) batch: &'m Batch,
     /// The values of the rows of its output.
     pub(crate) tasks: TaskRows<'m>,
+}
+
+impl<'m> Pass<'m> {
+    /// The low-rank terms of a batch of one task.
+    pub(crate) fn terms(&self) -> TaskTerms<'m> {
+        self.tasks.terms(0)
+    }
 }
 
 /// An error unless two sizes are equal.

@@ -56,6 +56,15 @@ impl Operator for ResidualNorm {
         middle.chain(self.linear.bias).chain(self.norm.bias).collect()
     }
 
+    fn linears(&self) -> Vec<&Linear> {
+        self.middle.iter().map(|(middle, _)| middle).chain([&self.linear]).collect()
+    }
+
+    fn keeps_input(&self, trained: &dyn Fn(&Linear) -> bool) -> bool {
+        // What the second layer of an MLP reads is computed from what is saved.
+        trained(self.middle.as_ref().map_or(&self.linear, |(middle, _)| middle))
+    }
+
     fn saves(&self) -> Vec<usize> {
         self.norm.saves().into_iter().chain(self.middle.iter().map(|(middle, _)| middle.outputs())).collect()
     }
@@ -123,14 +132,16 @@ impl Operator for ResidualNorm {
             None => linear::backward(pass, linear, inputs[0], &d_out, needed[0], gradients),
             Some((middle, activation)) => {
                 let width = middle.outputs();
-                // Only gradients of weights need z, which was not saved.
-                let z = gradients.of_weights().then(|| {
+                // Only gradients of weights and low-rank terms need z, which was not saved.
+                let reads_z = gradients.of_weights() || gradients.wants_term(&self.linear);
+                let z = reads_z.then(|| {
                     let mut z = pass.machine.scratch(of_middle[0].len());
                     z.copy_from_slice(of_middle[0]);
                     pass.machine.split(&mut z, width, |_, z| pass.machine.kernel.activate(*activation, z));
                     z
                 });
-                let below = needed[0] || middle.bias.is_some_and(|bias| gradients.wants(bias));
+                let below =
+                    needed[0] || middle.bias.is_some_and(|bias| gradients.wants(bias)) || gradients.wants_term(middle);
                 let d_z = linear::backward(pass, linear, z.as_deref().unwrap_or_default(), &d_out, below, gradients);
                 d_z.and_then(|mut d| {
                     activate_backward(pass.machine, *activation, of_middle[0], width, &mut d);

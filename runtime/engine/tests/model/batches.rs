@@ -1,6 +1,6 @@
 //! Batches of several tasks and lengths against runs of one sequence.
 
-use edge_engine::{Activations, Batch, Table, kernels};
+use edge_engine::{Activations, Batch, Table, TaskTerms, kernels};
 
 use super::{HIDDEN, Small, batch, machine, sequences};
 
@@ -23,13 +23,13 @@ fn several_tasks_are_answered_as_one() {
             let values = [small.values(40), small.values(41), small.values(42)];
             let tasks = [2, 0, 2];
             let table = values.concat();
-            let table = Table { values: &table, width };
+            let table = Table { values: &table, width, terms: &[] };
             let together = small.model.run(&machine, small.weights(), &batch(tasks), table).unwrap();
             let (mut tokens, mut pooled) = (&together.tokens[..], &together.pooled.as_ref().unwrap()[..]);
             for ((ids, types), task) in sequences().into_iter().zip(tasks) {
                 let mut alone = Batch::default();
                 alone.push(&ids, &types, 0);
-                let table = Table { values: &values[task as usize], width };
+                let table = Table { values: &values[task as usize], width, terms: &[] };
                 let due = small.model.run(&machine, small.weights(), &alone, table).unwrap();
                 for (found, due) in [(&mut tokens, &due.tokens), (&mut pooled, due.pooled.as_ref().unwrap())] {
                     let (first, rest) = found.split_at(due.len());
@@ -51,7 +51,7 @@ fn a_task_changes_its_own_sequences_only() {
     let width = small.model.values();
     let run = |second: u32| {
         let table = [small.values(40), small.values(second)].concat();
-        let table = Table { values: &table, width };
+        let table = Table { values: &table, width, terms: &[] };
         small.model.run(&machine, small.weights(), &batch([0, 1, 0]), table).unwrap().tokens.to_vec()
     };
     let (before, after) = (run(41), run(42));
@@ -59,4 +59,80 @@ fn a_task_changes_its_own_sequences_only() {
     assert_eq!(part(&before, 0..1), part(&after, 0..1));
     assert_ne!(part(&before, 1..6), part(&after, 1..6));
     assert_eq!(part(&before, 6..9), part(&after, 6..9));
+}
+
+/// With one token, a term is a bias.
+#[test]
+fn a_term_adds_what_its_formula_says() {
+    let machine = machine(kernels()[0], Activations::F32);
+    for quantized in [false, true] {
+        let small = Small::new(quantized, |_| true);
+        let width = small.model.values();
+        let mut one = Batch::default();
+        one.push(&[3], &[1], 0);
+        let run = |values: &[f32], places: &[_]| {
+            let terms = [TaskTerms { values, places }];
+            let table = Table { values: &values[..width], width, terms: &terms };
+            small.model.run(&machine, small.weights(), &one, table).unwrap().tokens.to_vec()
+        };
+        let (plain, _) = small.with_terms(60, |_| 0);
+        let (mut with, places) = small.with_terms(60, |name| if name == "projection" { 2 } else { 0 });
+        let place = places[0].unwrap();
+        let (a, b) = (with[place.a..place.b].to_vec(), with[place.b..].to_vec());
+        // x, the projection's input.
+        let x = small.embedded(&machine, &plain[..width], &one);
+        let (_, slot) = small.slots.iter().find(|(name, _)| *name == "projection").unwrap();
+        let mut moved = plain.clone();
+        for rank in 0..2 {
+            let scale: f32 = x.iter().zip(&a[rank * x.len()..]).map(|(x, a)| x * a).sum();
+            let column = &b[rank * slot.len..][..slot.len];
+            moved[slot.range()].iter_mut().zip(column).for_each(|(value, b)| *value += scale * b);
+        }
+        let (found, due) = (run(&with, &places), run(&moved, &[]));
+        let apart = found.iter().zip(&due).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(apart <= BOUND, "{quantized}: {apart:e}");
+        assert_ne!(run(&plain, &[]), due);
+        // A term of zeros changes nothing, to the bit.
+        with[place.b..].fill(0.0);
+        assert_eq!(run(&with, &places), run(&plain, &[]));
+    }
+}
+
+#[test]
+fn tasks_with_terms_of_any_rank_are_answered_as_alone() {
+    for kernel in kernels() {
+        for (quantized, activations) in [(false, Activations::F32), (true, Activations::F32), (true, Activations::Int8)]
+        {
+            // As in the test of biases.
+            if activations == Activations::Int8 && kernel.name() != "naive" {
+                continue;
+            }
+            let (small, machine) = (Small::new(quantized, |_| true), machine(kernel, activations));
+            let width = small.model.values();
+            let tasks = [
+                small.with_terms(61, |_| 1),
+                small.with_terms(62, |_| 0),
+                small.with_terms(63, |name| if name == "query" || name == "pooler" { 3 } else { 0 }),
+            ];
+            let table: Vec<f32> = tasks.iter().flat_map(|(values, _)| values[..width].to_vec()).collect();
+            let terms = tasks.each_ref().map(|(values, places)| TaskTerms { values, places });
+            let table = Table { values: &table, width, terms: &terms };
+            let together = small.model.run(&machine, small.weights(), &batch([0, 1, 2]), table).unwrap();
+            let (mut tokens, mut pooled) = (&together.tokens[..], &together.pooled.as_ref().unwrap()[..]);
+            for ((ids, types), (values, places)) in sequences().into_iter().zip(&tasks) {
+                let mut alone = Batch::default();
+                alone.push(&ids, &types, 0);
+                let terms = [TaskTerms { values, places }];
+                let table = Table { values: &values[..width], width, terms: &terms };
+                let due = small.model.run(&machine, small.weights(), &alone, table).unwrap();
+                for (found, due) in [(&mut tokens, &due.tokens), (&mut pooled, due.pooled.as_ref().unwrap())] {
+                    let (first, rest) = found.split_at(due.len());
+                    let apart = first.iter().zip(&**due).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                    assert!(apart <= BOUND, "{} {quantized}, {} tokens: {apart:e}", kernel.name(), ids.len());
+                    *found = rest;
+                }
+            }
+            assert!(tokens.is_empty() && pooled.is_empty());
+        }
+    }
 }

@@ -7,8 +7,8 @@ mod batches;
 mod refusing;
 
 use edge_engine::{
-    Activation, Activations, Aligned, Batch, LayerNorm, Linear, Machine, Model, Outputs, Slot, Tensor, Threads, Values,
-    Weights,
+    Activation, Activations, Aligned, Batch, LayerNorm, Linear, LowRank, Machine, Model, Outputs, Slot, Table, Tensor,
+    Threads, Values, Weights,
     kernels::Kernel,
     layout::{ALIGNMENT, PANEL_GROUP, PANEL_WIDTH, SCALE_GROUP},
     operators::{Attention, Dense, Embedding, FirstToken, Operator, ResidualNorm},
@@ -25,15 +25,19 @@ const MIDDLE: usize = 260;
 /// A model and its weights.
 struct Small {
     model: Model,
+    quantized: bool,
     weights: Aligned,
     /// Every slot by its name.
     slots: Vec<(&'static str, Slot)>,
+    /// The name, inputs and outputs of every linear layer, by the number of its low-rank term.
+    layers: Vec<(&'static str, [usize; 2])>,
 }
 
 /// What a [`Small`] is made of, as it grows.
 struct Maker {
     bytes: Vec<u8>,
     slots: Vec<(&'static str, Slot)>,
+    layers: Vec<(&'static str, [usize; 2])>,
     quantized: bool,
     has_bias: fn(&str) -> bool,
 }
@@ -70,23 +74,54 @@ fn sequences() -> [(Vec<u32>, Vec<u32>); 3] {
 impl Small {
     /// With the biases that `has_bias` says.
     fn new(quantized: bool, has_bias: fn(&str) -> bool) -> Self {
-        let mut maker = Maker { bytes: Vec::new(), slots: Vec::new(), quantized, has_bias };
+        let mut maker = Maker { bytes: Vec::new(), slots: Vec::new(), layers: Vec::new(), quantized, has_bias };
         let operators = maker.operators();
-        let Maker { bytes, slots, .. } = maker;
+        let Maker { bytes, slots, layers, .. } = maker;
         let mut weights = Aligned::zeros(bytes.len() / 4);
         bytemuck::cast_slice_mut(&mut weights[..bytes.len() / 4]).copy_from_slice(&bytes);
         let count = slots.last().map_or(0, |(_, slot)| slot.at + slot.len);
         let outputs = Outputs { tokens: 4, pooled: Some(6) };
-        Small { model: Model::new(operators, outputs, count, bytes.len()).unwrap(), weights, slots }
+        Small { model: Model::new(operators, outputs, count, bytes.len()).unwrap(), quantized, weights, slots, layers }
     }
 
     fn weights(&self) -> Weights<'_> {
         Weights::new(bytemuck::cast_slice(&self.weights)).unwrap()
     }
 
+    /// The embedding's output, from a model that ends there.
+    fn embedded(&self, machine: &Machine, values: &[f32], batch: &Batch) -> Vec<f32> {
+        let mut maker = Maker {
+            bytes: Vec::new(),
+            slots: Vec::new(),
+            layers: Vec::new(),
+            quantized: self.quantized,
+            has_bias: |_| true,
+        };
+        let operators: Vec<Node> = maker.operators().into_iter().take(1).collect();
+        let outputs = Outputs { tokens: 0, pooled: None };
+        let model = Model::new(operators, outputs, self.model.values(), maker.bytes.len()).unwrap();
+        let table = Table { values, width: values.len(), terms: &[] };
+        model.run(machine, self.weights(), batch, table).unwrap().tokens.to_vec()
+    }
+
     /// Values of a task.
     fn values(&self, seed: u32) -> Vec<f32> {
         numbers(self.model.values(), seed).iter().map(|value| 0.5 * value).collect()
+    }
+
+    /// Values of a task with low-rank terms of the ranks that `rank` gives for the layers' names, and their places.
+    fn with_terms(&self, seed: u32, rank: impl Fn(&str) -> usize) -> (Vec<f32>, Vec<Option<LowRank>>) {
+        let mut values = self.values(seed);
+        let mut places = Vec::new();
+        for (at, (name, [inputs, outputs])) in self.layers.iter().enumerate() {
+            let rank = rank(name);
+            let (a, b) = (values.len(), values.len() + rank * inputs);
+            let size = 1.0 / (*inputs as f32).sqrt();
+            values.extend(numbers(rank * inputs, seed + at as u32).iter().map(|value| size * value));
+            values.extend(numbers(rank * outputs, seed + 50 + at as u32).iter().map(|value| 0.5 * value));
+            places.push((rank > 0).then_some(LowRank { rank, a, b }));
+        }
+        (values, places)
     }
 }
 
@@ -183,7 +218,8 @@ impl Maker {
             Values::F32 { at: self.place(bytemuck::cast_slice(&panels)) }
         };
         let weight = Tensor { rows, columns, in_panels: true, values };
-        Linear { weight, bias: self.slot(name, columns) }
+        self.layers.push((name, [rows, columns]));
+        Linear { weight, bias: self.slot(name, columns), low_rank: Some(self.layers.len() - 1) }
     }
 
     /// Appends a part on the next boundary, and gives where it is.

@@ -1,8 +1,8 @@
 //! What a model refuses when it is made, and when it is run.
 
 use edge_engine::{
-    Activations, Batch, Error, Gradients, LayerNorm, Linear, Model, Outputs, Result, Slot, Table, Tensor, Values,
-    Weights, kernels,
+    Activations, Batch, Error, Gradients, LayerNorm, Linear, LowRank, Model, Outputs, Result, Slot, Table, TaskTerms,
+    Tensor, Values, Weights, kernels,
     operators::{Attention, Dense, Embedding, FirstToken, ResidualNorm},
 };
 
@@ -17,7 +17,7 @@ fn tensor(rows: usize, columns: usize, in_panels: bool) -> Tensor {
 }
 
 fn linear(rows: usize, columns: usize) -> Linear {
-    Linear { weight: tensor(rows, columns, true), bias: None }
+    Linear { weight: tensor(rows, columns, true), bias: None, low_rank: None }
 }
 
 fn norm(width: usize) -> LayerNorm {
@@ -72,7 +72,7 @@ fn operators_that_do_not_fit_are_refused() {
         (dense(linear(5, 4), &[0]), "an input with a width", 5, 4),
         // Itself, which is not there yet.
         (dense(four(), &[1]), "an input with a width", 4, 0),
-        (dense(Linear { weight: tensor(4, 4, false), bias: None }, &[0]), "panels with a width", 16, 1),
+        (dense(Linear { weight: tensor(4, 4, false), bias: None, low_rank: None }, &[0]), "panels with a width", 16, 1),
         (dense(bias(0, 3), &[0]), "a bias", 4, 3),
         (dense(bias(1, 4), &[0]), "values of a task", 4, 5),
         (dense(bias(usize::MAX, 4), &[0]), "values of a task", 4, usize::MAX),
@@ -149,7 +149,8 @@ fn rows_of_sequences_do_not_meet_those_of_tokens() {
 
 #[test]
 fn tensors_beyond_the_weights_and_outputs_that_are_not_there_are_refused() {
-    let at = |at| Linear { weight: Tensor { values: Values::F32 { at }, ..tensor(4, 4, true) }, bias: None };
+    let at =
+        |at| Linear { weight: Tensor { values: Values::F32 { at }, ..tensor(4, 4, true) }, bias: None, low_rank: None };
     let room = BYTES - 4 * 4 * 16;
     model(vec![words(), dense(at(room), &[0])], None).unwrap();
     for beyond in [room + 4, room + 1, usize::MAX - 3] {
@@ -173,12 +174,14 @@ fn runs_on_what_is_not_the_models_are_refused() {
     let machine = machine(kernels()[0], Activations::F32);
     let width = small.model.values();
     let values = small.values(50);
-    let table = Table { values: &values, width };
+    let table = Table { values: &values, width, terms: &[] };
     let weights = small.weights();
     let bytes: &[u8] = bytemuck::cast_slice(&small.weights);
     assert_eq!(Weights::new(&bytes[4..]).err(), Some(Error::Alignment { expected: 64, found: 4 }));
 
-    let run = |weights, batch: &Batch, table| small.model.run(&machine, weights, batch, table).map(|_| ()).unwrap_err();
+    let run = |weights, batch: &Batch, table: Table<'_>| {
+        small.model.run(&machine, weights, batch, table).map(|_| ()).unwrap_err()
+    };
     let what = |error| match error {
         Error::Input { what, .. } => what,
         other => panic!("{other}"),
@@ -186,18 +189,40 @@ fn runs_on_what_is_not_the_models_are_refused() {
     let one = batch([0; 3]);
     let short = Weights::new(&bytes[..64]).unwrap();
     assert_eq!(what(run(short, &one, table)), "bytes of weights");
-    assert_eq!(what(run(weights, &one, Table { values: &values, width: width - 1 })), "values of a task");
-    assert_eq!(what(run(weights, &one, Table { values: &values[1..], width })), "values of all tasks");
+    assert_eq!(what(run(weights, &one, Table { width: width - 1, ..table })), "values of a task");
+    assert_eq!(what(run(weights, &one, Table { values: &values[1..], ..table })), "values of all tasks");
     assert_eq!(what(run(weights, &batch([0, 1, 0]), table)), "values of all tasks");
     assert_eq!(what(run(weights, &batch([0, u32::MAX, 0]), table)), "values of all tasks");
 
     for (place, sums, wanted) in [("gradients", width - 1, width), ("wanted values", width, width + 1)] {
         let (mut sums, wanted) = (vec![0.0; sums], vec![true; wanted]);
-        let mut gradients = Gradients::new(&mut sums, &wanted);
+        let mut gradients = Gradients::new(&mut sums, &wanted, &[]);
         let found = small.model.gradient(&machine, weights, &one, &values, &mut gradients, &mut |_| ());
         assert_eq!(what(found.unwrap_err()), place);
     }
-    let hidden = small.model.run(&machine, weights, &one, table).unwrap();
+    // One task's terms where there are two tasks; and terms beyond their values.
+    let (values, places) = small.with_terms(50, |_| 2);
+    let two = [&values[..width], &values[..width]].concat();
+    let terms = TaskTerms { values: &values, places: &places };
+    let refused =
+        |batch: &Batch, terms: &[TaskTerms<'_>]| what(run(weights, batch, Table { values: &two, width, terms }));
+    assert_eq!(refused(&batch([0, 1, 0]), &[terms]), "low-rank terms of all tasks");
+    let short = TaskTerms { values: &values[..values.len() - 1], ..terms };
+    assert_eq!(refused(&one, &[short]), "values of a task's low-rank terms");
+    for (rank, a, said) in [
+        (0, 0, "rank of a low-rank term"),
+        (usize::MAX, 0, "values of a task's low-rank terms"),
+        (1, usize::MAX, "values of a task's low-rank terms"),
+    ] {
+        let places = [Some(LowRank { rank, a, b: 0 })];
+        assert_eq!(refused(&one, &[TaskTerms { places: &places, ..terms }]), said);
+    }
+    // No sequence at all: nothing is added.
+    let (mut sums, wanted) = (vec![0.0; values.len()], vec![true; values.len()]);
+    let mut gradients = Gradients::new(&mut sums, &wanted, &places);
+    small.model.gradient(&machine, weights, &Batch::default(), &values, &mut gradients, &mut |_| ()).unwrap();
+    assert!(sums.iter().all(|sum| *sum == 0.0));
+    let hidden = small.model.run(&machine, weights, &one, Table { terms: &[terms], ..table }).unwrap();
     assert_eq!(hidden.tokens.len(), 9 * HIDDEN);
 }
 
@@ -211,7 +236,7 @@ fn rows_beyond_a_table_are_refused() {
     let small = Small::new(false, |_| true);
     let machine = machine(kernels()[0], Activations::F32);
     let values = small.values(50);
-    let table = Table { values: &values, width: values.len() };
+    let table = Table { values: &values, width: values.len(), terms: &[] };
     for (ids, types, row, rows) in
         [(vec![1, 5], vec![0, 0], 5, 5), (vec![0; 8], vec![0; 8], 7, 7), (vec![1, 1], vec![0, 2], 2, 2)]
     {

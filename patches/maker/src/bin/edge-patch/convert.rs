@@ -1,30 +1,23 @@
-//! The command `edge-patch convert`: stores a patch in fewer bytes, in a given encoding or the smallest that scores
-//! well enough.
+//! The command `edge-patch convert`: stores a patch in fewer bytes, in a given encoding or the smallest that is expected
+//! to lose no more than was asked for.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    fs,
+    collections::BTreeMap,
     path::{Path, PathBuf},
 };
 
-use bias_patch::{Encoding, Module, Patch};
+use bias_patch::{Encoding, Patch, Task};
 use clap::Args;
 use edge_patch::{
-    Error, Result, Searched,
-    data::{Example, read_examples},
-    evaluate, largest_change, metric_named, search,
-    train::Recipe,
-    uniform,
+    Error, Refinement, Result, Search,
+    data::{Example, Texts, read_examples, read_texts},
+    kept, largest_change, metric_named, split,
 };
-use edge_run::{Encoder, EngineOptions};
+use edge_run::{EngineOptions, Text};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::{
-    describe::describe_search,
-    file_bytes, load_encoder, note, open_encoder,
-    progress::{Job, Progress, beside},
-    report_skipped,
-    training::learning_rate,
+    describe::describe_search, file_bytes, load_encoder, note, open_encoder, report_skipped, training::learning_rate,
 };
 
 #[derive(Args)]
@@ -40,40 +33,19 @@ pub(crate) struct ConvertArguments {
     /// Store the head in this encoding
     #[arg(long, value_name = "ENCODING", default_value = "f16", conflicts_with = "max_loss")]
     head: Encoding,
-    /// Search for the smallest encoding of each part that lowers the score on --data by at most this many percentage
-    /// points
-    #[arg(long, value_name = "POINTS", requires = "data", value_parser = points)]
+    /// Search for the smallest patch that is expected to lose at most this many percentage points of the metric: an own
+    /// encoding for each part, or none, and values refined on their grids
+    #[arg(long, value_name = "POINTS", value_parser = points)]
     max_loss: Option<f64>,
-    /// Score on these labelled texts during the search, in the formats of train
+    #[command(flatten)]
+    search: SearchArguments,
+    /// Measure what is lost on these labelled texts, in the formats of train. Without --texts, one half of them is searched
+    /// on, and the loss is measured on the other
     #[arg(long, value_name = "FILE", requires = "max_loss")]
     data: Option<PathBuf>,
-    /// Score by this metric [default: the first of the task's kind]
+    /// Lose at most so much of this metric [default: the first of the task's kind]
     #[arg(long, value_name = "NAME", requires = "max_loss")]
     metric: Option<String>,
-    /// Before the search, train the patch further on --train (quantization-aware training): every forward pass rounds
-    /// its values to the encoding of --grid
-    #[arg(long, requires = "max_loss", requires = "train")]
-    quantization_aware: bool,
-    /// Train on these texts
-    #[arg(long, value_name = "FILE", requires = "quantization_aware")]
-    train: Option<PathBuf>,
-    /// Round biases to this encoding in quantization-aware training; the head is rounded to f16
-    #[arg(long, value_name = "ENCODING", default_value = "i2", requires = "quantization_aware")]
-    grid: Encoding,
-    /// Train for this many epochs
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..), requires = "quantization_aware")]
-    epochs: u32,
-    /// Train with this learning rate; it is the peak, reached after warm-up
-    #[arg(
-        long = "lr",
-        visible_alias = "learning-rate",
-        alias = "rate",
-        value_name = "RATE",
-        default_value_t = 3e-4,
-        value_parser = learning_rate,
-        requires = "quantization_aware"
-    )]
-    learning_rate: f64,
     /// Run on this many threads
     #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     threads: u32,
@@ -88,6 +60,63 @@ pub(crate) struct ConvertArguments {
     encoder: Option<PathBuf>,
 }
 
+/// The flags of every search.
+#[derive(Args)]
+pub(crate) struct SearchArguments {
+    /// Search and refine on these texts, in the formats of train, or one a line in .txt; labels are not read
+    #[arg(long, visible_alias = "train", value_name = "FILE", requires = "max_loss")]
+    texts: Option<PathBuf>,
+    /// Refine the values of each candidate in this many steps of 16 texts (quantization-aware training); 0 for none
+    #[arg(long, value_name = "N", default_value_t = Refinement::default().steps, requires = "max_loss")]
+    refine_steps: u64,
+    /// Refine with this learning rate; it is the peak, reached after warm-up
+    #[arg(
+        long = "lr",
+        visible_alias = "learning-rate",
+        alias = "rate",
+        value_name = "RATE",
+        default_value_t = Refinement::default().learning_rate,
+        value_parser = learning_rate,
+        requires = "max_loss"
+    )]
+    learning_rate: f64,
+}
+
+impl SearchArguments {
+    pub fn refinement(&self) -> Refinement {
+        Refinement { steps: self.refine_steps, learning_rate: self.learning_rate }
+    }
+
+    /// The texts to search on, and the labelled ones to measure on. Without `--texts` they are the halves of the latter.
+    ///
+    /// # Errors
+    /// When a file cannot be read, or there is none.
+    pub fn read(&self, task: &Task, data: Option<&Path>, skip_bad: bool) -> Result<(Vec<Text>, Vec<Example>)> {
+        let labelled = match data {
+            Some(data) => {
+                let read = read_examples(data, task, skip_bad)?;
+                report_skipped(data, &read.skipped);
+                read.examples
+            }
+            None => Vec::new(),
+        };
+        if let Some(path) = &self.texts {
+            let Texts { texts, skipped } = read_texts(path, task, skip_bad)?;
+            report_skipped(path, &skipped);
+            return Ok((texts, labelled));
+        }
+        if labelled.is_empty() {
+            return Err(Error::Recipe {
+                field: "--max-loss".to_owned(),
+                expected: "--texts or --data, to search on".to_owned(),
+                found: "neither".to_owned(),
+            });
+        }
+        let (searched, rest) = split(&labelled, labelled.len());
+        Ok((searched.into_iter().map(|example| example.text).collect(), rest))
+    }
+}
+
 /// Converts, and writes the patch. Gives the lines to print.
 pub(crate) fn run_conversion(arguments: &ConvertArguments) -> Result<Vec<String>> {
     let (path, output) = (&arguments.patch, &arguments.output);
@@ -95,36 +124,35 @@ pub(crate) fn run_conversion(arguments: &ConvertArguments) -> Result<Vec<String>
     let (bundle, base) = open_encoder(arguments.encoder.as_deref(), &opened)?;
     let manifest = bundle.manifest();
     let mut lines = Vec::new();
-    let (converted, how) = match (arguments.encoding, arguments.max_loss, &arguments.data) {
-        (_, Some(points), Some(data)) => {
-            let read = read_examples(data, opened.task(), arguments.skip_bad)?;
-            report_skipped(data, &read.skipped);
-            warn_if_too_few(read.examples.len(), points);
+    let (converted, how) = match (arguments.encoding, arguments.max_loss) {
+        (_, Some(points)) => {
+            let data = arguments.data.as_deref();
+            let (texts, labelled) = arguments.search.read(opened.task(), data, arguments.skip_bad)?;
             let metric = metric_named(opened.task().kind(), arguments.metric.as_deref())?;
             let engine = EngineOptions { threads: arguments.threads as usize, ..EngineOptions::default() };
             let encoder = load_encoder(bundle.clone(), engine)?;
-            let before = evaluate(&encoder, &opened, &read.examples)?.metric(metric);
-            let refined = match &arguments.train {
-                Some(train) => Some(refine(arguments, &encoder, &opened, train, &read.examples)?),
-                None => None,
+            let bar = SearchBar::new();
+            let search = Search::new(&encoder, &opened, &texts, metric, &mut bar.progress())?;
+            let found = search.smallest(points, &arguments.search.refinement(), &mut bar.progress())?;
+            bar.finish();
+            let measured = match labelled.is_empty() {
+                true => None,
+                false => Some(kept(&encoder, &opened, &found.patch, &labelled, metric)?),
             };
-            let exact = refined.as_ref().unwrap_or(&opened);
-            let found = search_with_bar(&encoder, exact, &read.examples, metric, before - points / 100.0)?;
-            let others = uniform(&encoder, exact, &read.examples, metric)?;
-            describe_search(&found, &others, metric, &mut lines);
-            (found.patch, format!("searched, at most {points} points of {metric} lost"))
+            describe_search(&found, search.texts(), measured.map(|kept| (kept, labelled.len())), metric, &mut lines);
+            (found.patch, format!("searched, at most {points} points of {metric} expected to be lost"))
         }
-        (Some(encoding), ..) => {
+        (Some(encoding), None) => {
             let converted = opened
                 .convert(&manifest.shape(), base.slots(), encoding, arguments.head)
                 .map_err(|e| e.in_file(path))?;
             (converted, format!("{encoding}, head {}", arguments.head))
         }
-        _ => {
-            // clap refuses all other combinations.
+        (None, None) => {
+            // clap refuses this combination.
             return Err(Error::Recipe {
                 field: "convert".to_owned(),
-                expected: "--encoding, or --max-loss and --data".to_owned(),
+                expected: "--encoding or --max-loss".to_owned(),
                 found: "neither".to_owned(),
             });
         }
@@ -139,66 +167,34 @@ pub(crate) fn run_conversion(arguments: &ConvertArguments) -> Result<Vec<String>
     Ok(lines)
 }
 
-/// Warns when a loss of `points` is less than one text of the set.
-pub(crate) fn warn_if_too_few(texts: usize, points: f64) {
-    let of_one = 100.0 / texts.max(1) as f64;
-    if of_one > points {
-        eprintln!(
-            "edge-patch: one of {texts} texts is {of_one:.2} points: they are too few to measure a loss of {points} points"
-        );
-    }
-}
+/// The progress bar of a search.
+pub(crate) struct SearchBar(ProgressBar);
 
-/// Searches, and shows a progress bar.
-pub(crate) fn search_with_bar(
-    encoder: &Encoder,
-    patch: &Patch,
-    texts: &[Example],
-    metric: &str,
-    least: f64,
-) -> Result<Searched> {
-    let bar = ProgressBar::new(0);
-    if let Ok(style) = ProgressStyle::with_template("[{bar:30}] {pos} of at most {len} patches tried, {eta} left") {
-        bar.set_style(style.progress_chars("=> "));
+impl SearchBar {
+    pub fn new() -> Self {
+        let bar = ProgressBar::new(0);
+        if let Ok(style) = ProgressStyle::with_template("{prefix} [{bar:30}] {pos}/{len}, {eta} left") {
+            bar.set_style(style.progress_chars("=> "));
+        }
+        SearchBar(bar)
     }
-    let mut progress = |tried: usize, most: usize| {
-        bar.set_length(most as u64);
-        bar.set_position(tried as u64);
-    };
-    let found = search(encoder, patch, texts, metric, least, &mut progress);
-    bar.finish_and_clear();
-    found
-}
 
-/// The patch after quantization-aware training.
-fn refine(
-    arguments: &ConvertArguments,
-    encoder: &Encoder,
-    patch: &Patch,
-    train: &Path,
-    dev_texts: &[Example],
-) -> Result<Patch> {
-    let read = read_examples(train, patch.task(), arguments.skip_bad)?;
-    report_skipped(train, &read.skipped);
-    let terms: BTreeSet<Module> = patch.slots().iter().map(|slot| slot.id.term).collect();
-    let recipe = Recipe {
-        terms: terms.into_iter().collect(),
-        learning_rates: vec![arguments.learning_rate],
-        epochs: arguments.epochs.into(),
-        metric: arguments.metric.clone(),
-        start: Some(patch.clone()),
-        quantized: Some((arguments.grid, Encoding::F16)),
-        ..Recipe::default()
-    };
-    let mut progress = Progress::new(None)?;
-    let output = beside(&arguments.output, ".refined");
-    let (task, train_texts) = (patch.task(), &read.examples);
-    let job = Job { encoder, task, train_texts, dev_texts, recipe: &recipe, output: &output };
-    let refined = job.alone(|checkpoint| job.train(checkpoint, &mut progress))?;
-    progress.finish()?;
-    // Only the result of the search is kept.
-    fs::remove_file(&output).map_err(bias_patch::Error::io(&output, "remove"))?;
-    Ok(refined.patch)
+    /// What a search calls.
+    pub fn progress(&self) -> impl FnMut(&'static str, usize, usize) {
+        let bar = self.0.clone();
+        move |what, done, of| {
+            if bar.prefix() != what {
+                bar.set_prefix(what);
+                bar.reset_eta();
+            }
+            bar.set_length(of as u64);
+            bar.set_position(done as u64);
+        }
+    }
+
+    pub fn finish(self) {
+        self.0.finish_and_clear();
+    }
 }
 
 /// A converted patch keeps its notes; the metric, which was measured before conversion, is renamed.

@@ -2,7 +2,7 @@
 
 use bias_patch::{Encoding, Pooling};
 use edge_patch::{
-    Difference, Evaluation, Point, Report, Searched,
+    Difference, Evaluation, Kept, Loss, Report, Searched,
     train::{RateScores, by_learning_rate},
 };
 use serde::Serialize;
@@ -72,14 +72,33 @@ pub(crate) fn describe_evaluation(evaluated: &Evaluated<'_>, lines: &mut Vec<Str
     }
 }
 
-/// Bytes and score of each encoding, and the encoding of each part of the smallest patch.
-pub(crate) fn describe_search(found: &Searched, others: &[Point], metric: &str, lines: &mut Vec<String>) {
-    lines.push(format!("{:10} {:>8} {metric:>14}", "stored as", "bytes"));
-    let points = others.iter().chain([&found.point]);
-    lines.extend(points.map(|p| format!("{:10} {:8} {:14.4}", p.name, p.bytes, p.score)));
+/// What is expected to be lost, what was measured and on how many texts, and the encoding of each part.
+pub(crate) fn describe_search(
+    found: &Searched,
+    (judged, fitted): (usize, usize),
+    measured: Option<(Kept, usize)>,
+    metric: &str,
+    lines: &mut Vec<String>,
+) {
     let named = |encoding: &Option<Encoding>| encoding.map_or("left out".to_owned(), |e| e.to_string());
     let parts: Vec<String> = found.parts.iter().map(|(part, e)| format!("{part} {}", named(e))).collect();
-    lines.push(format!("parts: {}", parts.join(", ")));
+    match parts.is_empty() {
+        true => lines.push("parts: all as they were, for nothing smaller does".to_owned()),
+        false => lines.push(format!("parts: {}", parts.join(", "))),
+    }
+    let loss = |loss: Loss| format!("{:.2} ± {:.2} points", 100.0 * loss.mean, 100.0 * loss.deviation);
+    lines.push(format!(
+        "{metric} expected to be lost: {}, by {judged} texts; values refined on {fitted} others",
+        loss(found.expected)
+    ));
+    if let Some((Kept { exact, stored, loss: lost }, texts)) = measured {
+        lines.push(format!(
+            "{metric} measured on {texts} texts that were not searched on: {:.2} as it was, {:.2} as stored, lost {}",
+            100.0 * exact,
+            100.0 * stored,
+            loss(lost)
+        ));
+    }
 }
 
 pub(crate) fn describe_difference(difference: &Difference) -> String {

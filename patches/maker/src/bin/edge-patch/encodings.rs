@@ -4,12 +4,12 @@ use std::path::PathBuf;
 
 use bias_patch::{Patch, atomic};
 use clap::Args;
-use edge_patch::{Result, data::read_examples, metric_named, uniform};
+use edge_patch::{Result, Search, data::read_examples, metric_named, point, uniform};
 use edge_run::EngineOptions;
 
 use crate::{
     check_apart,
-    convert::{points, search_with_bar, warn_if_too_few},
+    convert::{SearchArguments, SearchBar, points},
     load_encoder, open_encoder, report_skipped,
 };
 
@@ -19,9 +19,12 @@ pub(crate) struct EncodingsArguments {
     patch: PathBuf,
     /// The labelled texts to score on, in the formats of train
     data: PathBuf,
-    /// Also search for the smallest encodings that lower the score by at most this many percentage points
+    /// Also search for the smallest patches that are expected to lose at most this many percentage points. Without --texts,
+    /// one half of the labelled texts is searched on, and the other scored on
     #[arg(long, value_name = "POINTS,...", value_delimiter = ',', value_parser = points)]
     max_loss: Vec<f64>,
+    #[command(flatten)]
+    search: SearchArguments,
     /// Score by this metric [default: the first of the task's kind]
     #[arg(long, value_name = "NAME")]
     metric: Option<String>,
@@ -46,26 +49,35 @@ pub(crate) fn run_encodings(arguments: &EncodingsArguments) -> Result<Vec<String
     }
     let patch = Patch::open(&arguments.patch)?;
     let bundle = open_encoder(arguments.encoder.as_deref(), &patch)?.0;
-    let read = read_examples(&arguments.data, patch.task(), arguments.skip_bad)?;
-    report_skipped(&arguments.data, &read.skipped);
     let metric = metric_named(patch.task().kind(), arguments.metric.as_deref())?;
+    let (texts, labelled) = match arguments.max_loss.is_empty() {
+        true => {
+            let read = read_examples(&arguments.data, patch.task(), arguments.skip_bad)?;
+            report_skipped(&arguments.data, &read.skipped);
+            (Vec::new(), read.examples)
+        }
+        false => arguments.search.read(patch.task(), Some(&arguments.data), arguments.skip_bad)?,
+    };
     let engine = EngineOptions { threads: arguments.threads as usize, ..EngineOptions::default() };
     let encoder = load_encoder(bundle, engine)?;
-    let mut rows = uniform(&encoder, &patch, &read.examples, metric)?;
-    let before = rows[0].score;
-    for points in &arguments.max_loss {
-        warn_if_too_few(read.examples.len(), *points);
-        let mut found = search_with_bar(&encoder, &patch, &read.examples, metric, before - points / 100.0)?.point;
-        found.name = format!("searched, at most {points} points lost");
-        rows.push(found);
+    let mut rows = uniform(&encoder, &patch, &labelled, metric)?;
+    if !arguments.max_loss.is_empty() {
+        let bar = SearchBar::new();
+        let search = Search::new(&encoder, &patch, &texts, metric, &mut bar.progress())?;
+        for points in &arguments.max_loss {
+            let found = search.smallest(*points, &arguments.search.refinement(), &mut bar.progress())?;
+            let name = format!("searched, at most {points} points expected to be lost");
+            rows.push(point(&encoder, &found.patch, &labelled, metric, &name)?);
+        }
+        bar.finish();
     }
     let mut lines = vec![format!("| stored as | bytes | {metric} |"), "|---|---|---|".to_owned()];
     lines.extend(rows.iter().map(|row| format!("| {} | {} | {:.2} |", row.name, row.bytes, 100.0 * row.score)));
     lines.push(String::new());
     lines.push(format!(
         "Scores in percent on {} texts. Biases are in the encoding named, the head is in f16. In a searched patch each part has \
-         an encoding of its own.",
-        read.examples.len()
+         an encoding of its own, found on other texts.",
+        labelled.len()
     ));
     if let Some(output) = &arguments.output {
         atomic::write_file(output, (lines.join("\n") + "\n").as_bytes())?;

@@ -18,10 +18,10 @@ use std::{
     process::ExitCode,
 };
 
-use bias_patch::{Patch, Task, atomic};
-use clap::{Parser, Subcommand};
+use bias_patch::{Patch, SlotKind, Task, atomic};
+use clap::{Parser, Subcommand, ValueEnum};
 use edge_bundle::{Base, Bundle, Store};
-use edge_patch::{Error, Result, data::read_examples, difference, evaluate, extract, import, inspect};
+use edge_patch::{Error, Result, data::read_examples, difference, evaluate, extract, extract_peft, import, inspect};
 use edge_run::{Encoder, EngineOptions};
 
 use crate::{
@@ -34,7 +34,7 @@ use crate::{
     training::{TrainArguments, run_training},
 };
 
-/// Make and inspect patches. A patch is a few kilobytes of biases and a head that adapt a frozen encoder to a task.
+/// Make and inspect patches. A patch is biases, low-rank terms and a head that adapt a frozen encoder to a task.
 #[derive(Parser)]
 #[command(name = "edge-patch", version, after_help = EXAMPLES)]
 struct Arguments {
@@ -50,7 +50,7 @@ enum Command {
     /// or .conllu for tags, or SQuAD's .json for spans. To resume a training that was stopped, run the same command
     /// again. Its checkpoint, OUTPUT.training, is removed when it is done.
     Train(TrainArguments),
-    /// Train several sets of biases on several data sets, and write a table of the scores
+    /// Train several choices of slots on several data sets, and write a table of the scores
     ///
     /// Every result is kept. To resume a table that was stopped, run the same command again.
     Table(TableArguments),
@@ -70,12 +70,12 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Make a patch of biases that were trained elsewhere
+    /// Make a patch of biases or an adapter that were trained elsewhere
     Import {
         /// Make the patch for the encoder of this bundle
         #[arg(long, value_name = "BUNDLE")]
         encoder: PathBuf,
-        /// Read biases and head from this safetensors file or fine-tuned checkpoint
+        /// Read values and head from this safetensors file of biases, fine-tuned checkpoint or PEFT adapter (LoRA, BEFT)
         #[arg(long, value_name = "FILE_OR_DIR")]
         from: PathBuf,
         /// Read the task from this JSON file: name, kind and labels; optionally pooling (default cls), inputs (1),
@@ -129,17 +129,31 @@ enum Command {
     Convert(ConvertArguments),
     /// Write a table of a patch's bytes and scores in each encoding
     Encodings(EncodingsArguments),
-    /// Write all biases with the patch applied, and its head, as safetensors for other programs
+    /// Write a patch's values and head for other programs
     Extract {
         /// The patch to read
         patch: PathBuf,
-        /// Write the safetensors file here
-        #[arg(short, long, value_name = "FILE")]
+        /// Write this form
+        #[arg(long, value_enum, default_value_t)]
+        format: Format,
+        /// Write the safetensors file, or the adapter's directory, here
+        #[arg(short, long, value_name = "FILE_OR_DIR")]
         output: PathBuf,
         /// Read the encoder from this bundle [default: the store]
         #[arg(long, value_name = "BUNDLE")]
         encoder: Option<PathBuf>,
     },
+}
+
+/// What `extract` writes.
+#[derive(Clone, Copy, Default, ValueEnum)]
+enum Format {
+    /// All biases of the encoder with the patch applied, and its head, as one safetensors file
+    #[default]
+    Biases,
+    /// An adapter for PEFT, of a patch with low-rank terms: a directory of adapter_config.json and
+    /// adapter_model.safetensors
+    Peft,
 }
 
 const EXAMPLES: &str = "\
@@ -153,12 +167,14 @@ Examples:
       --rows frozen,bq+bm2,all,random,rows,full@3e-5 -o table.md
   edge-patch evaluate sst2.bias dev.tsv
   edge-patch import --encoder minilm --from biases.safetensors --task sst2.json -o sst2.bias
+  edge-patch import --encoder minilm --from lora-sst2 --task sst2.json -o sst2.bias
+  edge-patch extract sst2.bias --format peft -o lora-sst2
   edge-patch inspect sst2.bias
   edge-patch plot changes sst2.bias -o changes.svg
   edge-patch plot sizes bitfit.jsonl full.jsonl -o sizes.png
-  edge-patch encodings sst2.bias dev.tsv --max-loss 0.2,0.5 -o encodings.md
+  edge-patch encodings sst2.bias test.tsv --max-loss 0.2,0.5 --texts train.tsv -o encodings.md
   edge-patch convert sst2.bias --encoding i4 -o small.bias
-  edge-patch convert sst2.bias --max-loss 0.2 --data dev.tsv -o small.bias
+  edge-patch convert sst2.bias --max-loss 0.5 --texts train.tsv --data test.tsv -o small.bias
   edge-patch diff sst2.bias small.bias
   edge-patch sign sst2.bias --key minisign.key
   edge-patch verify sst2.bias --key minisign.pub";
@@ -222,14 +238,23 @@ fn run(command: Command, out: &mut impl Write) -> Result<(), Failure> {
             let bundle = Bundle::open(&encoder)?;
             let imported = import(&bundle, &from, read_task(&task)?, &notes)?;
             imported.patch.save(&output)?;
-            let stored = imported.patch.slots().len();
+            let stored = imported.patch.slots();
+            let terms = stored.iter().filter(|slot| slot.id.kind == SlotKind::LoraA).count();
             lines.push(format!(
-                "{}: {} bytes, {stored} slots stored, {} as in the encoder, {} key biases left out",
+                "{}: {} bytes, {} slots stored, {} as in the encoder, {} key biases left out{}",
                 output.display(),
                 imported.patch.to_bytes()?.len(),
+                stored.len(),
                 imported.unchanged,
-                imported.keys
+                imported.keys,
+                if terms > 0 { format!(", {terms} low-rank terms") } else { String::new() },
             ));
+            if let Some(base) = imported.base_model {
+                let encoder = &bundle.manifest().name;
+                lines.push(format!(
+                    "the adapter says that it was trained on {base}, and nothing in it proves that this is encoder {encoder}"
+                ));
+            }
         }
         Command::Inspect { patch, encoder, json } => {
             let opened = Patch::open(&patch)?;
@@ -278,13 +303,21 @@ fn run(command: Command, out: &mut impl Write) -> Result<(), Failure> {
         }
         Command::Convert(arguments) => lines = run_conversion(&arguments)?,
         Command::Encodings(arguments) => lines = run_encodings(&arguments)?,
-        Command::Extract { patch, output, encoder } => {
+        Command::Extract { patch, format, output, encoder } => {
             check_apart(&output, &[&patch])?;
             let opened = Patch::open(&patch)?;
             let (bundle, _) = open_encoder(encoder.as_deref(), &opened)?;
             opened.check(&bundle.manifest().shape()).map_err(|e| e.in_file(&patch))?;
-            atomic::write_file(&output, &extract(&bundle, &opened)?)?;
-            lines.push(format!("{}: {} slots and the head", output.display(), bundle.manifest().slots.len()));
+            match format {
+                Format::Biases => {
+                    atomic::write_file(&output, &extract(&bundle, &opened)?)?;
+                    lines.push(format!("{}: {} slots and the head", output.display(), bundle.manifest().slots.len()));
+                }
+                Format::Peft => {
+                    extract_peft(&bundle, &opened)?.save(&output)?;
+                    lines.push(format!("{}: a PEFT adapter and the head", output.display()));
+                }
+            }
         }
     }
     for line in lines {

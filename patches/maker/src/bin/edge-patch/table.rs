@@ -1,19 +1,22 @@
-//! The command `edge-patch table`: trains sets of biases, and weights for comparison, on several data sets, and writes
+//! The command `edge-patch table`: trains choices of slots, and weights for comparison, on several data sets, and writes
 //! a table like the paper's Table 3. The result of every training is kept, so the command resumes where it was stopped.
 
 use std::path::PathBuf;
 
-use bias_patch::atomic;
+use bias_patch::{Pooling, atomic};
 use clap::{Args, ValueEnum};
 use edge_bundle::Bundle;
-use edge_patch::{Result, train::Weights};
+use edge_patch::{
+    Result,
+    train::{Slots, Weights},
+};
 
 use crate::{
     cells::Cell,
     check_apart,
     progress::{Job, Progress},
     read_task,
-    training::{RecipeArguments, Slots, check_terms, learning_rate, slots},
+    training::{RecipeArguments, learning_rate, slots},
 };
 
 #[derive(Args)]
@@ -25,12 +28,13 @@ pub(crate) struct TableArguments {
     /// by. Repeat the flag for more columns
     #[arg(long = "data", value_name = "NAME=TASK,TRAIN,DEV[,METRIC]", required = true, value_parser = column)]
     columns: Vec<Column>,
-    /// Write these rows. A row names biases, as train --slots does, joined by +; or weights, as train --weights does:
-    /// random, rows or full. Learning rates for one row follow it after @, as in full@3e-5@1e-4. Other rows use --lr,
+    /// Write these rows. A row names slots, as train --slots does, joined by +; or weights, as train --weights does:
+    /// random, rows or full. Learning rates for one row follow it after @, as in full@3e-5@1e-4; a whole number after
+    /// @ is a rank, as in all+lora:q+v@1. Other rows use --lr,
     /// and full uses 3e-5
     #[arg(
         long,
-        value_name = "TERMS[@RATE],...",
+        value_name = "SLOTS[@RATE],...",
         value_delimiter = ',',
         default_value = "frozen,bq,bm2,bq+bm2,all",
         value_parser = row
@@ -79,11 +83,11 @@ pub(crate) fn run_table(arguments: &TableArguments) -> Result<Vec<String>> {
         let task = read_task(&column.task)?;
         let (train_texts, dev_texts) = arguments.recipe.read(&task, &column.train, &column.dev)?;
         for (row, cells) in arguments.rows.iter().zip(&mut cells) {
-            check_terms(&row.slots, encoder.bundle().manifest(), &task)?;
+            row.slots.check(encoder.bundle().manifest(), task.kind().pooling() == Some(Pooling::Pooler))?;
             // --lr is meant for biases; training all weights needs a lower one.
             let common = row.learning_rates.is_empty() && row.weights != Some(Weights::Full);
             let rates = if common { &arguments.recipe.learning_rates } else { &row.learning_rates };
-            let recipe = arguments.recipe.recipe(row.slots.terms(), row.weights, rates, column.metric.clone());
+            let recipe = arguments.recipe.recipe(row.slots.clone(), row.weights, rates, column.metric.clone());
             let output = arguments.results.join(format!("{}-{}.bias", column.name, row.name));
             let job = Job {
                 encoder: &encoder,
@@ -131,9 +135,12 @@ fn score(cell: &Cell) -> String {
 }
 
 fn row(text: &str) -> Result<Row, String> {
-    let mut parts = text.split('@');
-    let word = parts.next().unwrap_or_default();
-    let learning_rates = parts.map(learning_rate).collect::<Result<_, String>>()?;
+    // Learning rates are below 1, ranks are not.
+    let mut word = text;
+    let mut learning_rates = Vec::new();
+    while let Some((before, Ok(rate))) = word.rsplit_once('@').map(|(before, rate)| (before, learning_rate(rate))) {
+        (word, learning_rates) = (before, [vec![rate], learning_rates].concat());
+    }
     let weights = Weights::from_str(word, false).ok();
     let slots = slots(if weights.is_some() { "all" } else { word })?;
     Ok(Row { name: text.to_owned(), slots, weights, learning_rates })

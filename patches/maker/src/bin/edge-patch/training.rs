@@ -2,14 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use bias_patch::{Module, Pooling, Task};
+use bias_patch::{Pooling, Task};
 use clap::Args;
-use edge_bundle::{Bundle, Manifest};
+use edge_bundle::Bundle;
 use edge_patch::{
     Error, Result,
     data::{Example, check_variety, read_examples},
     log::Entry,
-    train::{Average, Recipe, Weights, subset},
+    train::{Average, Recipe, Slots, Weights, subset},
 };
 use edge_run::{Encoder, EngineOptions};
 
@@ -39,10 +39,15 @@ pub(crate) struct TrainArguments {
     /// is written; the name is that of the checkpoint and of kept results
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
-    /// Train these biases, separated by , or +. Of every layer: bq bv bm1 bln1 bm2 bm3 bln2, as in the BitFit paper. Of
-    /// the embeddings: beln beproj. Of the pooler: bpool. Or all of them: all. Or the head alone: frozen
-    #[arg(long, value_name = "TERM,...", default_value = "all", value_parser = slots)]
+    /// Train these slots, separated by , or +. Biases of every layer: bq bv bm1 bln1 bm2 bm3 bln2, as in the BitFit paper.
+    /// Of the embeddings: beln beproj. Of the pooler: bpool. All biases: all. Low-rank terms (LoRA):
+    /// lora:MODULE+...@RANK, of the modules q k v m1 m2 m3, eproj and pool, or lora:all@RANK for the first six. The head
+    /// alone: frozen
+    #[arg(long, value_name = "SLOT,...", default_value_t = Slots::default(), value_parser = slots)]
     slots: Slots,
+    /// Train no slots below layer N, counted from 0; those of the embeddings only if N is 0
+    #[arg(long, value_name = "N..", value_parser = layers, conflicts_with = "weights")]
+    layers: Option<u16>,
     /// Train weights in place of biases, for comparison, and print the scores. No patch is written, because a patch
     /// cannot hold weights. A run that was stopped starts again; finished runs are kept. The encoder has to be in f32
     #[arg(long, value_name = "WHICH")]
@@ -75,6 +80,10 @@ pub(crate) struct RecipeArguments {
         value_parser = learning_rate
     )]
     pub learning_rates: Vec<f64>,
+    /// Multiply the learning rate by this for the biases on the residual stream, beln bm1 bln1 bm3 bln2; 1 trains all
+    /// biases alike
+    #[arg(long, value_name = "FACTOR", default_value_t = Recipe::default().residual_rate, value_parser = factor)]
+    pub residual_rate: f64,
     /// Do this many runs with each learning rate, with consecutive seeds
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub seeds: u32,
@@ -109,17 +118,18 @@ pub(crate) struct RecipeArguments {
 }
 
 impl RecipeArguments {
-    /// The recipe for these terms or weights, with these learning rates, or the default one where there are none.
+    /// The recipe for these slots or weights, with these learning rates, or the default one where there are none.
     pub fn recipe(
         &self,
-        terms: Vec<Module>,
+        slots: Slots,
         weights: Option<Weights>,
         learning_rates: &[f64],
         metric: Option<String>,
     ) -> Recipe {
         let default = if weights == Some(Weights::Full) { vec![3e-5] } else { Recipe::default().learning_rates };
         Recipe {
-            terms,
+            slots,
+            residual_rate: self.residual_rate,
             learning_rates: if learning_rates.is_empty() { default } else { learning_rates.to_vec() },
             seeds: (0..self.seeds).map(|at| u64::from(self.seed) + u64::from(at)).collect(),
             epochs: self.epochs.into(),
@@ -155,12 +165,12 @@ pub(crate) fn run_training(arguments: &TrainArguments) -> Result<Vec<String>> {
     if let Some(pooling) = &arguments.pooling {
         task = with_pooling(&task, pooling, &arguments.task)?;
     }
-    let terms = arguments.slots.terms();
+    let slots = arguments.slots.clone().from_layer(arguments.layers.unwrap_or(0));
     let (learning_rates, metric) = (&arguments.recipe.learning_rates, arguments.metric.clone());
-    let recipe = arguments.recipe.recipe(terms, arguments.weights, learning_rates, metric);
+    let recipe = arguments.recipe.recipe(slots, arguments.weights, learning_rates, metric);
     let (train_texts, dev_texts) = arguments.recipe.read(&task, &arguments.train, &arguments.dev)?;
     let bundle = Bundle::open(&arguments.encoder)?;
-    check_terms(&arguments.slots, bundle.manifest(), &task)?;
+    recipe.slots.check(bundle.manifest(), task.kind().pooling() == Some(Pooling::Pooler))?;
     let encoder = arguments.recipe.load(bundle)?;
     let mut progress = Progress::new(arguments.recipe.log.as_deref())?;
     let mut cells = Vec::new();
@@ -225,21 +235,6 @@ pub(crate) fn run_training(arguments: &TrainArguments) -> Result<Vec<String>> {
     Ok(describe_cells(&cells))
 }
 
-/// Refuses a term that this encoder and task do not have.
-pub(crate) fn check_terms(slots: &Slots, manifest: &Manifest, task: &Task) -> Result<()> {
-    for term in slots.0.iter().filter(|terms| terms.len() == 1).flatten() {
-        let pooler = *term != Module::Pooler || task.kind().pooling() == Some(Pooling::Pooler);
-        if !pooler || manifest.slots.iter().all(|slot| slot.term != *term) {
-            return Err(Error::Recipe {
-                field: "--slots".to_owned(),
-                expected: "terms that this encoder and task have".to_owned(),
-                found: term.symbol().to_owned(),
-            });
-        }
-    }
-    Ok(())
-}
-
 fn average(text: &str) -> Result<Average, String> {
     let (name, number) = text.split_once(':').map_or((text, None), |(name, number)| (name, Some(number)));
     let decay = |text: &str| text.parse().ok().filter(|decay| (0.0..1.0).contains(decay));
@@ -267,25 +262,19 @@ pub(crate) fn learning_rate(text: &str) -> Result<f64, String> {
     text.parse().ok().filter(|rate| *rate > 0.0 && *rate < 1.0).ok_or_else(|| "expected a number in (0, 1)".to_owned())
 }
 
-/// Biases to train: the terms of each word of --slots.
-#[derive(Clone, Debug)]
-pub(crate) struct Slots(Vec<Vec<Module>>);
-
-impl Slots {
-    pub fn terms(&self) -> Vec<Module> {
-        self.0.concat()
-    }
+pub(crate) fn slots(text: &str) -> Result<Slots, String> {
+    text.parse().map_err(|e: Error| e.to_string())
 }
 
-pub(crate) fn slots(text: &str) -> Result<Slots, String> {
-    let terms = |word: &str| match word.trim() {
-        "all" => Ok(Recipe::default().terms),
-        // Only the head is trained: the encoder is frozen.
-        "none" | "frozen" => Ok(Vec::new()),
-        "bk" => Err("a key's bias has no effect, so it cannot be trained".to_owned()),
-        symbol => symbol.parse().map(|term| vec![term]).map_err(|e: bias_patch::Error| e.to_string()),
-    };
-    text.split([',', '+']).map(terms).collect::<Result<_, _>>().map(Slots)
+/// `4..`: the first of the layers that are trained.
+fn layers(text: &str) -> Result<u16, String> {
+    let first = text.strip_suffix("..").and_then(|first| first.parse().ok());
+    first.ok_or_else(|| "expected N.., as in 4.. for the layers from the fifth on".to_owned())
+}
+
+fn factor(text: &str) -> Result<f64, String> {
+    let factor = text.parse().ok().filter(|factor| (0.0..=1.0).contains(factor));
+    factor.ok_or_else(|| "expected a number from 0 to 1".to_owned())
 }
 
 /// The task with another pooling.

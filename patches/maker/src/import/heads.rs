@@ -1,0 +1,127 @@
+//! Heads as Hugging Face's task models name them.
+//!
+//! In: a checkpoint's tensors, or the head of a patch. Out: the [`Head`], or its tensors. Refused: no head, and a head
+//! that these names cannot express.
+
+use std::collections::BTreeSet;
+
+use bias_patch::{Activation, Head, Kind, Linear, Patch, Pooling};
+use edge_bundle::Family;
+use edge_run::tasks;
+use hf_checkpoint::{Checkpoint, NamedTensor};
+
+use super::content;
+use crate::Result;
+
+/// Module names of a head's layers.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct HeadLayers {
+    dense: Option<(&'static str, Activation)>,
+    output: &'static str,
+}
+
+impl HeadLayers {
+    pub fn modules(&self) -> impl Iterator<Item = &'static str> {
+        self.dense.iter().map(|(name, _)| *name).chain([self.output])
+    }
+
+    /// Names of the tensors.
+    pub fn tensors(&self) -> BTreeSet<String> {
+        self.modules().flat_map(|module| [format!("{module}.weight"), format!("{module}.bias")]).collect()
+    }
+
+    fn plain(output: &'static str) -> Self {
+        HeadLayers { dense: None, output }
+    }
+
+    fn classification_head(family: Family) -> Self {
+        HeadLayers { dense: Some(("classifier.dense", dense_activation(family))), output: "classifier.out_proj" }
+    }
+
+    const fn pre_classifier() -> Self {
+        HeadLayers { dense: Some(("pre_classifier", Activation::Relu)), output: "classifier" }
+    }
+
+    /// The head of a family's model for sequence classification, and what it reads.
+    pub fn of_sequence_classifier(family: Family) -> (Self, Pooling) {
+        match family {
+            Family::Bert => (HeadLayers::plain("classifier"), Pooling::Pooler),
+            Family::DistilBert => (HeadLayers::pre_classifier(), Pooling::Cls),
+            Family::Roberta | Family::Electra => (HeadLayers::classification_head(family), Pooling::Cls),
+        }
+    }
+
+    /// The head that the source has, among those that Hugging Face's task models have. `advice` says how to get one.
+    pub fn find(source: &Checkpoint, kind: &Kind, family: Family, advice: &str) -> Result<Self> {
+        let has = |module: &str| source.contains(&format!("{module}.weight"));
+        let plain = tasks::of(kind).checkpoint_modules().iter().map(|output| HeadLayers::plain(output));
+        // Classifiers of a whole text may have a hidden layer.
+        let mut known = Vec::new();
+        if kind.pooling().is_some() {
+            known.extend([HeadLayers::classification_head(family), HeadLayers::pre_classifier()]);
+        }
+        known.extend(plain);
+        let names: BTreeSet<&str> = known.iter().map(|head| head.output).collect();
+        let expected = format!("the weight of {}{advice}", names.into_iter().collect::<Vec<_>>().join(" or "));
+        let found = known.into_iter().find(|head| head.modules().all(has));
+        found.ok_or_else(|| content(source.path(), "head", &expected, "none"))
+    }
+
+    /// The layers' names for the head of a patch.
+    ///
+    /// # Errors
+    /// When no model of the family has a hidden layer with this activation.
+    pub fn of(patch: &Patch, family: Family) -> Result<Self> {
+        let due = dense_activation(family);
+        match &patch.head().dense {
+            // The usual name is the first.
+            None => Ok(HeadLayers::plain(
+                tasks::of(patch.task().kind()).checkpoint_modules().first().copied().unwrap_or("classifier"),
+            )),
+            Some((_, found)) if *found == due => Ok(HeadLayers::classification_head(family)),
+            Some((_, Activation::Relu)) => Ok(HeadLayers::pre_classifier()),
+            Some((_, other)) => {
+                let expected = format!("no hidden layer, or one with {} or relu, as names tell them apart", due.name());
+                let field = format!("head of task {}", patch.task().name());
+                Err(bias_patch::Error::Field { field, expected, found: other.name().to_owned() }.into())
+            }
+        }
+    }
+
+    /// Reads the layers.
+    pub fn read(&self, source: &Checkpoint) -> Result<Head> {
+        let linear = |module: &str| -> Result<Linear> {
+            let (weight, bias) = (format!("{module}.weight"), format!("{module}.bias"));
+            let shape = source.shape(&weight)?.to_vec();
+            let [outputs, inputs] = shape[..] else {
+                return Err(content(source.path(), &weight, "two dimensions", format!("{shape:?}")));
+            };
+            let values = source.read(&weight, &[outputs, inputs])?;
+            let bias = source.read(&bias, &[outputs])?;
+            Linear::exact(&values, &bias).map_err(|e| content(source.path(), &weight, "a linear layer", e))
+        };
+        let dense = match self.dense {
+            Some((module, activation)) => Some((linear(module)?, activation)),
+            None => None,
+        };
+        Ok(Head { dense, output: linear(self.output)? })
+    }
+
+    /// The tensors of a patch's head, whose layers these names are.
+    pub fn write(&self, head: &Head) -> Vec<NamedTensor> {
+        let linears = head.linears().map(|(_, linear)| linear);
+        let tensors = self.modules().zip(linears).flat_map(|(module, linear)| {
+            let (rows, columns) = (linear.outputs as usize, linear.inputs as usize);
+            [
+                (format!("{module}.weight"), vec![rows, columns], linear.weight.values(None)),
+                (format!("{module}.bias"), vec![rows], linear.bias.values(None)),
+            ]
+        });
+        tensors.collect()
+    }
+}
+
+/// The activation after `classifier.dense` in a family's sequence classifiers.
+fn dense_activation(family: Family) -> Activation {
+    if family == Family::Electra { Activation::Gelu } else { Activation::Tanh }
+}

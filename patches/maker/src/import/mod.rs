@@ -1,0 +1,204 @@
+//! A patch from values that were trained elsewhere, and the reverse.
+//!
+//! In: a safetensors file of biases and a head under Hugging Face names, a whole fine-tuned checkpoint ([`whole`]), or an
+//! adapter of PEFT ([`peft`]). Out: a patch of what differs from the encoder. Refused: tensors that have no place in a
+//! patch, a checkpoint whose frozen weights differ from the encoder's in any bit, a head that does not suit the task.
+
+mod heads;
+mod peft;
+mod whole;
+
+use std::{
+    collections::BTreeSet,
+    fs::File,
+    io::Read,
+    path::{Path, PathBuf},
+};
+
+use bias_patch::{Encoding, Module, Patch, SlotId, SlotKind, Stored, StoredSlot, Task};
+use edge_bundle::{Bundle, Slot};
+use hf_checkpoint::{Checkpoint, NamedTensor, to_safetensors};
+
+use self::{heads::HeadLayers, peft::Adapter};
+use crate::{Error, Result};
+
+pub use self::peft::{PeftAdapter, extract_peft};
+
+/// A patch, and what was left out of it.
+#[derive(Clone, Debug)]
+pub struct Imported {
+    /// The patch.
+    pub patch: Patch,
+    /// Biases that are as in the pre-trained encoder, and low-rank terms that are zero.
+    pub unchanged: usize,
+    /// Key biases, which have no effect.
+    pub keys: usize,
+    /// The model that an adapter names as the one that it was trained on.
+    pub base_model: Option<String>,
+}
+
+/// What slots and head are read from.
+enum Source {
+    /// A checkpoint of the whole model.
+    Whole(Checkpoint),
+    /// A file of biases and a head.
+    Biases(Checkpoint),
+    /// An adapter of PEFT.
+    Adapter(Adapter),
+}
+
+/// Makes a patch for `bundle` of the values and head in `from`.
+///
+/// # Errors
+/// When `from` does not fit the encoder or the task.
+pub fn import(bundle: &Bundle, from: &Path, task: Task, metadata: &[(String, String)]) -> Result<Imported> {
+    let source = Source::open(from)?;
+    let manifest = bundle.manifest();
+    let tensors = source.tensors();
+    let head = HeadLayers::find(tensors, task.kind(), manifest.config.family, source.advice())?;
+    match &source {
+        Source::Whole(checkpoint) => whole::check(checkpoint, bundle, &task)?,
+        Source::Biases(file) => check_names(file, bundle, &head)?,
+        Source::Adapter(adapter) => adapter.check(manifest, &task, &head)?,
+    }
+
+    let base = bundle.base()?;
+    let (mut slots, mut unchanged, mut keys) = (Vec::new(), 0, 0);
+    let mut store = |id: SlotId, name: &str, values: &[f32], base| {
+        let values = Stored::encode(values, base, Encoding::F32);
+        let values = values.map_err(|e| content(from, name, "finite numbers", e))?;
+        slots.push(StoredSlot { id, values });
+        Ok::<_, Error>(())
+    };
+    for (slot, base) in manifest.slots.iter().zip(base.slots()) {
+        // Read even if it will not be stored, so that a wrong shape is refused.
+        if let Some(values) = source.bias(slot, base)? {
+            let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+            if slot.module == Module::Key {
+                keys += 1;
+            } else if bits(&values) == bits(base) {
+                unchanged += 1;
+            } else {
+                store(slot.id(), &slot.name, &values, Some(base))?;
+            }
+        }
+        let Source::Adapter(adapter) = &source else { continue };
+        let inputs = manifest.config.inputs(slot.module) as usize;
+        let Some(term) = adapter.term(slot, inputs)? else { continue };
+        if term.a.iter().all(|v| *v == 0.0) || term.b.iter().all(|v| *v == 0.0) {
+            unchanged += 1;
+            continue;
+        }
+        for (kind, values) in [(SlotKind::LoraA, &term.a), (SlotKind::LoraB, &term.b)] {
+            store(slot.id().with_kind(kind)?, &format!("low-rank term of {}", slot.name), values, None)?;
+        }
+    }
+    let head = head.read(tensors)?;
+    let mut sorted = metadata.to_vec();
+    sorted.sort();
+    let patch = Patch::new(manifest.encoder, task, slots, head, sorted).map_err(|e| e.in_file(from))?;
+    patch.check(&manifest.shape()).map_err(|e| e.in_file(from))?;
+    let base_model = match &source {
+        Source::Adapter(adapter) => adapter.base_model(),
+        Source::Whole(_) | Source::Biases(_) => None,
+    };
+    Ok(Imported { patch, unchanged, keys, base_model })
+}
+
+/// The reverse of [`import`]: every bias of the encoder with the patch applied, and the head, as the bytes of a
+/// safetensors file under Hugging Face names.
+///
+/// # Errors
+/// When the patch does not fit the encoder, has a low-rank term, or these names cannot express the form of its head.
+pub fn extract(bundle: &Bundle, patch: &Patch) -> Result<Vec<u8>> {
+    let manifest = bundle.manifest();
+    let values = patch.apply(&manifest.shape(), bundle.base()?.slots())?;
+    if let Some(term) = values.low_rank.first() {
+        let field = format!("slot {}", manifest.slots[term.slot].id().with_kind(SlotKind::LoraA)?);
+        let expected = "biases alone; --format peft writes low-rank terms too".to_owned();
+        return Err(bias_patch::Error::Field { field, expected, found: "a low-rank term".to_owned() }.into());
+    }
+    let slots = manifest.slots.iter().zip(values.slots);
+    let mut tensors: Vec<NamedTensor> = slots.map(|(slot, v)| (slot.name.clone(), vec![v.len()], v)).collect();
+    tensors.extend(HeadLayers::of(patch, manifest.config.family)?.write(patch.head()));
+    Ok(to_safetensors(&tensors)?)
+}
+
+impl Source {
+    fn open(from: &Path) -> Result<Self> {
+        if from.is_dir() {
+            return match Adapter::in_dir(from)? {
+                Some(adapter) => Ok(Source::Adapter(adapter)),
+                None => Ok(Source::Whole(Checkpoint::open(from)?)),
+            };
+        }
+        refuse_onnx_adapter(from)?;
+        match Adapter::of_file(Checkpoint::open_file(from)?)? {
+            Ok(adapter) => Ok(Source::Adapter(adapter)),
+            Err(file) => Ok(Source::Biases(file)),
+        }
+    }
+
+    fn tensors(&self) -> &Checkpoint {
+        match self {
+            Source::Whole(tensors) | Source::Biases(tensors) => tensors,
+            Source::Adapter(adapter) => adapter.tensors(),
+        }
+    }
+
+    /// How the source gets a head.
+    fn advice(&self) -> &'static str {
+        match self {
+            Source::Whole(_) | Source::Biases(_) => "",
+            Source::Adapter(_) => {
+                ", for a patch has a head; PEFT saves one that is trained with modules_to_save=[\"classifier\"], or a task_type"
+            }
+        }
+    }
+
+    /// The values of a bias whose value in the encoder is `base`, unless it is said to have that.
+    fn bias(&self, slot: &Slot, base: &[f32]) -> Result<Option<Vec<f32>>> {
+        match self {
+            Source::Biases(file) if !file.contains(&slot.name) => Ok(None),
+            Source::Whole(tensors) | Source::Biases(tensors) => Ok(Some(tensors.read(&slot.name, &[base.len()])?)),
+            Source::Adapter(adapter) => adapter.bias(slot, base),
+        }
+    }
+}
+
+/// Refuses ONNX Runtime's adapters by name. They hold inputs of one ONNX graph under that graph's names, transposed as it
+/// reads them, and no head.
+fn refuse_onnx_adapter(path: &Path) -> Result<()> {
+    let mut first = [0; 8];
+    let read = File::open(path).and_then(|mut file| file.read_exact(&mut first));
+    if read.is_ok() && &first[4..] == b"TORT" {
+        let expected = "safetensors, or the directory of the PEFT adapter that this was made of: it has the head too";
+        return Err(content(path, "format", expected, "an .onnx_adapter of ONNX Runtime"));
+    }
+    Ok(())
+}
+
+/// In a file of biases every tensor has to have a place.
+fn check_names(source: &Checkpoint, bundle: &Bundle, head: &HeadLayers) -> Result<()> {
+    let slots: BTreeSet<&str> = bundle.manifest().slots.iter().map(|s| s.name.as_str()).collect();
+    let of_head = head.tensors();
+    let stranger = source.names().find(|name| !slots.contains(name) && !of_head.contains(*name));
+    match stranger {
+        None => Ok(()),
+        Some(name) => {
+            let near = slots.iter().find(|slot| slot.rsplit('.').nth(1) == name.rsplit('.').nth(1));
+            let hint = near.map_or(String::new(), |slot| format!(", such as {slot}"));
+            Err(content(
+                source.path(),
+                format!("tensor {name}"),
+                format!("a bias of the encoder{hint}, or of the head"),
+                "neither",
+            ))
+        }
+    }
+}
+
+fn content(path: &Path, field: impl Into<String>, expected: impl Into<String>, found: impl ToString) -> Error {
+    let path: PathBuf = path.to_owned();
+    Error::Content { path, field: field.into(), expected: expected.into(), found: found.to_string() }
+}

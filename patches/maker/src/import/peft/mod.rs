@@ -1,0 +1,217 @@
+//! Adapters of [PEFT](https://huggingface.co/docs/peft): LoRA, with or without biases, and BEFT.
+//!
+//! In: a directory of `adapter_config.json` and `adapter_model.safetensors`, or the latter with the former beside it.
+//! Out: for each linear layer its low-rank term, for each bias its values. The scale becomes a factor of B, and the bias
+//! of B a part of the layer's. Refused: other kinds of adapters, tensors that have no place in a patch, and tensors that
+//! disagree with the configuration.
+
+mod config;
+mod write;
+
+use std::{collections::BTreeSet, path::Path};
+
+use bias_patch::Task;
+use edge_bundle::{Manifest, Slot};
+use hf_checkpoint::Checkpoint;
+
+use self::config::{AdapterConfig, CONFIG};
+use super::{content, heads::HeadLayers};
+use crate::Result;
+
+pub use self::write::{PeftAdapter, extract_peft};
+
+/// The file of an adapter's tensors.
+const TENSORS: &str = "adapter_model.safetensors";
+
+const A: &str = ".lora_A.weight";
+const B: &str = ".lora_B.weight";
+/// What is added to the layer's bias, after the scale.
+const BIAS_OF_B: &str = ".lora_B.bias";
+/// What is added to the layer's bias.
+const BEFT: &str = ".beft_bias";
+
+/// An opened adapter.
+pub(super) struct Adapter {
+    config: AdapterConfig,
+    tensors: Checkpoint,
+}
+
+/// The low-rank term of a layer of K inputs and M outputs: A is `[r, K]`, B is by columns, `[r, M]`, with the scale.
+pub(super) struct Term {
+    pub a: Vec<f32>,
+    pub b: Vec<f32>,
+}
+
+impl Adapter {
+    /// The adapter in a directory, or none if there is no adapter.
+    pub fn in_dir(dir: &Path) -> Result<Option<Self>> {
+        let config = dir.join(CONFIG);
+        if !config.exists() {
+            return Ok(None);
+        }
+        // First the configuration: other kinds of adapters have other tensors.
+        let config = AdapterConfig::open(config)?;
+        let tensors = dir.join(TENSORS);
+        if !tensors.exists() && dir.join("adapter_model.bin").exists() {
+            let expected = format!("{TENSORS}; load the adapter with PEFT, and save it with save_pretrained");
+            return Err(content(dir, "tensors", expected, "only adapter_model.bin, a pickle that can run any code"));
+        }
+        Ok(Some(Adapter { config, tensors: renamed(Checkpoint::open_file(&tensors)?)? }))
+    }
+
+    /// The adapter whose tensors a file is, or the file if it is of none.
+    pub fn of_file(tensors: Checkpoint) -> Result<Result<Self, Checkpoint>> {
+        let config = tensors.path().with_file_name(CONFIG);
+        let is_adapter = tensors.names().any(|name| name.contains(".lora_") || name.ends_with(BEFT));
+        if config.exists() && (is_adapter || tensors.path().ends_with(TENSORS)) {
+            let config = AdapterConfig::open(config)?;
+            return Ok(Ok(Adapter { config, tensors: renamed(tensors)? }));
+        }
+        if is_adapter {
+            let expected = format!("{CONFIG} beside the file, for it says how low-rank terms are scaled");
+            return Err(content(tensors.path(), "adapter", expected, "none"));
+        }
+        Ok(Err(tensors))
+    }
+
+    /// Its tensors: those of the head under their own names, those of the encoder under the base model's.
+    pub fn tensors(&self) -> &Checkpoint {
+        &self.tensors
+    }
+
+    /// The name of the model that it was trained on, if it says one.
+    pub fn base_model(&self) -> Option<String> {
+        self.config.base_model()
+    }
+
+    /// Checks that every tensor has a place in a patch for this task.
+    pub fn check(&self, manifest: &Manifest, task: &Task, head: &HeadLayers) -> Result<()> {
+        self.config.check_task(task, manifest.config.family, head)?;
+        let of_head = head.tensors();
+        let biases: BTreeSet<&str> = manifest.slots.iter().map(|slot| slot.name.as_str()).collect();
+        let linear = manifest.slots.iter().filter(|slot| slot.module.is_linear()).map(module);
+        let linear: BTreeSet<&str> = linear.collect();
+        let path = self.tensors.path();
+        for name in self.tensors.names() {
+            if of_head.contains(name) || biases.contains(name) {
+                continue;
+            }
+            let field = || format!("tensor {name}");
+            let part = [A, B, BIAS_OF_B, BEFT].into_iter().find_map(|part| Some((name.strip_suffix(part)?, part)));
+            let Some((of, part)) = part else {
+                let expected = if name.contains("lora_magnitude_vector") {
+                    "LoRA without DoRA's magnitudes, which are no slot of a patch"
+                } else if name.contains("lora_embedding_") {
+                    "low-rank terms of linear layers, not of embeddings"
+                } else {
+                    "a low-rank term or a bias of the encoder, or a tensor of the head"
+                };
+                return Err(content(path, field(), expected, "another tensor"));
+            };
+            if !linear.contains(of) {
+                let known = linear.first().copied().unwrap_or_default();
+                let expected = format!(
+                    "a linear layer of the encoder, such as {known}; layers of the head come whole, by modules_to_save"
+                );
+                return Err(content(path, field(), expected, "another module"));
+            }
+            if part != BEFT {
+                for other in [A, B].map(|part| format!("{of}{part}")) {
+                    if !self.tensors.contains(&other) {
+                        return Err(content(
+                            path,
+                            format!("tensor {other}"),
+                            format!("one, for there is {name}"),
+                            "none",
+                        ));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The low-rank term of a bias's layer, which has K inputs.
+    pub fn term(&self, slot: &Slot, inputs: usize) -> Result<Option<Term>> {
+        let (module, outputs) = (module(slot), slot.len as usize);
+        let name = |part: &str| format!("{module}{part}");
+        if !self.tensors.contains(&name(A)) {
+            return Ok(None);
+        }
+        let rank = self.rank(module)?;
+        let a = self.tensors.read(&name(A), &[rank, inputs])?;
+        let rows = self.tensors.read(&name(B), &[outputs, rank])?;
+        let scale = self.config.scale(module, rank)?;
+        let columns = (0..rank).flat_map(|column| rows.iter().skip(column).step_by(rank));
+        let b = columns.map(|value| (f64::from(*value) * scale) as f32).collect();
+        Ok(Some(Term { a, b }))
+    }
+
+    /// The values of a bias whose value in the encoder is `base`.
+    pub fn bias(&self, slot: &Slot, base: &[f32]) -> Result<Option<Vec<f32>>> {
+        let (module, len) = (module(slot), base.len());
+        let name = |part: &str| format!("{module}{part}");
+        let mut values = match self.tensors.contains(&slot.name) {
+            true => Some(self.tensors.read(&slot.name, &[len])?),
+            false => None,
+        };
+        let mut add = |change: Vec<f32>, scale: f64| {
+            let values = values.get_or_insert_with(|| base.to_vec());
+            let sums = values.iter_mut().zip(change);
+            sums.for_each(|(value, change)| *value = (f64::from(*value) + f64::from(change) * scale) as f32);
+        };
+        if self.tensors.contains(&name(BIAS_OF_B)) {
+            let scale = self.config.scale(module, self.rank(module)?)?;
+            add(self.tensors.read(&name(BIAS_OF_B), &[len])?, scale);
+        }
+        if self.tensors.contains(&name(BEFT)) {
+            add(self.tensors.read(&name(BEFT), &[1, len])?, 1.0);
+        }
+        Ok(values)
+    }
+
+    /// The rank of a module's low-rank term.
+    fn rank(&self, module: &str) -> Result<usize> {
+        let name = format!("{module}{A}");
+        let shape = self.tensors.shape(&name)?;
+        let rank = match shape {
+            [rank, _] if *rank > 0 => *rank,
+            _ => {
+                let expected = "two dimensions, the first a rank of at least 1";
+                return Err(content(self.tensors.path(), format!("tensor {name}"), expected, format!("{shape:?}")));
+            }
+        };
+        self.config.check_rank(module, rank)?;
+        Ok(rank)
+    }
+}
+
+/// The module of a bias.
+fn module(slot: &Slot) -> &str {
+    slot.name.strip_suffix(".bias").unwrap_or(&slot.name)
+}
+
+/// The tensors under the names that they would have without PEFT: a wrapped layer's own bias is that of the layer, and
+/// the trained copy of a module of the head stands for the module.
+fn renamed(tensors: Checkpoint) -> Result<Checkpoint> {
+    let names: BTreeSet<String> = tensors.names().map(str::to_owned).collect();
+    let rename = |name: &str| {
+        let mut parts: Vec<&str> = name.split('.').collect();
+        if parts.contains(&"original_module") {
+            return None;
+        }
+        parts.retain(|part| *part != "base_layer");
+        // `lora_A.weight` may have the adapter's name in its middle, and so may `modules_to_save`.
+        let named =
+            |part: &&str| part.starts_with("lora_A") || part.starts_with("lora_B") || *part == "modules_to_save";
+        if let Some(at) = parts.iter().position(named).filter(|at| at + 2 < parts.len()) {
+            parts.remove(at + 1);
+        }
+        let whole = parts.len();
+        parts.retain(|part| *part != "modules_to_save");
+        let plain = parts.join(".");
+        // With `bias="all"` PEFT saves the biases of the head twice.
+        if parts.len() < whole && names.contains(&plain) { None } else { Some(plain) }
+    };
+    Ok(tensors.renamed(rename)?)
+}

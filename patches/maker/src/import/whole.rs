@@ -1,0 +1,134 @@
+//! What a whole fine-tuned checkpoint has to share with the encoder.
+//!
+//! In: the checkpoint. Out: nothing. Refused: another configuration, labels or pooling than the task's, frozen weights
+//! that differ from the encoder's in any bit.
+
+use std::fmt::Write as _;
+
+use bias_patch::{Activation, Pooling, Task};
+use edge_bundle::{Bundle, Config, Element, Frozen, TensorEntry};
+use hf_checkpoint::Checkpoint;
+
+use super::content;
+use crate::{Error, Result};
+
+/// Checks that a checkpoint is the encoder with other biases, and a head for the task.
+pub(super) fn check(source: &Checkpoint, bundle: &Bundle, task: &Task) -> Result<()> {
+    check_config(source, &bundle.manifest().config)?;
+    check_labels(source, task)?;
+    check_pooling(source, task)?;
+    check_weights(source, bundle)
+}
+
+/// A checkpoint with the same tensors may still have another configuration.
+fn check_config(source: &Checkpoint, config: &Config) -> Result<()> {
+    let number = |names: [&str; 2]| names.iter().find_map(|name| source.config().get(name)?.as_u64());
+    let path = source.path().join("config.json");
+    for (names, due) in [
+        (["num_hidden_layers", "n_layers"], config.layers),
+        (["hidden_size", "dim"], config.hidden),
+        (["num_attention_heads", "n_heads"], config.heads),
+        (["intermediate_size", "hidden_dim"], config.intermediate),
+    ] {
+        let found = number(names);
+        if found != Some(due.into()) {
+            return Err(content(&path, names[0], due.to_string(), found.map_or("none".into(), |n| n.to_string())));
+        }
+    }
+    let epsilon = source.config().get("layer_norm_eps").and_then(|v| v.as_f64());
+    if let Some(found) = epsilon.filter(|found| *found != config.layer_norm_epsilon) {
+        return Err(content(&path, "layer_norm_eps", config.layer_norm_epsilon.to_string(), found));
+    }
+    let due: &[&str] = match config.activation {
+        Activation::Gelu => &["gelu"],
+        Activation::GeluTanh => &["gelu_new", "gelu_pytorch_tanh"],
+        Activation::Relu => &["relu"],
+        Activation::Tanh => &["tanh"],
+    };
+    let found = ["hidden_act", "activation"].iter().find_map(|name| source.config().get(name)?.as_str());
+    match found.filter(|found| !due.contains(found)) {
+        Some(found) => Err(content(&path, "hidden_act", due.join(" or "), found)),
+        None => Ok(()),
+    }
+}
+
+/// Labels that the checkpoint names have to be the task's, in the same order.
+fn check_labels(source: &Checkpoint, task: &Task) -> Result<()> {
+    let Some(named) = source.config().get("id2label").and_then(|v| v.as_object()) else { return Ok(()) };
+    for (at, label) in task.kind().labels().iter().enumerate() {
+        let found = named.get(&at.to_string()).and_then(|v| v.as_str()).unwrap_or_default();
+        // Names that only count, such as LABEL_0, are a trainer's default.
+        if found != label && found != format!("LABEL_{at}") && !found.is_empty() {
+            let path = source.path().join("config.json");
+            return Err(content(
+                &path,
+                format!("id2label {at}"),
+                format!("{label:?}, as the task says"),
+                format!("{found:?}"),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// A sequence classifier's architecture says what its head reads.
+fn check_pooling(source: &Checkpoint, task: &Task) -> Result<()> {
+    let architecture = source.config().pointer("/architectures/0").and_then(|v| v.as_str()).unwrap_or_default();
+    let due = match architecture {
+        "BertForSequenceClassification" => Pooling::Pooler,
+        name if name.ends_with("ForSequenceClassification") => Pooling::Cls,
+        _ => return Ok(()),
+    };
+    match task.kind().pooling() {
+        Some(pooling) if pooling != due => {
+            let expected = format!("{} in the task, for that is what {architecture} reads", due.name());
+            Err(content(&source.path().join("config.json"), "pooling", expected, pooling.name()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Every frozen tensor of the encoder has to equal the checkpoint's, bit for bit. If the encoder's weights are int8,
+/// the checkpoint's values have to round to them.
+fn check_weights(source: &Checkpoint, bundle: &Bundle) -> Result<()> {
+    /// Tensors named in the refusal.
+    const LISTED: usize = 5;
+    let tensors = &bundle.manifest().tensors;
+    let (mut count, mut of, mut list) = (0, 0, String::new());
+    // Scales are computed from the values, so they need no comparison.
+    let scales: Vec<String> = tensors.iter().map(|t| TensorEntry::scales_of(&t.name)).collect();
+    for tensor in tensors.iter().filter(|t| !scales.contains(&t.name)) {
+        of += 1;
+        // Dimensions of tensors that are in a file fit in memory's.
+        let mut shape: Vec<usize> = tensor.shape.iter().map(|d| *d as usize).collect();
+        if tensor.transposed {
+            shape.reverse();
+        }
+        let theirs = Frozen::of(&source.read(&tensor.name, &shape)?, tensor);
+        let ours = bundle.tensor(tensor)?;
+        let scales = tensors.iter().find(|t| t.name == TensorEntry::scales_of(&tensor.name));
+        let scales = scales.map(|scales| bundle.tensor(scales)).transpose()?.unwrap_or_default();
+        if ours != theirs.bytes || scales != theirs.scales {
+            count += 1;
+            if count <= LISTED {
+                let width = usize::try_from(tensor.element.bytes()).unwrap_or(1);
+                let pairs = || ours.chunks(width).zip(theirs.bytes.chunks(width));
+                let different = pairs().filter(|(a, b)| a != b).count();
+                // Writing to a String cannot fail.
+                let _ = write!(list, "\n  {}: {different} of {} values", tensor.name, pairs().count());
+                if tensor.element == Element::F32 {
+                    let value = |bytes: &[u8]| bytes.as_chunks().0.first().map_or(0.0, |b| f32::from_le_bytes(*b));
+                    let largest = pairs().map(|(a, b)| (value(a) - value(b)).abs()).fold(0.0, f32::max);
+                    let _ = write!(list, ", by up to {largest:e}");
+                }
+            }
+        }
+    }
+    if count == 0 {
+        return Ok(());
+    }
+    if count > LISTED {
+        list.push_str("\n  ...");
+    }
+    Err(Error::WeightsDiffer { path: source.path().to_owned(), count, of, list })
+}

@@ -1,0 +1,44 @@
+//! Training texts as tokens.
+//!
+//! In: labelled texts. Out: their tokens; of a span task, the windows that hold the whole answer. Refused: texts that the
+//! tokenizer refuses.
+
+use bias_patch::Task;
+use edge_run::{Encoder, Tokenized, tasks};
+
+use crate::{
+    Result,
+    data::{Example, Gold},
+};
+
+/// A tokenized training text, or a window of one that holds the whole answer.
+pub(super) struct TrainingText<'a> {
+    /// The index of its text among the training texts.
+    pub example: usize,
+    pub text: Tokenized,
+    pub gold: &'a Gold,
+}
+
+/// Tokenizes training texts; of a span task only the windows that hold the whole answer. Also gives how many texts have
+/// none.
+///
+/// A window without the answer has no target for the loss: its answer is no span of it, and there is no output for "no
+/// answer", since prediction takes the best span over all windows.
+pub(super) fn tokenize<'a>(
+    encoder: &Encoder,
+    task: &Task,
+    train_texts: &'a [Example],
+) -> Result<(Vec<TrainingText<'a>>, usize)> {
+    let (mut tokenized, mut left_out) = (Vec::new(), 0);
+    let kind = tasks::of(task.kind());
+    for (number, Example { text, gold }) in train_texts.iter().enumerate() {
+        let before = tokenized.len();
+        for text in encoder.tokenized(task, text)? {
+            if kind.holds(&text, gold) {
+                tokenized.push(TrainingText { example: number, text, gold });
+            }
+        }
+        left_out += usize::from(tokenized.len() == before);
+    }
+    Ok((tokenized, left_out))
+}

@@ -1,0 +1,204 @@
+//! `edge-patch import` and `extract` of PEFT's adapters: logits as PEFT computes them, the same adapter back, and each
+//! refusal.
+
+mod refusals;
+mod round_trip;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::Output,
+};
+
+use bias_patch::Patch;
+use edge_bundle::Bundle;
+use edge_run::{Encoder, EngineOptions, Request, Text};
+use safetensors::{Dtype, SafeTensors};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use system_tests::{Fixture, assert_refused, assert_succeeded, command, fixtures, small_bundle, write_tensors};
+use tempfile::TempDir;
+
+/// The engine computes in f32, the fixture in f64 with seven decimals; logits are around 1.
+const LOGIT_BOUND: f32 = 1e-5;
+
+/// What `tests/reference/make_peft.py` wrote.
+#[derive(Deserialize)]
+struct Adapters {
+    adapters: BTreeMap<String, Adapter>,
+}
+
+/// An adapter of a sequence classifier, and what PEFT computes with it.
+#[derive(Deserialize)]
+struct Adapter {
+    encoder: String,
+    config: Value,
+    tensors: BTreeMap<String, Vec<usize>>,
+    cases: Vec<Case>,
+}
+
+#[derive(Deserialize)]
+struct Case {
+    text: Vec<String>,
+    logits: Vec<f32>,
+}
+
+/// Shapes and values by name.
+type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
+
+fn adapters() -> BTreeMap<String, Adapter> {
+    let text = fs::read(fixtures().join("peft.json")).unwrap();
+    serde_json::from_slice::<Adapters>(&text).unwrap().adapters
+}
+
+impl Adapter {
+    /// Its tensors, with the values that `make_peft.py` gives them.
+    fn values(&self) -> Tensors {
+        let values = |name: &str, shape: &[usize]| {
+            let plain = name.replace(".modules_to_save.default.", ".").replace(".modules_to_save.", ".");
+            Fixture::values(&plain, shape)
+        };
+        self.tensors.iter().map(|(name, shape)| (name.clone(), (shape.clone(), values(name, shape)))).collect()
+    }
+
+    /// A bundle of its encoder, a task of one text, and its files in `adapter`.
+    fn place(&self) -> Place {
+        let place = Place::new(&self.encoder);
+        place.write_task(&self.task());
+        place.write("adapter", &self.config, &self.values());
+        place
+    }
+
+    fn task(&self) -> Value {
+        let pooling = if self.encoder == "bert" { "pooler" } else { "cls" };
+        json!({"kind": "classification", "labels": ["a", "b", "c"], "pooling": pooling})
+    }
+}
+
+struct Place {
+    home: TempDir,
+    bundle: Bundle,
+}
+
+impl Place {
+    fn new(encoder: &str) -> Place {
+        let (home, bundle) = small_bundle(encoder);
+        Place { home, bundle }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.home.path().join(name)
+    }
+
+    fn write_task(&self, fields: &Value) {
+        // The longest text that the encoder takes, because PEFT cuts none.
+        let mut task = json!({"name": "t", "max_length": self.bundle.manifest().config.max_length});
+        task.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        fs::write(self.path("task.json"), task.to_string()).unwrap();
+    }
+
+    fn edge_patch(&self, arguments: &[&str]) -> Output {
+        command("edge-patch", self.home.path()).current_dir(self.home.path()).args(arguments).output().unwrap()
+    }
+
+    fn import(&self, from: &str) -> Output {
+        self.edge_patch(&["import", "--encoder", "bundle", "--from", from, "--task", "task.json", "-o", "t.bias"])
+    }
+
+    fn extract(&self, patch: &str, format: &str, to: &str) -> Output {
+        self.edge_patch(&["extract", patch, "--encoder", "bundle", "--format", format, "-o", to])
+    }
+
+    /// Writes an adapter's directory.
+    fn write(&self, name: &str, config: &Value, tensors: &Tensors) {
+        let dir = self.path(name);
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join("adapter_config.json"), config.to_string()).unwrap();
+        let list: Vec<_> = tensors.iter().map(|(n, (s, v))| (n.clone(), s.clone(), v.clone())).collect();
+        write_tensors(&dir.join("adapter_model.safetensors"), Dtype::F32, &list);
+    }
+
+    /// Reads the directory that `extract` wrote.
+    fn extracted(&self) -> (Value, Tensors) {
+        let config = fs::read(self.path("extracted/adapter_config.json")).unwrap();
+        (serde_json::from_slice(&config).unwrap(), read(&self.path("extracted/adapter_model.safetensors")))
+    }
+}
+
+fn read(path: &Path) -> Tensors {
+    let bytes = fs::read(path).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let floats = |bytes: &[u8]| bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+    let read = tensors.iter().map(|(name, view)| (name.to_owned(), (view.shape().to_vec(), floats(view.data()))));
+    read.collect()
+}
+
+#[test]
+fn adapters_compute_what_peft_computes() {
+    for (name, adapter) in adapters() {
+        let place = adapter.place();
+        let encoder = Encoder::load(place.bundle.clone(), EngineOptions::default()).unwrap();
+        // A task takes one text or two.
+        let tasks = [1, 2].map(|inputs| {
+            let mut task = adapter.task();
+            task["inputs"] = json!(inputs);
+            place.write_task(&task);
+            assert_succeeded(&place.import("adapter"));
+            encoder.attach(&Patch::open(&place.path("t.bias")).unwrap()).unwrap()
+        });
+        let mut worst: f32 = 0.0;
+        for case in &adapter.cases {
+            let text = match &case.text[..] {
+                [first, second] => Text::pair(first, second),
+                one => Text::one(&one[0]),
+            };
+            let task = &tasks[case.text.len() - 1];
+            let found = encoder.predict(&[Request { task, text: &text }]).remove(0).unwrap().logits;
+            assert_eq!(found.len(), case.logits.len());
+            worst = found.iter().zip(&case.logits).map(|(a, b)| (a - b).abs()).fold(worst, f32::max);
+        }
+        println!("{name}: largest difference {worst:e}");
+        assert!(worst < LOGIT_BOUND, "{name}: {worst:e}");
+    }
+}
+
+#[test]
+fn names_are_read_with_and_without_prefixes_and_the_adapters_name() {
+    let adapter = &adapters()["bert-bias"];
+    let place = adapter.place();
+    let said = assert_succeeded(&place.import("adapter"));
+    // Layer 1's key and middle have a term, and every bias but the keys' differs.
+    assert!(said.contains("20 slots stored, 0 as in the encoder, 2 key biases left out, 2 low-rank terms"), "{said}");
+    assert!(!said.contains("was trained on"), "{said}");
+    let due = fs::read(place.path("t.bias")).unwrap();
+    let variants: [&dyn Fn(&str) -> String; 4] = [
+        &|name| name.replace("base_model.model.", ""),
+        &|name| name.replace("base_model.model.bert.", "base_model.model."),
+        &|name| name.replace("base_model.model.", "").replace("bert.", ""),
+        &|name| name.replace("lora_A.", "lora_A.default.").replace("lora_B.", "lora_B.default."),
+    ];
+    for (at, rename) in variants.into_iter().enumerate() {
+        let tensors: Tensors = adapter.values().into_iter().map(|(name, tensor)| (rename(&name), tensor)).collect();
+        place.write("other", &adapter.config, &tensors);
+        assert_succeeded(&place.import("other"));
+        assert!(fs::read(place.path("t.bias")).unwrap() == due, "variant {at}");
+    }
+    // The file of the tensors stands for the directory, and needs the configuration beside it.
+    assert_succeeded(&place.import("adapter/adapter_model.safetensors"));
+    assert!(fs::read(place.path("t.bias")).unwrap() == due);
+    fs::copy(place.path("adapter/adapter_model.safetensors"), place.path("alone.safetensors")).unwrap();
+    assert_refused(&place.import("alone.safetensors"), &["alone.safetensors: adapter", "adapter_config.json", "none"]);
+}
+
+#[test]
+fn zero_terms_are_left_out() {
+    let adapter = &adapters()["bert-r8"];
+    let place = adapter.place();
+    let mut tensors = adapter.values();
+    let b = "base_model.model.bert.encoder.layer.1.attention.self.query.lora_B.weight";
+    tensors.get_mut(b).unwrap().1.fill(0.0);
+    place.write("adapter", &adapter.config, &tensors);
+    let said = assert_succeeded(&place.import("adapter"));
+    assert!(said.contains("6 slots stored, 1 as in the encoder, 0 key biases left out, 3 low-rank terms"), "{said}");
+}
