@@ -2,9 +2,9 @@
 //! tasks swaps patches.
 //!
 //! The path of a text: `text` turns it into token ids. The crate edge-engine turns ids and a task's values into
-//! hidden states; `lowering` chooses its operators, and `panels` maps their weights. `head` turns hidden states into outputs,
-//! and the kind of task in [`tasks`] turns outputs into an [`Answer`]. [`Encoder`] holds what all tasks share, [`Task`]
-//! what belongs to one.
+//! hidden states; `lowering` chooses its operators, and `panels` maps their weights. `head` turns hidden states into
+//! outputs, and the kind of task in [`tasks`] turns outputs into an [`Answer`]. [`Encoder`] holds what all tasks share,
+//! [`Task`] what belongs to one.
 //!
 //! ```no_run
 //! use edge_run::{Encoder, Patch, Request, Text};

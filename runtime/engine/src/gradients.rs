@@ -6,7 +6,10 @@ use core::ops::Range;
 #[cfg(feature = "research")]
 use crate::research::WeightGradients;
 use crate::{
-    batch::Batch, batch::Slot, linear::Linear, low_rank::LowRank, operators::Embedding, operators::Pass,
+    batch::{Batch, Slot},
+    linear::Linear,
+    low_rank::LowRank,
+    operators::{Embedding, Pass},
     weights::Tensor,
 };
 

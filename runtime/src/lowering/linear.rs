@@ -1,7 +1,7 @@
 //! Linear layers, and the low-rank terms that a graph may take as inputs.
 //!
 //! In: the node that a layer ends in. Out: the engine's layer. Refused: a matrix that is not frozen, a bias that is no
-//! slot, and a term that is not the module's own: the engine adds that one, whatever the graph adds.
+//! slot, and a term other than (x A^T) B^T of the module's own inputs, because the engine adds that one.
 
 use edge_bundle::{Slot, onnx::Node};
 use edge_engine::Linear;

@@ -29,7 +29,7 @@ pub use self::{
     gold::{Gold, Label},
     loss::Loss,
     metrics::Scores,
-    outputs::Outputs,
+    outputs::{Outputs, softmax},
     span::Span,
     tagging::Tag,
     tensor::{Data, Tensor},

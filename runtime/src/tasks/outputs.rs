@@ -69,7 +69,7 @@ impl Outputs {
 }
 
 /// Probabilities of logits.
-pub(super) fn softmax(logits: &[f64]) -> Vec<f64> {
+pub fn softmax(logits: &[f64]) -> Vec<f64> {
     let top = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let powers: Vec<f64> = logits.iter().map(|logit| (logit - top).exp()).collect();
     let sum: f64 = powers.iter().sum();

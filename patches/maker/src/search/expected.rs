@@ -91,7 +91,8 @@ impl<'a> Judge<'a> {
             return 0.0;
         }
         let distance = |(exact, found): (&Prediction, &Prediction)| {
-            let pairs = softmax(&exact.logits).into_iter().zip(softmax(&found.logits));
+            let of = |logits: &[f32]| tasks::softmax(&logits.iter().copied().map(f64::from).collect::<Vec<_>>());
+            let pairs = of(&exact.logits).into_iter().zip(of(&found.logits));
             0.5 * pairs.map(|(p, q)| (p - q).abs()).sum::<f64>()
         };
         let sum: f64 = self.exact.iter().zip(found).map(distance).sum();
@@ -113,13 +114,6 @@ impl<'a> Judge<'a> {
         let losses = self.drawn.iter().map(|gold| score(&self.exact, gold) - score(found, gold));
         losses.sum::<f64>() / self.drawn.len() as f64
     }
-}
-
-fn softmax(logits: &[f32]) -> Vec<f64> {
-    let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let powers: Vec<f64> = logits.iter().map(|logit| f64::from(logit - top).exp()).collect();
-    let sum: f64 = powers.iter().sum();
-    powers.iter().map(|power| power / sum).collect()
 }
 
 /// The answers of a patch to texts, with their alternatives.

@@ -282,7 +282,7 @@ pub(super) fn with_arrays(
     arrays: &[Option<Vec<f32>>],
     bias: &[f32],
 ) -> State {
-    let mut values = Values { slots: exact.values.slots.clone(), low_rank: exact.values.low_rank.clone() };
+    let mut values = exact.values.clone();
     let mut head = Vec::new();
     for (array, new) in parts.iter().flat_map(|part| &part.arrays).zip(arrays) {
         match (array.place, new) {

@@ -90,13 +90,10 @@ impl Refiner<'_> {
             let rate = learning_rate_at(how.learning_rate, step, how.steps, WARMUP);
             adam.step(&mut parameters, &gradients, std::iter::repeat_n(rate, count), 0.0);
             let mut rest = parameters.into_iter();
-            for ((values, encoding), array) in
-                latent.arrays.iter_mut().zip(&of_array).zip(self.parts.iter().flat_map(|part| &part.arrays))
-            {
+            for (values, encoding) in latent.arrays.iter_mut().zip(&of_array) {
                 let stepped: Vec<f32> = rest.by_ref().take(values.len()).collect();
-                // A part that is left out has no gradient that would mean anything.
+                // The gradient of a part that is left out means nothing.
                 if encoding.is_some() {
-                    debug_assert_eq!(array.values.len(), stepped.len());
                     *values = stepped;
                 }
             }

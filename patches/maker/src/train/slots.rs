@@ -52,11 +52,6 @@ impl Slots {
         Slots { first_layer, ..self }
     }
 
-    /// Whether nothing is trained but the head.
-    pub fn is_frozen(&self) -> bool {
-        self.biases.is_empty() && self.low_rank.is_empty()
-    }
-
     /// Whether the bias of a slot is trained. `pooler` says whether the task reads the pooler's output.
     pub(super) fn has_bias(&self, slot: &Slot, pooler: bool) -> bool {
         self.biases.contains(&slot.module) && self.reaches(slot.id(), pooler)

@@ -252,7 +252,7 @@ fn run(command: Command, out: &mut impl Write) -> Result<(), Failure> {
             if let Some(base) = imported.base_model {
                 let encoder = &bundle.manifest().name;
                 lines.push(format!(
-                    "the adapter says that it was trained on {base}, and nothing in it proves that this is encoder {encoder}"
+                    "the adapter names {base} as its base model; nothing in it proves that encoder {encoder} is that model"
                 ));
             }
         }
