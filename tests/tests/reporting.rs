@@ -169,3 +169,41 @@ fn a_table_is_made_once() {
     assert_eq!(kept(), before);
     assert_refused(&table(&["--epochs", "1"]), &["mood-frozen.bias.json", "remove the file to train again"]);
 }
+
+#[test]
+fn a_table_has_a_column_for_a_test_set() {
+    let mood = Mood::default();
+    let table = |data: &str, extra: &[&str]| {
+        let fixed = ["table", "--encoder", "bundle", "--results", "results", "-o", "table.md", "--rows", "bq,full"];
+        let recipe = ["--epochs", "2", "--lr", "3e-3,1e-3,1e-2"];
+        mood.edge_patch(&[&fixed[..], &recipe, &["--data", data], extra].concat()).output().unwrap()
+    };
+    let chosen = ["--seeds", "2", "--rate-by-first-seed", "--data", "other=task.json,train.tsv,dev.tsv"];
+    let said = assert_succeeded(&table("mood=task.json,train.tsv,dev.tsv,F1,test=dev.tsv", &chosen));
+    let heads = ["trained", "mood, F1, dev", "mood, F1, test", "other, accuracy", "bytes, exact", "bytes, i4"];
+    assert_eq!(cells(said.lines().next().unwrap()), heads);
+    assert!(said.contains("best on dev with seed 1") && said.contains("test chose nothing"), "{said}");
+    for (row, runs) in [("bq", 3 + 1), ("full", 2)] {
+        let found = cells(said.lines().find(|line| line.starts_with(&format!("| {row} |"))).unwrap());
+        // The test set is the dev set; in brackets is the score on training texts.
+        assert_eq!(found[1].split(" (").next(), Some(found[2]), "{said}");
+        let kept: Value = serde_json::from_slice(&mood.read(&format!("results/mood-{row}.bias.json"))).unwrap();
+        let kept = kept["runs"].as_array().unwrap();
+        assert_eq!(kept.len(), runs, "{kept:?}");
+        for run in kept {
+            assert!(run["dev"].is_f64() && run["dev"] == run["test"] && run["epoch"].is_u64(), "{run}");
+        }
+        let other: Value = serde_json::from_slice(&mood.read(&format!("results/other-{row}.bias.json"))).unwrap();
+        assert!(other["runs"][0]["dev"].is_f64() && other["runs"][0]["test"].is_null(), "{other}");
+    }
+    // The rate of the last run is the one that was best with the first seed.
+    let kept: Value = serde_json::from_slice(&mood.read("results/mood-bq.bias.json")).unwrap();
+    let dev = |at: usize| kept["runs"][at]["dev"].as_f64().unwrap();
+    let best = (1..3).fold(0, |best, at| if dev(at) > dev(best) { at } else { best });
+    assert_eq!(kept["runs"][3]["learning_rate"], kept["runs"][best]["learning_rate"]);
+    assert_eq!(kept["runs"][3]["seed"], 2);
+    for data in ["mood=task.json,test=dev.tsv", "mood=task.json,train.tsv,dev.tsv,test=dev.tsv,F1"] {
+        let refused = table(data, &[]);
+        assert!(refused.status.code() == Some(2), "{}", String::from_utf8_lossy(&refused.stderr));
+    }
+}

@@ -1,8 +1,20 @@
 //! Trainings that are killed, that run on a full disk, or that run twice at once. No file is left half-written, and the
 //! same command ends with the same bytes.
 
-use std::{fs, process::Stdio, time::Duration};
+use std::{
+    fs,
+    panic::{AssertUnwindSafe, catch_unwind},
+    process::Stdio,
+    time::Duration,
+};
 
+use bias_patch::Task;
+use edge_patch::{
+    data::read_examples,
+    evaluate,
+    train::{Event, Recipe, Sets, train},
+};
+use edge_run::{Encoder, EngineOptions};
 use system_tests::{
     assert_refused, assert_succeeded,
     mood::{Mood, on_full_disk},
@@ -59,6 +71,34 @@ fn a_training_that_is_killed_goes_on_to_the_same_patch() {
         assert!(picture("whole.jsonl") == picture("parts.jsonl"), "--average {average}: other curves");
         fs::remove_file(mood.path("whole.jsonl")).unwrap();
     }
+}
+
+#[test]
+fn a_training_that_is_stopped_keeps_the_test_score_of_its_best_epoch() {
+    let mood = Mood::default();
+    let task: Task = serde_json::from_slice(&mood.read("task.json")).unwrap();
+    let examples = |name: &str| read_examples(&mood.path(name), &task, false).unwrap().examples;
+    let (train_texts, dev_texts) = (examples("train.tsv"), examples("dev.tsv"));
+    let sets = Sets { train: &train_texts, dev: &dev_texts, test: Some(&train_texts[..30]) };
+    let encoder = Encoder::load(mood.bundle.clone(), EngineOptions::default()).unwrap();
+    let recipe = Recipe { learning_rates: vec![1e-2], epochs: 12, ..Recipe::default() };
+    // Six steps an epoch, and a checkpoint after every twentieth.
+    let train = |name: &str, stop: u64| {
+        let mut stop = |event| match event {
+            Event::Step { step, .. } if step == stop => panic!("stopped"),
+            _ => (),
+        };
+        train(&encoder, &task, sets, &recipe, &mood.path(name), &mut stop).unwrap()
+    };
+    let whole = train("whole.training", u64::MAX);
+    assert!(catch_unwind(AssertUnwindSafe(|| train("parts.training", 65))).is_err());
+    let parts = train("parts.training", u64::MAX);
+    assert_eq!(parts.runs, whole.runs);
+    // It was found before the checkpoint after step 60.
+    let run = &whole.runs[0];
+    assert!(run.epoch.unwrap() < 10, "{run:?}");
+    let found = evaluate(&encoder, &parts.patch, sets.test.unwrap()).unwrap();
+    assert_eq!(run.test, Some(found.metric("accuracy")));
 }
 
 #[test]

@@ -1,11 +1,11 @@
-//! Training: the same patch each time, every metric and average, and trainings that are refused.
+//! Training: the same patch each time, every metric and average, test sets, and trainings that are refused.
 
 use std::fs;
 
 use bias_patch::{Patch, Task};
 use edge_patch::{
     data::read_examples,
-    train::{Event, Recipe, train},
+    train::{Event, Recipe, Run, Sets, best_run, train},
 };
 use edge_run::{Encoder, EngineOptions};
 use serde_json::{Value, json};
@@ -222,7 +222,8 @@ fn a_learning_rate_that_diverges_is_given_up_for_another() {
     let encoder = Encoder::load(mood.bundle.clone(), EngineOptions::default()).unwrap();
     let train = |name: &str, rates: &[f64], given_up: &mut Vec<String>| {
         let recipe = Recipe { learning_rates: rates.to_vec(), ..Recipe::default() };
-        train(&encoder, &task, &train_texts, &dev_texts, &recipe, &mood.path(name), &mut |event| {
+        let sets = Sets { train: &train_texts, dev: &dev_texts, test: None };
+        train(&encoder, &task, sets, &recipe, &mood.path(name), &mut |event| {
             if let Event::Diverged { reason } = event {
                 given_up.push(reason);
             }
@@ -233,7 +234,8 @@ fn a_learning_rate_that_diverges_is_given_up_for_another() {
     let mut given_up = Vec::new();
     let trained = train("two.training", &[huge, 1e-2], &mut given_up).unwrap();
     assert!(given_up.len() == 1 && given_up[0].starts_with("step 2: "), "{given_up:?}");
-    assert!(trained.runs[0].2.is_none() && trained.runs[1].2.is_some(), "{:?}", trained.runs);
+    assert_eq!(trained.runs[0], Run::diverged(huge, 1));
+    assert!(trained.runs[1].dev.is_some(), "{:?}", trained.runs);
     let error = train("one.training", &[huge], &mut given_up).unwrap_err().to_string();
     assert!(error.starts_with("step 2: the loss is not a finite number"), "{error}");
     assert!(given_up.len() == 1 && !mood.path("one.training").exists());
@@ -323,4 +325,73 @@ fn weights_are_trained_to_compare_and_leave_no_patch() {
         let refused = mood.train("x.bias", &[&["--weights", "rows"], &extra[..]].concat()).output().unwrap();
         assert_refused(&refused, &parts);
     }
+}
+
+/// Makes the task a regression, whose score differs from epoch to epoch, and writes `test.tsv`.
+fn write_test_set(mood: &Mood) {
+    let task = json!({ "name": "value", "kind": "regression", "pooling": "mean", "max_length": 40 });
+    mood.write("task.json", task.to_string());
+    let row = |at: usize| format!("{} {} film\t{}\n", ["not", "very"][at % 2], ["good", "bad"][at / 2 % 2], at % 5);
+    mood.write("test.tsv", "sentence\tlabel\n".to_owned() + &(0..30).map(row).collect::<String>());
+}
+
+/// The first metric that `edge-patch evaluate` prints.
+fn evaluated(mood: &Mood, patch: &str, texts: &str) -> f64 {
+    let said = mood.edge_patch(&["evaluate", patch, texts, "--encoder", "bundle", "--json"]).output().unwrap();
+    serde_json::from_str::<Value>(&assert_succeeded(&said)).unwrap()["metrics"][0][1].as_f64().unwrap()
+}
+
+#[test]
+fn a_test_set_is_scored_with_the_best_epoch_and_chooses_nothing() {
+    let mood = Mood::default();
+    write_test_set(&mood);
+    let recipe = ["--lr", "1e-3,1e-2", "--seeds", "2", "--epochs", "8"];
+    let train = |output: &str, extra: &[&str]| {
+        assert_succeeded(&mood.train(output, &[&recipe[..], extra].concat()).output().unwrap())
+    };
+    let said = train("tested.bias", &["--test", "test.tsv", "--log", "log.jsonl"]);
+    let (dev, test) = (evaluated(&mood, "tested.bias", "dev.tsv"), evaluated(&mood, "tested.bias", "test.tsv"));
+    assert!(said.ends_with(&format!("Spearman {dev:.4} on dev, {test:.4} on test\n")) && dev != test, "{said}");
+    assert_eq!(said.lines().next().unwrap().matches("deviation").count(), 2, "{said}");
+    assert!(!train("plain.bias", &[]).contains("test"));
+    assert_eq!(mood.read("tested.bias"), mood.read("plain.bias"));
+
+    // In the log it has a score where dev is better than before, and only there.
+    let log = String::from_utf8(mood.read("log.jsonl")).unwrap();
+    let (mut best, mut scored, mut others) = (f64::NEG_INFINITY, 0, 0);
+    for event in log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()) {
+        if event["event"] == "run" {
+            best = f64::NEG_INFINITY;
+        }
+        let Some(dev) = event["dev"].as_f64() else { continue };
+        assert_eq!(event["test"].is_f64(), dev > best, "{event}");
+        *(if dev > best { &mut scored } else { &mut others }) += 1;
+        best = best.max(dev);
+    }
+    assert!(scored > 4 && others > 0, "{scored} {others}");
+    let plot = |what: &str, log: &str| {
+        assert_succeeded(&mood.edge_patch(&["plot", what, log, "-o", "picture.svg"]).output().unwrap());
+        String::from_utf8(mood.read("picture.svg")).unwrap()
+    };
+    assert!(plot("training", "log.jsonl").contains("Spearman on test"));
+
+    // By size, with the scores of every run kept.
+    let said = train("size.bias", &["--test", "test.tsv", "--train-sizes", "24,96", "--log", "sizes.jsonl"]);
+    assert!(said.lines().next().unwrap().contains("test deviation") && said.matches(" ±").count() == 4, "{said}");
+    assert!(plot("sizes", "sizes.jsonl").contains("Spearman on test"));
+    let kept: Value = serde_json::from_slice(&mood.read("size-96.bias.json")).unwrap();
+    let runs: Vec<Run> = serde_json::from_value(kept["runs"].clone()).unwrap();
+    let best = best_run(&runs).unwrap();
+    assert_eq!((runs.len(), best.dev, best.test), (4, Some(dev), Some(test)));
+    mood.write("no.tsv", "sentence\tlabel\n");
+    assert_refused(&mood.train("x.bias", &["--test", "no.tsv"]).output().unwrap(), &["no.tsv", "found none"]);
+    // Without the test set it is another training.
+    let other = mood.train("size.bias", &[&recipe[..], &["--train-sizes", "24"]].concat()).output().unwrap();
+    assert_refused(&other, &["size-24.bias.json", "remove the file to train again"]);
+    // As an earlier version kept it.
+    let old = String::from_utf8(mood.read("size-24.bias.json")).unwrap();
+    let runs = old.find("\"runs\"").unwrap()..=old.find(']').unwrap();
+    mood.write("size-24.bias.json", old.replace(&old[runs], r#""runs": [[0.001, 1, 0.5]]"#));
+    let other = mood.train("size.bias", &["--train-sizes", "24"]).output().unwrap();
+    assert_refused(&other, &["size-24.bias.json", "remove the file to train again", "invalid type"]);
 }

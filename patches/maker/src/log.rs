@@ -66,7 +66,10 @@ pub enum Entry {
         loss: Option<f64>,
         /// The score on the dev set.
         dev: Option<f64>,
-        /// The metric of the score.
+        /// The score on the test set, if there is one and this is the best epoch so far.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        test: Option<f64>,
+        /// The metric of the scores.
         #[serde(default)]
         metric: Option<String>,
     },
@@ -79,6 +82,12 @@ pub enum Entry {
         /// The standard deviation of these scores.
         #[serde(default)]
         deviation: Option<f64>,
+        /// The test score of the same runs, the mean over the seeds, if there is a test set.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        test: Option<f64>,
+        /// The standard deviation of these scores.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        test_deviation: Option<f64>,
         /// The score of the best patch on training texts.
         #[serde(default)]
         train: Option<f64>,
@@ -119,9 +128,13 @@ impl From<&Event> for Entry {
             Event::Step { step, loss, norm } => Entry::Step { step: *step, loss: Some(*loss), norm: Some(*norm) },
             Event::LeftOut { texts } => Entry::LeftOut { texts: *texts },
             Event::Diverged { reason } => Entry::Diverged { reason: reason.clone() },
-            Event::Epoch { epoch, loss, dev, metric } => {
-                Entry::Epoch { epoch: *epoch, loss: Some(*loss), dev: Some(*dev), metric: Some((*metric).to_owned()) }
-            }
+            Event::Epoch { epoch, loss, dev, test, metric } => Entry::Epoch {
+                epoch: *epoch,
+                loss: Some(*loss),
+                dev: Some(*dev),
+                test: *test,
+                metric: Some((*metric).to_owned()),
+            },
         }
     }
 }
@@ -187,7 +200,8 @@ mod tests {
             Event::Step { step: 21, loss: 0.5, norm: 2.0 },
             Event::LeftOut { texts: 3 },
             Event::Diverged { reason: "why".to_owned() },
-            Event::Epoch { epoch: 2, loss: 0.25, dev: 0.75, metric: "F1" },
+            Event::Epoch { epoch: 2, loss: 0.25, dev: 0.75, test: None, metric: "F1" },
+            Event::Epoch { epoch: 3, loss: 0.25, dev: 0.75, test: Some(0.5), metric: "F1" },
         ];
         let dir = tempfile::TempDir::new().unwrap();
         let path = dir.path().join("log.jsonl");
@@ -195,6 +209,7 @@ mod tests {
         let lines: Vec<String> = entries.iter().map(|entry| serde_json::to_string(entry).unwrap()).collect();
         assert!(lines[0].contains(r#""learning_rate":0.001,"seed":7"#), "{}", lines[0]);
         assert_eq!(lines[2], r#"{"event":"left out","texts":3}"#);
+        assert!(!lines[4].contains("test") && lines[5].contains(r#""dev":0.75,"test":0.5"#), "{lines:?}");
         fs::write(&path, lines.join("\n") + "\n\n").unwrap();
         assert_eq!(read_log(&path).unwrap(), entries);
 
@@ -218,8 +233,16 @@ mod tests {
             steps: 9,
         };
         let step = Entry::Step { step: 1, loss: None, norm: None };
-        let size = Entry::Size { texts: 100, dev: None, deviation: None, train: None, metric: None };
-        let epoch = Entry::Epoch { epoch: 1, loss: None, dev: Some(0.5), metric: None };
+        let size = Entry::Size {
+            texts: 100,
+            dev: None,
+            deviation: None,
+            test: None,
+            test_deviation: None,
+            train: None,
+            metric: None,
+        };
+        let epoch = Entry::Epoch { epoch: 1, loss: None, dev: Some(0.5), test: None, metric: None };
         assert_eq!(read_log(&path).unwrap(), [run, step, epoch, size, Entry::Other]);
 
         for (text, found) in [("{\"event\":\"step\"}", "missing field"), ("\n{\"event\":", "line 2"), ("x", "expected")]

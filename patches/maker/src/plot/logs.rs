@@ -1,5 +1,5 @@
-//! Pictures of logs of trainings: loss and score of every run by step, or the score of each log by its number of
-//! training texts. Errors name the log.
+//! Pictures of logs of trainings: loss and scores of every run by step, or the scores of each log by its number of
+//! training texts. Test scores have a panel of their own, where there are any. Errors name the log.
 
 use std::{
     collections::BTreeMap,
@@ -16,12 +16,12 @@ use crate::{
 };
 
 impl Picture {
-    /// Training loss and dev score of every run in logs of trainings, by step.
+    /// Training loss, dev score and, where a test set was scored, test score of every run in logs of trainings, by step.
     ///
     /// # Errors
     /// When a log cannot be read or has no steps, or scores are of different metrics.
     pub fn of_training(logs: &[PathBuf]) -> Result<Self> {
-        let (mut losses, mut scores, mut metric) = (Vec::new(), Vec::new(), None);
+        let (mut losses, mut scores, mut tests, mut metric) = (Vec::new(), Vec::new(), Vec::new(), None);
         for path in logs {
             let entries = read_log(path)?;
             same_metric(&entries, &mut metric, path)?;
@@ -33,44 +33,59 @@ impl Picture {
             for run in runs {
                 let name = run.name(several.as_deref());
                 losses.push(Series { name: name.clone(), pieces: pieces(&thinned(&run.losses)) });
-                scores.push(Series { name, pieces: pieces(&run.scores) });
+                scores.push(Series { name: name.clone(), pieces: pieces(&run.scores) });
+                tests.push(Series { name, pieces: pieces(&run.tests) });
             }
         }
         let lines = |up: String, series| Lines { up, across: "step", logarithmic: false, series };
-        let up = format!("{} on dev", metric.as_deref().unwrap_or("score"));
+        let metric = metric.as_deref().unwrap_or("score");
         let mut panels = vec![Panel::Lines(lines("training loss".to_owned(), losses))];
-        // A training that is in its first epoch has none.
-        if scores.iter().any(|series| !series.pieces.is_empty()) {
-            panels.push(Panel::Lines(lines(up, scores)));
+        // A training that is in its first epoch has none, and many have no test set.
+        for (set, series) in [("dev", scores), ("test", tests)] {
+            if series.iter().any(|series| !series.pieces.is_empty()) {
+                panels.push(Panel::Lines(lines(format!("{metric} on {set}"), series)));
+            }
         }
-        Ok(Picture { title: "training loss and dev score by step".to_owned(), panels })
+        Ok(Picture { title: "training loss and score by step".to_owned(), panels })
     }
 
-    /// The dev score by the number of training texts, a line for each log, as in the paper's Figure 2.
+    /// The dev score, and the test score where a test set was scored, by the number of training texts, a line for each
+    /// log, as in the paper's Figure 2.
     ///
     /// # Errors
     /// When a log cannot be read or has no sizes, or scores are of different metrics.
     pub fn of_sizes(logs: &[PathBuf]) -> Result<Self> {
-        let (mut series, mut metric) = (Vec::new(), None);
+        let (mut scores, mut tests, mut metric) = (Vec::new(), Vec::new(), None);
         for path in logs {
             let entries = read_log(path)?;
             same_metric(&entries, &mut metric, path)?;
             // The last result of a size counts: a resumed command appends to its log.
             let sizes = entries.iter().filter_map(|entry| match entry {
-                Entry::Size { texts, dev: Some(dev), .. } if *texts > 0 && drawable(*dev) => Some((*texts, *dev)),
+                Entry::Size { texts, dev: Some(dev), test, .. } if *texts > 0 && drawable(*dev) => {
+                    Some((*texts, (Some(*dev), *test)))
+                }
                 _ => None,
             });
-            let sizes: BTreeMap<usize, f64> = sizes.collect();
+            let sizes: BTreeMap<usize, (Option<f64>, Option<f64>)> = sizes.collect();
             if sizes.is_empty() {
                 return Err(nothing(path, "scores of sizes, as edge-patch train --train-sizes --log writes them"));
             }
-            let points = sizes.into_iter().map(|(texts, dev)| (texts as f64, dev)).collect();
-            series.push(Series { name: name_of(path), pieces: vec![points] });
+            let (dev, test): (Vec<Point>, Vec<Point>) =
+                sizes.into_iter().map(|(texts, (dev, test))| ((texts as f64, dev), (texts as f64, test))).unzip();
+            scores.push(Series { name: name_of(path), pieces: pieces(&dev) });
+            tests.push(Series { name: name_of(path), pieces: pieces(&test) });
         }
-        let up = format!("{} on dev", metric.as_deref().unwrap_or("score"));
-        let title = "dev score by number of training texts".to_owned();
-        let lines = Lines { up, across: "training texts", logarithmic: true, series };
-        Ok(Picture { title, panels: vec![Panel::Lines(lines)] })
+        let metric = metric.as_deref().unwrap_or("score");
+        let panel = |set: &str, series: Vec<Series>| {
+            let up = format!("{metric} on {set}");
+            Panel::Lines(Lines { up, across: "training texts", logarithmic: true, series })
+        };
+        let mut panels = vec![panel("dev", scores)];
+        if tests.iter().any(|series| !series.pieces.is_empty()) {
+            panels.push(panel("test", tests));
+        }
+        let title = "score by number of training texts".to_owned();
+        Ok(Picture { title, panels })
     }
 }
 
@@ -162,7 +177,8 @@ mod tests {
             )
         };
         let step = |step: u64, loss: f64| format!("{{\"event\":\"step\",\"step\":{step},\"loss\":{loss}}}\n");
-        let epoch = |dev: f64| format!("{{\"event\":\"epoch\",\"dev\":{dev},\"metric\":\"F1\"}}\n");
+        let epoch =
+            |dev: f64| format!("{{\"event\":\"epoch\",\"dev\":{dev},\"test\":{},\"metric\":\"F1\"}}\n", dev / 2.0);
         let whole = |seed, from: u64, losses: &[f64]| {
             let steps: String = losses.iter().enumerate().map(|(at, loss)| step(from + at as u64 + 1, *loss)).collect();
             run(seed, from) + &steps
@@ -180,10 +196,10 @@ mod tests {
             + &second;
         let (_dir, paths) = logs(&[("whole.jsonl", &(first + &second)), ("parts.jsonl", &parts)]);
         let of = |path: &PathBuf| Picture::of_training(std::slice::from_ref(path)).unwrap();
-        assert_eq!(of(&paths[0]).panels.len(), 2);
+        assert_eq!(of(&paths[0]).panels.len(), 3);
         let svg = of(&paths[0]).svg().unwrap();
         assert_eq!(svg, of(&paths[1]).svg().unwrap());
-        for part in ["F1 on dev", "learning rate 1e-2, seed 2", ">\nstep\n<"] {
+        for part in ["F1 on dev", "F1 on test", "learning rate 1e-2, seed 2", ">\nstep\n<"] {
             assert!(svg.contains(part), "{part} in {svg}");
         }
         let both = Picture::of_training(&paths).unwrap().text().join("\n");
@@ -210,6 +226,15 @@ mod tests {
         assert!(picture.svg().unwrap().contains("full &amp; frank"));
         let text = picture.text();
         assert!(text.iter().any(|line| line.ends_with("a  bitfit")), "{text:?}");
+        assert_eq!(picture.panels.len(), 1);
+        // With a test set, a second panel. One size was not scored on it.
+        let tested = size(100, "0.5,\"test\":0.25") + &size(1000, "0.6") + &size(10_000, "0.7,\"test\":0.5");
+        let (_dir, paths) = logs(&[("tested.jsonl", &tested), ("bitfit.jsonl", &ours)]);
+        let picture = Picture::of_sizes(&paths).unwrap();
+        let [Panel::Lines(_), Panel::Lines(lines)] = &picture.panels[..] else { panic!("no second panel") };
+        assert_eq!(lines.up, "score on test");
+        assert_eq!(lines.series[0].pieces, [[(100.0, 0.25)], [(10_000.0, 0.5)]]);
+        assert!(lines.series[1].pieces.is_empty());
     }
 
     #[test]

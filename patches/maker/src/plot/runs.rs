@@ -12,6 +12,8 @@ pub(super) struct Run {
     of: Option<Entry>,
     pub losses: Vec<Point>,
     pub scores: Vec<Point>,
+    /// On a test set, of the epochs that were scored on it.
+    pub tests: Vec<Point>,
 }
 
 impl Run {
@@ -28,7 +30,7 @@ impl Run {
                     let of = Some(first);
                     match runs.last_mut().filter(|last| last.of == of) {
                         // It was stopped and resumed from a checkpoint: the steps after the checkpoint are done again.
-                        Some(last) => [&mut last.losses, &mut last.scores]
+                        Some(last) => [&mut last.losses, &mut last.scores, &mut last.tests]
                             .into_iter()
                             .for_each(|points| points.retain(|point| point.0 <= *step as f64)),
                         None => runs.push(Run { of, ..Run::default() }),
@@ -42,10 +44,11 @@ impl Run {
                         run.losses.push((*step as f64, *loss));
                     }
                 }
-                Entry::Epoch { dev, .. } => {
+                Entry::Epoch { dev, test, .. } => {
                     if let Some(run) = runs.last_mut() {
                         let step = run.losses.last().map_or(0.0, |point| point.0);
                         run.scores.push((step, *dev));
+                        run.tests.extend(test.map(|test| (step, Some(test))));
                     }
                 }
                 _ => {}

@@ -9,12 +9,12 @@ use std::{fs, io, path::Path};
 use bias_patch::{Digest, atomic};
 use serde::{Deserialize, Serialize};
 
-use super::{average::Averaged, optimizer::AdamW};
+use super::{Run, average::Averaged, optimizer::AdamW};
 use crate::{Error, Result};
 
 const MAGIC: &[u8; 8] = b"BIASCKPT";
 /// Raised whenever the state's form changes.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const DIGEST_BYTES: usize = 32;
 
 /// The state of a training.
@@ -23,26 +23,21 @@ pub(crate) struct Checkpoint {
     /// The identity of the training.
     fingerprint: [u8; DIGEST_BYTES],
     /// Runs that are done.
-    pub done: Vec<Done>,
+    pub done: Vec<Run>,
     /// The best of them.
     pub best: Option<Best>,
     /// The run in progress.
     pub current: Option<Current>,
 }
 
-/// A run that is done.
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Done {
-    pub learning_rate: f64,
-    pub seed: u64,
-    /// None if it diverged.
-    pub score: Option<f64>,
-}
-
-/// Parameters and their score.
+/// Parameters at the end of an epoch, and their scores.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Best {
-    pub score: f64,
+    /// The epoch, from 1.
+    pub epoch: u64,
+    pub dev: f64,
+    /// None without a test set.
+    pub test: Option<f64>,
     pub parameters: Vec<f32>,
 }
 
@@ -99,11 +94,6 @@ impl Checkpoint {
         Ok(state)
     }
 
-    /// The learning rate, seed and score of each run that is done.
-    pub fn runs(&self) -> Vec<(f64, u64, Option<f64>)> {
-        self.done.iter().map(|done| (done.learning_rate, done.seed, done.score)).collect()
-    }
-
     /// Writes the checkpoint, whole or not at all.
     pub fn save(&self, path: &Path) -> Result<()> {
         let rest = postcard::to_stdvec(self).map_err(|e| Error::TrainingState {
@@ -126,7 +116,9 @@ mod tests {
         let path = dir.path().join("x.bias.training");
         let fingerprint = Digest::of(b"this training");
         let mut state = Checkpoint::open(&path, fingerprint).unwrap();
-        state.done.push(Done { learning_rate: 1e-3, seed: 7, score: Some(0.5) });
+        let best = Best { epoch: 2, dev: 0.5, test: Some(0.25), parameters: vec![1.0, 2.0] };
+        state.current = Some(Current { best: Some(best), ..Current::default() });
+        state.done.push(Run { learning_rate: 1e-3, seed: 7, epoch: Some(1), dev: Some(0.5), test: None });
         state.save(&path).unwrap();
         assert_eq!(Checkpoint::open(&path, fingerprint).unwrap(), state);
 
@@ -138,7 +130,7 @@ mod tests {
         };
         let older = bytes[MAGIC.len() + 4..].to_vec();
         for (bytes, expected, found) in [
-            (changed(8, 2), "expected version 1", "found version 2"),
+            (changed(8, 1), "expected version 2", "found version 1"),
             (changed(0, b'x'), "a training checkpoint", "no mark of one"),
             (older, "a training checkpoint", "older than version 1"),
             (changed(20, bytes[20] ^ 1), "a whole training checkpoint", "a damaged one"),

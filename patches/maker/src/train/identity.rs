@@ -7,7 +7,7 @@
 
 use bias_patch::{Digest, Digester, Task};
 
-use super::{Average, Recipe, Weights};
+use super::{Average, Recipe, Sets, Weights};
 use crate::{
     Error, Result,
     data::{Example, Gold},
@@ -23,8 +23,7 @@ const VERSION: u64 = 2;
 pub(super) fn identity(
     (encoder, arithmetic): (Digest, &str),
     task: &Task,
-    train_texts: &[Example],
-    dev_texts: &[Example],
+    sets: Sets<'_>,
     recipe: &Recipe,
     weights: Option<Weights>,
 ) -> Result<Digest> {
@@ -43,7 +42,8 @@ pub(super) fn identity(
     if let Some(weights) = weights {
         fields.text("weights", weights.name());
     }
-    for (set, examples) in [("train", train_texts), ("dev", dev_texts)] {
+    for (set, examples) in [("train", Some(sets.train)), ("dev", Some(sets.dev)), ("test", sets.test)] {
+        let Some(examples) = examples else { continue };
         fields.number(set, examples.len() as u64);
         examples.iter().for_each(|example| example_fields(example, &mut fields));
     }
@@ -57,6 +57,7 @@ fn recipe_fields(recipe: &Recipe, fields: &mut Fields) {
         learning_rates,
         residual_rate,
         seeds,
+        rate_by_first_seed,
         epochs,
         batch,
         warmup,
@@ -78,6 +79,9 @@ fn recipe_fields(recipe: &Recipe, fields: &mut Fields) {
     learning_rates.iter().for_each(|rate| fields.float("learning_rate", *rate));
     fields.float("residual_rate", *residual_rate);
     seeds.iter().for_each(|seed| fields.number("seed", *seed));
+    if *rate_by_first_seed {
+        fields.number("rate_by_first_seed", 1);
+    }
     fields.number("epochs", *epochs);
     fields.number("batch", *batch as u64);
     fields.float("warmup", *warmup);
@@ -165,8 +169,11 @@ mod tests {
             average: Average::Ema(0.999),
             ..Recipe::default()
         };
+        let of_sets = |sets: Sets<'_>, recipe: &Recipe, weights| {
+            identity((Digest::of(b"encoder"), "avx2 Float"), &task, sets, recipe, weights).unwrap()
+        };
         let of = |train: &[Example], dev: &[Example], recipe: &Recipe, weights| {
-            identity((Digest::of(b"encoder"), "avx2 Float"), &task, train, dev, recipe, weights).unwrap()
+            of_sets(Sets { train, dev, test: None }, recipe, weights)
         };
         let known = of(&train, &dev, &recipe, None);
         // Another value would end every kept result and checkpoint: then VERSION has to be raised, and this with it.
@@ -184,6 +191,9 @@ mod tests {
             of(&train, &dev, &Recipe { slots: recipe.slots.clone().from_layer(1), ..recipe.clone() }, None),
             of(&train, &dev, &Recipe { patience: Some(1), ..recipe.clone() }, None),
             of(&train, &dev, &Recipe { average: Average::Last(1), ..recipe.clone() }, None),
+            of(&train, &dev, &Recipe { rate_by_first_seed: true, ..recipe.clone() }, None),
+            of_sets(Sets { train: &train, dev: &dev, test: Some(&dev) }, &recipe, None),
+            of_sets(Sets { train: &train, dev: &dev, test: Some(&train) }, &recipe, None),
         ];
         for (at, other) in others.iter().enumerate() {
             assert!(*other != known && !others[..at].contains(other), "{at}");

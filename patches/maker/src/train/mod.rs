@@ -1,8 +1,8 @@
 //! Training a patch by BitFit: biases of the encoder, perhaps low-rank terms of its linear layers, and a new head are
 //! trained. All weights are frozen.
 //!
-//! In: an encoder, a task, labelled texts to train on and a dev set, and a [`Recipe`]. Out: the patch with the best dev
-//! score over all learning rates and seeds of the recipe. A training that was stopped resumes from its last checkpoint
+//! In: an encoder, a task, labelled texts ([`Sets`]), and a [`Recipe`]. Out: the patch with the best dev score over all
+//! learning rates and seeds of the recipe, and the scores of every run. A test set is scored and decides nothing. A training that was stopped resumes from its last checkpoint
 //! and gives the same patch, byte for byte. For comparison, [`compare`] trains weights and gives scores only.
 
 mod average;
@@ -13,6 +13,7 @@ mod memory;
 pub(crate) mod optimizer;
 mod parts;
 mod recipe;
+mod runs;
 mod slots;
 mod texts;
 #[cfg(feature = "research")]
@@ -30,11 +31,12 @@ use edge_run::{Encoder, Tokenized};
 use ndarray::{ArrayView1, ArrayView2};
 
 pub use recipe::{Average, Event, Recipe};
+pub use runs::{RateScores, Run, Sets, Spread, best_rate, best_run, by_learning_rate};
 pub use slots::Slots;
 pub use weights::Weights;
 
 use self::{
-    checkpoint::{Checkpoint, Done},
+    checkpoint::{Best, Checkpoint},
     head::Head,
     trainer::Trainer,
 };
@@ -49,19 +51,19 @@ use crate::{
 pub struct Trained {
     /// The patch, its values in f32.
     pub patch: Patch,
-    /// The name of the metric of the dev scores.
+    /// The name of the metric of the scores.
     pub metric: &'static str,
-    /// The learning rate, seed and best dev score of each run; no score if it diverged.
-    pub runs: Vec<(f64, u64, Option<f64>)>,
+    /// All runs, in the order in which they were done.
+    pub runs: Vec<Run>,
 }
 
 /// The result of a training of weights.
 #[derive(Clone, Debug)]
 pub struct Compared {
-    /// The name of the metric of the dev scores.
+    /// The name of the metric of the scores.
     pub metric: &'static str,
     /// As in [`Trained`].
-    pub runs: Vec<(f64, u64, Option<f64>)>,
+    pub runs: Vec<Run>,
 }
 
 /// The identity of a training: a digest of the encoder and how its kernels round, the task, the texts, the recipe, and
@@ -72,43 +74,12 @@ pub struct Compared {
 pub fn fingerprint(
     encoder: &Encoder,
     task: &Task,
-    train_texts: &[Example],
-    dev_texts: &[Example],
+    sets: Sets<'_>,
     recipe: &Recipe,
     weights: Option<Weights>,
 ) -> Result<Digest> {
     let of_encoder = (encoder.bundle().manifest().encoder, &encoder.arithmetic()[..]);
-    identity::identity(of_encoder, task, train_texts, dev_texts, recipe, weights)
-}
-
-/// The dev scores of one learning rate, over its seeds.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct RateScores {
-    /// The learning rate.
-    pub learning_rate: f64,
-    /// How many runs did not diverge.
-    pub runs: usize,
-    /// The mean of their scores; not a number where there are none.
-    pub mean: f64,
-    /// The standard deviation of their scores.
-    pub deviation: f64,
-    /// The best score.
-    pub best: f64,
-}
-
-/// Mean and standard deviation over the seeds of each learning rate, as the paper reports them.
-pub fn by_learning_rate(runs: &[(f64, u64, Option<f64>)]) -> Vec<RateScores> {
-    let mut rates: Vec<f64> = runs.iter().map(|run| run.0).collect();
-    rates.dedup();
-    let of = |rate: f64| {
-        let scores: Vec<f64> = runs.iter().filter(|run| run.0 == rate).filter_map(|run| run.2).collect();
-        let mean = scores.iter().sum::<f64>() / scores.len() as f64;
-        let squares = scores.iter().map(|score| (score - mean).powi(2)).sum::<f64>();
-        let deviation = (squares / (scores.len() as f64 - 1.0).max(1.0)).sqrt();
-        let best = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        RateScores { learning_rate: rate, runs: scores.len(), mean, deviation, best }
-    };
-    rates.into_iter().map(of).collect()
+    identity::identity(of_encoder, task, sets, recipe, weights)
 }
 
 /// A random subset of `size` texts. Larger subsets contain the smaller ones.
@@ -128,22 +99,21 @@ pub fn subset(examples: &[Example], size: usize) -> Vec<Example> {
 pub fn train(
     encoder: &Encoder,
     task: &Task,
-    train_texts: &[Example],
-    dev_texts: &[Example],
+    sets: Sets<'_>,
     recipe: &Recipe,
     checkpoint: &Path,
     event: &mut dyn FnMut(Event),
 ) -> Result<Trained> {
-    let trainer = Trainer::new(encoder, task, train_texts, dev_texts, recipe, None)?;
-    let state = run_all(&trainer, train_texts.len(), recipe, checkpoint, event)?;
+    let trainer = Trainer::new(encoder, task, sets, recipe, None)?;
+    let state = run_all(&trainer, sets.train.len(), recipe, checkpoint, event)?;
     let best = state.best.as_ref().ok_or_else(|| wrong("learning rates", "one that does not diverge", "none"))?;
     let metric = trainer.metric;
     let patch = trainer.patch(&best.parameters)?;
-    let made = format!("at most {} epochs over {} texts, {} to a step", recipe.epochs, train_texts.len(), recipe.batch);
-    let score = format!("{metric} {:.4} on {} texts", best.score, dev_texts.len());
+    let made = format!("at most {} epochs over {} texts, {} to a step", recipe.epochs, sets.train.len(), recipe.batch);
+    let score = format!("{metric} {:.4} on {} texts", best.dev, sets.dev.len());
     let notes = [("made", made), ("metric", score), ("slots", trainer.trained())];
     let metadata = notes.map(|(key, value)| (key.to_owned(), value));
-    Ok(Trained { patch: patch.with_metadata(metadata.into()), metric, runs: state.runs() })
+    Ok(Trained { patch: patch.with_metadata(metadata.into()), metric, runs: state.done })
 }
 
 /// Trains weights of the encoder with the same steps as [`train`], and gives their scores: a patch cannot hold weights.
@@ -154,21 +124,19 @@ pub fn train(
 /// # Errors
 /// As [`train`]; also when the encoder's weights are quantized, the recipe asks for averages or a memory limit, or this
 /// is a build without the feature `research`.
-#[expect(clippy::too_many_arguments, reason = "those of train, and which weights")]
 pub fn compare(
     encoder: &Encoder,
     task: &Task,
-    train_texts: &[Example],
-    dev_texts: &[Example],
+    sets: Sets<'_>,
     recipe: &Recipe,
     weights: Weights,
     checkpoint: &Path,
     event: &mut dyn FnMut(Event),
 ) -> Result<Compared> {
     weights.check()?;
-    let trainer = Trainer::new(encoder, task, train_texts, dev_texts, recipe, Some(weights))?;
-    let state = run_all(&trainer, train_texts.len(), recipe, checkpoint, event)?;
-    Ok(Compared { metric: trainer.metric, runs: state.runs() })
+    let trainer = Trainer::new(encoder, task, sets, recipe, Some(weights))?;
+    let state = run_all(&trainer, sets.train.len(), recipe, checkpoint, event)?;
+    Ok(Compared { metric: trainer.metric, runs: state.done })
 }
 
 /// Does all runs of a recipe that are not done yet, on `texts` training texts. Gives the final state, which the
@@ -180,35 +148,36 @@ fn run_all(
     checkpoint: &Path,
     event: &mut dyn FnMut(Event),
 ) -> Result<Checkpoint> {
-    let runs = recipe.runs();
     if trainer.left_out > 0 {
         event(Event::LeftOut { texts: trainer.left_out });
     }
     // What would be wrong with the patch in the end is refused now.
     trainer.check()?;
     let mut state = Checkpoint::open(checkpoint, trainer.fingerprint)?;
-    while state.done.len() < runs.len() {
-        let at = state.done.len();
-        let (learning_rate, seed) = runs[at];
+    while let Some((learning_rate, seed)) = recipe.next(&state.done) {
         let current = match state.current.take() {
             Some(current) => current,
             None => trainer.begin(seed),
         };
         let steps = trainer.steps();
-        let (run, step) = ((at, runs.len()), current.adam.steps);
+        let (run, step) = ((state.done.len(), recipe.count()), current.adam.steps);
         let (training, trained) = (trainer.fingerprint, trainer.trained());
         event(Event::Run { run, training, trained, texts, learning_rate, seed, step, steps });
         match trainer.run(current, learning_rate, seed, &mut state, checkpoint, event) {
             Ok(finished) => {
-                state.done.push(Done { learning_rate, seed, score: Some(finished.score) });
-                if state.best.as_ref().is_none_or(|best| finished.score > best.score) {
+                let Best { epoch, dev, test, .. } = finished;
+                state.done.push(Run { learning_rate, seed, epoch: Some(epoch), dev: Some(dev), test });
+                if state.best.as_ref().is_none_or(|best| dev > best.dev) {
                     state.best = Some(finished);
                 }
             }
-            // Other runs may not diverge; if all do, this is the error.
-            Err(error @ Error::Diverged { .. }) if at + 1 < runs.len() || state.best.is_some() => {
+            Err(error @ Error::Diverged { .. }) => {
+                state.done.push(Run::diverged(learning_rate, seed));
+                // Other runs may not diverge; if all do, this is the error.
+                if state.best.is_none() && recipe.next(&state.done).is_none() {
+                    return Err(error);
+                }
                 event(Event::Diverged { reason: error.to_string() });
-                state.done.push(Done { learning_rate, seed, score: None });
             }
             Err(error) => return Err(error),
         }

@@ -2,7 +2,7 @@
 
 use bias_patch::{Digest, Module};
 
-use super::Slots;
+use super::{Run, Slots, best_rate};
 
 /// Which parameters of a run are evaluated at the end of each epoch, and kept if they score best.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -28,6 +28,9 @@ pub struct Recipe {
     /// Seeds to try with each learning rate. A seed decides the initial values of the head and of low-rank terms, the order
     /// of texts, and which weights are trained.
     pub seeds: Vec<u64>,
+    /// Whether only the first seed is trained with every learning rate, and the others with the one that is best on dev
+    /// there, as in the paper.
+    pub rate_by_first_seed: bool,
     /// Epochs of each run.
     pub epochs: u64,
     /// Texts per step.
@@ -49,9 +52,23 @@ pub struct Recipe {
 }
 
 impl Recipe {
-    /// The learning rate and seed of each run.
-    pub fn runs(&self) -> Vec<(f64, u64)> {
-        self.learning_rates.iter().flat_map(|rate| self.seeds.iter().map(move |seed| (*rate, *seed))).collect()
+    /// How many runs there are, if the first seed does not diverge with every learning rate.
+    pub fn count(&self) -> usize {
+        let (rates, seeds) = (self.learning_rates.len(), self.seeds.len());
+        if self.rate_by_first_seed { (rates + seeds).saturating_sub(1) } else { rates * seeds }
+    }
+
+    /// The learning rate and seed of the run that comes after those that are done; none after the last.
+    pub fn next(&self, done: &[Run]) -> Option<(f64, u64)> {
+        let (at, rates) = (done.len(), self.learning_rates.len());
+        if !self.rate_by_first_seed {
+            let seeds = self.seeds.len();
+            return Some((*self.learning_rates.get(at.checked_div(seeds)?)?, self.seeds[at % seeds]));
+        }
+        match self.learning_rates.get(at) {
+            Some(rate) => Some((*rate, *self.seeds.first()?)),
+            None => Some((best_rate(&done[..rates])?.learning_rate, *self.seeds.get(1 + at - rates)?)),
+        }
     }
 }
 
@@ -72,6 +89,7 @@ impl Default for Recipe {
             // At the full rate they spoil tasks that the encoder knows little of.
             residual_rate: 0.17,
             seeds: vec![1],
+            rate_by_first_seed: false,
             epochs: 3,
             batch: 16,
             warmup: 0.06,
@@ -134,7 +152,47 @@ pub enum Event {
         loss: f64,
         /// The score on the dev set.
         dev: f64,
-        /// The metric of the score.
+        /// The score on the test set, if there is one and this is the best epoch so far.
+        test: Option<f64>,
+        /// The metric of the scores.
         metric: &'static str,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// All runs of a recipe, whose dev scores are a function of the learning rate and the seed.
+    fn all(recipe: &Recipe, dev: impl Fn(f64, u64) -> Option<f64>) -> Vec<(f64, u64)> {
+        let mut done = Vec::new();
+        while let Some((learning_rate, seed)) = recipe.next(&done) {
+            let dev = dev(learning_rate, seed);
+            done.push(Run { learning_rate, seed, epoch: dev.map(|_| 1), dev, test: None });
+        }
+        done.iter().map(|run| (run.learning_rate, run.seed)).collect()
+    }
+
+    #[test]
+    fn every_rate_gets_every_seed_or_the_best_of_the_first_seed_gets_the_others() {
+        let grid = Recipe { learning_rates: vec![1e-3, 2e-3, 3e-3], seeds: vec![7, 8, 9], ..Recipe::default() };
+        // The middle rate is best with the first seed, and worst with the others.
+        let dev = |rate: f64, seed: u64| Some(if (rate == 2e-3) == (seed == 7) { 0.9 } else { 0.1 });
+        let runs = all(&grid, dev);
+        let all_of = |rate: f64| [(rate, 7), (rate, 8), (rate, 9)];
+        assert_eq!(runs, [1e-3, 2e-3, 3e-3].map(all_of).concat());
+        assert_eq!(runs.len(), grid.count());
+
+        let chosen = Recipe { rate_by_first_seed: true, ..grid };
+        let runs = all(&chosen, dev);
+        assert_eq!(runs, [(1e-3, 7), (2e-3, 7), (3e-3, 7), (2e-3, 8), (2e-3, 9)]);
+        assert_eq!(runs.len(), chosen.count());
+        // A rate that diverges is not chosen; if all do, there is none to go on with.
+        let runs = all(&chosen, |rate, seed| dev(rate, seed).filter(|_| rate != 2e-3));
+        assert_eq!(runs[3..], [(1e-3, 8), (1e-3, 9)]);
+        assert_eq!(all(&chosen, |_, _| None).len(), 3);
+        let one = Recipe { seeds: vec![7], ..chosen };
+        assert_eq!((all(&one, dev).len(), one.count()), (3, 3));
+        assert_eq!(Recipe { seeds: Vec::new(), ..one }.next(&[]), None);
+    }
 }

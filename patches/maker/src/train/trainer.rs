@@ -13,7 +13,7 @@ use edge_bundle::Slot;
 use edge_run::{Encoder, Tokenized};
 
 use super::{
-    Average, Event, Recipe, Slots, Weights,
+    Average, Event, Recipe, Sets, Slots, Weights,
     average::Averaged,
     checkpoint::{Best, Checkpoint, Current},
     fingerprint, gradient_with_weights,
@@ -38,7 +38,7 @@ pub(super) struct Trainer<'a> {
     encoder: &'a Encoder,
     task: &'a Task,
     train_texts: Vec<TrainingText<'a>>,
-    dev_texts: &'a [Example],
+    sets: Sets<'a>,
     recipe: &'a Recipe,
     /// Which weights are trained, and how many if not all.
     weights: Option<(Weights, usize)>,
@@ -62,16 +62,16 @@ impl<'a> Trainer<'a> {
     pub fn new(
         encoder: &'a Encoder,
         task: &'a Task,
-        train_texts: &'a [Example],
-        dev_texts: &'a [Example],
+        sets: Sets<'a>,
         recipe: &'a Recipe,
         weights: Option<Weights>,
     ) -> Result<Self> {
         let manifest = encoder.bundle().manifest();
         let pooler = task.kind().pooling() == Some(Pooling::Pooler);
         for (field, there) in [
-            ("training texts", train_texts.len()),
-            ("dev texts", dev_texts.len()),
+            ("training texts", sets.train.len()),
+            ("dev texts", sets.dev.len()),
+            ("test texts", sets.test.map_or(1, <[Example]>::len)),
             ("texts per step", recipe.batch),
             ("learning rates", recipe.learning_rates.len()),
             ("seeds", recipe.seeds.len()),
@@ -81,7 +81,7 @@ impl<'a> Trainer<'a> {
                 return Err(wrong(field, "at least one", "none"));
             }
         }
-        let (tokenized, left_out) = tokenize(encoder, task, train_texts)?;
+        let (tokenized, left_out) = tokenize(encoder, task, sets.train)?;
         if tokenized.is_empty() {
             return Err(wrong("training texts", "one that holds its answer within max_length", "none"));
         }
@@ -127,8 +127,9 @@ impl<'a> Trainer<'a> {
             rates.extend(std::iter::repeat_n(rate, part.len()));
         }
         rates.extend(std::iter::repeat_n(1.0, Head::count(task, hidden)));
+        let texts = sets.train.iter().chain(sets.dev).chain(sets.test.unwrap_or_default());
         let load = Load {
-            texts: train_texts.iter().chain(dev_texts).map(|example| 200 + example.text.bytes()).sum::<usize>()
+            texts: texts.map(|example| 200 + example.text.bytes()).sum::<usize>()
                 + tokenized.iter().map(|text| 200 + 8 * text.text.len()).sum::<usize>(),
             parameters: rates.len(),
             longest: tokenized.iter().map(|text| text.text.len()).max().unwrap_or_default(),
@@ -139,14 +140,14 @@ impl<'a> Trainer<'a> {
             encoder,
             task,
             train_texts: tokenized,
-            dev_texts,
+            sets,
             recipe,
             weights: weights.map(|weights| (weights, count)),
             wanted,
             initial,
             rates,
             tokens,
-            fingerprint: fingerprint(encoder, task, train_texts, dev_texts, recipe, weights)?,
+            fingerprint: fingerprint(encoder, task, sets, recipe, weights)?,
             metric: metric_named(task.kind(), recipe.metric.as_deref())?,
             left_out,
         })
@@ -265,21 +266,22 @@ impl<'a> Trainer<'a> {
             if (step + 1).is_multiple_of(epoch_steps) {
                 let evaluated = current.averaged.epoch_end(self.recipe.average, &current.parameters);
                 let patch = self.patch(&evaluated)?;
-                let found = match &weights {
-                    Some(weights) => evaluate(&weights.encoder(self.encoder)?, &patch, self.dev_texts)?,
-                    None => evaluate(self.encoder, &patch, self.dev_texts)?,
+                let score = |examples: &[Example]| -> Result<f64> {
+                    let found = match &weights {
+                        Some(weights) => evaluate(&weights.encoder(self.encoder)?, &patch, examples)?,
+                        None => evaluate(self.encoder, &patch, examples)?,
+                    };
+                    Ok(found.metric(self.metric))
                 };
-                let (dev, metric) = (found.metric(self.metric), self.metric);
-                event(Event::Epoch {
-                    epoch: epoch + 1,
-                    loss: current.loss / self.train_texts.len() as f64,
-                    dev,
-                    metric,
-                });
+                let (epoch, metric, dev) = (epoch + 1, self.metric, score(self.sets.dev)?);
+                let better = current.best.as_ref().is_none_or(|best| dev > best.dev);
+                // Now, because trained weights are not kept.
+                let test = self.sets.test.filter(|_| better).map(score).transpose()?;
+                event(Event::Epoch { epoch, loss: current.loss / self.train_texts.len() as f64, dev, test, metric });
                 current.loss = 0.0;
                 current.since_best += 1;
-                if current.best.as_ref().is_none_or(|best| dev > best.score) {
-                    current.best = Some(Best { score: dev, parameters: evaluated });
+                if better {
+                    current.best = Some(Best { epoch, dev, test, parameters: evaluated });
                     current.since_best = 0;
                 }
                 if self.recipe.patience.is_some_and(|patience| current.since_best >= patience) {

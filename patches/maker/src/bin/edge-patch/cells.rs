@@ -8,7 +8,7 @@ use std::{
 use bias_patch::{Encoding, atomic};
 use edge_patch::{
     Error, Result, evaluate, metric_named,
-    train::{Event, RateScores, Trained, Weights, by_learning_rate, fingerprint, subset},
+    train::{Event, Recipe, Run, Trained, Weights, fingerprint, subset},
 };
 use serde::{Deserialize, Serialize};
 
@@ -24,8 +24,8 @@ pub(crate) struct Cell {
     pub metric: String,
     /// How many training texts.
     pub texts: usize,
-    /// The learning rate, seed and best dev score of each run; no score if it diverged.
-    pub runs: Vec<(f64, u64, Option<f64>)>,
+    /// All runs, with the scores of the best epoch of each.
+    pub runs: Vec<Run>,
     /// About the best patch; none where weights were trained, or every run diverged.
     #[serde(flatten)]
     pub patch: Option<OfPatch>,
@@ -48,8 +48,7 @@ impl Cell {
     /// When the kept result is of another training, or training fails.
     pub fn of(job: &Job<'_>, weights: Option<Weights>, name: &str, progress: &mut Progress) -> Result<Self> {
         let path = beside(job.output, ".json");
-        let digest =
-            fingerprint(job.encoder, job.task, job.train_texts, job.dev_texts, job.recipe, weights)?.to_string();
+        let digest = fingerprint(job.encoder, job.task, job.sets, job.recipe, weights)?.to_string();
         if path.exists() {
             return Cell::read(&path).and_then(|cell| match cell.fingerprint == digest {
                 true => Ok(cell),
@@ -73,24 +72,22 @@ impl Cell {
                 // Every run has diverged.
                 Err(error @ Error::Diverged { .. }) => {
                     progress.event(&Event::Diverged { reason: error.to_string() });
-                    (
-                        job.recipe
-                            .runs()
-                            .into_iter()
-                            .map(|(learning_rate, seed)| (learning_rate, seed, None))
-                            .collect(),
-                        None,
-                    )
+                    (all_diverged(job.recipe), None)
                 }
                 done => done?,
             };
             let metric = metric_named(job.task.kind(), job.recipe.metric.as_deref())?.to_owned();
-            let (name, texts) = (name.to_owned(), job.train_texts.len());
+            let (name, texts) = (name.to_owned(), job.sets.train.len());
             let cell = Cell { name, fingerprint: digest, metric, texts, runs, patch };
             // A cell holds only numbers, strings and lists.
             atomic::write_file(&path, serde_json::to_string_pretty(&cell).unwrap_or_default().as_bytes())?;
             Ok(cell)
         })
+    }
+
+    /// Whether its runs were scored on a test set.
+    pub fn tested(&self) -> bool {
+        self.runs.iter().any(|run| run.test.is_some())
     }
 
     /// Reads a kept result.
@@ -99,21 +96,16 @@ impl Cell {
         serde_json::from_slice(&bytes).map_err(|e| Error::Content {
             path: path.to_owned(),
             field: "result".to_owned(),
-            expected: "the result of a training as edge-patch keeps it".to_owned(),
+            expected: "the result of a training as edge-patch keeps it; remove the file to train again".to_owned(),
             found: e.to_string(),
         })
-    }
-
-    /// The scores of the learning rate with the best mean.
-    pub fn best_rate(&self) -> Option<RateScores> {
-        by_learning_rate(&self.runs).into_iter().filter(|of| of.runs > 0).max_by(|a, b| a.mean.total_cmp(&b.mean))
     }
 }
 
 impl OfPatch {
     fn of(job: &Job<'_>, trained: &Trained) -> Result<Self> {
         // A random subset, because a file may be sorted by label.
-        let trained_on = subset(job.train_texts, job.dev_texts.len());
+        let trained_on = subset(job.sets.train, job.sets.dev.len());
         let (manifest, base) = (job.encoder.bundle().manifest(), job.encoder.base());
         let small = trained.patch.convert(
             &manifest.shape(),
@@ -126,6 +118,15 @@ impl OfPatch {
             bytes: [trained.patch.to_bytes()?.len(), small.to_bytes()?.len()],
         })
     }
+}
+
+/// The runs of a recipe whose runs all diverge.
+fn all_diverged(recipe: &Recipe) -> Vec<Run> {
+    let mut runs = Vec::new();
+    while let Some((learning_rate, seed)) = recipe.next(&runs) {
+        runs.push(Run::diverged(learning_rate, seed));
+    }
+    runs
 }
 
 /// The patch of a training on some of the texts.

@@ -3,40 +3,77 @@
 use bias_patch::{Encoding, Pooling};
 use edge_patch::{
     Difference, Evaluation, Kept, Loss, Report, Searched,
-    train::{RateScores, by_learning_rate},
+    train::{RateScores, Run, Spread, best_rate, by_learning_rate},
 };
 use serde::Serialize;
 
 use crate::cells::Cell;
 
-/// The mean and standard deviation over the seeds, for each learning rate.
-pub(crate) fn describe_runs(runs: &[(f64, u64, Option<f64>)], lines: &mut Vec<String>) {
+/// The mean and standard deviation over the seeds, for each learning rate; on a test set too, if there is one.
+pub(crate) fn describe_runs(runs: &[Run], lines: &mut Vec<String>) {
     if runs.len() < 2 {
         return;
     }
-    lines.push(format!("{:>13} {:>5} {:>8} {:>9} {:>8}", "learning rate", "runs", "mean", "deviation", "best"));
-    for RateScores { learning_rate, runs, mean, deviation, best } in by_learning_rate(runs) {
-        lines.push(format!("{learning_rate:13.0e} {runs:5} {mean:8.4} ±{deviation:8.4} {best:8.4}"));
+    let tested = runs.iter().any(|run| run.test.is_some());
+    lines.push(format!(
+        "{:>13} {:>5} {:>8} {:>9} {:>8}{}",
+        "learning rate",
+        "runs",
+        "mean",
+        "deviation",
+        "best",
+        test_header(tested)
+    ));
+    for RateScores { learning_rate, runs, dev, best, test } in by_learning_rate(runs) {
+        let test = test_columns(tested, test);
+        lines.push(format!("{learning_rate:13.0e} {runs:5}{} {best:8.4}{test}", spread(dev)));
     }
 }
 
-/// Trainings on more and more texts: the dev score of the best learning rate, and the training score of the best patch.
+/// Trainings on more and more texts: the dev and test score of the best learning rate, and the training score of the best
+/// patch.
 pub(crate) fn describe_cells(cells: &[Cell]) -> Vec<String> {
-    let header =
-        format!("{:>8} {:>13} {:>8} {:>9} {:>8}  metric", "texts", "learning rate", "dev", "deviation", "train");
-    let rows = cells.iter().map(|cell| match cell.best_rate() {
+    let tested = cells.iter().any(Cell::tested);
+    let header = format!(
+        "{:>8} {:>13} {:>8} {:>9}{} {:>8}  metric",
+        "texts",
+        "learning rate",
+        "dev",
+        "deviation",
+        test_header(tested),
+        "train"
+    );
+    let rows = cells.iter().map(|cell| match best_rate(&cell.runs) {
         Some(of) => format!(
-            "{:8} {:13.0e} {:8.4} ±{:8.4} {:>8}  {}",
+            "{:8} {:13.0e}{}{} {:>8}  {}",
             cell.texts,
             of.learning_rate,
-            of.mean,
-            of.deviation,
+            spread(of.dev),
+            test_columns(tested, of.test),
             cell.patch.as_ref().map_or("-".to_owned(), |patch| format!("{:.4}", patch.train)),
             cell.metric
         ),
         None => format!("{:8} every run diverged", cell.texts),
     });
     std::iter::once(header).chain(rows).collect()
+}
+
+/// The heads of the columns of a test set, if there is one.
+fn test_header(tested: bool) -> String {
+    if tested { format!(" {:>8} {:>9}", "test", "deviation") } else { String::new() }
+}
+
+fn test_columns(tested: bool, test: Option<Spread>) -> String {
+    match test {
+        _ if !tested => String::new(),
+        Some(test) => spread(test),
+        None => format!(" {:>8} {:>9}", "-", "-"),
+    }
+}
+
+fn spread(of: Spread) -> String {
+    let deviation = of.deviation.map_or("-".to_owned(), |deviation| format!("±{deviation:8.4}"));
+    format!(" {:8.4} {deviation:>9}", of.mean)
 }
 
 /// The scores of a patch, and its size.

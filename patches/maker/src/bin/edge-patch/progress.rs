@@ -9,9 +9,8 @@ use std::{
 use bias_patch::{Patch, Task};
 use edge_patch::{
     Error, Result,
-    data::Example,
     log::{Entry, check_log},
-    train::{Compared, Event, Recipe, Trained, Weights, compare, train},
+    train::{Compared, Event, Recipe, Sets, Trained, Weights, compare, train},
 };
 use edge_run::Encoder;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -73,8 +72,7 @@ impl Progress {
 pub(crate) struct Job<'a> {
     pub encoder: &'a Encoder,
     pub task: &'a Task,
-    pub train_texts: &'a [Example],
-    pub dev_texts: &'a [Example],
+    pub sets: Sets<'a>,
     pub recipe: &'a Recipe,
     pub output: &'a Path,
 }
@@ -82,17 +80,16 @@ pub(crate) struct Job<'a> {
 impl Job<'_> {
     /// Trains, from the state in `checkpoint` if there is one, and writes the patch.
     pub fn train(&self, checkpoint: &Path, progress: &mut Progress) -> Result<Trained> {
-        let Job { encoder, task, train_texts, dev_texts, recipe, output } = *self;
-        let trained =
-            train(encoder, task, train_texts, dev_texts, recipe, checkpoint, &mut |event| progress.event(&event))?;
+        let Job { encoder, task, sets, recipe, output } = *self;
+        let trained = train(encoder, task, sets, recipe, checkpoint, &mut |event| progress.event(&event))?;
         trained.patch.save(output)?;
         Ok(trained)
     }
 
     /// Trains weights in place of the biases, and writes nothing: a patch cannot hold weights.
     pub fn compare(&self, weights: Weights, checkpoint: &Path, progress: &mut Progress) -> Result<Compared> {
-        let Job { encoder, task, train_texts, dev_texts, recipe, .. } = *self;
-        compare(encoder, task, train_texts, dev_texts, recipe, weights, checkpoint, &mut |event| progress.event(&event))
+        let Job { encoder, task, sets, recipe, .. } = *self;
+        compare(encoder, task, sets, recipe, weights, checkpoint, &mut |event| progress.event(&event))
     }
 
     /// Does `work` under a lock on the output. `work` gets the path of its checkpoint, which is removed when it is
@@ -148,8 +145,10 @@ fn show(bar: &ProgressBar, event: &Event) {
             bar.println(format!("training texts left out, because no window holds the whole answer: {texts}"))
         }
         Event::Diverged { reason } => bar.println(format!("{}  diverged: {reason}", bar.prefix())),
-        Event::Epoch { epoch, loss, dev, metric } => {
-            bar.println(format!("{}  epoch {epoch}: training loss {loss:.4}, dev {metric} {dev:.4}", bar.prefix()));
+        Event::Epoch { epoch, loss, dev, test, metric } => {
+            let test = test.map_or(String::new(), |test| format!(", test {test:.4}"));
+            let scores = format!("dev {metric} {dev:.4}{test}");
+            bar.println(format!("{}  epoch {epoch}: training loss {loss:.4}, {scores}", bar.prefix()));
         }
     }
 }

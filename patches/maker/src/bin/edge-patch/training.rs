@@ -9,7 +9,7 @@ use edge_patch::{
     Error, Result,
     data::{Example, check_variety, read_examples},
     log::Entry,
-    train::{Average, Recipe, Slots, Weights, subset},
+    train::{Average, Recipe, Sets, Slots, Weights, best_rate, best_run, subset},
 };
 use edge_run::{Encoder, EngineOptions};
 
@@ -35,6 +35,9 @@ pub(crate) struct TrainArguments {
     /// Score on these texts after every epoch, and keep the best patch
     #[arg(long, value_name = "FILE")]
     dev: PathBuf,
+    /// Score the best epoch of each run on these texts too; they choose nothing
+    #[arg(long, value_name = "FILE")]
+    test: Option<PathBuf>,
     /// Write the patch to this file, with values in f32; edge-patch convert makes it smaller. With --weights no patch
     /// is written; the name is that of the checkpoint and of kept results
     #[arg(short, long, value_name = "FILE")]
@@ -90,6 +93,9 @@ pub(crate) struct RecipeArguments {
     /// Start at this seed
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u32,
+    /// Choose the learning rate by the dev score of the first seed, and run the other seeds at that one only
+    #[arg(long)]
+    pub rate_by_first_seed: bool,
     /// Train for this many epochs
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     pub epochs: u32,
@@ -132,6 +138,7 @@ impl RecipeArguments {
             residual_rate: self.residual_rate,
             learning_rates: if learning_rates.is_empty() { default } else { learning_rates.to_vec() },
             seeds: (0..self.seeds).map(|at| u64::from(self.seed) + u64::from(at)).collect(),
+            rate_by_first_seed: self.rate_by_first_seed,
             epochs: self.epochs.into(),
             batch: self.batch as usize,
             average: self.average,
@@ -142,19 +149,34 @@ impl RecipeArguments {
         }
     }
 
-    /// Reads the training texts and the dev set.
-    pub fn read(&self, task: &Task, train: &Path, dev: &Path) -> Result<(Vec<Example>, Vec<Example>)> {
-        let of_train = read_examples(train, task, self.skip_bad)?;
-        let of_dev = read_examples(dev, task, self.skip_bad)?;
-        report_skipped(train, &of_train.skipped);
-        report_skipped(dev, &of_dev.skipped);
-        check_variety(train, &of_train.examples)?;
-        Ok((of_train.examples, of_dev.examples))
+    /// Reads the training texts, the dev set and the test set, if there is one.
+    pub fn read(&self, task: &Task, train: &Path, dev: &Path, test: Option<&Path>) -> Result<Texts> {
+        let read = |path: &Path| -> Result<Vec<Example>> {
+            let found = read_examples(path, task, self.skip_bad)?;
+            report_skipped(path, &found.skipped);
+            Ok(found.examples)
+        };
+        let texts = Texts { train: read(train)?, dev: read(dev)?, test: test.map(read).transpose()? };
+        check_variety(train, &texts.train)?;
+        Ok(texts)
     }
 
     pub fn load(&self, bundle: Bundle) -> Result<Encoder> {
         let engine = EngineOptions { threads: self.threads as usize, ..EngineOptions::default() };
         Ok(Encoder::load(bundle, engine)?)
+    }
+}
+
+/// The labelled texts of a training, as they were read.
+pub(crate) struct Texts {
+    train: Vec<Example>,
+    dev: Vec<Example>,
+    test: Option<Vec<Example>>,
+}
+
+impl Texts {
+    pub fn sets(&self) -> Sets<'_> {
+        Sets { train: &self.train, dev: &self.dev, test: self.test.as_deref() }
     }
 }
 
@@ -168,21 +190,15 @@ pub(crate) fn run_training(arguments: &TrainArguments) -> Result<Vec<String>> {
     let slots = arguments.slots.clone().from_layer(arguments.layers.unwrap_or(0));
     let (learning_rates, metric) = (&arguments.recipe.learning_rates, arguments.metric.clone());
     let recipe = arguments.recipe.recipe(slots, arguments.weights, learning_rates, metric);
-    let (train_texts, dev_texts) = arguments.recipe.read(&task, &arguments.train, &arguments.dev)?;
+    let texts = arguments.recipe.read(&task, &arguments.train, &arguments.dev, arguments.test.as_deref())?;
+    let sets = texts.sets();
     let bundle = Bundle::open(&arguments.encoder)?;
     recipe.slots.check(bundle.manifest(), task.kind().pooling() == Some(Pooling::Pooler))?;
     let encoder = arguments.recipe.load(bundle)?;
     let mut progress = Progress::new(arguments.recipe.log.as_deref())?;
     let mut cells = Vec::new();
     if arguments.train_sizes.is_empty() {
-        let job = Job {
-            encoder: &encoder,
-            task: &task,
-            train_texts: &train_texts,
-            dev_texts: &dev_texts,
-            recipe: &recipe,
-            output: &arguments.output,
-        };
+        let job = Job { encoder: &encoder, task: &task, sets, recipe: &recipe, output: &arguments.output };
         let (what, metric, runs) = match arguments.weights {
             Some(weights) => {
                 let compared = job.alone(|checkpoint| job.compare(weights, checkpoint, &mut progress))?;
@@ -197,35 +213,36 @@ pub(crate) fn run_training(arguments: &TrainArguments) -> Result<Vec<String>> {
         progress.finish()?;
         let mut lines = Vec::new();
         crate::describe::describe_runs(&runs, &mut lines);
-        let best = runs.iter().filter_map(|run| run.2).fold(f64::NEG_INFINITY, f64::max);
-        lines.push(format!("{what}, {metric} {best:.4}"));
+        let best = best_run(&runs).and_then(|run| Some((run.dev?, run.test)));
+        lines.push(match best {
+            Some((dev, Some(test))) => format!("{what}, {metric} {dev:.4} on dev, {test:.4} on test"),
+            Some((dev, None)) => format!("{what}, {metric} {dev:.4}"),
+            None => what,
+        });
         return Ok(lines);
     }
     for size in &arguments.train_sizes {
-        if *size == 0 || *size > train_texts.len() {
+        if *size == 0 || *size > sets.train.len() {
             return Err(Error::Recipe {
                 field: "--train-sizes".to_owned(),
-                expected: format!("1 to the {} texts there are", train_texts.len()),
+                expected: format!("1 to the {} texts there are", sets.train.len()),
                 found: size.to_string(),
             });
         }
-        let part = subset(&train_texts, *size);
+        let part = subset(sets.train, *size);
         check_variety(&arguments.train, &part)?;
         let output = file_of_size(&arguments.output, *size);
-        let job = Job {
-            encoder: &encoder,
-            task: &task,
-            train_texts: &part,
-            dev_texts: &dev_texts,
-            recipe: &recipe,
-            output: &output,
-        };
+        let sets = Sets { train: &part, ..sets };
+        let job = Job { encoder: &encoder, task: &task, sets, recipe: &recipe, output: &output };
         let cell = Cell::of(&job, arguments.weights, &size.to_string(), &mut progress)?;
-        let of = cell.best_rate();
+        let of = best_rate(&cell.runs);
+        let test = of.and_then(|of| of.test);
         progress.log(&Entry::Size {
             texts: *size,
-            dev: of.map(|of| of.mean),
-            deviation: of.map(|of| of.deviation),
+            dev: of.map(|of| of.dev.mean),
+            deviation: of.and_then(|of| of.dev.deviation),
+            test: test.map(|test| test.mean),
+            test_deviation: test.and_then(|test| test.deviation),
             train: cell.patch.as_ref().map(|patch| patch.train),
             metric: Some(cell.metric.clone()),
         });
