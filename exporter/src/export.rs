@@ -15,7 +15,7 @@ use std::{
 use bias_patch::{Digest, Digester, atomic::StagedDir};
 use edge_bundle::{
     ALIGNMENT, Bundle, Element, FileEntry, Frozen, Golden, MANIFEST, Manifest, PanelIndex, Store, TensorEntry,
-    VOCABULARY, onnx::Graph, vocabulary_of,
+    VOCABULARY, onnx::Graph,
 };
 use hf_checkpoint::Checkpoint;
 use ndarray::{Array, Axis};
@@ -89,7 +89,7 @@ pub fn export(
 ) -> Result<Bundle> {
     let checkpoint = Checkpoint::open(dir)?;
     let config = families::config(&checkpoint)?;
-    let tokenizer = tokenizer::of_checkpoint(dir, config.vocabulary)?;
+    let (tokenizer, words) = tokenizer::of_checkpoint(dir, config.vocabulary)?;
     let (model, weights, slots) = encoder::build(&config, options.weights, options.low_rank_inputs).finish(name);
     check_shapes(&checkpoint, &weights, &slots)?;
 
@@ -119,7 +119,7 @@ pub fn export(
         Ok(())
     };
     small("tokenizer.json", &tokenizer)?;
-    if let Some(words) = vocabulary_of(&tokenizer)? {
+    if let Some(words) = words {
         small(VOCABULARY, &words)?;
     }
     small(ENCODER, &model.encode_to_vec())?;

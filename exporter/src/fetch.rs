@@ -16,7 +16,7 @@ use bias_patch::{Digest, atomic::StagedDir};
 use edge_bundle::cache_dir;
 use hf_hub::{Repo, RepoType, api::sync::ApiBuilder};
 
-use crate::{Error, Result};
+use crate::{Error, Result, sentencepiece::MODELS};
 
 /// A checkpoint on this machine.
 #[derive(Clone, Debug)]
@@ -71,7 +71,10 @@ fn from_hub(spec: &str, repo: &str) -> Result<Source> {
     // Every file from one commit, even if another is pushed meanwhile.
     let repo = at(&listed.sha);
     let has = |file: &str| listed.siblings.iter().any(|s| s.rfilename == file);
-    let mut wanted: Vec<String> = SMALL_FILES.iter().filter(|f| has(f)).map(|&f| f.to_owned()).collect();
+    // A SentencePiece model is fetched only to be converted, where the error says how.
+    let pieces = MODELS.iter().map(|(file, _)| *file).filter(|_| !has("tokenizer.json"));
+    let mut wanted: Vec<String> =
+        SMALL_FILES.into_iter().chain(pieces).filter(|f| has(f)).map(|f| f.to_owned()).collect();
     if has("model.safetensors") {
         wanted.push("model.safetensors".to_owned());
     } else if has("model.safetensors.index.json") {

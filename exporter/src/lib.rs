@@ -13,6 +13,7 @@ mod export;
 mod families;
 mod fetch;
 mod graph;
+mod sentencepiece;
 mod tokenizer;
 mod verify;
 

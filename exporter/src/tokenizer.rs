@@ -9,6 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use edge_bundle::{Vocabulary, VocabularyKind, vocabulary_of};
 use serde_json::Value;
 use tokenizers::{
     AddedToken, Tokenizer,
@@ -18,10 +19,11 @@ use tokenizers::{
     processors::{roberta::RobertaProcessing, template::TemplateProcessing},
 };
 
-use crate::{Error, Result};
+use crate::{Error, Result, sentencepiece};
 
-/// The checkpoint's tokenizer, checked against an embedding table of `rows` rows.
-pub(crate) fn of_checkpoint(dir: &Path, rows: u32) -> Result<Vec<u8>> {
+/// The checkpoint's tokenizer, checked against an embedding table of `rows` rows, and its `vocabulary.bin` if it can have
+/// one.
+pub(crate) fn of_checkpoint(dir: &Path, rows: u32) -> Result<(Vec<u8>, Option<Vec<u8>>)> {
     let ready = dir.join("tokenizer.json");
     let (path, bytes) = if ready.exists() {
         let bytes = read(&ready)?;
@@ -32,22 +34,33 @@ pub(crate) fn of_checkpoint(dir: &Path, rows: u32) -> Result<Vec<u8>> {
         let text = tokenizer.to_string(false).map_err(|e| unsupported(&path, "vocabulary", "a tokenizer", e))?;
         (path, text.into_bytes())
     };
-    let tokenizer = Tokenizer::from_bytes(&bytes)
+    let words = vocabulary_of(&bytes).map_err(|e| e.in_file(&path))?;
+    let pieces = words.as_deref().map(Vocabulary::parse).transpose()?;
+    let highest = match pieces.filter(|words| words.kind() == VocabularyKind::Unigram) {
+        Some(pieces) => sentencepiece::highest(&bytes, &pieces),
+        None => Tokenizer::from_bytes(&bytes)
+            .map(|tokenizer| tokenizer.get_vocab(true).into_iter().max_by_key(|(_, id)| *id)),
+    };
+    let highest = highest
         .map_err(|e| unsupported(&path, "tokenizer", "a tokenizer.json that the tokenizers library can read", e))?;
-    let highest = tokenizer.get_vocab(true).into_iter().max_by_key(|(_, id)| *id);
     match highest {
         Some((token, id)) if id >= rows => {
             let expected = format!("ids below {rows}, as the word embedding table has rows");
             Err(unsupported(&path, "vocabulary", &expected, format!("{id} for {token:?}")))
         }
-        Some(_) => Ok(bytes),
+        Some(_) => Ok((bytes, words)),
         None => Err(unsupported(&path, "vocabulary", "at least one token", "none")),
     }
 }
 
 fn build(dir: &Path, config: &Value) -> Result<(PathBuf, Tokenizer)> {
-    check_plain(dir, config)?;
     let (words, units, merges) = (dir.join("vocab.txt"), dir.join("vocab.json"), dir.join("merges.txt"));
+    if !(words.exists() || units.exists() && merges.exists())
+        && let Some((model, found)) = sentencepiece::model_in(dir, &read_json(&dir.join("config.json"))?, config)
+    {
+        return Err(unsupported(&model, "tokenizer", "a tokenizer.json beside it", found));
+    }
+    check_plain(dir, config)?;
     if words.exists() {
         let tokenizer = word_piece(&words, config)?;
         return Ok((words, tokenizer));
@@ -55,11 +68,6 @@ fn build(dir: &Path, config: &Value) -> Result<(PathBuf, Tokenizer)> {
     if units.exists() && merges.exists() {
         let tokenizer = byte_level(&units, &merges, config)?;
         return Ok((units, tokenizer));
-    }
-    if let Some(model) = ["sentencepiece.bpe.model", "spiece.model"].iter().map(|f| dir.join(f)).find(|p| p.exists()) {
-        let command = "a tokenizer.json beside it; make one with python3 -c \"from transformers import AutoTokenizer; \
-                       AutoTokenizer.from_pretrained('DIR').save_pretrained('DIR')\"";
-        return Err(unsupported(&model, "tokenizer", command, "only a SentencePiece model"));
     }
     Err(unsupported(dir, "tokenizer", "tokenizer.json, vocab.txt, or vocab.json with merges.txt", "none of them"))
 }

@@ -21,6 +21,7 @@
 
 pub mod bench;
 mod bpe;
+mod charsmap;
 pub mod cli;
 mod encoder;
 mod engine;
@@ -42,6 +43,7 @@ pub mod tasks;
 mod text;
 #[cfg(feature = "tract")]
 mod tract;
+mod unigram;
 mod word_piece;
 
 pub use bias_patch::Patch;

@@ -7,31 +7,33 @@
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use edge_bundle::Vocabulary;
+use edge_bundle::{Vocabulary, VocabularyKind};
 use serde::Deserialize;
 use serde_json::Value;
 use tokenizers::{
-    AddedToken, DecoderWrapper, Model, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, Result, Token,
-    TokenizerBuilder, TokenizerImpl, models::wordpiece::WordPieceTrainer,
+    AddedToken, DecoderWrapper, Model, PostProcessorWrapper, PreTokenizerWrapper, Result, Token, TokenizerBuilder,
+    TokenizerImpl, models::wordpiece::WordPieceTrainer,
 };
 
-use crate::{bpe, mapped::Mapped, word_piece};
+use crate::{bpe, charsmap::Normalizers, mapped::Mapped, unigram, word_piece};
 
-/// The crate's tokenizer with a model of ours.
+/// The crate's tokenizer with a model and normalizers of ours.
 pub(crate) type MappedTokenizer =
-    TokenizerImpl<MappedModel, NormalizerWrapper, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>;
+    TokenizerImpl<MappedModel, Normalizers, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>;
 
 /// How a word becomes tokens, over a mapped vocabulary.
 pub(crate) struct MappedModel {
-    words: Vocabulary<Mapped>,
+    words: Arc<Vocabulary<Mapped>>,
     method: Method,
 }
 
 enum Method {
     WordPiece(word_piece::Options),
-    Bpe,
+    Bpe(bpe::Options),
+    Unigram(unigram::Options),
 }
 
 /// A `tokenizer.json` without the words of its model.
@@ -39,7 +41,7 @@ enum Method {
 struct Settings {
     #[serde(default)]
     added_tokens: Vec<AddedToken>,
-    normalizer: Option<NormalizerWrapper>,
+    normalizer: Option<Value>,
     pre_tokenizer: Option<PreTokenizerWrapper>,
     post_processor: Option<PostProcessorWrapper>,
     model: Value,
@@ -51,14 +53,16 @@ struct Settings {
 /// When the settings in it are not those of a tokenizer.
 pub(crate) fn mapped_tokenizer(words: Vocabulary<Mapped>) -> Result<(MappedTokenizer, Option<PostProcessorWrapper>)> {
     let settings: Settings = serde_json::from_slice(words.settings())?;
-    let method = if words.has_merges() {
-        Method::Bpe
-    } else {
-        Method::WordPiece(word_piece::Options::deserialize(settings.model)?)
+    let method = match words.kind() {
+        VocabularyKind::WordPiece => Method::WordPiece(word_piece::Options::deserialize(settings.model)?),
+        VocabularyKind::Bpe => Method::Bpe(bpe::Options::deserialize(settings.model)?),
+        VocabularyKind::Unigram => Method::Unigram(unigram::Options::deserialize(settings.model)?),
     };
+    let words = Arc::new(words);
+    let normalizers = settings.normalizer.map(|normalizer| Normalizers::new(&normalizer, &words)).transpose()?;
     let mut tokenizer = TokenizerBuilder::new()
         .with_model(MappedModel { words, method })
-        .with_normalizer(settings.normalizer)
+        .with_normalizer(normalizers)
         .with_pre_tokenizer(settings.pre_tokenizer)
         .with_post_processor(None)
         .with_decoder(None)
@@ -73,7 +77,8 @@ impl Model for MappedModel {
     fn tokenize(&self, word: &str) -> Result<Vec<Token>> {
         match &self.method {
             Method::WordPiece(options) => word_piece::tokens(&self.words, options, word),
-            Method::Bpe => bpe::tokens(&self.words, word),
+            Method::Bpe(options) => bpe::tokens(&self.words, options, word),
+            Method::Unigram(options) => unigram::tokens(&self.words, options, word),
         }
     }
 
@@ -101,3 +106,6 @@ impl Model for MappedModel {
         WordPieceTrainer::default()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -121,6 +121,14 @@ impl Inner {
         }
     }
 
+    /// The most bytes that the text has while it is normalized, as far as the bundle tells.
+    fn most_bytes(&self, text: &str) -> usize {
+        match self {
+            Inner::Whole(_) => text.len(),
+            Inner::Mapped(inner) => inner.get_normalizer().map_or(text.len(), |steps| steps.most_bytes(text)),
+        }
+    }
+
     /// Joins two texts if the checkpoint has no post-processor.
     fn join(&self, first: Encoding, second: Option<Encoding>) -> tokenizers::Result<Encoding> {
         match self {
@@ -208,7 +216,7 @@ impl Tokenizer {
         /// An upper bound of the crate's memory for each byte of a text: offsets for every character, and for each word
         /// (two bytes with its space) strings, offsets and a token.
         const BYTES: usize = 256;
-        ask_memory(text.len().saturating_mul(BYTES), |bytes| Error::Memory {
+        ask_memory(self.inner.most_bytes(text).saturating_mul(BYTES), |bytes| Error::Memory {
             place: format!("tokens of a text of {} bytes", text.len()),
             bytes,
             helps: "give it in parts, each a text of its own",

@@ -142,6 +142,15 @@ fn checkpoints_that_cannot_be_exported_say_why() {
             f.files.insert(name.into(), text.into());
         }
     };
+    let pieces = |model: &'static str, tokenizer_config: &'static str, model_type: &'static str| {
+        move |f: &mut Fixture| {
+            f.files.clear();
+            f.files.insert(model.into(), "pieces".into());
+            f.files.insert("tokenizer_config.json".into(), tokenizer_config.into());
+            f.config["model_type"] = model_type.into();
+            f.config["pad_token_id"] = 1.into();
+        }
+    };
     let cases: Vec<(TempDir, Vec<&str>)> = vec![
         (write(&set("num_attention_heads", 0.into())), vec!["config.json", "heads", "1 to 16777216", "found 0"]),
         (write(&set("num_attention_heads", 5.into())), vec!["config.json", "a multiple of the 5 heads", "32"]),
@@ -178,6 +187,16 @@ fn checkpoints_that_cannot_be_exported_say_why() {
                 f.files.remove("vocab.txt");
             }),
             vec!["tokenizer.json, vocab.txt, or vocab.json"],
+        ),
+        // Of a BERT, transformers' AutoTokenizer would make a tokenizer for words.
+        (write(&pieces("spm.model", "{}", "bert")), vec!["spm.model", "import DebertaV2TokenizerFast as T;", "/c'"]),
+        (
+            write(&pieces("sentencepiece.bpe.model", r#"{"tokenizer_class":"XLMRobertaTokenizer"}"#, "bert")),
+            vec!["sentencepiece.bpe.model", "only a SentencePiece model", "import AutoTokenizer as T;", "/c'"],
+        ),
+        (
+            write(&pieces("sentencepiece.bpe.model", "{}", "xlm-roberta")),
+            vec!["sentencepiece.bpe.model", "import AutoTokenizer as T;"],
         ),
     ];
     for (dir, parts) in &cases {

@@ -39,4 +39,4 @@ pub use manifest::{ALIGNMENT, FileEntry, Golden, MANIFEST, Manifest, Slot};
 pub use panels::{PANEL_GROUP, PANEL_WIDTH, PanelEntry, PanelIndex, panel_layout};
 pub use store::{Store, cache_dir};
 pub use tensor::{Element, SCALE_GROUP, TensorEntry};
-pub use vocabulary::{VOCABULARY, Vocabulary, vocabulary_of};
+pub use vocabulary::{Charsmap, VOCABULARY, Vocabulary, VocabularyKind, vocabulary_of};

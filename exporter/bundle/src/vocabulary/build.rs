@@ -1,21 +1,24 @@
 //! Makes a `vocabulary.bin`.
 //!
-//! In: the text of a `tokenizer.json`. Out: bytes, if its model is WordPiece or a BPE like RoBERTa's. Refused: text
-//! that is not JSON, or whose words, ids and merges do not fit each other.
+//! In: the text of a `tokenizer.json`. Out: bytes, if its model is WordPiece, BPE without marks within words, or Unigram. Refused:
+//! text that is not JSON, or whose words, ids and merges do not fit each other.
 
 use serde_json::{Map, Value};
 
-use super::{MAGIC, MERGES, WORDS, pair, walk};
+use super::{MAGIC, MERGES, MERGES_WITH_OPTIONS, WORDS, pair, unigram, walk};
 use crate::{Error, Result};
 
-/// The bytes of the `vocabulary.bin` of a `tokenizer.json`; none if its model is neither WordPiece nor a BPE like
-/// RoBERTa's.
+/// The bytes of the `vocabulary.bin` of a `tokenizer.json`; none if its model is not WordPiece, BPE without dropout
+/// and marks within words, or Unigram.
 ///
 /// # Errors
-/// When the text is not JSON, its vocabulary is not one of words and numbers, or its merges are not of these words.
+/// When the text is not JSON, its vocabulary is not one of words and numbers or of pieces and scores, its merges are not
+/// of these words, or its charsmap is damaged.
 pub fn vocabulary_of(tokenizer: &[u8]) -> Result<Option<Vec<u8>>> {
-    let mut json: Value =
-        serde_json::from_slice(tokenizer).map_err(|e| Error::field("tokenizer.json", "JSON", e.to_string()))?;
+    if unigram::is_in(tokenizer) {
+        return unigram::vocabulary_of(tokenizer);
+    }
+    let mut json: Value = serde_json::from_slice(tokenizer).map_err(not_json)?;
     let Some(model) = json.get_mut("model").and_then(Value::as_object_mut) else { return Ok(None) };
     let Some(version) = version_of(model) else { return Ok(None) };
     let Some(Value::Object(words)) = model.get_mut("vocab").map(Value::take) else {
@@ -28,7 +31,7 @@ pub fn vocabulary_of(tokenizer: &[u8]) -> Result<Option<Vec<u8>>> {
     }
     tokens.sort_unstable();
     model.insert("vocab".to_owned(), Value::Object(Map::new()));
-    let merges = if version == MERGES {
+    let merges = if version != WORDS {
         let listed = model.insert("merges".to_owned(), Value::Array(Vec::new()));
         merges_of(listed.as_ref(), &words)?
     } else {
@@ -46,7 +49,7 @@ pub fn vocabulary_of(tokenizer: &[u8]) -> Result<Option<Vec<u8>>> {
     let places = table(&tokens.iter().map(|(_, word)| word.as_bytes()).collect::<Vec<_>>())?;
     let mut counts = vec![settings.len(), places.len(), records.len(), text.len()];
     let mut merge_places = Vec::new();
-    if version == MERGES {
+    if version != WORDS {
         merge_places = table(&merges.iter().map(|[left, right, _]| pair(*left, *right)).collect::<Vec<_>>())?;
         counts.extend([merge_places.len(), merges.len()]);
     }
@@ -75,21 +78,23 @@ fn version_of(model: &Map<String, Value>) -> Option<u16> {
         None => model.contains_key(field),
     };
     if named("BPE", "merges") {
-        return is_plain(model).then_some(MERGES);
+        return version_of_bpe(model);
     }
     named("WordPiece", "max_input_chars_per_word").then_some(WORDS)
 }
 
-/// Whether a BPE is nothing but words and merges, as RoBERTa's is: no merge left out by chance or for a word that is
-/// whole, no token for what is unknown, no marks within words.
-fn is_plain(model: &Map<String, Value>) -> bool {
+/// The version that holds a BPE; none if merges are left out by chance, or there are marks within words. RoBERTa's is
+/// nothing but words and merges. SentencePiece's has tokens for what is unknown: a reader of version 2 would drop that.
+fn version_of_bpe(model: &Map<String, Value>) -> Option<u16> {
     let option = |name: &str| model.get(name).unwrap_or(&Value::Null);
     let unset = |name: &str| option(name).is_null();
     let empty = |name: &str| unset(name) || option(name).as_str() == Some("");
     let off = |name: &str| unset(name) || option(name).as_bool() == Some(false);
-    ["dropout", "unk_token"].into_iter().all(unset)
-        && ["continuing_subword_prefix", "end_of_word_suffix"].into_iter().all(empty)
-        && ["byte_fallback", "ignore_merges"].into_iter().all(off)
+    if !unset("dropout") || !["continuing_subword_prefix", "end_of_word_suffix"].into_iter().all(empty) {
+        return None;
+    }
+    let is_plain = unset("unk_token") && ["byte_fallback", "ignore_merges"].into_iter().all(off);
+    Some(if is_plain { MERGES } else { MERGES_WITH_OPTIONS })
 }
 
 /// The numbers of the two words of each merge, and of the word that they make.
@@ -130,6 +135,10 @@ fn number(value: &Value) -> Option<u32> {
     value.as_u64().and_then(|number| u32::try_from(number).ok())
 }
 
-fn small(count: usize) -> Result<u32> {
+pub(super) fn not_json(error: serde_json::Error) -> Error {
+    Error::field("tokenizer.json", "JSON", error.to_string())
+}
+
+pub(super) fn small(count: usize) -> Result<u32> {
     u32::try_from(count).map_err(|_| Error::field("vocabulary", "less than 4 GiB", count))
 }
