@@ -2,20 +2,21 @@
 //!
 //! In: a checkpoint, and where the bundle goes. Out: the bundle, whole or not at all; the same checkpoint gives the
 //! same bytes. Refused, before a byte is written: checkpoints that cannot be exported, and directories that hold
-//! something else. Tensors are written one at a time, so that the largest of them (the word embeddings) bounds the
-//! memory.
+//! something else. Tensors are written some rows at a time, so the largest of them (the word embeddings) does not bound
+//! the memory.
 
 use std::{
     collections::BTreeMap,
     fs::{self, File},
     io::{self, BufWriter, Write},
+    ops::Range,
     path::{Path, PathBuf},
 };
 
 use bias_patch::{Digest, Digester, atomic::StagedDir};
 use edge_bundle::{
-    ALIGNMENT, Bundle, Element, FileEntry, Frozen, Golden, MANIFEST, Manifest, PanelIndex, Store, TensorEntry,
-    VOCABULARY, onnx::Graph,
+    ALIGNMENT, Bundle, Element, FileEntry, Frozen, Golden, MANIFEST, Manifest, PanelIndex, Part, Store, TensorEntry,
+    VOCABULARY, onnx::Graph, vocabulary_of,
 };
 use hf_checkpoint::Checkpoint;
 use ndarray::{Array, Axis};
@@ -24,7 +25,9 @@ use prost::Message;
 use crate::{
     Error, Result, encoder,
     evaluate::{self, Value},
-    families, graph, tokenizer,
+    families,
+    graph::{self, Source},
+    tokenizer,
 };
 
 /// The file of the encoder's graph in a bundle.
@@ -66,13 +69,15 @@ pub enum Panels {
     Only,
 }
 
-/// What an export is doing, for a progress bar.
-#[derive(Clone, Copy, Debug)]
+/// What an export is doing, for a progress bar, and what its user should know.
+#[derive(Clone, Debug)]
 pub enum Progress {
     /// A stage begins: its name, and how many bytes it has to process, or 0 if that is not known.
     Stage(&'static str, u64),
     /// This many more bytes of the stage are done.
     Advance(u64),
+    /// The bundle will be right by the checkpoint's files, but perhaps not what was meant.
+    Warning(String),
 }
 
 /// Exports the checkpoint in `dir`, called `name`.
@@ -89,9 +94,19 @@ pub fn export(
 ) -> Result<Bundle> {
     let checkpoint = Checkpoint::open(dir)?;
     let config = families::config(&checkpoint)?;
-    let (tokenizer, words) = tokenizer::of_checkpoint(dir, config.vocabulary)?;
+    let (tokenizer, warning) = tokenizer::of_checkpoint(&checkpoint, config.vocabulary)?;
+    if let Some(warning) = warning {
+        progress(Progress::Warning(warning));
+    }
     let (model, weights, slots) = encoder::build(&config, options.weights, options.low_rank_inputs).finish(name);
-    check_shapes(&checkpoint, &weights, &slots)?;
+    let family = families::table(config.family);
+    let bias_of = |slot: &edge_bundle::Slot| {
+        let edge_bundle::Slot { module, layer, len, offset, .. } = *slot;
+        let (module, part) = family.source(module, layer);
+        Bias { tensor: format!("{module}.bias"), part, len: len as usize, offset }
+    };
+    let biases: Vec<Bias> = slots.iter().filter(|slot| !slot.zero).map(bias_of).collect();
+    check_shapes(&checkpoint, &weights, &biases)?;
 
     if let Destination::Dir(target) = to {
         check_replaceable(target)?;
@@ -110,7 +125,10 @@ pub fn export(
     progress(Progress::Stage("writing weights", total));
     let (tensors, entry) = write_weights(&checkpoint, &weights, &staged.path().join("weights.bin"), progress)?;
     files.insert("weights.bin".to_owned(), entry);
-    files.insert("base.bias".to_owned(), write_base(&checkpoint, &slots, &staged.path().join("base.bias"))?);
+    files.insert(
+        "base.bias".to_owned(),
+        write_base(&checkpoint, config.shared_zeros()?, &biases, &staged.path().join("base.bias"))?,
+    );
     let mut small = |name: &str, bytes: &[u8]| -> Result<()> {
         let path = staged.path().join(name);
         fs::write(&path, bytes).map_err(|source| Error::Io { path, action: "write", source })?;
@@ -119,7 +137,7 @@ pub fn export(
         Ok(())
     };
     small("tokenizer.json", &tokenizer)?;
-    if let Some(words) = words {
+    if let Some(words) = vocabulary_of(&tokenizer)? {
         small(VOCABULARY, &words)?;
     }
     small(ENCODER, &model.encode_to_vec())?;
@@ -243,22 +261,48 @@ pub(crate) fn golden(graph: &Graph, dir: &Path, input_ids: &[u32]) -> Result<Gol
     Ok(Golden { input_ids: input_ids.to_vec(), first: row(0), last: row(length - 1) })
 }
 
-/// The dimensions of a weight in the checkpoint.
-fn checkpoint_shape(weight: &graph::Weight) -> Vec<usize> {
-    // Dimensions are products of a Config's numbers, far below the limits of usize.
-    let mut shape: Vec<usize> = weight.shape.iter().map(|d| *d as usize).collect();
-    if weight.transposed {
-        shape.reverse();
+/// The tensor of the checkpoint that a weight of this shape there comes from, and the dimensions of all of it; none if it
+/// comes from none.
+fn in_checkpoint(source: &Source, mut shape: Vec<usize>) -> Option<(&str, Vec<usize>)> {
+    match source {
+        Source::Tensor(name, part) => {
+            shape[0] *= part.of;
+            Some((name, shape))
+        }
+        Source::Computed(_) | Source::Scales => None,
     }
-    shape
 }
 
-fn check_shapes(checkpoint: &Checkpoint, weights: &[graph::Weight], slots: &[edge_bundle::Slot]) -> Result<()> {
-    let scales: Vec<String> = weights.iter().map(|w| TensorEntry::scales_of(&w.name)).collect();
-    let weights = weights.iter().filter(|w| !scales.contains(&w.name));
-    let weights = weights.map(|w| (w.name.as_str(), checkpoint_shape(w)));
-    let slots = slots.iter().map(|s| (s.name.as_str(), vec![s.len as usize]));
-    for (name, expected) in weights.chain(slots) {
+/// Where the checkpoint has the pre-trained values of a slot, and where they go.
+struct Bias {
+    tensor: String,
+    /// The part of the tensor.
+    part: Part,
+    /// Values of the slot.
+    len: usize,
+    /// Byte offset in `base.bias`.
+    offset: u64,
+}
+
+impl Bias {
+    /// The tensor's dimensions.
+    fn shape(&self) -> Vec<usize> {
+        vec![self.len * self.part.of]
+    }
+}
+
+fn check_shapes(checkpoint: &Checkpoint, weights: &[graph::Weight], biases: &[Bias]) -> Result<()> {
+    let shape_of = |weight: &graph::Weight| {
+        // Dimensions are products of a Config's numbers, far below the limits of usize.
+        let mut shape: Vec<usize> = weight.shape.iter().map(|d| *d as usize).collect();
+        if weight.transposed {
+            shape.reverse();
+        }
+        shape
+    };
+    let weights = weights.iter().filter_map(|weight| in_checkpoint(&weight.source, shape_of(weight)));
+    let biases = biases.iter().map(|bias| (bias.tensor.as_str(), bias.shape()));
+    for (name, expected) in weights.chain(biases) {
         let found = checkpoint.shape(name)?;
         if found != expected {
             return Err(Error::Unsupported {
@@ -272,6 +316,24 @@ fn check_shapes(checkpoint: &Checkpoint, weights: &[graph::Weight], slots: &[edg
     Ok(())
 }
 
+/// The values of some rows of a tensor of `weights.bin`, as they lie in the checkpoint.
+fn values_of(checkpoint: &Checkpoint, source: &Source, entry: &TensorEntry, rows: Range<usize>) -> Result<Vec<f32>> {
+    match source {
+        Source::Tensor(name, part) => {
+            let mut shape = entry.checkpoint_shape();
+            let first = part.at * shape[0];
+            shape[0] *= part.of;
+            let [of_rows, columns] = entry.checkpoint_part(rows);
+            read_finite(checkpoint, name, &shape, [first + of_rows.start..first + of_rows.end, columns])
+        }
+        Source::Computed(values) => {
+            let width = values.len() / entry.shape[0].max(1) as usize;
+            Ok(values[rows.start * width..rows.end * width].to_vec())
+        }
+        Source::Scales => unreachable!("scales are written with what they scale"),
+    }
+}
+
 fn write_weights(
     checkpoint: &Checkpoint,
     weights: &[graph::Weight],
@@ -282,7 +344,7 @@ fn write_weights(
     let mut file = Aligned::new(BufWriter::with_capacity(1 << 20, File::create(path).map_err(io)?));
     let mut tensors = Vec::with_capacity(weights.len());
     // Scales come right after the quantized matrix they belong to.
-    let mut scales = None;
+    let mut scales: Option<Vec<u8>> = None;
     for weight in weights {
         let mut entry = TensorEntry {
             name: weight.name.clone(),
@@ -292,44 +354,66 @@ fn write_weights(
             offset: weight.offset,
             sha256: Digest([0; 32]),
         };
-        let bytes = match scales.take() {
-            Some(scales) => scales,
-            None => {
-                let values = read_finite(checkpoint, &weight.name, &checkpoint_shape(weight))?;
-                let frozen = Frozen::of(&values, &entry);
-                scales = (weight.element == Element::I8).then_some(frozen.scales);
-                frozen.bytes
-            }
+        let mut digester = Digester::default();
+        file.align(weight.offset).map_err(io)?;
+        let mut put = |bytes: &[u8]| {
+            digester.update(bytes);
+            progress(Progress::Advance(bytes.len() as u64));
+            file.write(bytes).map_err(io)
         };
-        file.write(weight.offset, &bytes).map_err(io)?;
-        entry.sha256 = Digest::of(&bytes);
+        match scales.take() {
+            Some(scales) => put(&scales)?,
+            None => {
+                let mut of_blocks = Vec::new();
+                for rows in entry.row_blocks() {
+                    let values = values_of(checkpoint, &weight.source, &entry, rows.clone())?;
+                    let frozen = Frozen::of_rows(&values, &entry, rows);
+                    put(&frozen.bytes)?;
+                    of_blocks.extend(frozen.scales);
+                }
+                scales = (weight.element == Element::I8).then_some(of_blocks);
+            }
+        }
+        entry.sha256 = digester.finish();
         tensors.push(entry);
-        progress(Progress::Advance(bytes.len() as u64));
     }
     Ok((tensors, file.finish().map_err(io)?))
 }
 
-fn write_base(checkpoint: &Checkpoint, slots: &[edge_bundle::Slot], path: &Path) -> Result<FileEntry> {
+/// Writes the values of all slots: so many zeros, which slots share, and the `biases` of the checkpoint.
+fn write_base(checkpoint: &Checkpoint, zeros: u32, biases: &[Bias], path: &Path) -> Result<FileEntry> {
     let io = |source| Error::Io { path: path.to_owned(), action: "write", source };
     let mut file = Aligned::new(BufWriter::new(File::create(path).map_err(io)?));
-    for slot in slots {
-        let values = read_finite(checkpoint, &slot.name, &[slot.len as usize])?;
+    file.write(&vec![0; zeros as usize * size_of::<f32>()]).map_err(io)?;
+    for bias in biases {
+        let first = bias.part.at * bias.len;
+        let values = read_finite(checkpoint, &bias.tensor, &bias.shape(), [0..1, first..first + bias.len])?;
         let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        file.write(slot.offset, &bytes).map_err(io)?;
+        file.align(bias.offset).and_then(|()| file.write(&bytes)).map_err(io)?;
     }
     file.finish().map_err(io)
 }
 
-fn read_finite(checkpoint: &Checkpoint, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
-    let values = checkpoint.read(name, shape)?;
+/// Rows and columns of a tensor, all of them finite.
+fn read_finite(
+    checkpoint: &Checkpoint,
+    name: &str,
+    shape: &[usize],
+    [rows, columns]: [Range<usize>; 2],
+) -> Result<Vec<f32>> {
+    let values = checkpoint.read_part(name, shape, rows.clone(), columns.clone())?;
     match values.iter().position(|v| !v.is_finite()) {
         None => Ok(values),
-        Some(at) => Err(Error::Unsupported {
-            path: checkpoint.path().to_owned(),
-            field: format!("tensor {name}, value {at}"),
-            expected: "a finite number".to_owned(),
-            found: values[at].to_string(),
-        }),
+        Some(at) => {
+            let width = shape.last().copied().unwrap_or(1);
+            let (row, column) = (rows.start + at / columns.len(), columns.start + at % columns.len());
+            Err(Error::Unsupported {
+                path: checkpoint.path().to_owned(),
+                field: format!("tensor {name}, value {}", row * width + column),
+                expected: "a finite number".to_owned(),
+                found: values[at].to_string(),
+            })
+        }
     }
 }
 
@@ -345,14 +429,19 @@ impl<W: Write> Aligned<W> {
         Aligned { file, digester: Digester::default(), end: 0 }
     }
 
-    fn write(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+    /// Writes zeros up to the offset of the next tensor.
+    fn align(&mut self, offset: u64) -> io::Result<()> {
         let gap = offset.checked_sub(self.end).filter(|gap| *gap < ALIGNMENT);
-        let gap = vec![0; gap.expect("the graph's tensors come in file order, less than an alignment apart") as usize];
-        for part in [&gap[..], bytes] {
-            self.file.write_all(part)?;
-            self.digester.update(part);
-            self.end += part.len() as u64;
-        }
+        self.write(&vec![
+            0;
+            gap.expect("the graph's tensors come in file order, less than an alignment apart") as usize
+        ])
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all(bytes)?;
+        self.digester.update(bytes);
+        self.end += bytes.len() as u64;
         Ok(())
     }
 

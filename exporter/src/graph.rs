@@ -4,7 +4,7 @@
 //! aligned offsets in `weights.bin` and `base.bias`. Their values are written later. Nothing is refused.
 
 use bias_patch::SlotId;
-use edge_bundle::{ALIGNMENT, Element, SCALE_GROUP, Slot, TensorEntry};
+use edge_bundle::{ALIGNMENT, Element, Part, SCALE_GROUP, Slot, TensorEntry};
 
 use edge_bundle::onnx::{
     Attribute, Dim, DimValue, EXTERNAL, Entry, FLOAT, Graph, INT8, INT64, IR_VERSION, Model, Node, OPSET, OperatorSet,
@@ -13,8 +13,10 @@ use edge_bundle::onnx::{
 
 /// A frozen tensor of the graph, and its place in `weights.bin`.
 pub(crate) struct Weight {
-    /// Its name in the checkpoint.
+    /// Its name.
     pub name: String,
+    /// Where its values come from.
+    pub source: Source,
     /// Dimensions in `weights.bin`.
     pub shape: Vec<u64>,
     /// Its number format.
@@ -23,6 +25,16 @@ pub(crate) struct Weight {
     pub transposed: bool,
     /// Byte offset in `weights.bin`.
     pub offset: u64,
+}
+
+/// Where the values of a frozen tensor come from.
+pub(crate) enum Source {
+    /// Some rows of a tensor of the checkpoint, which has as many parts of as many rows.
+    Tensor(String, Part),
+    /// Nothing: these are the values.
+    Computed(Vec<f32>),
+    /// The tensor before it, which is quantized: they are its scales.
+    Scales,
 }
 
 /// A dimension of an input or output: any number, the same wherever the name is the same; or a fixed number.
@@ -47,9 +59,10 @@ pub(crate) struct Builder {
 }
 
 impl Builder {
-    /// An empty graph. Frozen matrices get the number format `matrices`.
-    pub fn new(matrices: Element) -> Self {
-        Builder { matrices, ..Builder::default() }
+    /// An empty graph. Frozen matrices get the number format `matrices`. `base.bias` begins with `zeros` zeros, which the
+    /// slots of modules without biases share.
+    pub fn new(matrices: Element, zeros: u32) -> Self {
+        Builder { matrices, base_end: 4 * u64::from(zeros), ..Builder::default() }
     }
 
     /// Adds a node with one output, and returns the output's name, which is the node's.
@@ -76,6 +89,12 @@ impl Builder {
         self.constant(name, INT64, dims, raw)
     }
 
+    /// A constant vector of floats.
+    pub fn floats(&mut self, name: &str, values: &[f32]) -> String {
+        let raw = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        self.constant(name, FLOAT, &[values.len() as i64], raw)
+    }
+
     /// A constant index: a scalar, so that gathering by it drops the dimension.
     pub fn index(&mut self, name: &str, value: i64) -> String {
         self.integers(name, &[], &[value])
@@ -88,15 +107,25 @@ impl Builder {
 
     /// A frozen tensor in `weights.bin`, as floats. A matrix of int8 values gets its scales beside it, and nodes that
     /// dequantize: `quantized * scale`.
-    pub fn weight(&mut self, name: &str, shape: &[u64], transposed: bool) -> String {
+    ///
+    /// A tensor that is there already is the same one: layers may share it.
+    pub fn weight(&mut self, name: &str, shape: &[u64], transposed: bool, source: Source) -> String {
         let element = if shape.len() == 2 { self.matrices } else { Element::F32 };
-        self.frozen(name, shape, element, transposed);
+        let value = match element {
+            Element::F32 => name.to_owned(),
+            Element::I8 => format!("{name}.values"),
+        };
+        if self.weights.iter().any(|weight| weight.name == name) {
+            return value;
+        }
+        self.frozen(name, shape, element, transposed, source);
         if element == Element::F32 {
-            return name.to_owned();
+            return value;
         }
         let mut scales = TensorEntry::scales_of(name);
         let groups = if transposed { shape[0].div_ceil(SCALE_GROUP) } else { shape[0] };
-        self.frozen(&scales, &[groups, if transposed { shape[1] } else { 1 }], Element::F32, false);
+        let of_scales = [groups, if transposed { shape[1] } else { 1 }];
+        self.frozen(&scales, &of_scales, Element::F32, false, Source::Scales);
         if transposed {
             // The scale of each input's group. (DequantizeLinear takes groups from opset 21 on.)
             let group_of: Vec<i64> = (0..shape[0]).map(|input| (input / SCALE_GROUP) as i64).collect();
@@ -105,23 +134,31 @@ impl Builder {
         }
         let to_float = vec![Attribute::int("to", FLOAT.into())];
         let quantized = self.node("Cast", &format!("{name}.codes"), &[name], to_float);
-        self.node("Mul", &format!("{name}.values"), &[&quantized, &scales], vec![])
+        self.node("Mul", &value, &[&quantized, &scales], vec![])
     }
 
-    fn frozen(&mut self, name: &str, shape: &[u64], element: Element, transposed: bool) {
+    /// A frozen table of numbers that are added or multiplied one by one: floats, however matrices are stored.
+    pub fn table(&mut self, name: &str, shape: [u64; 2], source: Source) -> String {
+        if !self.weights.iter().any(|weight| weight.name == name) {
+            self.frozen(name, &shape, Element::F32, false, source);
+        }
+        name.to_owned()
+    }
+
+    fn frozen(&mut self, name: &str, shape: &[u64], element: Element, transposed: bool, source: Source) {
         let bytes = element.bytes() * shape.iter().product::<u64>();
         let offset = place(&mut self.weights_end, bytes);
         self.external(name, shape, element, "weights.bin", offset, bytes);
-        self.weights.push(Weight { name: name.to_owned(), shape: shape.to_vec(), element, transposed, offset });
+        self.weights.push(Weight { name: name.to_owned(), source, shape: shape.to_vec(), element, transposed, offset });
     }
 
-    /// A bias vector: a graph input whose default lies in `base.bias`.
-    pub fn slot(&mut self, name: &str, id: SlotId, len: u32) -> String {
+    /// A bias vector: a graph input whose default lies in `base.bias`, at its beginning if it is `zero`.
+    pub fn slot(&mut self, name: &str, id: SlotId, len: u32, zero: bool) -> String {
         let bytes = 4 * u64::from(len);
-        let offset = place(&mut self.base_end, bytes);
+        let offset = if zero { 0 } else { place(&mut self.base_end, bytes) };
         self.external(name, &[u64::from(len)], Element::F32, "base.bias", offset, bytes);
         self.input(name, FLOAT, &[Size::Of(len)]);
-        self.slots.push(Slot { name: name.to_owned(), module: id.module, layer: id.layer, len, offset });
+        self.slots.push(Slot { name: name.to_owned(), module: id.module, layer: id.layer, len, offset, zero });
         name.to_owned()
     }
 
@@ -147,8 +184,9 @@ impl Builder {
         self.graph.output.push(value_info(name, FLOAT, dims));
     }
 
-    /// The whole model.
-    pub fn finish(self, name: &str) -> (Model, Vec<Weight>, Vec<Slot>) {
+    /// The whole model. Slots are in the order of their ids, which is that of files too.
+    pub fn finish(mut self, name: &str) -> (Model, Vec<Weight>, Vec<Slot>) {
+        self.slots.sort_by_key(Slot::id);
         let model = Model {
             ir_version: Some(IR_VERSION),
             producer_name: Some("edge-export".to_owned()),

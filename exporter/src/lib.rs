@@ -13,7 +13,6 @@ mod export;
 mod families;
 mod fetch;
 mod graph;
-mod sentencepiece;
 mod tokenizer;
 mod verify;
 

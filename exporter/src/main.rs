@@ -171,6 +171,7 @@ fn show(bar: &ProgressBar, progress: Progress) {
             bar.tick();
         }
         Progress::Advance(bytes) => bar.inc(bytes),
+        Progress::Warning(warning) => bar.suspend(|| eprintln!("edge-export: {warning}")),
     }
 }
 

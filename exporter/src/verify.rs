@@ -144,6 +144,9 @@ mod tests {
             activation: Activation::Gelu,
             layer_norm_epsilon: 1e-12,
             pooler: true,
+            relative: None,
+            rotary: None,
+            window: None,
         };
         let (model, weights, slots) = encoder::build(&config, Element::F32, false).finish("test");
         let entry = |w: &crate::graph::Weight| TensorEntry {

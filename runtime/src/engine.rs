@@ -86,6 +86,8 @@ pub(crate) struct TaskValues {
     of_slots: usize,
     /// For each slot, where the term of its layer is; empty without terms.
     terms: Arc<[Option<LowRank>]>,
+    /// Where slots begin whose values are all zero, as those of modules without biases are until a patch sets them.
+    zeros: Arc<[usize]>,
 }
 
 /// Token ids of one sequence: S numbers each.
@@ -114,11 +116,22 @@ pub(crate) struct Hidden {
     pub pooled: Option<Array1<f32>>,
 }
 
+/// Where slots begin whose values are all zero.
+fn zeros_of(slots: &[Vec<f32>]) -> Arc<[usize]> {
+    let mut end = 0;
+    let begins = slots.iter().map(|values| {
+        let begin = end;
+        end += values.len();
+        values.iter().all(|value| *value == 0.0).then_some(begin)
+    });
+    begins.flatten().collect()
+}
+
 impl TaskValues {
     /// The values of a task without low-rank terms.
     pub fn of_slots(slots: &[Vec<f32>]) -> Self {
         let all = slots.concat();
-        TaskValues { of_slots: all.len(), all: all.into(), terms: [].into() }
+        TaskValues { of_slots: all.len(), all: all.into(), terms: [].into(), zeros: zeros_of(slots) }
     }
 
     pub fn of(values: &Values) -> Self {
@@ -131,7 +144,12 @@ impl TaskValues {
             terms[term.slot] = Some(LowRank { rank: term.rank, a, b: all.len() });
             all.extend(&term.b);
         }
-        TaskValues { all: all.into(), of_slots, terms: terms.into() }
+        TaskValues { all: all.into(), of_slots, terms: terms.into(), zeros: zeros_of(&values.slots) }
+    }
+
+    /// Where slots begin whose values are all zero, in ascending order.
+    pub fn zeros(&self) -> &[usize] {
+        &self.zeros
     }
 
     /// All values: those of slots, then those of low-rank terms.

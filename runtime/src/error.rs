@@ -27,6 +27,19 @@ pub enum Error {
         /// The system's reason.
         source: std::io::Error,
     },
+    /// The panels are missing, and there is no place to write them.
+    #[error(
+        "{}: the weights are not laid out for this processor yet, and there is no place to write that: {reason}; export the \
+         bundle with --panels beside, run `edge-run prepare` as a user who may write there, or name a directory that may be \
+         written in XDG_CACHE_HOME",
+        path.display()
+    )]
+    NoPlace {
+        /// The file that is missing.
+        path: PathBuf,
+        /// Why it cannot be written, there and in the cache.
+        reason: String,
+    },
     /// The engine cannot run the graph.
     #[error("{}: the engine cannot {action}: {reason}", path.display())]
     Engine {

@@ -5,6 +5,7 @@
 //! texts: the same operators over the same mapped weights. The feature `research` adds gradients of the weights.
 
 use bias_patch::{LowRank, Module, Task as TaskSpec, Values};
+use edge_bundle::Slot;
 use edge_engine::{Batch, Gradients, SequenceLoss};
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2};
 
@@ -81,14 +82,14 @@ impl Encoder {
         Ok(windows.into_iter().map(|tokens| Tokenized::new(&*kind, text, tokens)).collect())
     }
 
-    /// The gradient of a loss with respect to a task's values. `wanted` says of each slot, and then of each low-rank term,
-    /// whether its gradient is computed; where it is not, it is zero.
+    /// The gradient of a loss with respect to a task's values. `wanted` says of each slot, and then of each low-rank
+    /// term, whether its gradient is computed; where it is not, it is zero.
     ///
     /// `loss` is called once for each text, in order,
     /// with its last hidden state `[S, H]` and, where there is one, the pooler's output `[H]`. It gives the gradients
     /// of the loss with respect to both; none for a pooler's output that it does not use.
     ///
-    /// A key's bias has no effect, so its gradient is zero too. Texts run together up to `tokens` tokens, and a longer
+    /// Where a key's bias has no effect, its gradient is zero. Texts run together up to `tokens` tokens, and a longer
     /// text runs alone. This bounds memory, whatever the number of texts; [`crate::RUN_TOKENS`] is fast.
     ///
     /// # Errors
@@ -144,9 +145,11 @@ impl Encoder {
         self.check_values(values, wanted)?;
         let flat = TaskValues::of(values);
         let (of_slots, of_terms) = wanted.split_at(values.slots.len());
-        // A key's bias shifts all scores of a row by the same amount, which softmax cancels: its gradient is zero.
-        let slots = self.bundle().manifest().slots.iter().zip(of_slots);
-        let slots = slots.map(|(slot, wanted)| (slot.len as usize, *wanted && slot.module != Module::Key));
+        // Where a key's bias has no effect, its gradient is zero.
+        let manifest = self.bundle().manifest();
+        let counts = |slot: &Slot| slot.module != Module::Key || manifest.config.key_bias_counts();
+        let slots = manifest.slots.iter().zip(of_slots);
+        let slots = slots.map(|(slot, wanted)| (slot.len as usize, *wanted && counts(slot)));
         let terms = values.low_rank.iter().zip(of_terms).map(|(term, wanted)| (term.a.len() + term.b.len(), *wanted));
         let wanted: Vec<bool> = slots.chain(terms).flat_map(|(len, wanted)| vec![wanted; len]).collect();
         let mut sums = vec![0.0f32; flat.all().len()];

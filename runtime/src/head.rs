@@ -63,6 +63,7 @@ pub(crate) fn activate(activation: Activation, x: f32) -> f32 {
         Activation::GeluTanh => edge_engine::Activation::GeluTanh,
         Activation::Relu => edge_engine::Activation::Relu,
         Activation::Tanh => edge_engine::Activation::Tanh,
+        Activation::Silu => edge_engine::Activation::Silu,
     };
     of.of(x)
 }

@@ -38,6 +38,8 @@ pub(crate) struct Inputs<'a> {
     batch: Batch,
     values: Cow<'a, [f32]>,
     terms: Vec<TaskTerms<'a>>,
+    /// Where slots begin that are zero in every task.
+    zeros: Cow<'a, [usize]>,
 }
 
 /// Why a bundle has no [`Lowered`].
@@ -89,8 +91,8 @@ impl Lowered {
 
     /// The inputs of one run of several sequences.
     ///
-    /// The values of a single task are borrowed, and so are all low-rank terms. The slots of several tasks are copied into
-    /// one table: some microseconds a task, where a run takes milliseconds.
+    /// The values of a single task are borrowed, and so are all low-rank terms. The slots of several tasks are copied
+    /// into one table: some microseconds a task, where a run takes milliseconds.
     pub fn bind<'a>(&self, sequences: &[Sequence<'a>]) -> Inputs<'a> {
         let mut tasks: Vec<&'a TaskValues> = Vec::new();
         let mut batch = Batch::default();
@@ -112,7 +114,14 @@ impl Lowered {
         } else {
             tasks.iter().map(|task| TaskTerms { values: task.all(), places: task.terms() }).collect()
         };
-        Inputs { batch, values, terms }
+        let zeros = match tasks[..] {
+            [one] => Cow::Borrowed(one.zeros()),
+            _ => {
+                let of_first = tasks.first().map_or(&[][..], |task| task.zeros()).iter().copied();
+                of_first.filter(|at| tasks.iter().all(|task| task.zeros().binary_search(at).is_ok())).collect()
+            }
+        };
+        Inputs { batch, values, terms, zeros }
     }
 
     /// Runs sequences.
@@ -128,7 +137,8 @@ impl Lowered {
             bytes,
             helps: "fewer tokens (--max-length), fewer --threads or an encoder of --weights int8 need less",
         })?;
-        let table = Table { values: &inputs.values, width: self.model.values(), terms: &inputs.terms };
+        let table =
+            Table { values: &inputs.values, width: self.model.values(), terms: &inputs.terms, zeros: &inputs.zeros };
         let run = || self.model.run(&self.machine, self.weights.weights()?, &inputs.batch, table);
         run().map_err(|error| self.failed(error))
     }

@@ -62,19 +62,19 @@ impl PanelFile {
             return Err(bundle.no_weights(reason.to_string()).into());
         }
         // They are missing, damaged or of another version, so they are made again.
-        let path = match (PanelIndex::write(bundle, &beside), cached) {
-            (Ok(()), _) => beside,
-            (Err(error), Some(cached)) if is_read_only(&error) => {
-                let dir = cached.parent().unwrap_or(Path::new("."));
-                std::fs::create_dir_all(dir).map_err(|source| Error::Io {
-                    path: dir.to_owned(),
-                    action: "create",
-                    source,
-                })?;
-                PanelIndex::write(bundle, &cached)?;
-                cached
+        let path = match PanelIndex::write(bundle, &beside) {
+            Ok(()) => beside,
+            Err(error) if is_read_only(&error) => {
+                let write = |path: PathBuf| {
+                    let dir = path.parent().unwrap_or(Path::new("."));
+                    std::fs::create_dir_all(dir).map_err(edge_bundle::Error::io(dir, "create"))?;
+                    PanelIndex::write(bundle, &path).map(|()| path)
+                };
+                let nowhere = |also: String| Error::NoPlace { path: beside.clone(), reason: format!("{error}{also}") };
+                let none = || nowhere("; neither XDG_CACHE_HOME nor HOME is an absolute path".to_owned());
+                write(cached.ok_or_else(none)?).map_err(|e| nowhere(format!("; {e}")))?
             }
-            (Err(error), _) => return Err(error.into()),
+            Err(error) => return Err(error.into()),
         };
         let index = PanelIndex::open(&path, manifest)?;
         Self::map(&path, index, true)

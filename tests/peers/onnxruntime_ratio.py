@@ -1,6 +1,6 @@
 """Times edge-run beside ONNX Runtime on the same token ids, one thread.
 
-usage: onnxruntime_ratio.py BUNDLE [INT8_BUNDLE] [--edge-run PATH] [--rounds N] [--lengths N,...] [--json]
+usage: onnxruntime_ratio.py BUNDLE [INT8_BUNDLE] [--edge-run PATH] [--rounds N] [--lengths N,...] [--no-batch] [--json]
 (pip install onnx onnxruntime; cargo build --release --bin edge-run)
 
 ONNX Runtime has its best settings: the f32 graph with constant biases, all optimizations, no spinning. For int8, its own
@@ -11,6 +11,7 @@ same token ids, (7919 at + 1) mod vocabulary for token number `at`, and their ou
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -87,11 +88,11 @@ def compare(name, bundle, session, arguments):
             theirs[length] = median_of(lambda: session.run(["last_hidden_state"], feeds[length]), arguments.seconds)
         # Padded parts of the sorted batch, of the size that is best for ONNX Runtime.
         parts = {}
-        for size in [1, 4, 8, 32]:
+        for size in [] if arguments.no_batch else [1, 4, 8, 32]:
             batches = [feeds_of(session, vocabulary, BATCH[at : at + size]) for at in range(0, 32, size)]
             run = lambda: [session.run(["last_hidden_state"], batch) for batch in batches]
             parts[size] = median_of(run, arguments.seconds)
-        rounds.append((ours, theirs, min(parts.values()), cosines))
+        rounds.append((ours, theirs, min(parts.values(), default=math.nan), cosines))
     if not arguments.json:
         print(f"{name}\n{'tokens':>6} {'ratio':>6} {'ONNX Runtime':>13} {'edge-run':>10}   rounds        cosine")
     ratios = {}
@@ -105,6 +106,8 @@ def compare(name, bundle, session, arguments):
             cosine = min(r[3][length] for r in rounds)
             times = f"{statistics.median(theirs):10.2f} ms {statistics.median(ours):7.2f} ms"
             print(f"{length:6} {ratios[str(length)]:6.2f} {times}   {spread}  {cosine:.5f}", flush=True)
+    if arguments.no_batch:
+        return ratios, None
     throughput = statistics.median(r[2] / r[0]["batch"]["median_ms"] for r in rounds)
     if not arguments.json:
         print(f"batch of 32 texts of 4 to 128 tokens: {throughput:.2f} times ONNX Runtime's throughput", flush=True)
@@ -119,6 +122,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.5, help="for each figure of each round")
     parser.add_argument("--lengths", type=lambda text: [int(n) for n in text.split(",")], default=[8, 16, 32, 128, 256])
+    parser.add_argument("--no-batch", action="store_true", help="leave out ONNX Runtime's batches, which take minutes for large encoders")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     ratios, throughput = {}, {}

@@ -1,23 +1,28 @@
 """Writes fixtures/encoders/*.json: what Hugging Face's transformers computes on small encoders.
 
-Run:  pip install -r requirements-make.txt && python make_encoders.py
-Each file holds a config, tokenizer files, the shape of every tensor, texts, and for each text its token ids and the
-last hidden state (and pooler output). Weights are not stored: numbers_of.py makes them from a tensor's name, and
-tests/src/lib.rs does the same.
+Run:  pip install -r requirements-make.txt && python make_encoders.py [NAME...]
+Without names it writes all. Each file holds a config, tokenizer files, the shape of every tensor, texts, and for each text its
+token ids and the last hidden state (and pooler output). Weights are not stored: numbers_of.py makes them from a tensor's name,
+and tests/src/lib.rs does the same.
 """
 
 import json
 import os
+import sys
 import tempfile
 
 import torch
 import transformers
 from numbers_of import numbers
+from published import MORE_TEXTS, PUBLISHED, native
+from safetensors import safe_open
+from safetensors.torch import save_file
+from small_tokenizers import WORDS, tokenizer_files
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 OUT = os.path.join(os.path.dirname(__file__), "..", "fixtures", "encoders")
-WORDS = """[PAD] [UNK] [CLS] [SEP] [MASK] the a film was good bad very un ##happy ##ly happy cafe café Film Good ! . , ?
-我 b c d e f g h ##a ##b ##c ##d ##e ##f ##g s ##s not it is ##n ##t ' t one two three who why""".split()
+# Families of which transformers renames and splits a checkpoint's tensors.
+RENAMED = ("nomic_bert", "gte")
 TEXTS = [
     ["The film was good!"],
     ["unhappy, very unhappily bad"],
@@ -28,47 +33,6 @@ TEXTS = [
 
 def value(name, shape):
     return torch.tensor(numbers(name, shape), dtype=torch.float64).to(torch.float32).reshape(shape)
-
-
-def byte_level():
-    """A byte-level vocabulary: special tokens, the 256 byte symbols, and a few merges."""
-    printable = list(range(33, 127)) + list(range(161, 173)) + list(range(174, 256))
-    symbols = {b: chr(b) for b in printable}
-    for b in range(256):
-        symbols.setdefault(b, chr(256 + len([x for x in range(b) if x not in printable])))
-    merges = ["h e", "Ġ t", "Ġt he", "Ġ w", "a s", "Ġw as", "f i", "l m", "fi lm", "Ġ film", "o o", "g oo", "goo d"]
-    tokens = ["<s>", "<pad>", "</s>", "<unk>"] + [symbols[b] for b in range(256)] + [m.replace(" ", "") for m in merges] + ["<mask>"]
-    return {token: at for at, token in enumerate(tokens)}, merges
-
-
-def unigram():
-    """A SentencePiece-like tokenizer.json, as XLM-RoBERTa and CamemBERT have."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-
-    pieces = ["▁the", "▁film", "▁was", "▁good", "▁bad", "▁very", "▁un", "happy", "▁happy", "▁caf", "é", "!", ",", ".", "?", "▁"]
-    pieces += [chr(c) for c in range(ord("a"), ord("z") + 1)] + ["T", "C"]
-    scored = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
-    scored += [(piece, -1.0 - at / 10) for at, piece in enumerate(pieces)]
-    tokenizer = Tokenizer(models.Unigram(scored, unk_id=3))
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
-    )
-    return tokenizer.to_str()
-
-
-def tokenizer_files(kind):
-    if kind == "unigram":
-        return {"tokenizer.json": unigram(), "tokenizer_config.json": json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"})}
-    if kind == "byte_level":
-        vocabulary, merges = byte_level()
-        return {
-            "vocab.json": json.dumps(vocabulary, ensure_ascii=False),
-            "merges.txt": "#version: 0.2\n" + "\n".join(merges) + "\n",
-            "tokenizer_config.json": json.dumps({"tokenizer_class": "RobertaTokenizer"}),
-        }
-    config = {"tokenizer_class": "BertTokenizer", "do_lower_case": kind == "uncased"}
-    return {"vocab.txt": "\n".join(WORDS) + "\n", "tokenizer_config.json": json.dumps(config)}
 
 
 SIZES = dict(num_hidden_layers=2, hidden_size=32, num_attention_heads=4, intermediate_size=48, max_position_embeddings=48)
@@ -84,7 +48,36 @@ ENCODERS = {
                                   layer_norm_eps=1e-5, **{**SIZES, "max_position_embeddings": 66})),
     "distilbert": ("uncased", dict(model_type="distilbert", vocab_size=len(WORDS), n_layers=2, dim=32, n_heads=4, hidden_dim=48, max_position_embeddings=48)),
     "electra": ("uncased", dict(model_type="electra", vocab_size=len(WORDS), embedding_size=16, **SIZES)),
+    **PUBLISHED,
 }
+
+
+def load(directory, config):
+    """The encoder, and the shapes of its tensors by the names that checkpoints have; the tensors have their values.
+
+    It computes in f64, to which both f32 engines should come close. `directory` has its config.json.
+    """
+    # ModernBERT's eager attention would round probabilities to f32.
+    attention = "sdpa" if config.model_type == "modernbert" else "eager"
+    model = AutoModel.from_config(config, attn_implementation=attention).to(torch.float32)
+    if config.model_type in RENAMED:
+        model.save_pretrained(directory)
+        file = os.path.join(directory, "model.safetensors")
+        with safe_open(file, "pt") as saved:
+            tensors = {name: list(saved.get_slice(name).get_shape()) for name in saved.keys()}
+        save_file({name: value(name, shape) for name, shape in tensors.items()}, file, {"format": "pt"})
+        model = AutoModel.from_pretrained(directory, attn_implementation=attention, dtype=torch.float32)
+    else:
+        tensors = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.copy_(value(name, tensors[name]))
+    return model.eval().double(), tensors
+
+
+def types_of(config):
+    """ALBERT reads token types, though its tokenizer of transformers 5 gives them only if asked. Transformers 4 gave them."""
+    return {"return_token_type_ids": True} if config.model_type == "albert" else {}
 
 
 def make(name, kind, fields):
@@ -93,22 +86,21 @@ def make(name, kind, fields):
         for file, text in files.items():
             with open(os.path.join(directory, file), "w", encoding="utf-8") as out:
                 out.write(text)
-        config = AutoConfig.for_model(fields["model_type"], **{k: v for k, v in fields.items() if k != "model_type"})
-        config.save_pretrained(directory)
-        with open(os.path.join(directory, "config.json")) as saved:
-            config_json = json.load(saved)
+        if name in PUBLISHED:
+            config_json = fields
+            with open(os.path.join(directory, "config.json"), "w") as out:
+                json.dump(native(fields), out)
+            config = AutoConfig.from_pretrained(directory)
+        else:
+            config = AutoConfig.for_model(fields["model_type"], **{k: v for k, v in fields.items() if k != "model_type"})
+            config.save_pretrained(directory)
+            with open(os.path.join(directory, "config.json")) as saved:
+                config_json = json.load(saved)
         tokenizer = AutoTokenizer.from_pretrained(directory)
-        model = AutoModel.from_config(config, attn_implementation="eager").eval().to(torch.float32)
-    tensors = {}
-    with torch.no_grad():
-        for parameter_name, parameter in model.named_parameters():
-            parameter.copy_(value(parameter_name, list(parameter.shape)))
-            tensors[parameter_name] = list(parameter.shape)
-    # f64, to which both f32 engines should come close.
-    model = model.double()
+        model, tensors = load(directory, config)
     cases = []
-    for text in TEXTS:
-        encoded = tokenizer(*text, return_tensors="pt")
+    for text in TEXTS + MORE_TEXTS.get(name, []):
+        encoded = tokenizer(*text, return_tensors="pt", **types_of(config))
         inputs = {k: v for k, v in encoded.items() if k in ("input_ids", "attention_mask", "token_type_ids")}
         if fields["model_type"] in ("roberta", "distilbert"):
             inputs.pop("token_type_ids", None)
@@ -133,5 +125,5 @@ def rounded(tensor):
 
 if __name__ == "__main__":
     os.makedirs(OUT, exist_ok=True)
-    for name, (kind, fields) in ENCODERS.items():
-        make(name, kind, fields)
+    for name in sys.argv[1:] or ENCODERS:
+        make(name, *ENCODERS[name])

@@ -1,6 +1,7 @@
 """Writes fixtures/gradients.json: PyTorch's gradients of the losses that edge-patch trains by, on the small encoders.
 
-Run after make_encoders.py, with the same packages. Everything is in f64. For each encoder, each kind of task and each bias
+Run after make_encoders.py, with the same packages: `python make_gradients.py [NAME...]`. With names, what the file has of
+other encoders stays as it is; without, all are computed. Everything is in f64. For each encoder, each kind of task and each bias
 vector: the gradient's norm, and its products with three vectors that `value` makes (tests/tests/gradients.rs does the same).
 The texts go through PyTorch as one padded batch, so padding has to cost nothing. The softmax of an answer's start and end is
 over the tokens of the second text.
@@ -8,14 +9,18 @@ over the tokens of the second text.
 
 import json
 import os
+import sys
 import tempfile
 
 import torch
 import torch.nn.functional as F
-from make_encoders import ENCODERS, OUT, TEXTS, value
-from transformers import AutoConfig, AutoModel, AutoTokenizer
+from make_encoders import ENCODERS, OUT, TEXTS, load, types_of, value
+from published import native
+from slots import prepare, slots
+from transformers import AutoConfig, AutoTokenizer
 
 KINDS = ["mean", "cls", "pooler", "tagging", "span"]
+WITHOUT_POOLER = ("distilbert", "electra", "modernbert", "deberta-v2", "nomic_bert", "gte", "new")
 ANSWER = "was happy"
 
 
@@ -27,16 +32,14 @@ def gradients(name, kind):
             with open(os.path.join(directory, file), "w", encoding="utf-8") as out:
                 out.write(text)
         with open(os.path.join(directory, "config.json"), "w") as out:
-            json.dump(fixture["config"], out)
+            json.dump(native(fixture["config"]), out)
         tokenizer = AutoTokenizer.from_pretrained(directory)
-        model = AutoModel.from_config(AutoConfig.from_pretrained(directory), attn_implementation="eager").eval()
-    with torch.no_grad():
-        for parameter_name, parameter in model.named_parameters():
-            parameter.copy_(value(parameter_name, list(parameter.shape)))
-    model = model.double()
+        config = AutoConfig.from_pretrained(directory)
+        model, _ = load(directory, config)
+    prepare(model)
     texts = {"tagging": [1], "span": [2]}.get(kind, [1, 2])
-    cases = [case for case in fixture["cases"] if len(case["text"]) in texts]
-    rows = [tokenizer(*case["text"], return_offsets_mapping=True) for case in cases]
+    cases = [case for case in fixture["cases"][: len(TEXTS)] if len(case["text"]) in texts]
+    rows = [tokenizer(*case["text"], return_offsets_mapping=True, **types_of(config)) for case in cases]
     for row, case in zip(rows, cases):
         assert row["input_ids"] == case["input_ids"], name
     longest = max(len(row["input_ids"]) for row in rows)
@@ -83,20 +86,25 @@ def gradients(name, kind):
         loss = F.cross_entropy(vector @ weight.T + bias, torch.tensor([0, 1, 2, 0]))
     loss.backward()
     found = {"": [loss.item()]}
-    named = [(n, p) for n, p in model.named_parameters() if n.endswith(".bias") and not n.endswith("key.bias") and "k_lin" not in n]
-    for n, p in named + [("head weight", weight), ("head bias", bias)]:
-        gradient = torch.zeros_like(p) if p.grad is None else p.grad
-        probes = [float((gradient.flatten() * value(f"probe {i} {n}", [gradient.numel(), 1]).double().flatten()).sum()) for i in range(3)]
-        found[n] = [float(f"{number:.9g}") for number in [gradient.norm().item(), *probes]]
+    heads = [("head weight", weight, slice(None)), ("head bias", bias, slice(None))]
+    for slot, parameter, part in [*slots(model), *heads]:
+        gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        gradient = gradient[part]
+        probes = [float((gradient.flatten() * value(f"probe {i} {slot}", [gradient.numel(), 1]).double().flatten()).sum()) for i in range(3)]
+        found[slot] = [float(f"{number:.9g}") for number in [gradient.norm().item(), *probes]]
     return found
 
 
 if __name__ == "__main__":
+    path = os.path.join(OUT, "..", "gradients.json")
     gradients_of = {}
-    for name, (_, fields) in ENCODERS.items():
-        kinds = [kind for kind in KINDS if kind != "pooler" or fields["model_type"] not in ("distilbert", "electra")]
+    if len(sys.argv) > 1:
+        with open(path, encoding="utf-8") as file:
+            gradients_of = json.load(file)
+    for name in sys.argv[1:] or ENCODERS:
+        kinds = [kind for kind in KINDS if kind != "pooler" or ENCODERS[name][1]["model_type"] not in WITHOUT_POOLER]
         gradients_of[name] = {kind: gradients(name, kind) for kind in kinds}
         print(name, {kind: round(found[""][0], 6) for kind, found in gradients_of[name].items()})
-    with open(os.path.join(OUT, "..", "gradients.json"), "w", encoding="utf-8") as out:
+    with open(path, "w", encoding="utf-8") as out:
         json.dump(gradients_of, out, separators=(",", ":"))
         out.write("\n")

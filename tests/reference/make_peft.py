@@ -56,6 +56,9 @@ ADAPTERS = {
     ),
     "distilbert-r2": ("distilbert", lambda: lora(r=2, lora_alpha=8, target_modules=r".*\.(q_lin|v_lin|lin2)", modules_to_save=["pre_classifier"])),
     "electra-r1": ("electra", lambda: lora(r=1, lora_alpha=2, target_modules=["query", "output.dense", "embeddings_project"], bias="all")),
+    "mpnet-r2": ("mpnet", lambda: lora(r=2, lora_alpha=2, target_modules=["q", "o", "intermediate.dense"])),
+    # One layer's term is that of every repetition.
+    "albert-r2": ("albert", lambda: lora(r=2, lora_alpha=4, target_modules=["query", "ffn", "embedding_hidden_mapping_in"])),
 }
 
 
@@ -77,7 +80,8 @@ def base(encoder):
 
 
 def logits(model, tokenizer, encoder, text):
-    encoded = tokenizer(*text, return_tensors="pt")
+    # ALBERT's tokenizer gives no types unless it is asked, and its model then takes zeros for pairs too.
+    encoded = tokenizer(*text, return_tensors="pt", return_token_type_ids=True if encoder == "albert" else None)
     inputs = {k: v for k, v in encoded.items() if k in ("input_ids", "attention_mask", "token_type_ids")}
     if encoder in ("roberta", "distilbert"):
         inputs.pop("token_type_ids", None)

@@ -19,7 +19,7 @@ use std::{
 };
 
 use bias_patch::{Encoding, Head, Kind, Linear, Module, Patch, SlotKind, Stored, StoredSlot, Task};
-use edge_bundle::{Bundle, Element, Store};
+use edge_bundle::{Bundle, Element, Slot, Store};
 use edge_export::{Destination, EXAMPLE, Options, export, fetch};
 use edge_run::Text;
 use half::{bf16, f16};
@@ -85,8 +85,27 @@ impl Default for Layout<'_> {
 }
 
 /// Names of all fixtures.
-pub const ENCODERS: [&str; 8] =
-    ["bert", "bert-cased-tanh", "bert-relu", "roberta", "xlm-roberta", "camembert", "distilbert", "electra"];
+pub const ENCODERS: [&str; 15] = [
+    "bert",
+    "bert-cased-tanh",
+    "bert-relu",
+    "roberta",
+    "xlm-roberta",
+    "camembert",
+    "distilbert",
+    "electra",
+    "mpnet",
+    "modernbert",
+    "modernbert-2",
+    "albert",
+    "nomic",
+    "gte",
+    "gte-new",
+];
+
+/// A fixture of each family.
+pub const FAMILIES: [&str; 9] =
+    ["bert", "roberta", "distilbert", "electra", "mpnet", "modernbert", "albert", "nomic", "gte"];
 
 impl Fixture {
     /// Reads a fixture.
@@ -213,10 +232,15 @@ pub fn task(name: &str, kind: &str, inputs: u8) -> Task {
     serde_json::from_value(json).unwrap()
 }
 
-/// A patch that changes every slot of the bundle's encoder except keys. The seed determines the values.
+/// Whether a patch may have a bias of the bundle's encoder.
+pub fn has_effect(bundle: &Bundle, slot: &Slot) -> bool {
+    slot.module != Module::Key || bundle.manifest().config.key_bias_counts()
+}
+
+/// A patch that changes every slot of the bundle's encoder that has an effect. The seed determines the values.
 pub fn patch(bundle: &Bundle, task: Task, seed: &str) -> Patch {
     let base = bundle.base().unwrap();
-    let slots = bundle.manifest().slots.iter().zip(base.slots()).filter(|(slot, _)| slot.module != Module::Key);
+    let slots = bundle.manifest().slots.iter().zip(base.slots()).filter(|(slot, _)| has_effect(bundle, slot));
     let slots = slots.map(|(slot, base)| {
         let change = Fixture::values(&format!("{seed} {} bias", slot.id()), &[base.len()]);
         let values: Vec<f32> = base.iter().zip(change).map(|(b, c)| b + 0.5 * c).collect();

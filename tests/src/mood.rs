@@ -22,7 +22,14 @@ pub struct Mood {
 
 impl Default for Mood {
     fn default() -> Self {
-        let (home, bundle) = small_bundle("bert");
+        Mood::of("bert")
+    }
+}
+
+impl Mood {
+    /// With the small encoder of this name.
+    pub fn of(encoder: &str) -> Self {
+        let (home, bundle) = small_bundle(encoder);
         let mood = Mood { home, bundle };
         let rows = |from: usize, count: usize| {
             let row = |at: usize| {
@@ -40,9 +47,7 @@ impl Default for Mood {
         mood.write("task.json", task.to_string());
         mood
     }
-}
 
-impl Mood {
     /// The path of a file in the directory.
     pub fn path(&self, name: &str) -> PathBuf {
         self.home.path().join(name)

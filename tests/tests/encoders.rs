@@ -8,6 +8,7 @@ use edge_engine::kernels;
 use edge_export::{Destination, Options, Panels, export, verify};
 use edge_run::{Activations, Encoder, EngineKind, EngineOptions, Request, Text};
 use safetensors::Dtype;
+use serde_json::json;
 use system_tests::{
     ENCODERS, Fixture, Layout, assert_refused, assert_succeeded, command, int8, patch, small_bundle, small_bundle_with,
     task, write_tensors,
@@ -83,6 +84,74 @@ fn prefixes_shards_and_half_floats_are_read() {
         let (other, worst) = encoder_of(Layout { dtype, ..Layout::default() });
         assert_ne!(plain, other);
         assert!(worst > 0.0 && worst < bound, "{dtype:?}: {worst}");
+    }
+}
+
+#[test]
+fn a_family_has_one_encoder_however_its_checkpoint_is_spelled() {
+    let encoder_of = |name: &str, prefix: &str, left_out: &str| {
+        let mut fixture = Fixture::named(name);
+        let config = fixture.config.as_object_mut().unwrap();
+        left_out.split_whitespace().for_each(|field| assert!(config.remove(field).is_some(), "{field}"));
+        let dir = TempDir::new().unwrap();
+        fixture.write(dir.path(), Layout { prefix, ..Layout::default() });
+        export_in(dir.path()).manifest().encoder
+    };
+    let of_transformers = "num_hidden_layers hidden_size num_attention_heads intermediate_size layer_norm_eps \
+                           hidden_act max_position_embeddings rope_parameters";
+    let of_its_own_code =
+        "n_layer n_embd n_head n_inner layer_norm_epsilon activation_function n_positions rotary_emb_base";
+    for (name, prefix, left_out) in [
+        ("nomic", "nomic_bert.", ""),
+        ("nomic", "", of_transformers),
+        ("nomic", "", of_its_own_code),
+        ("gte", "gte.", ""),
+        ("gte-new", "new.", ""),
+    ] {
+        assert_eq!(encoder_of(name, prefix, left_out), encoder_of(name, "", ""), "{name} without {left_out}");
+    }
+}
+
+#[test]
+fn variants_that_compute_something_else_are_refused_by_name() {
+    for (name, field, value, part) in [
+        ("nomic", "prenorm", json!(true), "expected false, found true"),
+        ("nomic", "rotary_emb_fraction", json!(0.5), "expected 1.0, found 0.5"),
+        ("nomic", "rotary_scaling_factor", json!(2), "expected null, found 2"),
+        ("nomic", "activation_function", json!("gelu"), "expected swiglu, found gelu"),
+        ("nomic", "qkv_proj_bias", json!(true), "expected false, found true"),
+        ("nomic", "num_experts", json!(8), "expected 0, found 8"),
+        ("nomic", "n_embd", json!(64), "expected 32, as hidden_size says, found 64"),
+        ("nomic", "rotary_emb_base", json!(10_000), "expected 1000, as rope_theta says, found 10000"),
+        ("nomic", "rope_parameters", json!({ "rope_type": "yarn" }), "rope_type: expected default, found yarn"),
+        ("gte", "rope_parameters", json!({ "rope_type": "linear" }), "rope_type: expected default, found linear"),
+        (
+            "gte-new",
+            "rope_scaling",
+            json!({ "type": "linear", "factor": 2 }),
+            "type: expected \"ntk\", found \"linear\"",
+        ),
+        ("gte-new", "rope_scaling", json!({ "type": "ntk", "factor": 2, "mixed_b": 0.5 }), "expected null, found 0.5"),
+        ("gte-new", "rope_scaling", json!({ "type": "ntk" }), "factor: expected a number, found none"),
+        (
+            "gte-new",
+            "rope_scaling",
+            json!({ "type": "ntk", "factor": 0.5 }),
+            "ntk_factor: expected 1 to 65536, found 0.5",
+        ),
+        ("gte-new", "logn_attention_scale", json!(true), "expected false, found true"),
+        ("gte-new", "pack_qkv", json!(false), "expected true, found false"),
+        ("gte-new", "layer_norm_type", json!("rms_norm"), "expected layer_norm, found rms_norm"),
+        ("gte-new", "position_embedding_type", json!("absolute"), "expected rope, found absolute"),
+    ] {
+        let mut fixture = Fixture::named(name);
+        fixture.config[field] = value;
+        let dir = TempDir::new().unwrap();
+        fixture.write(dir.path(), Layout::default());
+        let to = Destination::Dir(dir.path().join("bundle"));
+        let refused = export(dir.path(), "x", &to, Options::default(), &mut |_| ()).unwrap_err().to_string();
+        let field = if part.contains("ntk_factor") { "rotary" } else { field };
+        assert!(refused.contains(field) && refused.contains(part), "{name}, {field}: {refused}");
     }
 }
 

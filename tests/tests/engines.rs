@@ -7,8 +7,8 @@ use edge_engine::kernels;
 use edge_run::{Encoder, EngineKind, EngineOptions, Patch, Request, Text};
 use serde_json::Value;
 use system_tests::{
-    assert_refused, assert_succeeded, command, low_rank_inputs, patch, patch_with_terms, place::Place, small_bundle,
-    small_bundle_with, task, with_input,
+    FAMILIES, assert_refused, assert_succeeded, command, low_rank_inputs, patch, patch_with_terms, place::Place,
+    small_bundle, small_bundle_with, task, with_input,
 };
 
 /// tract and the kernels sum in different orders; logits here are below 10.
@@ -20,7 +20,7 @@ fn logits(rows: &[Value]) -> Vec<f64> {
 
 #[test]
 fn tract_and_every_kernel_agree() {
-    for family in ["bert", "roberta", "distilbert", "electra"] {
+    for family in FAMILIES {
         let place = Place::new(family);
         // One token of text up to the limit, so that tiles and panels of every remainder occur.
         let input: String = (1..=45)
@@ -71,7 +71,7 @@ fn tract_and_every_kernel_agree() {
 #[test]
 fn tract_runs_low_rank_terms_where_its_graph_takes_them() {
     let (text, options) = (Text::one("the film was good, very happy"), EngineOptions::default());
-    for family in ["bert", "roberta", "distilbert", "electra"] {
+    for family in FAMILIES {
         let (_home, bundle) = small_bundle_with(family, low_rank_inputs());
         let spec = || task("label", "classification", 1);
         let patches = [patch(&bundle, spec(), "label"), patch_with_terms(&bundle, spec(), "label")];

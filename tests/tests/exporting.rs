@@ -6,7 +6,9 @@ use bias_patch::Digest;
 use edge_bundle::{Bundle, FileEntry, MANIFEST};
 use edge_export::{Error, Options, Panels, verify};
 use edge_run::{Encoder, EngineKind, EngineOptions, Text};
-use system_tests::{Fixture, Layout, assert_refused, assert_succeeded, command, int8, small_bundle, small_bundle_with};
+use system_tests::{
+    Fixture, Layout, assert_refused, assert_succeeded, command, in_shell, int8, small_bundle, small_bundle_with,
+};
 use tempfile::TempDir;
 
 /// Changes one bit of a file.
@@ -160,9 +162,10 @@ fn checkpoints_that_cannot_be_exported_say_why() {
             write(&file("tokenizer_config.json", r#"{"tokenizer_class":"BertJapaneseTokenizer"}"#)),
             vec!["tokenizer_config.json", "tokenizer_class", "BertJapaneseTokenizer"],
         ),
-        (write(&file("added_tokens.json", r#"{"<new>":60}"#)), vec!["added_tokens.json", "<new>"]),
+        // It gets the next id, for which there is no row.
+        (write(&file("added_tokens.json", r#"{"<new>":60}"#)), vec!["vocab.txt", "ids below 53", "53 for \"<new>\""]),
         (write(&set("model_type", "gpt2".into())), vec!["model_type", "bert, roberta", "gpt2"]),
-        (write(&set("hidden_act", "silu".into())), vec!["hidden_act", "silu"]),
+        (write(&set("hidden_act", "mish".into())), vec!["hidden_act", "silu or swish", "mish"]),
         (
             write(&set("hidden_size", 36.into())),
             vec!["tensor embeddings.word_embeddings.weight", "[53, 36]", "[53, 32]"],
@@ -189,10 +192,10 @@ fn checkpoints_that_cannot_be_exported_say_why() {
             vec!["tokenizer.json, vocab.txt, or vocab.json"],
         ),
         // Of a BERT, transformers' AutoTokenizer would make a tokenizer for words.
-        (write(&pieces("spm.model", "{}", "bert")), vec!["spm.model", "import DebertaV2TokenizerFast as T;", "/c'"]),
+        (write(&pieces("spm.model", "{}", "bert")), vec!["spm.model", "import DebertaV2TokenizerFast as T;", "/c"]),
         (
             write(&pieces("sentencepiece.bpe.model", r#"{"tokenizer_class":"XLMRobertaTokenizer"}"#, "bert")),
-            vec!["sentencepiece.bpe.model", "only a SentencePiece model", "import AutoTokenizer as T;", "/c'"],
+            vec!["sentencepiece.bpe.model", "only a SentencePiece model", "import AutoTokenizer as T;", "/c"],
         ),
         (
             write(&pieces("sentencepiece.bpe.model", "{}", "xlm-roberta")),
@@ -226,6 +229,59 @@ fn checkpoints_that_cannot_be_exported_say_why() {
         &command("edge-export", dir.path()).arg(dir.path().join("none")).output().unwrap(),
         &["no such directory"],
     );
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn the_largest_tensor_does_not_bound_the_memory() {
+    /// Kilobytes of a process's own memory, files that are mapped aside. The program and its libraries take half of it.
+    const LIMIT: &str = "ulimit -d 40960";
+    let home = TempDir::new().unwrap();
+    let mut fixture = Fixture::named("bert");
+    // A table of 61 MB, and matrices of 5 MB.
+    for (field, rows) in [("vocab_size", 480_000), ("intermediate_size", 40_000)] {
+        let old = fixture.config[field].as_u64().unwrap() as usize;
+        fixture.config[field] = rows.into();
+        let tensors = fixture.tensors.iter_mut().filter(|(name, _)| !name.contains("position"));
+        for dim in tensors.flat_map(|(_, shape)| shape).filter(|dim| **dim == old) {
+            *dim = rows;
+        }
+    }
+    fixture.write(&home.path().join("checkpoint"), Layout::default());
+    for weights in ["f32", "int8"] {
+        let within = |arguments: &[&str]| {
+            let mut export = command("edge-export", home.path());
+            export.current_dir(home.path()).args(arguments);
+            assert_succeeded(&in_shell(&export, LIMIT).output().unwrap());
+        };
+        within(&["checkpoint", "--weights", weights, "--panels", "beside", "-o", weights]);
+        within(&["verify", weights]);
+        assert!(Bundle::open(&home.path().join(weights)).unwrap().manifest().files["weights.bin"].bytes > 15_000_000);
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn what_a_killed_export_left_is_taken_away_by_the_next() {
+    let home = TempDir::new().unwrap();
+    Fixture::named("bert").write(&home.path().join("checkpoint"), Layout::default());
+    // Its name and files are those of a run that was killed; nobody holds it.
+    let left = home.path().join(".bundle.tmp-1-0");
+    fs::create_dir(&left).unwrap();
+    fs::write(left.join("weights.bin"), "half").unwrap();
+    let held = home.path().join(".bundle.tmp-1-1");
+    fs::create_dir(&held).unwrap();
+    let lock = fs::File::open(&held).unwrap();
+    lock.try_lock().unwrap();
+    let export = || {
+        let mut export = command("edge-export", home.path());
+        assert_succeeded(&export.current_dir(home.path()).args(["checkpoint", "-o", "out"]).output().unwrap());
+    };
+    export();
+    assert!(!left.exists() && held.exists());
+    drop(lock);
+    export();
+    assert!(!held.exists());
 }
 
 #[test]

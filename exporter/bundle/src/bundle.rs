@@ -6,10 +6,11 @@
 use std::{
     fs::{self, File},
     io::{Read, Seek, SeekFrom},
+    ops::Range,
     path::{Path, PathBuf},
 };
 
-use bias_patch::Digest;
+use bias_patch::{Digest, Digester};
 
 use crate::{Error, MANIFEST, Manifest, PanelIndex, Result, Slot, TensorEntry, checked};
 
@@ -126,32 +127,58 @@ impl Bundle {
             if let Some(bad) = values.iter().find(|v| !v.is_finite()) {
                 return Err(Error::field(&slot.name, "finite numbers", bad).in_file(&path));
             }
+            if let Some(other) = values.iter().find(|v| slot.zero && **v != 0.0) {
+                return Err(Error::field(&slot.name, "zeros, for the module has no bias", other).in_file(&path));
+            }
             slots.push(values);
         }
         Ok(Base { slots })
     }
 
-    /// The bytes of a frozen tensor, as they are stored here, after checking their digest.
+    /// Some rows and columns of a frozen tensor, as they are stored here, whatever their digest.
     ///
     /// # Errors
-    /// When `weights.bin` cannot be read or the tensor was altered.
-    pub fn tensor(&self, tensor: &TensorEntry) -> Result<Vec<u8>> {
+    /// When `weights.bin` cannot be read.
+    pub fn tensor_part(&self, tensor: &TensorEntry, rows: Range<usize>, columns: Range<usize>) -> Result<Vec<u8>> {
         let path = self.dir.join(WEIGHTS);
-        let too_long =
-            || Error::field(format!("tensor {}", tensor.name), "less than 2^64 bytes", "more").in_file(&path);
-        let length = tensor.bytes().ok_or_else(too_long)?;
+        let [_, width] = tensor.matrix();
+        let bytes_each = tensor.element.bytes() as usize;
+        // Rows that are read whole follow each other.
+        let (runs, run) = match columns.len() == width {
+            true => (rows.start..rows.start + usize::from(!rows.is_empty()), rows.len() * width),
+            false => (rows.clone(), columns.len()),
+        };
         let mut file = File::open(&path).map_err(Error::io(&path, "open"))?;
-        file.seek(SeekFrom::Start(tensor.offset)).map_err(Error::io(&path, "read"))?;
-        let mut bytes = Vec::new();
-        // At most what the file holds, whatever the entry says.
-        file.take(length).read_to_end(&mut bytes).map_err(Error::io(&path, "read"))?;
-        let found = Digest::of(&bytes);
-        if found != tensor.sha256 {
-            let field = format!("tensor {}", tensor.name);
-            return Err(Error::field(field, format!("digest {}", tensor.sha256), found).in_file(&path));
+        let mut bytes = vec![0; rows.len() * columns.len() * bytes_each];
+        for (row, part) in runs.zip(bytes.chunks_mut((run * bytes_each).max(1))) {
+            let at = tensor.offset + (row as u64 * width as u64 + columns.start as u64) * tensor.element.bytes();
+            file.seek(SeekFrom::Start(at)).map_err(Error::io(&path, "read"))?;
+            file.read_exact(part).map_err(Error::io(&path, "read"))?;
         }
-        tensor.check_quantized(&bytes).map_err(|e| e.in_file(&path))?;
         Ok(bytes)
+    }
+
+    /// Gives a frozen tensor to `take` in its [`TensorEntry::row_blocks`], as they are stored here. What was taken is
+    /// only good if this succeeds, for the digest is known at the end.
+    ///
+    /// # Errors
+    /// When `weights.bin` cannot be read, the tensor was altered, or `take` fails.
+    pub fn stream_tensor<E: From<Error>>(
+        &self,
+        tensor: &TensorEntry,
+        mut take: impl FnMut(Range<usize>, &[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let path = self.dir.join(WEIGHTS);
+        let [_, columns] = tensor.matrix();
+        let (mut digester, mut quantized) = (Digester::default(), Ok(()));
+        for rows in tensor.row_blocks() {
+            let bytes = self.tensor_part(tensor, rows.clone(), 0..columns)?;
+            digester.update(&bytes);
+            quantized = quantized.and(tensor.check_quantized(&bytes));
+            take(rows, &bytes)?;
+        }
+        // The digest first: of an altered tensor the values say nothing.
+        Ok(tensor.check_digest(digester.finish()).and(quantized).map_err(|e| e.in_file(&path))?)
     }
 
     /// Digests every file, and every tensor in `weights.bin` and in the panels that are beside it, whatever was found
@@ -165,8 +192,10 @@ impl Bundle {
         }
         if self.has_weights() {
             for tensor in &self.manifest.tensors {
-                let bytes = self.tensor(tensor)?;
-                progress(bytes.len() as u64);
+                self.stream_tensor(tensor, |_, bytes| {
+                    progress(bytes.len() as u64);
+                    Ok::<_, Error>(())
+                })?;
             }
             self.manifest.file(WEIGHTS)?.digest_of(&self.dir.join(WEIGHTS), progress)?;
         }

@@ -3,54 +3,7 @@
 use bias_patch::{Activation, Module, SlotId};
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result};
-
-/// Checkpoint families, by how their tensors are named and their embeddings are made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Family {
-    /// BERT.
-    Bert,
-    /// RoBERTa, XLM-RoBERTa, CamemBERT.
-    Roberta,
-    /// DistilBERT.
-    DistilBert,
-    /// ELECTRA.
-    Electra,
-}
-
-impl Family {
-    /// The name in bundle.json.
-    pub fn name(self) -> &'static str {
-        match self {
-            Family::Bert => "bert",
-            Family::Roberta => "roberta",
-            Family::DistilBert => "distilbert",
-            Family::Electra => "electra",
-        }
-    }
-
-    /// The modules that have a bias, outside the layers and in each of them. Each bias is a slot. An encoder may be
-    /// without the projection and the pooler, as its [`Config`] says.
-    fn modules(self) -> [&'static [Module]; 2] {
-        /// A layer of BERT: attention, LayerNorm, MLP, LayerNorm, all with biases.
-        const BERT_LAYER: [Module; 8] = [
-            Module::Query,
-            Module::Key,
-            Module::Value,
-            Module::AttentionOutput,
-            Module::AttentionNorm,
-            Module::Middle,
-            Module::Output,
-            Module::OutputNorm,
-        ];
-        match self {
-            Family::Bert | Family::Roberta => [&[Module::EmbeddingNorm, Module::Pooler], &BERT_LAYER],
-            Family::DistilBert => [&[Module::EmbeddingNorm], &BERT_LAYER],
-            Family::Electra => [&[Module::EmbeddingNorm, Module::EmbeddingProjection], &BERT_LAYER],
-        }
-    }
-}
+use crate::{Error, Family, Result};
 
 /// The shape of an encoder.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -62,7 +15,7 @@ pub struct Config {
     pub layers: u32,
     /// Width of a token's vector between layers.
     pub hidden: u32,
-    /// Width of a row of the embedding tables: `hidden`, but for ELECTRA's smaller ones.
+    /// Width of a row of the embedding tables: `hidden`, but for the smaller ones of ELECTRA and ALBERT.
     pub embedding: u32,
     /// Attention heads.
     pub heads: u32,
@@ -82,6 +35,58 @@ pub struct Config {
     pub layer_norm_epsilon: f64,
     /// Whether there is a pooler (dense layer and tanh over the first token).
     pub pooler: bool,
+    /// A number that each head adds to its scores by the distance of two tokens, where it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relative: Option<Relative>,
+    /// Rotary positions, where queries and keys are rotated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotary: Option<Rotary>,
+    /// Which layers see only near tokens, where some do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<Window>,
+}
+
+/// Distances in buckets, as T5 has them (Raffel and others, 2020, 2.1): half of the buckets are for tokens behind, half
+/// for those before; half of these for one distance each, and the others for ranges that grow up to `max_distance`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Relative {
+    /// How many buckets there are.
+    pub buckets: u32,
+    /// From this distance on there is one bucket.
+    pub max_distance: u32,
+}
+
+/// Rotary positions: column i of half a head is rotated by place / theta^(2 i / D), or with a factor f of NTK scaling
+/// by place / ((f theta)^(2 i / D) f^(2 / D)).
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rotary {
+    /// The base of angles in layers that see all tokens.
+    pub theta: f64,
+    /// The base in layers with a window.
+    pub local_theta: f64,
+    /// The factor of NTK scaling; 1 without.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub ntk_factor: f64,
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+fn is_one(factor: &f64) -> bool {
+    *factor == 1.0
+}
+
+/// Layers that see only near tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Window {
+    /// The largest distance at which a token is seen.
+    pub reach: u32,
+    /// Every layer whose number is a multiple of this sees all tokens.
+    pub global_every: u32,
 }
 
 impl Config {
@@ -96,17 +101,34 @@ impl Config {
         let inside = inside.iter().flat_map(|module| (0..layers).map(|layer| (*module, Some(layer))));
         let mut slots = Vec::new();
         for (module, layer) in outside.chain(inside) {
+            if self.family.norms_come_first() && (module, layer) == (Module::AttentionNorm, Some(0)) {
+                continue;
+            }
             let len = match module {
                 Module::EmbeddingNorm => self.embedding,
-                Module::EmbeddingProjection if self.embedding == self.hidden => continue,
+                Module::EmbeddingProjection if !self.projects_embeddings() => continue,
                 Module::Pooler if !self.pooler => continue,
-                Module::Middle => self.intermediate,
+                Module::Middle | Module::Gate => self.intermediate,
                 _ => self.hidden,
             };
             slots.push((SlotId::new(module, layer)?, len));
         }
         slots.sort();
         Ok(slots)
+    }
+
+    /// How many zeros the slots of modules without biases share: as many as the longest of them has. 0 if there are none.
+    ///
+    /// # Errors
+    /// As [`Config::slots`].
+    pub fn shared_zeros(&self) -> Result<u32> {
+        let slots = self.slots()?.into_iter().filter(|(id, _)| self.family.lacks_bias(id.module));
+        Ok(slots.map(|(_, len)| len).max().unwrap_or(0))
+    }
+
+    /// Whether embeddings are projected to the hidden width.
+    pub fn projects_embeddings(&self) -> bool {
+        self.embedding != self.hidden || self.family == Family::Albert
     }
 
     /// Inputs of a linear layer; of a LayerNorm, its width.
@@ -120,9 +142,23 @@ impl Config {
             | Module::AttentionOutput
             | Module::AttentionNorm
             | Module::Middle
+            | Module::Gate
             | Module::OutputNorm
+            | Module::FinalNorm
             | Module::Pooler => self.hidden,
         }
+    }
+
+    /// Whether the key's bias has an effect. With absolute positions, and with numbers added to scores, it shifts all
+    /// scores of a row alike, so softmax cancels it; where queries and keys are rotated, it does not.
+    pub fn key_bias_counts(&self) -> bool {
+        self.rotary.is_some()
+    }
+
+    /// The largest distance at which a layer's tokens see each other; none if they see all.
+    pub fn window_of(&self, layer: u16) -> Option<u32> {
+        let window = self.window.filter(|window| !u32::from(layer).is_multiple_of(window.global_every));
+        window.map(|window| window.reach)
     }
 
     /// Checks that the numbers make an encoder.
@@ -161,8 +197,44 @@ impl Config {
         if self.layers > 1024 {
             return Err(Error::field("layers", "at most 1024", self.layers));
         }
+        for (name, has, due) in [
+            ("relative", self.relative.is_some(), self.family == Family::MpNet),
+            ("rotary", self.rotary.is_some(), self.family.has_rotary_positions()),
+            ("window", self.window.is_some(), self.family == Family::ModernBert),
+        ] {
+            if has != due {
+                let said = |there| if there { "one" } else { "none" };
+                let expected = format!("{} in family {}", said(due), self.family.name());
+                return Err(Error::field(name, expected, said(has)));
+            }
+        }
+        if let Some(Relative { buckets, max_distance }) = self.relative
+            && !(buckets.is_multiple_of(4)
+                && (4..=1 << 16).contains(&buckets)
+                && max_distance > buckets / 4
+                && max_distance <= 1 << 24)
+        {
+            let expected = "buckets, a multiple of 4, and a max_distance above a quarter of them";
+            return Err(Error::field("relative", expected, format!("{buckets} and {max_distance}")));
+        }
+        if let Some(Rotary { theta, local_theta, ntk_factor }) = self.rotary {
+            let is_base = |theta: f64| theta.is_finite() && theta > 1.0;
+            if !(is_base(theta) && is_base(local_theta) && (self.hidden / self.heads).is_multiple_of(2)) {
+                let expected = "bases above 1, and heads of an even width";
+                return Err(Error::field("rotary", expected, format!("{theta} and {local_theta}")));
+            }
+            if !(1.0..=65536.0).contains(&ntk_factor) {
+                return Err(Error::field("rotary ntk_factor", "1 to 65536", ntk_factor));
+            }
+        }
+        if let Some(Window { reach, global_every }) = self.window
+            && (reach > 1 << 24 || global_every == 0)
+        {
+            let expected = "a reach of at most 16777216, and global_every of at least 1";
+            return Err(Error::field("window", expected, format!("{reach} and {global_every}")));
+        }
         if self.activation == Activation::Tanh {
-            return Err(Error::field("activation", "gelu, gelu_tanh or relu", "tanh"));
+            return Err(Error::field("activation", "gelu, gelu_tanh, relu or silu", "tanh"));
         }
         if !(self.layer_norm_epsilon > 0.0 && self.layer_norm_epsilon < 1.0) {
             return Err(Error::field("layer_norm_epsilon", "between 0 and 1", self.layer_norm_epsilon));
@@ -190,6 +262,9 @@ mod tests {
             activation: Activation::Gelu,
             layer_norm_epsilon: 1e-12,
             pooler,
+            relative: (family == Family::MpNet).then_some(Relative { buckets: 32, max_distance: 128 }),
+            rotary: family.has_rotary_positions().then_some(Rotary { theta: 1e4, local_theta: 1e4, ntk_factor: 1.0 }),
+            window: (family == Family::ModernBert).then_some(Window { reach: 4, global_every: 3 }),
         }
     }
 
@@ -206,12 +281,30 @@ mod tests {
             (config(Family::DistilBert, 8, false), &["beln 8"], &[]),
             (config(Family::Electra, 4, false), &["beln 4", "beproj 8"], &[]),
             (config(Family::Electra, 8, false), &["beln 8"], &[]),
+            (config(Family::MpNet, 8, true), &["beln 8"], &["bpool 8"]),
+            (config(Family::Albert, 4, true), &["beln 4", "beproj 8"], &["bpool 8"]),
         ] {
             config.check().unwrap();
             let found: Vec<String> = config.slots().unwrap().iter().map(|(id, len)| format!("{id} {len}")).collect();
             let before = before.iter().map(ToString::to_string);
             let due: Vec<String> = before.chain(layers.clone()).chain(after.iter().map(ToString::to_string)).collect();
             assert_eq!(found, due, "{config:?}");
+        }
+    }
+
+    #[test]
+    fn a_module_without_a_bias_has_a_slot_of_zeros() {
+        for (family, due, zeros) in [
+            (Family::Bert, "", 0),
+            (Family::NomicBert, "bq bk bv bm1 bm2 bgate bm3", 16),
+            (Family::Gte, "bm2 bgate", 16),
+            (Family::ModernBert, "beln bq bk bv bm1 bm2 bgate bm3 bln2 bfln", 16),
+        ] {
+            let config = Config { layers: 1, ..config(family, 8, family != Family::ModernBert) };
+            config.check().unwrap();
+            let slots = config.slots().unwrap().into_iter().filter(|(id, _)| family.lacks_bias(id.module));
+            let found: Vec<&str> = slots.map(|(id, _)| id.module.symbol()).collect();
+            assert_eq!((found.join(" ").as_str(), config.shared_zeros().unwrap()), (due, zeros), "{family:?}");
         }
     }
 
@@ -223,5 +316,20 @@ mod tests {
             "embedding: expected 8, the hidden width, in family bert, found 4"
         );
         assert_eq!(refused(config(Family::Electra, 4, true)), "pooler: expected false in family electra, found true");
+        let of = |family| config(family, 8, false);
+        for (config, said) in [
+            (
+                Config { rotary: of(Family::Gte).rotary, ..of(Family::Bert) },
+                "rotary: expected none in family bert, found one",
+            ),
+            (Config { rotary: None, ..of(Family::Gte) }, "rotary: expected one in family gte, found none"),
+            (Config { relative: None, ..of(Family::MpNet) }, "relative: expected one in family mpnet, found none"),
+            (
+                Config { window: None, ..of(Family::ModernBert) },
+                "window: expected one in family modernbert, found none",
+            ),
+        ] {
+            assert_eq!(refused(config), said);
+        }
     }
 }

@@ -1,7 +1,9 @@
 //! A checkpoint's tensor as a bundle stores it: transposed if it is a linear layer's, and quantized if it is int8.
 //!
-//! In: f32 values. Out: the bytes of `weights.bin`. Both are defined here and nowhere else, so the same checkpoint
-//! gives the same bytes wherever they are compared.
+//! In: f32 values, of the whole tensor or of some of its rows. Out: the bytes of `weights.bin`. Both are defined here and
+//! nowhere else, so the same checkpoint gives the same bytes wherever they are compared.
+
+use std::ops::Range;
 
 use crate::{Element, SCALE_GROUP, TensorEntry};
 
@@ -20,9 +22,15 @@ impl Frozen {
     /// Quantization is symmetric. A scale is the largest magnitude of the weights that share it, divided by 127, or 1
     /// if they are all zero. A quantized value is the weight divided by the scale, rounded, halves to even.
     pub fn of(values: &[f32], tensor: &TensorEntry) -> Self {
-        // Dimensions of tensors that are in memory fit in its addresses.
-        let dims: Vec<usize> = tensor.shape.iter().map(|d| *d as usize).collect();
-        let outputs = if tensor.transposed { dims[1] } else { dims[0] };
+        let [rows, _] = tensor.matrix();
+        Self::of_rows(values, tensor, 0..rows)
+    }
+
+    /// Stores the rows of one of [`TensorEntry::row_blocks`]. `values` lie as in the checkpoint: of a transposed tensor
+    /// they are columns, `[out, rows]`. Blocks in their order give the bytes and the scales of the whole.
+    pub fn of_rows(values: &[f32], tensor: &TensorEntry, rows: Range<usize>) -> Self {
+        let [_, columns] = tensor.matrix();
+        let outputs = if tensor.transposed { columns } else { rows.len() };
         let inputs = values.len() / outputs.max(1);
         match tensor.element {
             Element::F32 => {
@@ -123,5 +131,32 @@ mod tests {
         assert!(frozen.bytes.iter().all(|quantized| *quantized == 127));
         let scales: Vec<f32> = frozen.scales.as_chunks().0.iter().map(|b| 127.0 * f32::from_le_bytes(*b)).collect();
         assert_eq!(scales, [1.0, 2.0, 2.0, 4.0]);
+    }
+
+    #[test]
+    fn blocks_of_rows_give_what_the_whole_tensor_gives() {
+        // Both are of some blocks; the last is no whole group of scales, and no whole block.
+        for (transposed, shape) in [(true, [300, 4096]), (false, [4000, 300])] {
+            let count = (shape[0] * shape[1]) as usize;
+            let values: Vec<f32> = (0..count).map(|at| (at % 4001 * 7919 % 4001) as f32 / 4001.0 - 0.5).collect();
+            for element in [Element::F32, Element::I8] {
+                let tensor = entry(element, transposed, shape);
+                let blocks: Vec<_> = tensor.row_blocks().collect();
+                assert!(blocks.len() > 1, "{blocks:?}");
+                let mut joined = Frozen { bytes: Vec::new(), scales: Vec::new() };
+                for rows in blocks {
+                    let [height, width] = tensor.matrix();
+                    let part: Vec<f32> = match transposed {
+                        true => values.chunks(height).flat_map(|output| &output[rows.clone()]).copied().collect(),
+                        false => values[rows.start * width..rows.end * width].to_vec(),
+                    };
+                    let block = Frozen::of_rows(&part, &tensor, rows);
+                    joined.bytes.extend(block.bytes);
+                    joined.scales.extend(block.scales);
+                }
+                // Not assert_eq, which would print millions of bytes.
+                assert!(joined == Frozen::of(&values, &tensor), "{element:?}, transposed {transposed}");
+            }
+        }
     }
 }

@@ -12,7 +12,7 @@ use std::{
 use bias_patch::{Digest, EncoderShape, Module, SlotId, SlotKind, SlotShape};
 use serde::{Deserialize, Serialize};
 
-use crate::{Config, Element, Error, Result, TensorEntry};
+use crate::{Config, Element, Error, Result, TensorEntry, layout};
 
 /// The name of the manifest in a bundle.
 pub const MANIFEST: &str = "bundle.json";
@@ -24,7 +24,7 @@ pub const ALIGNMENT: u64 = 64;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Slot {
-    /// The graph input's name, which is the checkpoint's.
+    /// The graph input's name: the checkpoint's, where it has such a bias for each layer.
     pub name: String,
     /// The module, in files by the symbol of its bias.
     #[serde(rename = "term", with = "bias_symbol")]
@@ -36,6 +36,9 @@ pub struct Slot {
     pub len: u32,
     /// Where the values begin in `base.bias`, in bytes.
     pub offset: u64,
+    /// Whether the encoder has no such bias, so that its values are zero. All such slots share one place.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub zero: bool,
 }
 
 impl Slot {
@@ -44,7 +47,13 @@ impl Slot {
         SlotId { module: self.module, layer: self.layer, kind: SlotKind::Bias }
     }
 
-    /// The graph inputs of the low-rank term of the module that has this bias, A `[r, K]` and B `[M, r]`, by PEFT's names.
+    /// The name of its module.
+    pub fn module_name(&self) -> &str {
+        self.name.strip_suffix(".bias").unwrap_or(&self.name)
+    }
+
+    /// The graph inputs of the low-rank term of the module that has this bias, A `[r, K]` and B `[M, r]`, by PEFT's
+    /// names.
     pub fn low_rank_inputs(bias: &str) -> [String; 2] {
         let module = bias.strip_suffix(".bias").unwrap_or(bias);
         ["lora_A", "lora_B"].map(|part| format!("{module}.{part}.weight"))
@@ -146,6 +155,7 @@ impl Manifest {
             hidden: self.config.hidden,
             max_length: self.config.max_length,
             pooler: self.config.pooler,
+            key_bias_counts: self.config.key_bias_counts(),
             slots: slots.collect(),
         }
     }
@@ -175,6 +185,21 @@ impl Manifest {
         lines.extend(numbers.map(|(name, value)| format!("{name} {value}")));
         lines.push(format!("activation {}", c.activation.name()));
         lines.push(format!("layer_norm_epsilon {:e}", c.layer_norm_epsilon));
+        if let Some(relative) = c.relative {
+            lines.push(format!("relative_buckets {}", relative.buckets));
+            lines.push(format!("relative_max_distance {}", relative.max_distance));
+        }
+        if let Some(rotary) = c.rotary {
+            lines.push(format!("rotary_theta {:e}", rotary.theta));
+            lines.push(format!("rotary_local_theta {:e}", rotary.local_theta));
+            if rotary.ntk_factor != 1.0 {
+                lines.push(format!("rotary_ntk_factor {:e}", rotary.ntk_factor));
+            }
+        }
+        if let Some(window) = c.window {
+            lines.push(format!("window_reach {}", window.reach));
+            lines.push(format!("window_global_every {}", window.global_every));
+        }
         lines.push(format!("tokenizer {tokenizer}"));
         lines.push(format!("base {base}"));
         let mut sorted: Vec<&TensorEntry> = tensors.iter().collect();
@@ -216,8 +241,18 @@ impl Manifest {
             };
             return Err(Error::field(format!("slots, number {at}"), show(&expected), show(&found)));
         }
-        let base = self.slots.iter().map(|s| (s.name.as_str(), s.offset, Some(4 * u64::from(s.len))));
-        check_tiling("base.bias", base, self.file("base.bias")?.bytes)?;
+        layout::check_base(&self.config, &self.slots, self.file("base.bias")?.bytes)?;
+        // All zeros share one place, so the file does not bound them. A module without a bias has a matrix or a gain.
+        let zeros = self.slots.iter().filter(|slot| slot.zero).map(|slot| 4 * u64::from(slot.len)).sum::<u64>();
+        let weights = self.file("weights.bin")?.bytes;
+        if zeros > weights {
+            let expected = format!("at most {weights} bytes, as weights.bin has");
+            return Err(Error::field("slots of modules without biases", expected, zeros));
+        }
+        let mut names = BTreeSet::new();
+        if let Some(twice) = self.slots.iter().find(|slot| !names.insert(slot.name.as_str())) {
+            return Err(Error::field(format!("slot {}", twice.name), "each name once", "it twice"));
+        }
         for tensor in &self.tensors {
             let rank = tensor.shape.len();
             let dims = tensor.shape.iter().all(|dim| (1..=u64::from(u32::MAX)).contains(dim));
@@ -239,7 +274,7 @@ impl Manifest {
             }
         }
         let tensors = self.tensors.iter().map(|t| (t.name.as_str(), t.offset, t.bytes()));
-        check_tiling("weights.bin", tensors, self.file("weights.bin")?.bytes)?;
+        layout::check_tiling("weights.bin", tensors, self.file("weights.bin")?.bytes)?;
         if self.tokenizer != self.file("tokenizer.json")?.sha256 {
             return Err(Error::field("tokenizer", "the digest of tokenizer.json", self.tokenizer));
         }
@@ -256,29 +291,6 @@ impl Manifest {
         }
         Ok(())
     }
-}
-
-/// Checks that parts follow each other on 64-byte boundaries and fill the file.
-fn check_tiling<'a>(file: &str, parts: impl Iterator<Item = (&'a str, u64, Option<u64>)>, bytes: u64) -> Result<()> {
-    let (mut end, mut names) = (0u64, BTreeSet::new());
-    for (name, offset, len) in parts {
-        let due = end.checked_next_multiple_of(ALIGNMENT);
-        if due != Some(offset) {
-            let due = due.map_or("a place within the file".into(), |due| format!("offset {due}"));
-            return Err(Error::field(format!("{file}, {name}"), due, offset));
-        }
-        if !names.insert(name) {
-            return Err(Error::field(format!("{file}, {name}"), "each name once", "it twice"));
-        }
-        end = len
-            .and_then(|len| offset.checked_add(len))
-            .filter(|end| *end <= bytes)
-            .ok_or_else(|| Error::field(format!("{file}, {name}"), format!("to end within {bytes} bytes"), "beyond"))?;
-    }
-    if end != bytes {
-        return Err(Error::Length { part: file.to_owned(), expected: end, found: bytes });
-    }
-    Ok(())
 }
 
 /// The one field that manifests of every version have.

@@ -22,7 +22,11 @@ impl Store {
     /// When neither `XDG_DATA_HOME` nor `HOME` is set.
     pub fn of_user() -> Result<Self> {
         let data = user_dir("XDG_DATA_HOME", ".local/share").ok_or_else(|| {
-            Error::field("environment", "XDG_DATA_HOME or HOME, to find the store of bundles", "neither")
+            Error::field(
+                "environment",
+                "an absolute path in XDG_DATA_HOME or HOME, to find the store of bundles",
+                "neither",
+            )
         })?;
         Ok(Store { root: data.join("edge-run/bundles") })
     }
@@ -61,7 +65,8 @@ pub fn cache_dir() -> Option<PathBuf> {
 
 /// A directory of the XDG base directory specification: from `variable`, or under the home directory.
 fn user_dir(variable: &str, under_home: &str) -> Option<PathBuf> {
-    // The specification has relative paths ignored.
-    let set = env::var_os(variable).map(PathBuf::from).filter(|p| p.is_absolute());
-    set.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(under_home)))
+    // The specification has relative paths ignored. A home directory that is one, or empty, would be a place in the
+    // working directory.
+    let absolute = |name: &str| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    absolute(variable).or_else(|| Some(absolute("HOME")?.join(under_home)))
 }

@@ -2,6 +2,8 @@
 //!
 //! An entry is checked as a part of its [`crate::Manifest`].
 
+use std::ops::Range;
+
 use bias_patch::Digest;
 use serde::{Deserialize, Serialize};
 
@@ -9,6 +11,9 @@ use crate::{Error, Result};
 
 /// Inputs of a linear layer whose int8 weights share a scale, output by output.
 pub const SCALE_GROUP: u64 = 256;
+
+/// Bytes of a tensor, as f32, that are held in memory at once where it is read or written piece by piece.
+const BLOCK_BYTES: usize = 4 << 20;
 
 /// What a frozen tensor's values are stored as.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,6 +92,54 @@ impl TensorEntry {
     pub(crate) fn check_quantized(&self, values: &[u8]) -> Result<()> {
         if self.element == Element::I8 && values.contains(&i8::MIN.cast_unsigned()) {
             return Err(Error::field(format!("tensor {}", self.name), "quantized values from -127 to 127", i8::MIN));
+        }
+        Ok(())
+    }
+
+    /// Its rows and columns; those of a vector are one row.
+    pub fn matrix(&self) -> [usize; 2] {
+        // Dimensions below 2^32, as a manifest's are. A processor of 32 bits has no room for more either.
+        let dim = |at: usize| self.shape.get(at).map_or(1, |dim| usize::try_from(*dim).unwrap_or(usize::MAX));
+        if self.shape.len() == 2 { [dim(0), dim(1)] } else { [1, dim(0)] }
+    }
+
+    /// Its rows in blocks of some megabytes: what is held in memory at once where a tensor is read or written piece by
+    /// piece. Rows that share scales, and rows that lie side by side in panels, are in one block.
+    pub fn row_blocks(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        let [rows, columns] = self.matrix();
+        let most = BLOCK_BYTES / 4 / columns.max(1);
+        let unit = if self.transposed { SCALE_GROUP as usize } else { 1 };
+        let block = (most / unit).max(1) * unit;
+        (0..rows).step_by(block).map(move |first| first..rows.min(first.saturating_add(block)))
+    }
+
+    /// Its dimensions in the checkpoint.
+    pub fn checkpoint_shape(&self) -> Vec<usize> {
+        let [rows, columns] = self.matrix();
+        match (self.transposed, self.shape.len()) {
+            (true, _) => vec![columns, rows],
+            (false, 1) => vec![columns],
+            (false, _) => vec![rows, columns],
+        }
+    }
+
+    /// Which rows and columns of the checkpoint's tensor these rows are.
+    pub fn checkpoint_part(&self, rows: Range<usize>) -> [Range<usize>; 2] {
+        let [_, columns] = self.matrix();
+        if self.transposed { [0..columns, rows] } else { [rows, 0..columns] }
+    }
+
+    /// Its columns in blocks as large as [`TensorEntry::row_blocks`], of a multiple of `unit` columns each.
+    pub(crate) fn column_blocks(&self, unit: usize) -> impl Iterator<Item = Range<usize>> + use<> {
+        let [rows, columns] = self.matrix();
+        let block = (BLOCK_BYTES / 4 / rows.max(1) / unit).max(1) * unit;
+        (0..columns).step_by(block).map(move |first| first..columns.min(first.saturating_add(block)))
+    }
+
+    /// Checks that its bytes have the digest `found`.
+    pub(crate) fn check_digest(&self, found: Digest) -> Result<()> {
+        if found != self.sha256 {
+            return Err(Error::field(format!("tensor {}", self.name), format!("digest {}", self.sha256), found));
         }
         Ok(())
     }

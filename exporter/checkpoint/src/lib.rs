@@ -6,75 +6,30 @@
 //! memory.
 #![forbid(unsafe_code)]
 
+mod error;
+mod files;
+mod other;
+
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    fs::{self, File},
+    collections::BTreeMap,
+    fs::File,
     io::{Read, Seek, SeekFrom},
+    ops::Range,
     path::{Path, PathBuf},
 };
 
 use half::{bf16, f16};
-use safetensors::{
-    Dtype,
-    tensor::{Metadata, TensorView},
-};
-use serde::Deserialize;
+use safetensors::{Dtype, tensor::TensorView};
 
-/// The result of reading a checkpoint.
-pub type Result<T, E = Error> = std::result::Result<T, E>;
-
-/// Why a checkpoint was refused.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// The operating system refused to read.
-    #[error("{}: cannot read: {source}", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// The system's reason.
-        source: std::io::Error,
-    },
-    /// Weights are there, but only as a Python pickle.
-    #[error(
-        "{}: no safetensors here, only {pickle}, a Python pickle that can run any code when it is read; convert it with\n  \
-         python3 -c \"from transformers import AutoModel, AutoTokenizer as T; d='{}'; AutoModel.from_pretrained(d).save_pretrained(d+'-safe'); T.from_pretrained(d).save_pretrained(d+'-safe')\"",
-        dir.display(), dir.display()
-    )]
-    OnlyPickle {
-        /// The checkpoint.
-        dir: PathBuf,
-        /// The pickle's file name.
-        pickle: String,
-    },
-    /// A file's content is not what it should be.
-    #[error("{}: {field}: expected {expected}, found {found}", path.display())]
-    Content {
-        /// The file.
-        path: PathBuf,
-        /// The field or tensor.
-        field: String,
-        /// What is allowed.
-        expected: String,
-        /// What is there.
-        found: String,
-    },
-    /// A tensor that the model needs is not there.
-    #[error("{}: no tensor {name}; the checkpoint has {} tensors{hint}", dir.display(), count)]
-    MissingTensor {
-        /// The checkpoint.
-        dir: PathBuf,
-        /// The tensor's name, without a family prefix.
-        name: String,
-        /// How many there are.
-        count: usize,
-        /// The nearest name, if one is near.
-        hint: String,
-    },
-}
+use error::content;
+pub use error::{Error, Result, shell_quoted};
+pub use files::read_file;
+use files::{config, read_header, weight_files};
+pub use other::{Other, found};
 
 /// Prefixes that task models put before the base model's names.
-const PREFIXES: [&str; 4] = ["bert.", "roberta.", "distilbert.", "electra."];
+const PREFIXES: [&str; 10] =
+    ["bert.", "roberta.", "distilbert.", "electra.", "mpnet.", "albert.", "nomic_bert.", "new.", "gte.", "model."];
 
 /// What PEFT puts before the names of the model that it wraps.
 pub const PEFT_PREFIX: &str = "base_model.model.";
@@ -94,26 +49,17 @@ struct Place {
     dtype: Dtype,
     shape: Vec<usize>,
     start: u64,
-    bytes: usize,
-}
-
-#[derive(Deserialize)]
-struct Index {
-    weight_map: BTreeMap<String, String>,
 }
 
 impl Checkpoint {
     /// Opens a checkpoint directory: reads `config.json` and the headers of its safetensors files.
     ///
     /// # Errors
-    /// When a file is missing or malformed, or there are only pickles.
+    /// When a file is missing or malformed, or the directory holds something else; the message says what helps.
     pub fn open(dir: &Path) -> Result<Self> {
-        let path = dir.join("config.json");
-        let text = fs::read(&path).map_err(|source| Error::Io { path: path.clone(), source })?;
-        let config: serde_json::Value =
-            serde_json::from_slice(&text).map_err(|e| content(&path, "config", "JSON", e))?;
+        let config = config(dir)?;
         let mut tensors = BTreeMap::new();
-        for file in weight_files(dir)? {
+        for file in weight_files(dir, &config)? {
             base_names(read_header(&file)?, &mut tensors)?;
         }
         Ok(Checkpoint { dir: dir.to_owned(), config, tensors })
@@ -159,10 +105,14 @@ impl Checkpoint {
     /// When it is missing or of another type.
     pub fn config_field<T: serde::de::DeserializeOwned>(&self, field: &str) -> Result<T> {
         let value = self.config.get(field).cloned().unwrap_or(serde_json::Value::Null);
-        let found = value.to_string();
-        let expected = std::any::type_name::<T>().rsplit("::").next().unwrap_or("a value");
-        serde_json::from_value(value)
-            .map_err(|_| content(&self.dir.join("config.json"), field, format!("a value of type {expected}"), found))
+        let found = if value.is_null() { "none".to_owned() } else { value.to_string() };
+        let expected = match std::any::type_name::<T>().rsplit("::").next().unwrap_or_default() {
+            "String" => "a text".to_owned(),
+            "f32" | "f64" => "a number".to_owned(),
+            "u16" | "u32" | "u64" | "usize" => "a whole number".to_owned(),
+            other => format!("a value of type {other}"),
+        };
+        serde_json::from_value(value).map_err(|_| content(&self.dir.join("config.json"), field, expected, found))
     }
 
     /// Names of all tensors, without family prefixes.
@@ -188,32 +138,55 @@ impl Checkpoint {
     /// # Errors
     /// When it is missing, of another shape, of another type, or the file cannot be read.
     pub fn read(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        let columns = shape.last().copied().unwrap_or(1);
+        let rows = shape.iter().rev().skip(1).product();
+        self.read_part(name, shape, 0..rows, 0..columns)
+    }
+
+    /// Rows and columns of a tensor, as [`Checkpoint::read`] gives all of them. Columns are the last dimension, rows all
+    /// others. Only the part is held in memory.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::read`], and when the tensor has no such rows or columns.
+    pub fn read_part(
+        &self,
+        name: &str,
+        shape: &[usize],
+        rows: Range<usize>,
+        columns: Range<usize>,
+    ) -> Result<Vec<f32>> {
         let place = self.place(name)?;
+        let refused = |expected: &str, found: String| content(&place.path, format!("tensor {name}"), expected, found);
         if place.shape != shape {
-            return Err(content(
-                &place.path,
-                format!("tensor {name}"),
-                format!("shape {shape:?}"),
-                format!("{:?}", place.shape),
-            ));
+            return Err(refused(&format!("shape {shape:?}"), format!("{:?}", place.shape)));
         }
+        let width = shape.last().copied().unwrap_or(1);
+        let height: usize = shape.iter().rev().skip(1).product();
+        if rows.end > height || columns.end > width {
+            return Err(refused(&format!("at least {rows:?} x {columns:?}"), format!("{height} x {width}")));
+        }
+        let bytes_each = match place.dtype {
+            Dtype::F32 => 4,
+            Dtype::F16 | Dtype::BF16 => 2,
+            other => return Err(refused("type F32, F16 or BF16", format!("{other:?}"))),
+        };
+        // Rows that are read whole follow each other.
+        let (runs, run) = match columns.len() == width {
+            true => (rows.start..rows.start + usize::from(!rows.is_empty()), rows.len() * width),
+            false => (rows.clone(), columns.len()),
+        };
         let io = |source| Error::Io { path: place.path.clone(), source };
         let mut file = File::open(&place.path).map_err(io)?;
-        file.seek(SeekFrom::Start(place.start)).map_err(io)?;
-        let mut bytes = vec![0; place.bytes];
-        file.read_exact(&mut bytes).map_err(io)?;
+        let mut bytes = vec![0; rows.len() * columns.len() * bytes_each];
+        for (row, part) in runs.zip(bytes.chunks_mut((run * bytes_each).max(1))) {
+            let at = place.start + ((row * width + columns.start) * bytes_each) as u64;
+            file.seek(SeekFrom::Start(at)).map_err(io)?;
+            file.read_exact(part).map_err(io)?;
+        }
         Ok(match place.dtype {
-            Dtype::F32 => bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
             Dtype::F16 => bytes.as_chunks::<2>().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
             Dtype::BF16 => bytes.as_chunks::<2>().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect(),
-            other => {
-                return Err(content(
-                    &place.path,
-                    format!("tensor {name}"),
-                    "type F32, F16 or BF16",
-                    format!("{other:?}"),
-                ));
-            }
+            _ => bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
         })
     }
 
@@ -249,72 +222,6 @@ pub fn to_safetensors(tensors: &[NamedTensor]) -> Result<Vec<u8>> {
     safetensors::serialize(views, None).map_err(failed)
 }
 
-/// The safetensors files of a checkpoint.
-fn weight_files(dir: &Path) -> Result<BTreeSet<PathBuf>> {
-    let index = dir.join("model.safetensors.index.json");
-    let single = dir.join("model.safetensors");
-    if single.exists() {
-        return Ok([single].into());
-    }
-    if index.exists() {
-        let text = fs::read(&index).map_err(|source| Error::Io { path: index.clone(), source })?;
-        let parsed: Index = serde_json::from_slice(&text).map_err(|e| content(&index, "index", "a weight_map", e))?;
-        let outside = parsed.weight_map.values().find(|name| name.contains(['/', '\\']) || name.starts_with('.'));
-        if let Some(name) = outside {
-            return Err(content(&index, "weight_map", "plain file names", name));
-        }
-        return Ok(parsed.weight_map.values().map(|name| dir.join(name)).collect());
-    }
-    let pickle = ["pytorch_model.bin", "pytorch_model.bin.index.json"].into_iter().find(|name| dir.join(name).exists());
-    match pickle {
-        Some(pickle) => Err(Error::OnlyPickle { dir: dir.to_owned(), pickle: pickle.to_owned() }),
-        None => Err(Error::Io { path: single, source: std::io::ErrorKind::NotFound.into() }),
-    }
-}
-
-/// The places of all tensors of one file.
-fn read_header(path: &Path) -> Result<BTreeMap<String, Place>> {
-    let io = |source| Error::Io { path: path.to_owned(), source };
-    let mut file = File::open(path).map_err(io)?;
-    let length = file.metadata().map_err(io)?.len();
-    let mut prefix = [0; 8];
-    let too_short = |found: u64| content(path, "length", "at least a safetensors header", format!("{found} bytes"));
-    file.read_exact(&mut prefix).map_err(|_| too_short(length))?;
-    let header_bytes = u64::from_le_bytes(prefix);
-    if header_bytes > length.saturating_sub(8) {
-        let expected =
-            format!("a safetensors file, whose header length is here at most {} bytes", length.saturating_sub(8));
-        return Err(content(path, "header length", expected, header_bytes));
-    }
-    let mut header = Vec::new();
-    file.take(header_bytes).read_to_end(&mut header).map_err(io)?;
-    // Reading metadata checks that the tensors lie one after the other without gaps, and have their shape's length.
-    let metadata: Metadata =
-        serde_json::from_slice(&header).map_err(|e| content(path, "header", "a safetensors header", e))?;
-    let start = 8 + header_bytes;
-    let data = metadata.data_len() as u64;
-    if start + data != length {
-        return Err(content(
-            path,
-            "length",
-            format!("{} bytes by its header", start + data),
-            format!("{length} bytes"),
-        ));
-    }
-    let places = metadata.tensors().into_iter().map(|(name, info)| {
-        let (from, to) = info.data_offsets;
-        let place = Place {
-            path: path.to_owned(),
-            dtype: info.dtype,
-            shape: info.shape.clone(),
-            start: start + from as u64,
-            bytes: to - from,
-        };
-        (name, place)
-    });
-    Ok(places.collect())
-}
-
 /// A tensor's name in the base model: without PEFT's prefix and a family's, and with the present names of LayerNorm's
 /// tensors (`gamma` and `beta` in the oldest checkpoints).
 pub fn base_name(name: &str) -> String {
@@ -339,8 +246,4 @@ fn insert(into: &mut BTreeMap<String, Place>, from: &str, to: String, place: Pla
         None => Ok(()),
         Some(_) => Err(content(&path, format!("tensor {from}"), format!("one tensor {to}"), "several")),
     }
-}
-
-fn content(path: &Path, field: impl Into<String>, expected: impl Into<String>, found: impl ToString) -> Error {
-    Error::Content { path: path.to_owned(), field: field.into(), expected: expected.into(), found: found.to_string() }
 }

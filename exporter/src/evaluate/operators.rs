@@ -5,10 +5,10 @@
 
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI, PI};
 
-use ndarray::{Array, ArrayD, ArrayView2, Axis, Ix2, IxDyn, Slice};
+use ndarray::{Array, ArrayD, ArrayView2, Axis, Ix2, IxDyn, Slice, concatenate};
 
 use super::{Value, bad_node};
-use edge_bundle::onnx::Node;
+use edge_bundle::onnx::{INT64, Node};
 
 use crate::Result;
 
@@ -38,14 +38,33 @@ pub(super) fn apply(node: &Node, operands: &[Value]) -> Result<Value> {
                 _ => a * b,
             }
         }
-        "Cast" => int(0)?.mapv(|v| v as f64),
+        "Cast" => match operands.first() {
+            // Whole numbers, from the floats that distances are computed in.
+            Some(Value::Float(array)) if number(node, "to", 0) == i64::from(INT64) => {
+                return Ok(Value::Int(array.mapv(|v| v.round() as i64)));
+            }
+            _ => int(0)?.mapv(|v| v as f64),
+        },
+        "Abs" => float(0)?.mapv(f64::abs),
+        "Concat" => {
+            let arrays = (0..operands.len()).map(|at| Ok(float(at)?.view())).collect::<Result<Vec<_>>>()?;
+            let rank = arrays.first().map_or(0, |array| array.ndim());
+            let axis = check_axis(node, number(node, "axis", 0), rank)?;
+            concatenate(Axis(axis), &arrays).map_err(|e| bad_node(node, "shapes that fit", e))?
+        }
         "Relu" => float(0)?.mapv(|v| v.max(0.0)),
         "Tanh" => float(0)?.mapv(f64::tanh),
+        "Sigmoid" => float(0)?.mapv(|v| 1.0 / (1.0 + (-v).exp())),
         "Gelu" => {
             let tanh = node.attribute("approximate").is_some_and(|a| a.s() == b"tanh");
             float(0)?.mapv(if tanh { gelu_tanh } else { gelu })
         }
         "Slice" => slice(node, float(0)?, [int(1)?, int(2)?, int(3)?])?,
+        "Gather" if matches!(operands.first(), Some(Value::Int(_))) => {
+            // Whole numbers below 2^53, which f64 has.
+            let numbers = int(0)?.mapv(|v| v as f64);
+            return Ok(Value::Int(gather(node, &numbers, int(1)?)?.mapv(|v| v as i64)));
+        }
         "Gather" => gather(node, float(0)?, int(1)?)?,
         "Unsqueeze" => {
             let mut array = float(0)?.clone();

@@ -1,5 +1,6 @@
 //! DistilBERT: names of its own, no token types, no pooler, and a LayerNorm epsilon that config.json does not say.
 
+use bias_patch::Activation;
 use edge_bundle::Family;
 
 use super::{FamilyTable, Fields, Modules, bert};
@@ -14,8 +15,9 @@ pub(super) const TABLE: FamilyTable = FamilyTable {
         heads: "n_heads",
         intermediate: "hidden_dim",
         token_types: None,
-        activation: "activation",
+        activation: Some(("activation", Activation::Gelu)),
         layer_norm_epsilon: None,
+        ..bert::TABLE.fields
     },
     modules: Modules {
         layers: "transformer.layer",

@@ -14,6 +14,8 @@ pub enum Activation {
     Relu,
     /// Hyperbolic tangent (heads only).
     Tanh,
+    /// x sigmoid(x), also called swish.
+    Silu,
 }
 
 impl Activation {
@@ -24,6 +26,7 @@ impl Activation {
             Activation::GeluTanh => "gelu_tanh",
             Activation::Relu => "relu",
             Activation::Tanh => "tanh",
+            Activation::Silu => "silu",
         }
     }
 }

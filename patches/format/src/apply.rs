@@ -5,7 +5,8 @@
 //! for, slots and heads of other sizes, values that are not finite.
 
 use crate::{
-    EncoderShape, Encoding, Error, Patch, Pooling, Result, SlotId, SlotKind, Stored, StoredSlot, patch::other_part,
+    EncoderShape, Encoding, Error, Module, Patch, Pooling, Result, SlotId, SlotKind, Stored, StoredSlot,
+    patch::other_part,
 };
 
 /// What a task sets in an encoder.
@@ -54,6 +55,10 @@ impl Patch {
                 .iter()
                 .find(|slot| slot.id == bias)
                 .ok_or(Error::NoSuchSlot { slot: stored.id, layers: encoder.layers })?;
+            if stored.id == bias && bias.module == Module::Key && !encoder.key_bias_counts {
+                let expected = "none, for the key's bias has no effect in this encoder";
+                return Err(Error::field(format!("slot {bias}"), expected, "one"));
+            }
             let (found, len, inputs) =
                 (stored.values.len() as u64, u64::from(slot.len), u64::from(slot.inputs.unwrap_or_default()));
             let field = || format!("slot {} ({})", stored.id, slot.name);

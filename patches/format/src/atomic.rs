@@ -1,11 +1,12 @@
 //! Files and directories that appear whole or not at all.
 //!
 //! What is written goes to a hidden sibling first, is flushed to the medium, and is then renamed into place. A reader,
-//! or a live mapping, therefore never sees a part; a crash leaves at most a hidden sibling.
+//! or a live mapping, therefore never sees a part; a crash leaves at most a hidden sibling. Its writer holds a lock on
+//! it, which ends with the process: the next one to write there takes away what nobody holds.
 
 use std::{
     ffi::OsString,
-    fs::{self, File, OpenOptions, Permissions},
+    fs::{self, File, OpenOptions, Permissions, TryLockError},
     io::{self, Write},
     path::{Path, PathBuf},
 };
@@ -29,8 +30,10 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
 pub fn write_with<E: From<Error>>(path: &Path, fill: impl FnOnce(&mut File) -> Result<(), E>) -> Result<(), E> {
     let there = check_replaceable(path)?;
     let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let (temporary, mut file) = make_sibling(&target, |at| OpenOptions::new().write(true).create_new(true).open(at))
-        .map_err(|e| renamed(e, path))?;
+    remove_abandoned(&target);
+    let (temporary, mut file) =
+        make_sibling(&target, |at| OpenOptions::new().write(true).create_new(true).open(at), |made| Some(made))
+            .map_err(|e| renamed(e, path))?;
     let guard = Remove(&temporary);
     fill(&mut file)?;
     if let Some(permissions) = there {
@@ -65,6 +68,8 @@ fn renamed(error: Error, path: &Path) -> Error {
 /// A directory that is being written.
 pub struct StagedDir {
     staged: PathBuf,
+    /// Says that somebody is at it.
+    _lock: Option<File>,
 }
 
 impl StagedDir {
@@ -74,8 +79,18 @@ impl StagedDir {
     /// When a directory cannot be made.
     pub fn new(parent: &Path) -> Result<Self> {
         fs::create_dir_all(parent).map_err(Error::io(parent, "create"))?;
-        let (staged, ()) = make_sibling(&parent.join("bundle"), |at| fs::create_dir(at))?;
-        Ok(StagedDir { staged })
+        let place = parent.join("bundle");
+        remove_abandoned(&place);
+        let (staged, lock) = make_sibling(
+            &place,
+            |at| {
+                fs::create_dir(at)?;
+                // Directories cannot be opened everywhere.
+                if cfg!(unix) { File::open(at).map(Some) } else { Ok(None) }
+            },
+            Option::as_ref,
+        )?;
+        Ok(StagedDir { staged, _lock: lock })
     }
 
     /// Where to write until it is committed.
@@ -106,6 +121,8 @@ impl StagedDir {
         sync_tree(&self.staged)?;
         if target.exists() {
             let old = sibling(target)?;
+            // Once renamed it looks like one that was left, until it is removed.
+            let _lock = File::open(target).ok().filter(|directory| directory.try_lock().is_ok());
             fs::rename(target, &old).map_err(Error::io(target, "replace"))?;
             if let Err(error) = fs::rename(&self.staged, target) {
                 // Put back what was there; the error to report is the first one.
@@ -113,6 +130,7 @@ impl StagedDir {
                 return Err(Error::io(target, "replace")(error));
             }
             fs::remove_dir_all(&old).map_err(Error::io(&old, "remove"))?;
+            remove_abandoned(target);
         } else {
             fs::rename(&self.staged, target).map_err(Error::io(target, "create"))?;
         }
@@ -135,18 +153,47 @@ impl Drop for Remove<'_> {
     }
 }
 
-/// Makes something new at a hidden path in the same directory. Names that a killed process left are skipped.
-fn make_sibling<T>(path: &Path, make: impl Fn(&Path) -> io::Result<T>) -> Result<(PathBuf, T)> {
+/// Makes something new at a hidden path in the same directory, and locks it.
+fn make_sibling<T>(
+    path: &Path,
+    make: impl Fn(&Path) -> io::Result<T>,
+    file: impl Fn(&T) -> Option<&File>,
+) -> Result<(PathBuf, T)> {
     const TRIES: usize = 100;
     for _ in 0..TRIES {
         let hidden = sibling(path)?;
         match make(&hidden) {
-            Ok(made) => return Ok((hidden, made)),
+            Ok(made) => {
+                // Another process may take it for abandoned before it is locked: then it holds the lock, or it is gone.
+                let taken = file(&made).is_some_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)));
+                if !taken && hidden.exists() {
+                    return Ok((hidden, made));
+                }
+            }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(Error::io(path, "write")(error)),
         }
     }
     Err(Error::io(path, "write")(io::ErrorKind::AlreadyExists.into()))
+}
+
+/// Removes what processes that were killed left beside `path`: hidden siblings that nobody has locked. What cannot be
+/// looked at, locked or removed stays.
+fn remove_abandoned(path: &Path) {
+    let Some(begin) = path.file_name().map(|name| format!(".{}.tmp-", name.to_string_lossy())) else { return };
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let numbers = name.to_str().and_then(|name| name.strip_prefix(&begin)?.split_once('-'));
+        let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        if !numbers.is_some_and(|(process, call)| is_number(process) && is_number(call)) {
+            continue;
+        }
+        let hidden = entry.path();
+        // Held until it is removed, so that nobody begins to use it meanwhile.
+        let Some(_lock) = File::open(&hidden).ok().filter(|file| file.try_lock().is_ok()) else { continue };
+        let _ = if hidden.is_dir() { fs::remove_dir_all(&hidden) } else { fs::remove_file(&hidden) };
+    }
 }
 
 /// A hidden path in the same directory, distinct for each process and call.
@@ -213,6 +260,37 @@ mod tests {
         let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
         assert!(write_file(&socket, b"new").is_err());
         assert!(!fs::symlink_metadata(&socket).unwrap().is_file());
+    }
+
+    #[test]
+    fn what_a_killed_process_left_is_taken_away_and_what_is_held_stays() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::write(at(".file.tmp-1-0"), "half").unwrap();
+        fs::create_dir(at(".bundle.tmp-1-0")).unwrap();
+        fs::write(at(".bundle.tmp-1-0").join("weights.bin"), "half").unwrap();
+        // Others' files are no business of ours, and neither is what is still written.
+        for name in [".file.tmp-mine", ".file.tmp-1-0-0", ".other.tmp-1-0"] {
+            fs::write(at(name), "kept").unwrap();
+        }
+        fs::write(at(".file.tmp-2-0"), "held").unwrap();
+        let held = File::open(at(".file.tmp-2-0")).unwrap();
+        held.try_lock().unwrap();
+        write_file(&at("file"), b"new").unwrap();
+        let first = StagedDir::new(dir.path()).unwrap();
+        let second = StagedDir::new(dir.path()).unwrap();
+        let left = || {
+            let mut names: Vec<String> =
+                fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+            names.sort();
+            names.retain(|name| !name.starts_with(".bundle"));
+            names
+        };
+        assert!(first.path().exists() && second.path().exists() && !at(".bundle.tmp-1-0").exists());
+        assert_eq!(left(), [".file.tmp-1-0-0", ".file.tmp-2-0", ".file.tmp-mine", ".other.tmp-1-0", "file"]);
+        drop(held);
+        write_file(&at("file"), b"newer").unwrap();
+        assert_eq!(left(), [".file.tmp-1-0-0", ".file.tmp-mine", ".other.tmp-1-0", "file"]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A patch: the changes that one task makes to one frozen encoder.
 //!
 //! In: a patch file, or slots and a head made by training or import. Out: a [`Patch`] whose parts agree. Refused: a slot
-//! twice or out of order, b_k, half of a low-rank term, numbers that are not finite, a head that does not suit the task.
+//! twice or out of order, half of a low-rank term, numbers that are not finite, a head that does not suit the task.
 
 use std::{
     collections::BTreeMap,
@@ -10,7 +10,7 @@ use std::{
     path::Path,
 };
 
-use crate::{Activation, Digest, Encoding, Error, Module, Result, SlotId, SlotKind, Stored, Task, atomic, wire};
+use crate::{Activation, Digest, Encoding, Error, Result, SlotId, SlotKind, Stored, Task, atomic, wire};
 
 /// One slot as a patch stores it.
 #[derive(Clone, Debug, PartialEq)]
@@ -56,6 +56,8 @@ pub struct EncoderShape<'a> {
     pub max_length: u32,
     /// Whether there is a pooler.
     pub pooler: bool,
+    /// Whether the key's bias has an effect: only then a patch may have one.
+    pub key_bias_counts: bool,
     /// Every bias, in the order of the forward pass.
     pub slots: Vec<SlotShape<'a>>,
 }
@@ -115,7 +117,7 @@ impl Patch {
     /// A patch whose parts agree.
     ///
     /// # Errors
-    /// When slots are repeated, out of order, b_k or half of a low-rank term, a number is not finite, or the head does
+    /// When slots are repeated, out of order or half of a low-rank term, a number is not finite, or the head does
     /// not suit the task.
     pub fn new(
         encoder: Digest,
@@ -132,9 +134,6 @@ impl Patch {
             }
         }
         for (at, slot) in slots.iter().enumerate() {
-            if (slot.id.module, slot.id.kind) == (Module::Key, SlotKind::Bias) {
-                return Err(Error::field(format!("slot {}", slot.id), "no b_k, which has no effect", "one"));
-            }
             slot.values.check(&format!("slot {}", slot.id))?;
             // Slots are in order, so the other part of a term can only be beside this one.
             let mut beside =

@@ -16,24 +16,29 @@ use crate::{Error, Result};
 pub enum Module {
     /// The embeddings' LayerNorm.
     EmbeddingNorm,
-    /// `embeddings_project`, where embeddings are narrower than the encoder (ELECTRA).
+    /// `embeddings_project`, where embeddings are narrower than the encoder (ELECTRA, ALBERT).
     EmbeddingProjection,
     /// The query; its bias is b_q.
     Query,
-    /// The key. Its bias, b_k, shifts all scores of a row alike, so softmax cancels it: no patch stores it.
+    /// The key. Its bias, b_k, has an effect only with rotary positions. Elsewhere it shifts all scores of a row
+    /// alike, softmax cancels it, and no patch has it.
     Key,
     /// The value; its bias is b_v.
     Value,
     /// The attention output; its bias is b_m1 (equation 1).
     AttentionOutput,
-    /// The LayerNorm after attention; its bias is b_LN1 (equation 2).
+    /// The LayerNorm of attention: after it, and its bias is b_LN1 (equation 2); in some families before it.
     AttentionNorm,
     /// The middle of the MLP; its bias is b_m2 (equation 3).
     Middle,
+    /// The gate of a gated MLP: what the middle is multiplied by, after its activation.
+    Gate,
     /// The output of the MLP; its bias is b_m3 (equation 4).
     Output,
-    /// The LayerNorm after the MLP; its bias is b_LN2 (equation 5).
+    /// The LayerNorm of the MLP: after it, and its bias is b_LN2 (equation 5); in some families before it.
     OutputNorm,
+    /// The LayerNorm after the last layer, where those of the layers come before attention and MLP.
+    FinalNorm,
     /// The pooler's dense layer.
     Pooler,
 }
@@ -48,7 +53,7 @@ enum Part {
 
 impl Module {
     /// Every module, in the order of the forward pass.
-    pub const ALL: [Module; 11] = [
+    pub const ALL: [Module; 13] = [
         Module::EmbeddingNorm,
         Module::EmbeddingProjection,
         Module::Query,
@@ -57,8 +62,10 @@ impl Module {
         Module::AttentionOutput,
         Module::AttentionNorm,
         Module::Middle,
+        Module::Gate,
         Module::Output,
         Module::OutputNorm,
+        Module::FinalNorm,
         Module::Pooler,
     ];
 
@@ -76,6 +83,8 @@ impl Module {
             Module::Output => 8,
             Module::OutputNorm => 9,
             Module::Pooler => 10,
+            Module::Gate => 11,
+            Module::FinalNorm => 12,
         }
     }
 
@@ -90,9 +99,11 @@ impl Module {
             Module::AttentionOutput => (Part::Layer, 3),
             Module::AttentionNorm => (Part::Layer, 4),
             Module::Middle => (Part::Layer, 5),
-            Module::Output => (Part::Layer, 6),
-            Module::OutputNorm => (Part::Layer, 7),
-            Module::Pooler => (Part::After, 0),
+            Module::Gate => (Part::Layer, 6),
+            Module::Output => (Part::Layer, 7),
+            Module::OutputNorm => (Part::Layer, 8),
+            Module::FinalNorm => (Part::After, 0),
+            Module::Pooler => (Part::After, 1),
         }
     }
 
@@ -107,15 +118,17 @@ impl Module {
             Module::AttentionOutput => "bm1",
             Module::AttentionNorm => "bln1",
             Module::Middle => "bm2",
+            Module::Gate => "bgate",
             Module::Output => "bm3",
             Module::OutputNorm => "bln2",
+            Module::FinalNorm => "bfln",
             Module::Pooler => "bpool",
         }
     }
 
     /// Whether it is a linear layer, not a LayerNorm. Only linear layers have low-rank terms.
     pub fn is_linear(self) -> bool {
-        !matches!(self, Module::EmbeddingNorm | Module::AttentionNorm | Module::OutputNorm)
+        !matches!(self, Module::EmbeddingNorm | Module::AttentionNorm | Module::OutputNorm | Module::FinalNorm)
     }
 
     /// Its short name, as in `lora_a.q.3`: the symbol of its bias without the b.

@@ -75,7 +75,8 @@ impl WireHeader {
     }
 }
 
-const ACTIVATIONS: [Activation; 4] = [Activation::Gelu, Activation::GeluTanh, Activation::Relu, Activation::Tanh];
+const ACTIVATIONS: [Activation; 5] =
+    [Activation::Gelu, Activation::GeluTanh, Activation::Relu, Activation::Tanh, Activation::Silu];
 
 /// The number that stands for `value` in a header: its place in `table`.
 fn number_of<T: PartialEq>(table: &[T], value: &T) -> u8 {
@@ -370,7 +371,7 @@ mod tests {
         // Each match lists every value, so a new value has to be added here and to its table.
         for activation in ACTIVATIONS {
             match activation {
-                Activation::Gelu | Activation::GeluTanh | Activation::Relu | Activation::Tanh => {}
+                Activation::Gelu | Activation::GeluTanh | Activation::Relu | Activation::Tanh | Activation::Silu => {}
             }
         }
         for pooling in POOLINGS {
@@ -378,6 +379,6 @@ mod tests {
                 None | Some(Pooling::Cls | Pooling::Mean | Pooling::Pooler) => {}
             }
         }
-        assert_eq!((ACTIVATIONS.len(), POOLINGS.len()), (4, 4));
+        assert_eq!((ACTIVATIONS.len(), POOLINGS.len()), (5, 4));
     }
 }

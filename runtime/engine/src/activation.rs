@@ -23,11 +23,14 @@ pub enum Activation {
     Relu,
     /// Hyperbolic tangent.
     Tanh,
+    /// x sigmoid(x).
+    Silu,
 }
 
 impl Activation {
     /// Every activation.
-    pub const ALL: [Activation; 4] = [Activation::Gelu, Activation::GeluTanh, Activation::Relu, Activation::Tanh];
+    pub const ALL: [Activation; 5] =
+        [Activation::Gelu, Activation::GeluTanh, Activation::Relu, Activation::Tanh, Activation::Silu];
 
     /// Its value at `x`.
     pub fn of(self, x: f32) -> f32 {
@@ -36,6 +39,7 @@ impl Activation {
             Activation::GeluTanh => 0.5 * x * (1.0 + (SQRT_2_OVER_PI * (x + GELU_CUBIC * x * x * x)).tanh()),
             Activation::Relu => x.max(0.0),
             Activation::Tanh => x.tanh(),
+            Activation::Silu => x / (1.0 + (-x).exp()),
         }
     }
 
@@ -54,6 +58,10 @@ impl Activation {
             }
             Activation::Relu => f32::from(u8::from(x > 0.0)),
             Activation::Tanh => 1.0 - x.tanh() * x.tanh(),
+            Activation::Silu => {
+                let s = 1.0 / (1.0 + (-x).exp());
+                s + x * s * (1.0 - s)
+            }
         }
     }
 }
@@ -70,6 +78,8 @@ mod tests {
             (Activation::GeluTanh, 1.0, 0.841_192),
             (Activation::Relu, -1.0, 0.0),
             (Activation::Tanh, 0.5, 0.462_117_16),
+            (Activation::Silu, 1.0, 0.731_058_6),
+            (Activation::Silu, -100.0, 0.0),
         ] {
             let found = activation.of(x);
             assert!((found - expected).abs() < 3e-7, "{activation:?} of {x} is {found}");

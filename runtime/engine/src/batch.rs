@@ -16,6 +16,8 @@ use crate::{kernels::Start, low_rank::TaskTerms};
 pub struct Batch {
     ids: Vec<u32>,
     types: Vec<u32>,
+    /// The place of each token in its sequence, `[N]`.
+    places: Vec<u32>,
     /// Where each sequence begins, and N: B + 1 numbers.
     starts: Vec<usize>,
     /// The task of each sequence, `[B]`, and of each token, `[N]`.
@@ -32,6 +34,8 @@ pub struct Table<'a> {
     pub width: usize,
     /// The low-rank terms of each task, `[T]`; or none, where no task has any.
     pub terms: &'a [TaskTerms<'a>],
+    /// Where slots begin whose values are zero in every task, in ascending order: nothing is computed for them.
+    pub zeros: &'a [usize],
 }
 
 /// The values for the rows of an operator's output: a table, and the task of each row.
@@ -46,6 +50,7 @@ impl Default for Batch {
         Batch {
             ids: Vec::new(),
             types: Vec::new(),
+            places: Vec::new(),
             starts: vec![0],
             sequence_tasks: Vec::new(),
             token_tasks: Vec::new(),
@@ -63,6 +68,8 @@ impl Batch {
         self.ids.extend_from_slice(ids);
         self.types.extend_from_slice(types);
         self.types.resize(self.ids.len(), 0);
+        // Texts are far shorter than 2^32 tokens: a table has a row for each place.
+        self.places.extend((0u32..).take(ids.len()));
         self.starts.push(self.ids.len());
         self.sequence_tasks.push(task);
         self.token_tasks.resize(self.ids.len(), task);
@@ -92,8 +99,13 @@ impl Batch {
     }
 
     /// The place of each token in its sequence.
-    pub(crate) fn positions(&self) -> impl Iterator<Item = usize> + '_ {
-        self.ranges().flat_map(|range| 0..range.len())
+    pub(crate) fn places(&self) -> &[u32] {
+        &self.places
+    }
+
+    /// The tokens of the longest sequence.
+    pub(crate) fn longest(&self) -> usize {
+        self.ranges().map(|range| range.len()).max().unwrap_or(0)
     }
 
     /// The task of each token, or of each sequence.
@@ -117,6 +129,11 @@ impl<'a> TaskRows<'a> {
         TaskRows { tasks: &self.tasks[rows], ..self }
     }
 
+    /// A slot, unless its values are zero in every task.
+    pub fn used(&self, slot: Option<Slot>) -> Option<Slot> {
+        slot.filter(|slot| self.table.zeros.binary_search(&slot.at).is_err())
+    }
+
     /// The values of a slot for row `row`. Task numbers are checked before a run, so they are in the table.
     pub fn slot(&self, slot: Slot, row: usize) -> &'a [f32] {
         &self.table.values[self.tasks[row] as usize * self.table.width + slot.at..][..slot.len]
@@ -135,7 +152,7 @@ impl<'a> TaskRows<'a> {
 
     /// A slot as the start of products; zero without a slot.
     pub fn start(&self, slot: Option<Slot>) -> Start<'a> {
-        match slot {
+        match self.used(slot) {
             Some(slot) => {
                 Start::Bias { table: &self.table.values[slot.at..], stride: self.table.width, rows: self.tasks }
             }

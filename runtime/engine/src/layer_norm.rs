@@ -52,7 +52,8 @@ impl LayerNorm {
     pub(crate) fn forward(&self, pass: &Pass<'_>, tasks: TaskRows<'_>, out: &mut [f32], saved: &mut [&mut [f32]]) {
         let (width, kernel) = (self.width(), pass.machine.kernel);
         let gain = self.gain.vector(pass.weights);
-        let bias = |row| self.bias.map(|bias| tasks.slot(bias, row));
+        let used = tasks.used(self.bias);
+        let bias = |row| used.map(|bias| tasks.slot(bias, row));
         let [normalized, inverses] = saved else {
             for (row, values) in out.chunks_mut(width).enumerate() {
                 kernel.normalize(values, gain, bias(row), self.epsilon);

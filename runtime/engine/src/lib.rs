@@ -6,14 +6,15 @@
 //! Without the feature `std` it needs only `alloc`.
 //!
 //! The path of a token: [`operators::Embedding`] looks up its rows, [`operators::Attention`] and
-//! [`operators::ResidualNorm`] of each layer transform them, and [`Model::run`] gives the last hidden state.
+//! [`operators::Residual`] of each layer transform them, and [`Model::run`] gives the last hidden state.
 //! [`mod@kernels`] do the arithmetic.
 //!
 //! # Example
 //! A model of one linear layer, y = x W + b, behind an embedding of two words:
 //! ```
 //! use edge_engine::{
-//!     Activations, Aligned, Batch, LayerNorm, Linear, Machine, Model, Outputs, Slot, Table, Tensor, Threads, Values, Weights,
+//!     Activations, Aligned, Batch, LayerNorm, Linear, Machine, Model, Outputs, Slot, Table, Tensor, Threads, Values,
+//! Weights,
 //!     kernels, operators::{Dense, Embedding},
 //! };
 //!
@@ -27,8 +28,7 @@
 //! let embedding = Embedding {
 //!     name: "words".into(),
 //!     words: tensor(2, 2, false, 0),
-//!     positions: tensor(1, 2, false, 16),
-//!     first_position: 0,
+//!     positions: Some((tensor(1, 2, false, 16), 0)),
 //!     types: None,
 //!     norm,
 //! };
@@ -42,7 +42,7 @@
 //! batch.push(&[0], &[0], 0);
 //! batch.push(&[1], &[0], 1);
 //! // One value each, the bias, for two tasks in one batch.
-//! let table = Table { values: &[10.0, 20.0], width: 1, terms: &[] };
+//! let table = Table { values: &[10.0, 20.0], width: 1, terms: &[], zeros: &[] };
 //! let weights = Weights::new(bytemuck::cast_slice(&bytes[..64]))?;
 //! let hidden = model.run(&machine, weights, &batch, table)?;
 //! // Normalized, the words are (1, -1) and (-1, 1): 3 - 1 + 10 and -3 + 1 + 20.

@@ -210,7 +210,7 @@ impl Model {
         loss: &mut (dyn FnMut(SequenceLoss<'_>) + Send),
     ) -> Result<()> {
         let terms = [TaskTerms { values, places: gradients.terms }];
-        let table = Table { values, width: self.values, terms: &terms };
+        let table = Table { values, width: self.values, terms: &terms, zeros: &[] };
         self.check(weights, batch, table)?;
         for (what, found) in [("gradients", gradients.values.len()), ("wanted values", gradients.wanted.len())] {
             if found != values.len() {
@@ -372,7 +372,7 @@ mod tests {
     use super::*;
     use crate::{
         Activation, LayerNorm, Linear, Tensor,
-        operators::{Embedding, ResidualNorm},
+        operators::{Embedding, Middle, Residual},
         weights,
     };
 
@@ -383,11 +383,12 @@ mod tests {
         let linear = || Linear { weight: tensor(16, true), bias: None, low_rank: None };
         let (words, positions) = (tensor(1, false), tensor(1, false));
         let name = "n".to_string();
-        let first = Embedding { name: name.clone(), words, positions, first_position: 0, types: None, norm: norm() };
+        let positions = Some((positions, 0));
+        let first = Embedding { name: name.clone(), words, positions, types: None, norm: norm() };
         let mut operators: Vec<(Box<dyn Operator>, Vec<usize>)> = vec![(Box::new(first), vec![])];
         for at in 0..count {
-            let middle = Some((linear(), Activation::Relu));
-            let mlp = ResidualNorm { name: name.clone(), middle, linear: linear(), norm: norm() };
+            let middle = Some(Middle { layers: vec![linear()], activation: Activation::Relu });
+            let mlp = Residual { name: name.clone(), middle, linear: linear(), norm: Some(norm()) };
             operators.push((Box::new(mlp), vec![at, at]));
         }
         Model::new(operators, Outputs { tokens: count, pooled: None }, 0, 4096).unwrap()

@@ -119,8 +119,13 @@ impl Tensor {
 
     /// A vector of `columns` floats.
     pub(crate) fn vector<'a>(&self, weights: Weights<'a>) -> &'a [f32] {
+        self.row(weights, 0)
+    }
+
+    /// A row of a table of floats, which has it.
+    pub(crate) fn row<'a>(&self, weights: Weights<'a>, row: usize) -> &'a [f32] {
         match self.values {
-            Values::F32 { at } => weights.numbers(at, self.columns),
+            Values::F32 { at } => weights.numbers(at + row * self.columns * size_of::<f32>(), self.columns),
             // Refused where operators are made.
             Values::I8 { .. } => unreachable!("a quantized vector"),
         }

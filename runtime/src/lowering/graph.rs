@@ -44,6 +44,8 @@ pub(super) struct Graph<'a> {
     producers: HashMap<&'a str, &'a Node>,
     constants: HashMap<&'a str, &'a Tensor>,
     inputs: HashSet<&'a str>,
+    /// How many nodes and outputs read a value.
+    readers: HashMap<&'a str, usize>,
 }
 
 impl<'a> Graph<'a> {
@@ -74,7 +76,12 @@ impl<'a> Graph<'a> {
                 }
             }
         }
-        Ok(Graph { producers, constants, inputs })
+        let mut readers = HashMap::new();
+        let outputs = graph.output.iter().map(|output| output.name());
+        for name in graph.node.iter().flat_map(|node| node.input.iter().map(String::as_str)).chain(outputs) {
+            *readers.entry(name).or_default() += 1;
+        }
+        Ok(Graph { producers, constants, inputs, readers })
     }
 
     /// The node whose first output a value is, an operator of ONNX without attributes that nobody here reads.
@@ -101,6 +108,11 @@ impl<'a> Graph<'a> {
             return Err(Uncovered::node(node, format!("{op} of {inputs} inputs"), found));
         }
         Ok(node)
+    }
+
+    /// Whether one node alone reads a value.
+    pub fn has_one_reader(&self, name: &str) -> bool {
+        self.readers.get(name) == Some(&1)
     }
 
     /// Whether a value is an input of the graph.
@@ -139,6 +151,11 @@ impl<'a> Graph<'a> {
     /// The values of a constant of 64-bit integers.
     pub fn integers(&self, name: &str) -> Result<Vec<i64>> {
         Ok(self.raw(name, INT64)?.iter().map(|raw| i64::from_le_bytes(*raw)).collect())
+    }
+
+    /// The values of a constant of floats.
+    pub fn floats(&self, name: &str) -> Result<Vec<f32>> {
+        Ok(self.raw(name, FLOAT)?.iter().map(|raw| f32::from_le_bytes(*raw)).collect())
     }
 
     /// The value of a constant of one f32, which changes no shape where it meets a matrix.
@@ -180,13 +197,13 @@ fn check_operator(node: &Node) -> Result<()> {
     }
     let known: &[&str] = match node.op_type() {
         "Cast" => &["to"],
-        "Gather" | "Softmax" => &["axis"],
+        "Concat" | "Gather" | "Softmax" => &["axis"],
         "Gelu" => &["approximate"],
         "LayerNormalization" => &["axis", "epsilon", "stash_type"],
         "Reshape" => &["allowzero"],
         "Shape" => &["start", "end"],
         "Transpose" => &["perm"],
-        "Add" | "MatMul" | "Mul" | "Relu" | "Slice" | "Sub" | "Tanh" | "Unsqueeze" => &[],
+        "Abs" | "Add" | "MatMul" | "Mul" | "Relu" | "Sigmoid" | "Slice" | "Sub" | "Tanh" | "Unsqueeze" => &[],
         // No pattern has it.
         _ => return Ok(()),
     };

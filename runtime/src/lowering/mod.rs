@@ -13,6 +13,7 @@
 //!
 //! Letters: B batch, S sequence, E embedding width, H hidden width, n heads, D = H / n.
 
+mod attention;
 mod frozen;
 mod graph;
 mod linear;

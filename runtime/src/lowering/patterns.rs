@@ -4,8 +4,8 @@ use std::{cell::Cell, collections::HashMap};
 
 use edge_bundle::{Manifest, PanelEntry, TensorEntry, onnx};
 use edge_engine::{
-    Activation, LayerNorm, Linear, Model, Outputs, Slot, Tensor,
-    operators::{Attention, Dense, Embedding, FirstToken, Operator, ResidualNorm},
+    Activation, LayerNorm, Model, Outputs, Slot, Tensor,
+    operators::{Dense, Embedding, FirstToken, Middle, Norm, Operator, Residual},
 };
 
 use super::{
@@ -13,7 +13,7 @@ use super::{
     graph::{Graph, Result, Uncovered, check_int, check_list},
 };
 
-/// Operators below each other: those of some 250 layers, few enough for the stack.
+/// Operators below each other: those of some 100 layers, few enough for the stack.
 const MOST_DEPTH: usize = 512;
 
 type Node = onnx::Node;
@@ -69,7 +69,7 @@ pub(super) struct Search<'a> {
     /// The manifest's tensors.
     pub(super) tensors: HashMap<&'a str, &'a TensorEntry>,
     slots: HashMap<&'a str, (usize, Slot)>,
-    operators: Vec<(Box<dyn Operator>, Vec<usize>)>,
+    pub(super) operators: Vec<(Box<dyn Operator>, Vec<usize>)>,
     /// Operators of values that are lowered already.
     found: HashMap<&'a str, usize>,
     depth: Cell<usize>,
@@ -87,7 +87,7 @@ impl<'a> Search<'a> {
     }
 
     /// Lowers the pattern that ends in a value, and gives its operator's number.
-    fn value(&mut self, name: &'a str) -> Result<usize> {
+    pub(super) fn value(&mut self, name: &'a str) -> Result<usize> {
         if let Some(at) = self.found.get(name) {
             return Ok(*at);
         }
@@ -98,10 +98,13 @@ impl<'a> Search<'a> {
         }
         let (operator, inputs): (Box<dyn Operator>, Vec<usize>) = match node.op_type() {
             "LayerNormalization" => self.normalized(node)?,
+            "Add" if node.input.len() == 2 && !self.slots.contains_key(node.input[1].as_str()) => {
+                self.residual(node, node, None)?
+            }
             "Add" | "MatMul" => self.dense(name, node, None)?,
-            "Gelu" | "Relu" | "Tanh" => {
-                let [before] = &node.input[..] else { return Err(unknown(node)) };
-                self.dense(name, self.graph.producer(before)?, activation(node)?)?
+            "Gelu" | "Relu" | "Tanh" | "Mul" => {
+                let (activation, before) = self.active(name)?.ok_or_else(|| unknown(node))?;
+                self.dense(name, self.graph.producer(before)?, Some(activation))?
             }
             "Reshape" => self.attention(node)?,
             "Gather" => self.first_token(node)?,
@@ -113,24 +116,76 @@ impl<'a> Search<'a> {
         Ok(self.operators.len() - 1)
     }
 
-    /// LayerNormalization of a sum: of embedding rows, or of a linear layer and its block's input.
+    /// LayerNormalization: of embedding rows; of the sum of a block and its input, if nothing else reads that sum; or of
+    /// another operator's output.
     fn normalized(&mut self, node: &'a Node) -> Result<(Box<dyn Operator>, Vec<usize>)> {
         let norm = self.layer_norm(node)?;
-        let sum = self.graph.step(&node.input[0], "Add", 2)?;
-        if let Some(embedding) = self.embedding(node, sum, &norm)? {
+        if let Some(embedding) = self.embedding(node, &norm)? {
             return Ok((Box::new(embedding), vec![]));
         }
-        let (linear, mut x) = self.linear(self.graph.producer(&sum.input[0])?)?;
-        let mut middle = None;
-        if let Some(before) = self.graph.producer(x).ok().filter(|node| is_activation(node)) {
-            let [input] = &before.input[..] else { return Err(unknown(before)) };
-            let (layer, of_layer) = self.linear(self.graph.producer(input)?)?;
-            middle = activation(before)?.map(|activation| (layer, activation));
-            x = of_layer;
+        match self.graph.find(&node.input[0], "Add")? {
+            Some(sum) if sum.input.len() == 2 && self.graph.has_one_reader(&node.input[0]) => {
+                self.residual(node, sum, Some(norm))
+            }
+            _ => {
+                let inputs = vec![self.value(&node.input[0])?];
+                Ok((Box::new(Norm { name: node.name().to_owned(), norm }), inputs))
+            }
         }
+    }
+
+    /// Add(block, x): a linear layer or an MLP, and what it is added to. `node` is what it ends in.
+    fn residual(
+        &mut self,
+        node: &'a Node,
+        sum: &'a Node,
+        norm: Option<LayerNorm>,
+    ) -> Result<(Box<dyn Operator>, Vec<usize>)> {
+        let (linear, mut x) = self.linear(self.graph.producer(&sum.input[0])?)?;
+        let middle = self.middle(x)?.map(|(middle, of_middle)| {
+            x = of_middle;
+            middle
+        });
         let inputs = vec![self.value(x)?, self.value(&sum.input[1])?];
-        let name = node.name().to_owned();
-        Ok((Box::new(ResidualNorm { name, middle, linear, norm }), inputs))
+        Ok((Box::new(Residual { name: node.name().to_owned(), middle, linear, norm }), inputs))
+    }
+
+    /// The middle of an MLP that a value is, f(linear) or Mul(f(linear), linear), and the name of what it reads; none if
+    /// the value is something else.
+    fn middle(&self, name: &'a str) -> Result<Option<(Middle, &'a str)>> {
+        let gated = self.graph.find(name, "Mul")?.map(|gated| (gated, &gated.input[..]));
+        let (active, gate) = match (self.active(name)?, gated) {
+            // SiLU is a Mul too.
+            (Some(active), _) => (Some(active), None),
+            (None, Some((gated, [active, gate]))) => (self.active(active)?, Some((gated, gate))),
+            (None, _) => (None, None),
+        };
+        let Some((activation, before)) = active else { return Ok(None) };
+        let (layer, x) = self.linear(self.graph.producer(before)?)?;
+        let mut layers = vec![layer];
+        if let Some((gated, gate)) = gate {
+            let (gate, of_gate) = self.linear(self.graph.producer(gate)?)?;
+            if of_gate != x {
+                return Err(Uncovered::node(gated, "middle and gate of one input", format!("{x} and {of_gate}")));
+            }
+            layers.push(gate);
+        }
+        Ok(Some((Middle { layers, activation }, x)))
+    }
+
+    /// The activation that a value is of another one, and that one's name; none if it is something else. SiLU is Mul(x,
+    /// Sigmoid(x)).
+    fn active(&self, name: &str) -> Result<Option<(Activation, &'a str)>> {
+        let Ok(node) = self.graph.producer(name) else { return Ok(None) };
+        match (node.op_type(), &node.input[..]) {
+            ("Gelu" | "Relu" | "Tanh", [x]) => Ok(Some((activation(node)?, x))),
+            ("Gelu" | "Relu" | "Tanh", _) => Err(unknown(node)),
+            ("Mul", [x, factor]) => {
+                let sigmoid = self.graph.find(factor, "Sigmoid")?;
+                Ok(sigmoid.filter(|sigmoid| sigmoid.input == [x.as_str()]).map(|_| (Activation::Silu, x.as_str())))
+            }
+            _ => Ok(None),
+        }
     }
 
     /// LayerNormalization over the last axis, with a frozen gain, and a slot for its bias or none.
@@ -148,30 +203,41 @@ impl<'a> Search<'a> {
         Ok(LayerNorm { gain, bias, epsilon })
     }
 
-    /// The rows of a sum of words, positions and perhaps types; none if the sum is something else.
-    fn embedding(&self, node: &'a Node, sum: &'a Node, norm: &LayerNorm) -> Result<Option<Embedding>> {
+    /// The rows of words, or of a sum of words and positions, types or both, that a node normalizes; none if it
+    /// normalizes something else.
+    fn embedding(&self, node: &'a Node, norm: &LayerNorm) -> Result<Option<Embedding>> {
         let graph = &self.graph;
-        let (inner, types) = match (graph.find(&sum.input[0], "Add")?, graph.find(&sum.input[1], "Gather")?) {
-            (Some(inner), Some(types)) if inner.input.len() == 2 => (inner, Some(types)),
-            _ => (sum, None),
-        };
-        let (Some(words), Some(positions)) =
-            (graph.find(&inner.input[0], "Gather")?, graph.find(&inner.input[1], "Slice")?)
-        else {
-            return Ok(None);
+        let (words, positions, types) = match graph.find(&node.input[0], "Gather")? {
+            Some(words) => (words, None, None),
+            None => {
+                let Some(sum) = graph.find(&node.input[0], "Add")?.filter(|sum| sum.input.len() == 2) else {
+                    return Ok(None);
+                };
+                let (rest, types) = match graph.find(&sum.input[1], "Gather")? {
+                    Some(types) => (&sum.input[0], Some(types)),
+                    None => (&node.input[0], None),
+                };
+                match (graph.find(rest, "Gather")?, graph.find(rest, "Add")?) {
+                    (Some(words), _) => (words, None, types),
+                    (None, Some(sum)) if sum.input.len() == 2 => {
+                        let (words, positions) =
+                            (graph.find(&sum.input[0], "Gather")?, graph.find(&sum.input[1], "Slice")?);
+                        let (Some(words), Some(positions)) = (words, positions) else { return Ok(None) };
+                        (words, Some(positions), types)
+                    }
+                    _ => return Ok(None),
+                }
+            }
         };
         let (words_table, ids) = self.gathered(words)?;
         if ids != "input_ids" || !graph.is_input(ids) {
             return Err(Uncovered::node(words, "rows of input_ids", ids));
         }
-        let types = types.map(|types| self.types(types)).transpose()?;
-        let (positions, first_position) = self.positions(positions)?;
         Ok(Some(Embedding {
             name: node.name().to_owned(),
             words: words_table,
-            positions,
-            first_position,
-            types,
+            positions: positions.map(|positions| self.positions(positions)).transpose()?,
+            types: types.map(|types| self.types(types)).transpose()?,
             norm: norm.clone(),
         }))
     }
@@ -244,85 +310,12 @@ impl<'a> Search<'a> {
         Ok((Box::new(Dense { name: name.to_owned(), linear, activation }), vec![x]))
     }
 
-    /// The heads of Reshape(Transpose(MatMul(Softmax(Add(Mul(MatMul(q, k), scale), penalty)), v))), q, k and v each
-    /// being Transpose(Reshape(linear)). The penalty is of padding, which a batch of the engine does not have.
-    fn attention(&mut self, join: &'a Node) -> Result<(Box<dyn Operator>, Vec<usize>)> {
-        let graph = &self.graph;
-        let [context, joined] = &join.input[..] else { return Err(unknown(join)) };
-        let context = self.transposed(context, &[0, 2, 1, 3])?;
-        let context = graph.step(context, "MatMul", 2)?;
-        let softmax = graph.step(&context.input[0], "Softmax", 1)?;
-        check_int(softmax, "axis", &[-1, 3], -1)?;
-        let masked = graph.step(&softmax.input[0], "Add", 2)?;
-        self.penalty(&masked.input[1])?;
-        let scaled = graph.step(&masked.input[0], "Mul", 2)?;
-        let scores = graph.step(&scaled.input[0], "MatMul", 2)?;
-        // q and v are [B, n, S, D], k is [B, n, D, S].
-        let (query, x, heads) = self.projection(&scores.input[0], &[0, 2, 1, 3])?;
-        let (key, of_key, of_key_heads) = self.projection(&scores.input[1], &[0, 2, 3, 1])?;
-        let (value, of_value, of_value_heads) = self.projection(&context.input[1], &[0, 2, 1, 3])?;
-        if x != of_key || x != of_value || heads != of_key_heads || heads != of_value_heads {
-            return Err(Uncovered::node(join, "queries, keys and values of one input", "several"));
-        }
-        let [count, depth] = heads;
-        check_int(join, "allowzero", &[0], 0)?;
-        check_list(join, "a shape", &[0, 0, count.saturating_mul(depth)], &graph.integers(joined)?)?;
-        let due = 1.0 / (depth as f32).sqrt();
-        let found = graph.number(&scaled.input[1])?;
-        // Numbers apart by roundings; a NaN is apart from all.
-        let close = (found - due).abs() <= 1e-6 * due;
-        if !close {
-            return Err(Uncovered::node(scaled, format!("a scale of {due}"), found));
-        }
-        let heads = usize::try_from(count).map_err(|_| Uncovered::node(join, "heads", count))?;
-        let (due, width) = (query.weight.columns, count.saturating_mul(depth));
-        if usize::try_from(width) != Ok(due) {
-            return Err(Uncovered::node(join, format!("heads of {due} columns"), width));
-        }
-        let inputs = vec![self.value(x)?];
-        let name = join.name().to_owned();
-        Ok((Box::new(Attention { name, layers: [query, key, value], heads }), inputs))
-    }
-
-    /// A query, key or value: its layer, the name of the layer's input, and how many heads of how many columns it has.
-    fn projection(&self, name: &str, order: &[i64]) -> Result<(Linear, &'a str, [i64; 2])> {
-        let split = self.graph.step(self.transposed(name, order)?, "Reshape", 2)?;
-        check_int(split, "allowzero", &[0], 0)?;
-        let shape = self.graph.integers(&split.input[1])?;
-        let (heads, depth) = match shape[..] {
-            [0, 0, heads, depth] if heads > 0 && depth > 0 => (heads, depth),
-            _ => return Err(Uncovered::node(split, "a shape of heads, [0, 0, n, D]", format!("{shape:?}"))),
-        };
-        let (layer, x) = self.linear(self.graph.producer(&split.input[0])?)?;
-        Ok((layer, x, [heads, depth]))
-    }
-
     /// What a value is the transpose of, in this order of dimensions.
     pub(super) fn transposed(&self, name: &str, order: &[i64]) -> Result<&'a str> {
         let node = self.graph.step(name, "Transpose", 1)?;
         let found = node.attribute("perm").map_or(&[][..], |a| &a.ints);
         check_list(node, "perm", order, found)?;
         Ok(&node.input[0])
-    }
-
-    /// Unsqueeze((1 - attention_mask) * lowest, [1, 2]): nothing where there is a token.
-    fn penalty(&self, name: &str) -> Result<()> {
-        let graph = &self.graph;
-        let unsqueezed = graph.step(name, "Unsqueeze", 2)?;
-        check_list(unsqueezed, "axes", &[1, 2], &graph.integers(&unsqueezed.input[1])?)?;
-        let penalty = graph.step(&unsqueezed.input[0], "Mul", 2)?;
-        let padding = graph.step(&penalty.input[0], "Sub", 2)?;
-        let cast = graph.step(&padding.input[1], "Cast", 1)?;
-        check_int(cast, "to", &[onnx::FLOAT.into()], 0)?;
-        let (one, lowest) = (graph.number(&padding.input[0])?, graph.number(&penalty.input[1])?);
-        if one != 1.0 || !lowest.is_finite() || cast.input[0] != "attention_mask" || !graph.is_input(&cast.input[0]) {
-            return Err(Uncovered::node(
-                penalty,
-                "a penalty of padding: (1 - attention_mask) times a number",
-                "another",
-            ));
-        }
-        Ok(())
     }
 
     /// Gather(x, 0, axis 1): the first token of each sequence.
@@ -344,18 +337,14 @@ impl<'a> Search<'a> {
     }
 }
 
-fn is_activation(node: &Node) -> bool {
-    matches!(node.op_type(), "Gelu" | "Relu" | "Tanh")
-}
-
-/// The activation that a node is.
-fn activation(node: &Node) -> Result<Option<Activation>> {
+/// The activation that a node of one input is.
+fn activation(node: &Node) -> Result<Activation> {
     let approximate = node.attribute("approximate").map(|a| a.s());
     match (node.op_type(), approximate) {
-        ("Gelu", None | Some(b"none")) => Ok(Some(Activation::Gelu)),
-        ("Gelu", Some(b"tanh")) => Ok(Some(Activation::GeluTanh)),
-        ("Relu", None) => Ok(Some(Activation::Relu)),
-        ("Tanh", None) => Ok(Some(Activation::Tanh)),
+        ("Gelu", None | Some(b"none")) => Ok(Activation::Gelu),
+        ("Gelu", Some(b"tanh")) => Ok(Activation::GeluTanh),
+        ("Relu", None) => Ok(Activation::Relu),
+        ("Tanh", None) => Ok(Activation::Tanh),
         (op, other) => {
             let other = String::from_utf8_lossy(other.unwrap_or_default());
             Err(Uncovered::node(node, "an approximation of none or tanh", format!("{op} by {other}")))

@@ -73,6 +73,7 @@ fn demo(out: &mut impl Write) -> Result<(), Box<dyn Error>> {
                     bar.set_message(what);
                 }
                 Progress::Advance(bytes) => bar.inc(bytes),
+                Progress::Warning(warning) => eprintln!("{warning}"),
             },
         )?;
         bar.finish_and_clear();

@@ -125,3 +125,22 @@ fn other_layers_are_refused() {
     ];
     assert_uncovered("bert", Options::default(), cases);
 }
+
+#[test]
+fn what_is_not_silu_is_refused() {
+    let cases: &[(Change, &[&str], Tract)] = &[
+        (
+            ("the sigmoid of another value", |g| {
+                read(g, "layer.0.activation.sigmoid", 0, "encoder.layers.0.mlp.fc12.product");
+            }),
+            &["node layer.0.gated: expected a pattern that edge-export writes, found Mul of 2"],
+            Runs,
+        ),
+        (
+            ("a sigmoid alone", |g| read(g, "layer.0.gated", 0, "layer.0.activation.sigmoid")),
+            &["node layer.0.gated: expected a pattern that edge-export writes, found Mul of 2"],
+            Runs,
+        ),
+    ];
+    assert_uncovered("nomic", Options::default(), cases);
+}

@@ -6,6 +6,7 @@ mod embeddings;
 mod frozen;
 mod layers;
 mod low_rank;
+mod positions;
 
 use edge_bundle::{
     Bundle,

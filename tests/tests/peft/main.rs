@@ -71,7 +71,7 @@ impl Adapter {
     }
 
     fn task(&self) -> Value {
-        let pooling = if self.encoder == "bert" { "pooler" } else { "cls" };
+        let pooling = if ["albert", "bert"].contains(&self.encoder.as_str()) { "pooler" } else { "cls" };
         json!({"kind": "classification", "labels": ["a", "b", "c"], "pooling": pooling})
     }
 }
@@ -161,6 +161,56 @@ fn adapters_compute_what_peft_computes() {
         println!("{name}: largest difference {worst:e}");
         assert!(worst < LOGIT_BOUND, "{name}: {worst:e}");
     }
+}
+
+/// A term of several modules' tensors side by side is one of each, of their rows.
+#[test]
+fn a_term_of_fused_modules_is_one_of_each() {
+    let place = Place::new("gte");
+    place.write_task(&json!({"kind": "classification", "labels": ["a", "b", "c"], "pooling": "cls"}));
+    let config = json!({"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["qkv_proj", "up_gate_proj"]});
+    let tensor = |name: &str, shape: [usize; 2]| {
+        let name = format!("base_model.model.new.{name}");
+        let values = Fixture::values(&name, &shape);
+        (name, (shape.to_vec(), values))
+    };
+    let (qkv, mlp) = ("encoder.layer.1.attention.qkv_proj", "encoder.layer.0.mlp.up_gate_proj");
+    let mut tensors: Tensors = [
+        tensor(&format!("{qkv}.lora_A.weight"), [2, 32]),
+        tensor(&format!("{qkv}.lora_B.weight"), [96, 2]),
+        tensor(&format!("{mlp}.lora_A.weight"), [2, 32]),
+        tensor(&format!("{mlp}.lora_B.weight"), [96, 2]),
+    ]
+    .into();
+    let written = tensors.clone();
+    tensors.insert("base_model.model.classifier.weight".to_owned(), (vec![3, 32], vec![0.1; 96]));
+    tensors.insert("base_model.model.classifier.bias".to_owned(), (vec![3], vec![0.0; 3]));
+    place.write("adapter", &config, &tensors);
+    assert_succeeded(&place.import("adapter"));
+    let manifest = place.bundle.manifest();
+    let base = place.bundle.base().unwrap();
+    let values = Patch::open(&place.path("t.bias")).unwrap().apply(&manifest.shape(), base.slots()).unwrap();
+    let mut found = Vec::new();
+    for term in &values.low_rank {
+        let slot = &manifest.slots[term.slot];
+        found.push(slot.id().to_string());
+        // Middle and gate are the second and the first half.
+        let (of, first) = match slot.module.symbol() {
+            "bq" => (qkv, 0),
+            "bk" => (qkv, 32),
+            "bv" => (qkv, 64),
+            "bgate" => (mlp, 0),
+            _ => (mlp, 48),
+        };
+        let tensor = |part: &str| &written[&format!("base_model.model.new.{of}.{part}.weight")].1;
+        assert_eq!(term.a, *tensor("lora_A"));
+        let rows = &tensor("lora_B")[2 * first..];
+        let columns = (0..2).flat_map(|column| rows.iter().skip(column).step_by(2).take(slot.len as usize));
+        assert_eq!(term.b, columns.copied().collect::<Vec<_>>(), "{}", slot.name);
+    }
+    assert_eq!(found, ["bm2.0", "bgate.0", "bq.1", "bk.1", "bv.1"]);
+    let refused = place.extract("t.bias", "peft", "extracted");
+    assert_refused(&refused, &["encoder of task t", "found gte"]);
 }
 
 #[test]

@@ -34,6 +34,10 @@ fn an_extracted_adapter_is_the_imported_one_with_its_scale_in_b() {
         let place = adapter.place();
         assert_succeeded(&place.import("adapter"));
         let output = place.extract("t.bias", "peft", "extracted");
+        if adapter.encoder == "albert" {
+            assert_refused(&output, &["encoder of task t", "found albert"]);
+            continue;
+        }
         if name == "bert-beft" {
             assert_refused(&output, &["slots of task t", "a low-rank term", "--format biases"]);
             continue;

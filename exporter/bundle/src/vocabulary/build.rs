@@ -1,7 +1,7 @@
 //! Makes a `vocabulary.bin`.
 //!
-//! In: the text of a `tokenizer.json`. Out: bytes, if its model is WordPiece, BPE without marks within words, or Unigram. Refused:
-//! text that is not JSON, or whose words, ids and merges do not fit each other.
+//! In: the text of a `tokenizer.json`. Out: bytes, if its model is WordPiece, BPE without marks within words, or
+//! Unigram. Refused: text that is not JSON, or whose words, ids and merges do not fit each other.
 
 use serde_json::{Map, Value};
 

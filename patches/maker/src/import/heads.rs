@@ -42,18 +42,33 @@ impl HeadLayers {
         HeadLayers { dense: Some(("pre_classifier", Activation::Relu)), output: "classifier" }
     }
 
-    /// The head of a family's model for sequence classification, and what it reads.
-    pub fn of_sequence_classifier(family: Family) -> (Self, Pooling) {
+    /// The head of a family's model for sequence classification, and what it reads; none if a patch has no such head.
+    pub fn of_sequence_classifier(family: Family) -> Option<(Self, Pooling)> {
         match family {
-            Family::Bert => (HeadLayers::plain("classifier"), Pooling::Pooler),
-            Family::DistilBert => (HeadLayers::pre_classifier(), Pooling::Cls),
-            Family::Roberta | Family::Electra => (HeadLayers::classification_head(family), Pooling::Cls),
+            Family::Bert | Family::Albert | Family::NomicBert | Family::Gte => {
+                Some((HeadLayers::plain("classifier"), Pooling::Pooler))
+            }
+            Family::DistilBert => Some((HeadLayers::pre_classifier(), Pooling::Cls)),
+            Family::Roberta | Family::Electra | Family::MpNet => {
+                Some((HeadLayers::classification_head(family), Pooling::Cls))
+            }
+            // Its head has a LayerNorm.
+            Family::ModernBert => None,
         }
     }
 
     /// The head that the source has, among those that Hugging Face's task models have. `advice` says how to get one.
     pub fn find(source: &Checkpoint, kind: &Kind, family: Family, advice: &str) -> Result<Self> {
         let has = |module: &str| source.contains(&format!("{module}.weight"));
+        if has("head.dense") {
+            let expected = "one of linear layers alone; train a head with edge-patch train";
+            return Err(content(
+                source.path(),
+                "head",
+                expected,
+                "head.dense and a LayerNorm, as ModernBERT's models have",
+            ));
+        }
         let plain = tasks::of(kind).checkpoint_modules().iter().map(|output| HeadLayers::plain(output));
         // Classifiers of a whole text may have a hidden layer.
         let mut known = Vec::new();

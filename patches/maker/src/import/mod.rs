@@ -16,7 +16,7 @@ use std::{
 };
 
 use bias_patch::{Encoding, Module, Patch, SlotId, SlotKind, Stored, StoredSlot, Task};
-use edge_bundle::{Bundle, Slot};
+use edge_bundle::{Bundle, Family, Slot};
 use hf_checkpoint::{Checkpoint, NamedTensor, to_safetensors};
 
 use self::{heads::HeadLayers, peft::Adapter};
@@ -55,6 +55,12 @@ pub fn import(bundle: &Bundle, from: &Path, task: Task, metadata: &[(String, Str
     let source = Source::open(from)?;
     let manifest = bundle.manifest();
     let tensors = source.tensors();
+    let family = manifest.config.family;
+    if family.has_rotary_positions() && matches!(source, Source::Whole(_)) {
+        // Its config.json may rotate queries and keys by other angles, which no tensor shows.
+        let expected = format!("biases or an adapter, for a whole checkpoint of {} is not compared", family.name());
+        return Err(content(from, "source", expected, "a checkpoint"));
+    }
     let head = HeadLayers::find(tensors, task.kind(), manifest.config.family, source.advice())?;
     match &source {
         Source::Whole(checkpoint) => whole::check(checkpoint, bundle, &task)?,
@@ -72,9 +78,9 @@ pub fn import(bundle: &Bundle, from: &Path, task: Task, metadata: &[(String, Str
     };
     for (slot, base) in manifest.slots.iter().zip(base.slots()) {
         // Read even if it will not be stored, so that a wrong shape is refused.
-        if let Some(values) = source.bias(slot, base)? {
+        if let Some(values) = source.bias(slot, base, family)? {
             let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
-            if slot.module == Module::Key {
+            if slot.module == Module::Key && !manifest.config.key_bias_counts() {
                 keys += 1;
             } else if bits(&values) == bits(base) {
                 unchanged += 1;
@@ -84,7 +90,7 @@ pub fn import(bundle: &Bundle, from: &Path, task: Task, metadata: &[(String, Str
         }
         let Source::Adapter(adapter) = &source else { continue };
         let inputs = manifest.config.inputs(slot.module) as usize;
-        let Some(term) = adapter.term(slot, inputs)? else { continue };
+        let Some(term) = adapter.term(slot, inputs, family)? else { continue };
         if term.a.iter().all(|v| *v == 0.0) || term.b.iter().all(|v| *v == 0.0) {
             unchanged += 1;
             continue;
@@ -106,7 +112,7 @@ pub fn import(bundle: &Bundle, from: &Path, task: Task, metadata: &[(String, Str
 }
 
 /// The reverse of [`import`]: every bias of the encoder with the patch applied, and the head, as the bytes of a
-/// safetensors file under Hugging Face names.
+/// safetensors file under Hugging Face names; where modules have names of the bundle's own, under those.
 ///
 /// # Errors
 /// When the patch does not fit the encoder, has a low-rank term, or these names cannot express the form of its head.
@@ -157,11 +163,16 @@ impl Source {
     }
 
     /// The values of a bias whose value in the encoder is `base`, unless it is said to have that.
-    fn bias(&self, slot: &Slot, base: &[f32]) -> Result<Option<Vec<f32>>> {
+    fn bias(&self, slot: &Slot, base: &[f32], family: Family) -> Result<Option<Vec<f32>>> {
         match self {
             Source::Biases(file) if !file.contains(&slot.name) => Ok(None),
-            Source::Whole(tensors) | Source::Biases(tensors) => Ok(Some(tensors.read(&slot.name, &[base.len()])?)),
-            Source::Adapter(adapter) => adapter.bias(slot, base),
+            Source::Biases(file) => Ok(Some(file.read(&slot.name, &[base.len()])?)),
+            Source::Whole(tensors) => {
+                let (module, part) = family.in_checkpoint(slot.module_name());
+                let values = tensors.read(&format!("{module}.bias"), &[base.len() * part.of])?;
+                Ok(Some(part.take(&values).to_vec()))
+            }
+            Source::Adapter(adapter) => adapter.bias(slot, base, family),
         }
     }
 }

@@ -22,30 +22,36 @@ pub(super) fn check(source: &Checkpoint, bundle: &Bundle, task: &Task) -> Result
 
 /// A checkpoint with the same tensors may still have another configuration.
 fn check_config(source: &Checkpoint, config: &Config) -> Result<()> {
-    let number = |names: [&str; 2]| names.iter().find_map(|name| source.config().get(name)?.as_u64());
+    let number = |names: [&str; 3]| names.iter().find_map(|name| source.config().get(name)?.as_u64());
     let path = source.path().join("config.json");
     for (names, due) in [
-        (["num_hidden_layers", "n_layers"], config.layers),
-        (["hidden_size", "dim"], config.hidden),
-        (["num_attention_heads", "n_heads"], config.heads),
-        (["intermediate_size", "hidden_dim"], config.intermediate),
+        (["num_hidden_layers", "n_layers", "n_layer"], config.layers),
+        (["hidden_size", "dim", "n_embd"], config.hidden),
+        (["num_attention_heads", "n_heads", "n_head"], config.heads),
+        (["intermediate_size", "hidden_dim", "n_inner"], config.intermediate),
     ] {
         let found = number(names);
         if found != Some(due.into()) {
             return Err(content(&path, names[0], due.to_string(), found.map_or("none".into(), |n| n.to_string())));
         }
     }
-    let epsilon = source.config().get("layer_norm_eps").and_then(|v| v.as_f64());
-    if let Some(found) = epsilon.filter(|found| *found != config.layer_norm_epsilon) {
-        return Err(content(&path, "layer_norm_eps", config.layer_norm_epsilon.to_string(), found));
+    // Where norm_eps is there, it counts: ModernBERT's files may have the other one too.
+    let epsilon = ["norm_eps", "layer_norm_eps", "layer_norm_epsilon"]
+        .iter()
+        .find_map(|name| Some((*name, source.config().get(name)?.as_f64()?)));
+    if let Some((name, found)) = epsilon.filter(|(_, found)| *found != config.layer_norm_epsilon) {
+        return Err(content(&path, name, config.layer_norm_epsilon.to_string(), found));
     }
     let due: &[&str] = match config.activation {
         Activation::Gelu => &["gelu"],
         Activation::GeluTanh => &["gelu_new", "gelu_pytorch_tanh"],
         Activation::Relu => &["relu"],
         Activation::Tanh => &["tanh"],
+        Activation::Silu => &["silu", "swish", "swiglu"],
     };
-    let found = ["hidden_act", "activation"].iter().find_map(|name| source.config().get(name)?.as_str());
+    let found = ["hidden_act", "activation", "hidden_activation", "activation_function"]
+        .iter()
+        .find_map(|name| source.config().get(name)?.as_str());
     match found.filter(|found| !due.contains(found)) {
         Some(found) => Err(content(&path, "hidden_act", due.join(" or "), found)),
         None => Ok(()),
@@ -75,7 +81,11 @@ fn check_labels(source: &Checkpoint, task: &Task) -> Result<()> {
 fn check_pooling(source: &Checkpoint, task: &Task) -> Result<()> {
     let architecture = source.config().pointer("/architectures/0").and_then(|v| v.as_str()).unwrap_or_default();
     let due = match architecture {
-        "BertForSequenceClassification" => Pooling::Pooler,
+        "BertForSequenceClassification"
+        | "AlbertForSequenceClassification"
+        | "NomicBertForSequenceClassification"
+        | "NewForSequenceClassification"
+        | "GteForSequenceClassification" => Pooling::Pooler,
         name if name.ends_with("ForSequenceClassification") => Pooling::Cls,
         _ => return Ok(()),
     };
@@ -99,26 +109,40 @@ fn check_weights(source: &Checkpoint, bundle: &Bundle) -> Result<()> {
     let scales: Vec<String> = tensors.iter().map(|t| TensorEntry::scales_of(&t.name)).collect();
     for tensor in tensors.iter().filter(|t| !scales.contains(&t.name)) {
         of += 1;
-        // Dimensions of tensors that are in a file fit in memory's.
-        let mut shape: Vec<usize> = tensor.shape.iter().map(|d| *d as usize).collect();
-        if tensor.transposed {
-            shape.reverse();
+        let module = tensor.name.strip_suffix(".weight").unwrap_or(&tensor.name);
+        let (module, part) = bundle.manifest().config.family.in_checkpoint(module);
+        let name = format!("{module}.weight");
+        let width = usize::try_from(tensor.element.bytes()).unwrap_or(1);
+        let value = |bytes: &[u8]| bytes.as_chunks().0.first().map_or(0.0, |b| f32::from_le_bytes(*b));
+        let (mut values, mut different, mut largest, mut their_scales) = (0, 0, 0.0f32, Vec::new());
+        bundle.stream_tensor(tensor, |rows, ours| {
+            let [from, to] = tensor.checkpoint_part(rows.clone());
+            let mut shape = tensor.checkpoint_shape();
+            let first = part.at * shape[0];
+            shape[0] *= part.of;
+            let theirs = source.read_part(&name, &shape, first + from.start..first + from.end, to)?;
+            let theirs = Frozen::of_rows(&theirs, tensor, rows);
+            values += ours.len() / width;
+            for (a, b) in ours.chunks(width).zip(theirs.bytes.chunks(width)).filter(|(a, b)| a != b) {
+                different += 1;
+                largest = largest.max((value(a) - value(b)).abs());
+            }
+            their_scales.extend(theirs.scales);
+            Ok::<_, Error>(())
+        })?;
+        let mut scales: Vec<u8> = Vec::new();
+        if let Some(ours) = tensors.iter().find(|t| t.name == TensorEntry::scales_of(&tensor.name)) {
+            bundle.stream_tensor(ours, |_, bytes| {
+                scales.extend(bytes);
+                Ok::<_, Error>(())
+            })?;
         }
-        let theirs = Frozen::of(&source.read(&tensor.name, &shape)?, tensor);
-        let ours = bundle.tensor(tensor)?;
-        let scales = tensors.iter().find(|t| t.name == TensorEntry::scales_of(&tensor.name));
-        let scales = scales.map(|scales| bundle.tensor(scales)).transpose()?.unwrap_or_default();
-        if ours != theirs.bytes || scales != theirs.scales {
+        if different > 0 || scales != their_scales {
             count += 1;
             if count <= LISTED {
-                let width = usize::try_from(tensor.element.bytes()).unwrap_or(1);
-                let pairs = || ours.chunks(width).zip(theirs.bytes.chunks(width));
-                let different = pairs().filter(|(a, b)| a != b).count();
                 // Writing to a String cannot fail.
-                let _ = write!(list, "\n  {}: {different} of {} values", tensor.name, pairs().count());
+                let _ = write!(list, "\n  {}: {different} of {values} values", tensor.name);
                 if tensor.element == Element::F32 {
-                    let value = |bytes: &[u8]| bytes.as_chunks().0.first().map_or(0.0, |b| f32::from_le_bytes(*b));
-                    let largest = pairs().map(|(a, b)| (value(a) - value(b)).abs()).fold(0.0, f32::max);
                     let _ = write!(list, ", by up to {largest:e}");
                 }
             }

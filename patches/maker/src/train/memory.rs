@@ -9,10 +9,12 @@
 //! - 20 MB: the program, the model, and an evaluation, which keeps no activations for a backward pass.
 //! - 100 V: the tokenizer, for a vocabulary of V.
 //! - T: the texts, as they are and as tokens.
-//! - 72 P: for each of P trained parameters its value, gradient, AdamW's two moments, averages, the best value so far, and
+//! - 72 P: for each of P trained parameters its value, gradient, AdamW's two moments, averages, the best value so far,
+//! and
 //!   copies of some of them while a patch is evaluated and a checkpoint is written. Measured: 67.
 //! - L (5 H + I) + E: what the backward pass of L layers needs of each token: queries, keys and values, two normalized
-//!   rows, and the MLP's hidden row before its activation; and the normalized row of the embeddings.
+//!   rows, and the MLP's hidden row before its activation, twice as wide with a gate; and the normalized row of the
+//! embeddings.
 //! - Q: the inputs of linear layers with a low-rank term, which backward needs too.
 //! - 8 H + 2 I: buffers of one layer, forward or backward. All of these are floats. The factor 6 is 4 bytes of a float
 //!   and half as much for buffers that are kept but too small to be used again.
@@ -76,6 +78,7 @@ fn bytes(config: &Config, load: Load, tokens: usize) -> u64 {
 fn token_bytes(config: &Config, load: Load) -> u64 {
     let [layers, hidden, middle, embedding] =
         [config.layers, config.hidden, config.intermediate, config.embedding].map(u64::from);
+    let middle = if config.family.has_gate() { 2 * middle } else { middle };
     6 * (layers * (5 * hidden + middle) + embedding + 8 * hidden + 2 * middle + load.inputs as u64)
 }
 
@@ -101,6 +104,9 @@ mod tests {
             activation: Activation::Gelu,
             layer_norm_epsilon: 1e-12,
             pooler: true,
+            relative: None,
+            rotary: None,
+            window: None,
         }
     }
 

@@ -2,8 +2,9 @@
 //! trained. All weights are frozen.
 //!
 //! In: an encoder, a task, labelled texts ([`Sets`]), and a [`Recipe`]. Out: the patch with the best dev score over all
-//! learning rates and seeds of the recipe, and the scores of every run. A test set is scored and decides nothing. A training that was stopped resumes from its last checkpoint
-//! and gives the same patch, byte for byte. For comparison, [`compare`] trains weights and gives scores only.
+//! learning rates and seeds of the recipe, and the scores of every run. A test set is scored and decides nothing. A
+//! training that was stopped resumes from its last checkpoint and gives the same patch, byte for byte. For comparison,
+//! [`compare`] trains weights and gives scores only.
 
 mod average;
 mod checkpoint;

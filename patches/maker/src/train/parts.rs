@@ -40,15 +40,18 @@ pub(super) fn zero_terms(manifest: &Manifest, rank: impl Fn(&Slot) -> Option<usi
 }
 
 /// Floats of each token that backward needs for low-rank terms: the inputs of their layers. Query, key and value have
-/// one input, and that of an MLP's second layer is computed anew.
+/// one input, and so have middle and gate; that of an MLP's last layer is computed anew.
 pub(super) fn kept_inputs(manifest: &Manifest, values: &Values) -> usize {
     let mut inputs = BTreeSet::new();
     for term in &values.low_rank {
         let slot = &manifest.slots[term.slot];
-        let of_attention = matches!(slot.module, Module::Query | Module::Key | Module::Value);
-        if slot.module != Module::Output {
-            inputs.insert((slot.layer, if of_attention { Module::Query } else { slot.module }));
-        }
+        let first = match slot.module {
+            Module::Output => continue,
+            Module::Query | Module::Key | Module::Value => Module::Query,
+            Module::Middle | Module::Gate => Module::Middle,
+            other => other,
+        };
+        inputs.insert((slot.layer, first));
     }
     inputs.iter().map(|(_, module)| manifest.config.inputs(*module) as usize).sum()
 }

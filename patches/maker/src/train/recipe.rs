@@ -1,6 +1,7 @@
 //! How a patch is trained, and the events that are reported on the way.
 
 use bias_patch::{Digest, Module};
+use edge_bundle::Family;
 
 use super::{Run, Slots, best_rate};
 
@@ -23,10 +24,10 @@ pub struct Recipe {
     /// Learning rates to try; each is the highest of its run.
     pub learning_rates: Vec<f64>,
     /// Factor of the learning rate for the biases on the residual stream, which move every later layer: beln, bm1, bln1,
-    /// bm3 and bln2. Where weights are trained, all have one rate.
+    /// bm3, bln2 and bfln. Where weights are trained, all have one rate.
     pub residual_rate: f64,
-    /// Seeds to try with each learning rate. A seed decides the initial values of the head and of low-rank terms, the order
-    /// of texts, and which weights are trained.
+    /// Seeds to try with each learning rate. A seed decides the initial values of the head and of low-rank terms, the
+    /// order of texts, and which weights are trained.
     pub seeds: Vec<u64>,
     /// Whether only the first seed is trained with every learning rate, and the others with the one that is best on dev
     /// there, as in the paper.
@@ -72,12 +73,14 @@ impl Recipe {
     }
 }
 
-/// Whether a module's result is added to the residual stream, or is the stream.
-pub(super) fn is_residual(module: Module) -> bool {
-    matches!(
-        module,
-        Module::EmbeddingNorm | Module::AttentionOutput | Module::AttentionNorm | Module::Output | Module::OutputNorm
-    )
+/// Whether a module's result is added to the residual stream, or is the stream. LayerNorms that come before attention and
+/// MLP are not on it.
+pub(super) fn is_residual(module: Module, family: Family) -> bool {
+    match module {
+        Module::EmbeddingNorm | Module::AttentionOutput | Module::Output | Module::FinalNorm => true,
+        Module::AttentionNorm | Module::OutputNorm => !family.norms_come_first(),
+        _ => false,
+    }
 }
 
 impl Default for Recipe {

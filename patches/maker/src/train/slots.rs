@@ -1,7 +1,7 @@
 //! Which slots a training changes, as `--slots` says it.
 //!
-//! In: text such as `all`, `bq+bm2` or `all,lora:q+v@1`. Out: [`Slots`]. Refused: names that no module has, the key's bias,
-//! which has no effect, low-rank terms of LayerNorms, ranks of 0 and above 4096, and a module twice.
+//! In: text such as `all`, `bq+bm2` or `all,lora:q+v@1`. Out: [`Slots`]. Refused: names that no module has, the key's
+//! bias where it has no effect, low-rank terms of LayerNorms, ranks of 0 and above 4096, and a module twice.
 
 use std::{fmt, str::FromStr};
 
@@ -14,7 +14,7 @@ use crate::{Error, Result};
 /// Biases and low-rank terms, in every layer from the first that is trained.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Slots {
-    /// Modules whose bias is trained. The key's is not among them.
+    /// Modules whose bias is trained, where it has an effect.
     pub biases: Vec<Module>,
     /// Modules that get a low-rank term, with its rank.
     pub low_rank: Vec<(Module, usize)>,
@@ -32,8 +32,8 @@ struct SlotName {
 }
 
 /// The linear layers of an encoder's layer.
-const OF_A_LAYER: [Module; 6] =
-    [Module::Query, Module::Key, Module::Value, Module::AttentionOutput, Module::Middle, Module::Output];
+const OF_A_LAYER: [Module; 7] =
+    [Module::Query, Module::Key, Module::Value, Module::AttentionOutput, Module::Middle, Module::Gate, Module::Output];
 
 impl Slots {
     /// No slot: the head alone is trained.
@@ -43,7 +43,7 @@ impl Slots {
 
     /// Every bias that has an effect.
     pub fn all_biases() -> Self {
-        Slots { biases: biases(), ..Slots::frozen() }
+        Slots { biases: Module::ALL.to_vec(), ..Slots::frozen() }
     }
 
     /// The same from a layer on.
@@ -53,8 +53,9 @@ impl Slots {
     }
 
     /// Whether the bias of a slot is trained. `pooler` says whether the task reads the pooler's output.
-    pub(super) fn has_bias(&self, slot: &Slot, pooler: bool) -> bool {
-        self.biases.contains(&slot.module) && self.reaches(slot.id(), pooler)
+    pub(super) fn has_bias(&self, slot: &Slot, manifest: &Manifest, pooler: bool) -> bool {
+        let has_effect = slot.module != Module::Key || manifest.config.key_bias_counts();
+        has_effect && self.biases.contains(&slot.module) && self.reaches(slot.id(), pooler)
     }
 
     /// The rank of the low-rank term that the module of a slot gets.
@@ -87,6 +88,10 @@ impl Slots {
             let found = if *low_rank { format!("lora:{}", module.short()) } else { module.symbol().to_owned() };
             return Err(wrong("--slots", "modules that this encoder, task and --layers have", &found));
         }
+        let key = SlotName { module: Module::Key, low_rank: false };
+        if self.named.contains(&key) && !manifest.config.key_bias_counts() {
+            return Err(wrong("--slots", "a bias that has an effect in this encoder", "bk, which has none"));
+        }
         for slot in &manifest.slots {
             let Some(rank) = self.rank(slot, pooler) else { continue };
             let most = manifest.config.inputs(slot.module).min(slot.len);
@@ -97,11 +102,6 @@ impl Slots {
         }
         Ok(())
     }
-}
-
-/// Every bias that has an effect.
-fn biases() -> Vec<Module> {
-    Module::ALL.into_iter().filter(|module| *module != Module::Key).collect()
 }
 
 impl Default for Slots {
@@ -155,13 +155,12 @@ impl FromStr for Slots {
             }
             list = None;
             match word {
-                "all" => slots.biases.extend(biases()),
+                "all" => slots.biases.extend(Module::ALL),
                 // Only the head is trained: the encoder is frozen.
                 "none" | "frozen" => {}
-                "bk" => return Err(wrong("--slots", "a bias that has an effect", "bk, which has none")),
                 symbol => {
-                    let module = symbol.parse().ok().filter(|module| *module != Module::Key);
-                    let known: Vec<&str> = biases().into_iter().map(Module::symbol).collect();
+                    let module = symbol.parse().ok();
+                    let known = Module::ALL.map(Module::symbol);
                     let expected = || format!("all, frozen, lora:MODULE, or a bias of {}", known.join(" "));
                     let module: Module = module.ok_or_else(|| wrong("--slots", &expected(), symbol))?;
                     slots.named.push(SlotName { module, low_rank: false });
@@ -198,7 +197,7 @@ impl fmt::Display for Slots {
     /// As `--slots` reads it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut words: Vec<String> = Vec::new();
-        if self.biases == biases() {
+        if self.biases == Module::ALL {
             words.push("all".to_owned());
         } else {
             words.extend(self.biases.iter().map(|module| module.symbol().to_owned()));
@@ -253,9 +252,8 @@ mod tests {
     #[test]
     fn what_cannot_be_trained_is_refused() {
         for (text, said) in [
-            ("bk", "bk, which has none"),
             ("bx", "--slots: expected all, frozen, lora:MODULE, or a bias of beln"),
-            ("lora:", "--slots: expected lora: with all, or some of eproj q k v m1 m2 m3 pool, found lora:"),
+            ("lora:", "--slots: expected lora: with all, or some of eproj q k v m1 m2 gate m3 pool, found lora:"),
             ("lora:ln1", "expected lora: with all, or some of"),
             ("lora:q@0", "rank of a low-rank term: expected 1 to 4096, found 0"),
             ("lora:q@x", "rank of a low-rank term"),

@@ -99,7 +99,7 @@ impl<'a> Trainer<'a> {
             }
         }
         recipe.slots.check(manifest, pooler)?;
-        let of_recipe = |slot: &&Slot| recipe.slots.has_bias(slot, pooler);
+        let of_recipe = |slot: &&Slot| recipe.slots.has_bias(slot, manifest, pooler);
         let count = manifest.slots.iter().filter(of_recipe).map(|slot| slot.len as usize).sum();
         if count == 0 && matches!(weights, Some(Weights::Random | Weights::Rows)) {
             let expected = "biases, for --weights trains as many weights";
@@ -107,7 +107,7 @@ impl<'a> Trainer<'a> {
         }
         let wanted = manifest.slots.iter().map(|slot| match weights {
             None => of_recipe(&slot),
-            Some(Weights::Full) => Slots::all_biases().has_bias(slot, pooler),
+            Some(Weights::Full) => Slots::all_biases().has_bias(slot, manifest, pooler),
             Some(Weights::Random | Weights::Rows) => false,
         });
         let mut wanted: Vec<bool> = wanted.collect();
@@ -122,7 +122,7 @@ impl<'a> Trainer<'a> {
                 Part::Term(_) => None,
             };
             // Fine-tuning of weights has one rate for all.
-            let slowed = weights.is_none() && slot.is_some_and(|slot| is_residual(slot.module));
+            let slowed = weights.is_none() && slot.is_some_and(|slot| is_residual(slot.module, manifest.config.family));
             let rate = if slowed { recipe.residual_rate } else { 1.0 };
             rates.extend(std::iter::repeat_n(rate, part.len()));
         }

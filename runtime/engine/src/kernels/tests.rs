@@ -104,7 +104,7 @@ fn transposed_products_agree_with_the_naive_kernel() {
 fn slopes_are_those_of_the_activations() {
     let values: Vec<f32> = numbers(500, 4).iter().map(|v| v * 5.0).collect();
     for kernel in kernels() {
-        for activation in [Activation::Gelu, Activation::GeluTanh, Activation::Relu, Activation::Tanh] {
+        for activation in Activation::ALL {
             let mut slopes = vec![1.0; values.len()];
             kernel.activate_backward(activation, &values, &mut slopes);
             for (x, slope) in values.iter().zip(&slopes) {
@@ -116,6 +116,7 @@ fn slopes_are_those_of_the_activations() {
                     }
                     Activation::Relu => x.max(0.0),
                     Activation::Tanh => x.tanh(),
+                    Activation::Silu => x / (1.0 + (-x).exp()),
                 };
                 let due = (f(f64::from(*x) + 1e-5) - f(f64::from(*x) - 1e-5)) / 2e-5;
                 assert!(
@@ -231,7 +232,7 @@ fn a_dequantized_panel_is_the_naive_kernels_to_the_bit() {
 fn activations_agree_with_the_naive_kernel() {
     let values: Vec<f32> = numbers(1003, 4).iter().map(|v| v * 12.0).chain([0.0, -0.0, 90.0, -90.0]).collect();
     for kernel in fast() {
-        for activation in [Activation::Gelu, Activation::GeluTanh, Activation::Relu, Activation::Tanh] {
+        for activation in Activation::ALL {
             let (mut expected, mut found) = (values.clone(), values.clone());
             naive::Naive.activate(activation, &mut expected);
             kernel.activate(activation, &mut found);

@@ -163,6 +163,11 @@ pub(super) fn activate(activation: Activation, values: &mut [f32]) {
                 *v = 2.0 / (1.0 + exp(-2.0 * *v)) - 1.0;
             }
         }),
+        Activation::Silu => map(values, |group| {
+            for v in group {
+                *v /= 1.0 + exp(-*v);
+            }
+        }),
     }
 }
 
@@ -190,6 +195,10 @@ pub(super) fn activate_backward(activation: Activation, values: &[f32], gradient
         Activation::Tanh => each(values, gradients, |x| {
             let tanh = 2.0 / (1.0 + exp(-2.0 * x)) - 1.0;
             1.0 - tanh * tanh
+        }),
+        Activation::Silu => each(values, gradients, |x| {
+            let s = 1.0 / (1.0 + exp(-x));
+            s + x * s * (1.0 - s)
         }),
     }
 }

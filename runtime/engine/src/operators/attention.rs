@@ -1,14 +1,19 @@
 //! Scaled dot-product attention of each sequence, head by head, over tiles that stay in the cache.
 //!
 //! Forward: x `[N, H]` to `[N, H]`: q, k, v = x W + b each; P = softmax(q k^T / sqrt(D)) of each head and sequence,
-//! `[S, S]`; y = P v. Keys and values of a head are laid out in panels, so that the kernel computes both products. P,
-//! the attention probabilities, exists for the rows of one tile at a time; in the backward pass, for one head.
-//! Backward, from dy: dv = P^T dy, dP = dy v^T, dS = P (dP - rowsum(dP P)) / sqrt(D), dq = dS k, dk = dS^T q; then as
-//! [`linear`] says. Saved: q, k and v, `[N, 3 H]`.
+//! `[S, S]`; y = P v. [`Positions`] may rotate q and k, add to the scores, and limit the keys that a query sees. Keys
+//! and values of a head are laid out in panels, so that the kernel computes both products. P, the attention
+//! probabilities, exists for the rows of one tile at a time; in the backward pass, for one head. Backward, from dy: dv
+//! = P^T dy, dP = dy v^T, dS = P (dP - rowsum(dP P)) / sqrt(D), dq = dS k, dk = dS^T q; then as [`linear`] says. Saved:
+//! q, k and v, rotated, `[N, 3 H]`.
 
 use alloc::{string::String, vec, vec::Vec};
 
-use super::{Operator, Pass, same};
+use super::{
+    Operator, Pass,
+    positions::{Distances, Positions},
+    same,
+};
 #[cfg(not(feature = "std"))]
 use crate::float::Float as _;
 use crate::{
@@ -35,6 +40,8 @@ pub struct Attention {
     pub layers: [Linear; 3],
     /// Heads, each of H / heads = D columns.
     pub heads: usize,
+    /// What it knows of where tokens are.
+    pub positions: Positions,
 }
 
 impl Operator for Attention {
@@ -56,7 +63,7 @@ impl Operator for Attention {
     }
 
     fn tensors(&self) -> Vec<&Tensor> {
-        self.layers.iter().map(|layer| &layer.weight).collect()
+        self.layers.iter().map(|layer| &layer.weight).chain(self.positions.tensors()).collect()
     }
 
     fn slots(&self) -> Vec<Slot> {
@@ -83,11 +90,13 @@ impl Operator for Attention {
             same(&self.name, "keys and values with a number of inputs", self.layers[0].inputs(), layer.inputs())?;
         }
         let rest = self.width().checked_rem(self.heads).unwrap_or(1);
-        same(&self.name, "a number of columns left over by heads of equal width", 0, rest)
+        same(&self.name, "a number of columns left over by heads of equal width", 0, rest)?;
+        self.positions.check(&self.name, self.heads, self.width() / self.heads)
     }
 
     fn forward(&self, pass: &Pass<'_>, inputs: &[&[f32]], out: &mut [f32], saved: &mut [Scratch<'_>]) -> Result<()> {
         let (hidden, count) = (self.width(), pass.batch.tokens());
+        self.positions.check_lengths(&self.name, pass.batch)?;
         let mut own;
         let values: &mut [f32] = match saved {
             [saved] => saved,
@@ -97,9 +106,11 @@ impl Operator for Attention {
             }
         };
         pass.machine.split(values, 3 * hidden, |rows, values| {
-            linear::forward(pass, &self.layers, inputs[0], rows, values);
+            linear::forward(pass, &self.layers, inputs[0], rows.clone(), values);
+            self.positions.rotate(pass.weights, &pass.batch.places()[rows], hidden, false, values);
         });
-        attend(pass.machine, Projections { values, hidden, heads: self.heads }, pass.batch, out);
+        let distances = self.positions.distances(pass.machine, pass.weights, pass.batch, self.heads);
+        attend(pass.machine, Projections { values, hidden, heads: self.heads }, pass.batch, &distances, out);
         Ok(())
     }
 
@@ -114,7 +125,11 @@ impl Operator for Attention {
     ) -> Vec<Option<Scratch<'m>>> {
         let from = Projections { values: saved[0], hidden: self.width(), heads: self.heads };
         let mut d = pass.machine.scratch(saved[0].len());
-        attend_backward(pass.machine, from, pass.batch, &d_out, &mut d);
+        let distances = self.positions.distances(pass.machine, pass.weights, pass.batch, self.heads);
+        attend_backward(pass.machine, from, pass.batch, &distances, &d_out, &mut d);
+        pass.machine.split(&mut d, 3 * from.hidden, |rows, d| {
+            self.positions.rotate(pass.weights, &pass.batch.places()[rows], from.hidden, true, d);
+        });
         vec![linear::backward(pass, &self.layers, inputs[0], &d, needed[0], gradients)]
     }
 }
@@ -143,7 +158,7 @@ struct Tile<'a> {
 }
 
 /// Writes softmax(q k^T / sqrt(D)) v of every head of every sequence into `out`, `[N, H]`.
-fn attend(machine: &Machine, from: Projections<'_>, batch: &Batch, out: &mut [f32]) {
+fn attend(machine: &Machine, from: Projections<'_>, batch: &Batch, distances: &Distances<'_>, out: &mut [f32]) {
     let Projections { hidden, heads, .. } = from;
     let width = hidden / heads;
     let mut sequences: Vec<Sequence<'_>> = batch
@@ -178,30 +193,54 @@ fn attend(machine: &Machine, from: Projections<'_>, batch: &Batch, out: &mut [f3
             rest = after;
         }
     }
-    machine.each(tiles, |tile| attend_tile(machine, from, &sequences[tile.sequence], tile.row, tile.out));
+    machine.each(tiles, |tile| {
+        attend_tile(machine, from, &sequences[tile.sequence], distances, tile.row, tile.out);
+    });
 }
 
-fn attend_tile(machine: &Machine, from: Projections<'_>, sequence: &Sequence<'_>, row: usize, out: &mut [f32]) {
+fn attend_tile(
+    machine: &Machine,
+    from: Projections<'_>,
+    sequence: &Sequence<'_>,
+    distances: &Distances<'_>,
+    row: usize,
+    out: &mut [f32],
+) {
     let Projections { hidden, heads, .. } = from;
     let (length, width) = (sequence.length, hidden / heads);
     let count = out.len() / hidden;
-    let stride = length.next_multiple_of(PANEL_WIDTH);
+    let seen = distances.seen_by_any(row..row + count, length);
+    let stride = seen.len().next_multiple_of(PANEL_WIDTH);
     let mut scores = machine.scratch(count * stride);
     let (kernel, mut sums) = (machine.kernel, [0.0; TILE_ROWS]);
-    let keys = sequence.keys.chunks_exact(width * stride);
+    let keys = sequence.keys.chunks_exact(width * length.next_multiple_of(PANEL_WIDTH));
     let values = sequence.values.chunks_exact(length * width.next_multiple_of(PANEL_WIDTH));
     for (head, (keys, values)) in keys.zip(values).enumerate() {
         let column = head * width;
         let first = (sequence.start + row) * 3 * hidden + column;
         let queries = Rows { data: &from.values[first..], stride: 3 * hidden, count };
-        let keys = Panels { data: keys, depth: width, columns: length };
-        kernel.multiply(queries, keys, Start::Zero, &mut scores, stride);
-        for (sum, scores) in sums.iter_mut().zip(scores.chunks_exact_mut(stride)) {
-            *sum = kernel.exponentials(&mut scores[..length]);
+        let keys = Panels { data: &keys[seen.start * width..], depth: width, columns: seen.len() };
+        distances.write_start(head, row..row + count, seen.clone(), &mut scores, stride);
+        kernel.multiply(queries, keys, distances.start(), &mut scores, stride);
+        for (query, (sum, scores)) in sums.iter_mut().zip(scores.chunks_exact_mut(stride)).enumerate() {
+            let own = distances.seen(row + query, length);
+            let (before, end) = (own.start - seen.start, own.end - seen.start);
+            scores[..before].fill(0.0);
+            scores[end..seen.len()].fill(0.0);
+            *sum = kernel.exponentials(&mut scores[before..end]);
         }
         let probabilities = Rows { data: &scores, stride, count };
-        let values = Panels { data: values, depth: length, columns: width };
-        kernel.multiply(probabilities, values, Start::Zero, &mut out[column..], hidden);
+        if seen.len() == length {
+            let values = Panels { data: values, depth: length, columns: width };
+            kernel.multiply(probabilities, values, Start::Zero, &mut out[column..], hidden);
+        } else {
+            // Of each panel of values the rows that are seen.
+            for (panel, first) in values.chunks_exact(length * PANEL_WIDTH).zip((0..width).step_by(PANEL_WIDTH)) {
+                let data = &panel[seen.start * PANEL_WIDTH..];
+                let values = Panels { data, depth: seen.len(), columns: (width - first).min(PANEL_WIDTH) };
+                kernel.multiply(probabilities, values, Start::Zero, &mut out[column + first..], hidden);
+            }
+        }
         // The softmax's division comes last, because there are fewer columns of values than scores.
         for (row, sum) in out.chunks_mut(hidden).zip(sums) {
             row[column..column + width].iter_mut().for_each(|value| *value *= 1.0 / sum);
@@ -211,7 +250,14 @@ fn attend_tile(machine: &Machine, from: Projections<'_>, sequence: &Sequence<'_>
 
 /// The backward pass of [`attend`]: from the gradient of its output, `[N, H]`, those of queries, keys and values, `[N,
 /// 3 H]`.
-fn attend_backward(machine: &Machine, from: Projections<'_>, batch: &Batch, d_out: &[f32], d_from: &mut [f32]) {
+fn attend_backward(
+    machine: &Machine,
+    from: Projections<'_>,
+    batch: &Batch,
+    distances: &Distances<'_>,
+    d_out: &[f32],
+    d_from: &mut [f32],
+) {
     let Projections { hidden, heads, .. } = from;
     let (width, stride) = (hidden / heads, 3 * hidden);
     let scale = 1.0 / (width as f32).sqrt();
@@ -227,14 +273,16 @@ fn attend_backward(machine: &Machine, from: Projections<'_>, batch: &Batch, d_ou
         let mut probabilities = machine.scratch(length * length);
         let mut d_scores = machine.scratch(length * length);
         let mut transposed = machine.scratch(length * length);
-        for column in (0..heads).map(|head| head * width) {
+        for at in 0..heads {
+            let column = at * width;
             let part = |at: usize| &from.values[start * stride + at * hidden + column..];
             let (queries, keys, values) = (part(0), part(1), part(2));
             let d_out = &d_out[start * hidden + column..];
-            head.probabilities(queries, keys, stride, scale, &mut probabilities);
+            distances.write_start(at, 0..length, 0..length, &mut probabilities, length);
+            head.probabilities(queries, keys, stride, scale, distances, &mut probabilities);
             transpose(&probabilities, length, length, &mut transposed);
             head.weigh(&transposed, d_out, hidden, &mut d_from[2 * hidden + column..], stride);
-            head.products(d_out, hidden, values, stride, 1.0, &mut d_scores);
+            head.products(d_out, hidden, values, stride, 1.0, Start::Zero, &mut d_scores);
             for (d, probabilities) in d_scores.chunks_mut(length).zip(probabilities.chunks(length)) {
                 let mean: f32 = d.iter().zip(probabilities).map(|(d, p)| d * p).sum();
                 d.iter_mut().zip(probabilities).for_each(|(d, p)| *d = p * (*d - mean) * scale);
@@ -255,22 +303,44 @@ struct Head<'a> {
 }
 
 impl Head<'_> {
-    /// softmax(q k^T scale), `[S, S]`.
-    fn probabilities(&self, queries: &[f32], keys: &[f32], stride: usize, scale: f32, out: &mut [f32]) {
-        self.products(queries, stride, keys, stride, scale, out);
-        for row in out.chunks_mut(self.length) {
+    /// softmax(q k^T scale + start), `[S, S]`; `out` has the start, if scores have one.
+    fn probabilities(
+        &self,
+        queries: &[f32],
+        keys: &[f32],
+        stride: usize,
+        scale: f32,
+        distances: &Distances<'_>,
+        out: &mut [f32],
+    ) {
+        self.products(queries, stride, keys, stride, scale, distances.start(), out);
+        for (query, row) in out.chunks_mut(self.length).enumerate() {
+            let seen = distances.seen(query, self.length);
+            row[..seen.start].fill(0.0);
+            row[seen.end..].fill(0.0);
+            let row = &mut row[seen];
             let sum = self.machine.kernel.exponentials(row);
             row.iter_mut().for_each(|p| *p *= 1.0 / sum);
         }
     }
 
-    /// a b^T scale, `[S, S]`, of rows `[S, D]`.
-    fn products(&self, a: &[f32], a_stride: usize, b: &[f32], b_stride: usize, scale: f32, out: &mut [f32]) {
+    /// a b^T scale + start, `[S, S]`, of rows `[S, D]`.
+    #[expect(clippy::too_many_arguments, reason = "two operands, each with its stride")]
+    fn products(
+        &self,
+        a: &[f32],
+        a_stride: usize,
+        b: &[f32],
+        b_stride: usize,
+        scale: f32,
+        start: Start<'_>,
+        out: &mut [f32],
+    ) {
         let (length, width) = (self.length, self.width);
         let mut panels = self.machine.scratch(width * length.next_multiple_of(PANEL_WIDTH));
         lay_out_keys(b, b_stride, length, width, scale, &mut panels);
         let b = Panels { data: &panels, depth: width, columns: length };
-        self.machine.kernel.multiply(Rows { data: a, stride: a_stride, count: length }, b, Start::Zero, out, length);
+        self.machine.kernel.multiply(Rows { data: a, stride: a_stride, count: length }, b, start, out, length);
     }
 
     /// w x, `[S, D]`, of scores `[S, S]` and rows `[S, D]`.

@@ -1,7 +1,7 @@
 //! Embedding rows, summed and normalized.
 //!
-//! Forward: token ids, types and places `[N]` to `[N, E]`: word + position + type rows, then LayerNorm. Backward: the
-//! bias of the LayerNorm; tables are frozen.
+//! Forward: token ids, types and places `[N]` to `[N, E]`: word rows, and perhaps position and type rows, summed, then
+//! LayerNorm. Backward: the bias of the LayerNorm; tables are frozen.
 
 use alloc::{string::String, vec, vec::Vec};
 
@@ -16,17 +16,15 @@ use crate::{
     weights::Tensor,
 };
 
-/// Word, position and perhaps type rows, summed and normalized.
+/// Word rows, and perhaps position and type rows, summed and normalized.
 #[derive(Clone, Debug)]
 pub struct Embedding {
     /// The name of its node in the graph.
     pub name: String,
     /// A row for each word of the vocabulary, `[V, E]`.
     pub words: Tensor,
-    /// A row for each position, `[P, E]`.
-    pub positions: Tensor,
-    /// The row for the first token's position.
-    pub first_position: usize,
+    /// A row for each position, `[P, E]`, and the row for the first token's; none where attention has positions.
+    pub positions: Option<(Tensor, usize)>,
     /// A row for each token type, `[t, E]`. If there is one row, every token has it.
     pub types: Option<Tensor>,
     /// The LayerNorm of their sum.
@@ -34,12 +32,17 @@ pub struct Embedding {
 }
 
 impl Embedding {
+    fn tables(&self) -> impl Iterator<Item = &Tensor> {
+        [&self.words].into_iter().chain(self.positions.iter().map(|(table, _)| table)).chain(&self.types)
+    }
+
     /// The tables that a token reads, each with the row that it reads.
     pub(crate) fn rows<'a>(&'a self, batch: &'a Batch) -> impl Iterator<Item = [Option<(&'a Tensor, usize)>; 3]> {
-        let tokens = batch.ids().iter().zip(batch.types()).zip(batch.positions());
+        let tokens = batch.ids().iter().zip(batch.types()).zip(batch.places());
         tokens.map(|((id, kind), place)| {
             let types = self.types.as_ref().map(|table| (table, if table.rows > 1 { *kind as usize } else { 0 }));
-            [Some((&self.words, *id as usize)), Some((&self.positions, self.first_position + place)), types]
+            let positions = self.positions.as_ref().map(|(table, first)| (table, first + *place as usize));
+            [Some((&self.words, *id as usize)), positions, types]
         })
     }
 }
@@ -58,7 +61,7 @@ impl Operator for Embedding {
     }
 
     fn tensors(&self) -> Vec<&Tensor> {
-        [&self.words, &self.positions].into_iter().chain(&self.types).chain(self.norm.tensors()).collect()
+        self.tables().chain(self.norm.tensors()).collect()
     }
 
     fn slots(&self) -> Vec<Slot> {
@@ -75,16 +78,17 @@ impl Operator for Embedding {
 
     fn check(&self) -> Result<()> {
         self.norm.check(&self.name)?;
-        for table in [&self.words, &self.positions].into_iter().chain(&self.types) {
+        for table in self.tables() {
             same(&self.name, "an embedding table's width", self.norm.width(), table.columns)?;
             let panel = if table.in_panels { PANEL_WIDTH } else { 1 };
             same(&self.name, "an embedding table in panels with a width", 1, panel)?;
         }
-        let (row, rows) = (self.first_position, self.positions.rows);
-        if row >= rows {
-            return Err(Error::Row { operator: self.name.clone(), row, rows });
+        match &self.positions {
+            Some((table, first)) if *first >= table.rows => {
+                Err(Error::Row { operator: self.name.clone(), row: *first, rows: table.rows })
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     fn forward(&self, pass: &Pass<'_>, _: &[&[f32]], out: &mut [f32], saved: &mut [Scratch<'_>]) -> Result<()> {

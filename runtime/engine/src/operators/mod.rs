@@ -5,14 +5,16 @@
 //! training gives it room to save what backward needs. All other code knows operators only by the trait [`Operator`].
 //!
 //! Letters, here and in the operators: B sequences, N tokens of all of them, S tokens of one, H width of the hidden
-//! states, I width of the middle of the MLP, K and M inputs and outputs of a matrix, r the rank of a low-rank term, D width of a head, L values of a
-//! task. A gradient is called `d` and then what it is of.
+//! states, I width of the middle of the MLP, K and M inputs and outputs of a matrix, r the rank of a low-rank term, D
+//! width of a head, L values of a task. A gradient is called `d` and then what it is of.
 
 mod attention;
 mod dense;
 mod embedding;
 mod first_token;
-mod residual_norm;
+mod norm;
+mod positions;
+mod residual;
 
 use alloc::vec::Vec;
 use core::fmt::Debug;
@@ -20,7 +22,13 @@ use core::fmt::Debug;
 #[cfg(feature = "research")]
 pub(crate) use self::attention::lay_out_values;
 pub use self::{
-    attention::Attention, dense::Dense, embedding::Embedding, first_token::FirstToken, residual_norm::ResidualNorm,
+    attention::Attention,
+    dense::Dense,
+    embedding::Embedding,
+    first_token::FirstToken,
+    norm::Norm,
+    positions::{Positions, Relative},
+    residual::{Middle, Residual},
 };
 use crate::{
     Error, Result,

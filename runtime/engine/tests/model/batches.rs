@@ -23,13 +23,13 @@ fn several_tasks_are_answered_as_one() {
             let values = [small.values(40), small.values(41), small.values(42)];
             let tasks = [2, 0, 2];
             let table = values.concat();
-            let table = Table { values: &table, width, terms: &[] };
+            let table = Table { values: &table, width, terms: &[], zeros: &[] };
             let together = small.model.run(&machine, small.weights(), &batch(tasks), table).unwrap();
             let (mut tokens, mut pooled) = (&together.tokens[..], &together.pooled.as_ref().unwrap()[..]);
             for ((ids, types), task) in sequences().into_iter().zip(tasks) {
                 let mut alone = Batch::default();
                 alone.push(&ids, &types, 0);
-                let table = Table { values: &values[task as usize], width, terms: &[] };
+                let table = Table { values: &values[task as usize], width, terms: &[], zeros: &[] };
                 let due = small.model.run(&machine, small.weights(), &alone, table).unwrap();
                 for (found, due) in [(&mut tokens, &due.tokens), (&mut pooled, due.pooled.as_ref().unwrap())] {
                     let (first, rest) = found.split_at(due.len());
@@ -51,7 +51,7 @@ fn a_task_changes_its_own_sequences_only() {
     let width = small.model.values();
     let run = |second: u32| {
         let table = [small.values(40), small.values(second)].concat();
-        let table = Table { values: &table, width, terms: &[] };
+        let table = Table { values: &table, width, terms: &[], zeros: &[] };
         small.model.run(&machine, small.weights(), &batch([0, 1, 0]), table).unwrap().tokens.to_vec()
     };
     let (before, after) = (run(41), run(42));
@@ -72,7 +72,7 @@ fn a_term_adds_what_its_formula_says() {
         one.push(&[3], &[1], 0);
         let run = |values: &[f32], places: &[_]| {
             let terms = [TaskTerms { values, places }];
-            let table = Table { values: &values[..width], width, terms: &terms };
+            let table = Table { values: &values[..width], width, terms: &terms, zeros: &[] };
             small.model.run(&machine, small.weights(), &one, table).unwrap().tokens.to_vec()
         };
         let (plain, _) = small.with_terms(60, |_| 0);
@@ -116,14 +116,14 @@ fn tasks_with_terms_of_any_rank_are_answered_as_alone() {
             ];
             let table: Vec<f32> = tasks.iter().flat_map(|(values, _)| values[..width].to_vec()).collect();
             let terms = tasks.each_ref().map(|(values, places)| TaskTerms { values, places });
-            let table = Table { values: &table, width, terms: &terms };
+            let table = Table { values: &table, width, terms: &terms, zeros: &[] };
             let together = small.model.run(&machine, small.weights(), &batch([0, 1, 2]), table).unwrap();
             let (mut tokens, mut pooled) = (&together.tokens[..], &together.pooled.as_ref().unwrap()[..]);
             for ((ids, types), (values, places)) in sequences().into_iter().zip(&tasks) {
                 let mut alone = Batch::default();
                 alone.push(&ids, &types, 0);
                 let terms = [TaskTerms { values, places }];
-                let table = Table { values: &values[..width], width, terms: &terms };
+                let table = Table { values: &values[..width], width, terms: &terms, zeros: &[] };
                 let due = small.model.run(&machine, small.weights(), &alone, table).unwrap();
                 for (found, due) in [(&mut tokens, &due.tokens), (&mut pooled, due.pooled.as_ref().unwrap())] {
                     let (first, rest) = found.split_at(due.len());
@@ -133,6 +133,31 @@ fn tasks_with_terms_of_any_rank_are_answered_as_alone() {
                 }
             }
             assert!(tokens.is_empty() && pooled.is_empty());
+        }
+    }
+}
+
+/// A slot that is zero in every task is not read: here it holds what would spoil every sum.
+#[test]
+fn slots_that_are_zero_in_every_task_are_not_read() {
+    for small in [Small::new(false, |_| true), Small::of_normed(true, |_| true)] {
+        let width = small.model.values();
+        for kernel in kernels() {
+            let machine = machine(kernel, Activations::Int8);
+            let run = |values: &[f32], zeros: &[usize]| {
+                let table = Table { values, width, terms: &[], zeros };
+                let hidden = small.model.run(&machine, small.weights(), &batch([0, 1, 0]), table).unwrap();
+                [&hidden.tokens[..], &hidden.pooled.unwrap()].concat()
+            };
+            let values = [small.values(50), small.values(51)].concat();
+            for (name, slot) in &small.slots {
+                let with = |value: f32| {
+                    let mut changed = values.clone();
+                    changed.chunks_mut(width).for_each(|values| values[slot.range()].fill(value));
+                    changed
+                };
+                assert_eq!(run(&with(f32::NAN), &[slot.at]), run(&with(0.0), &[]), "{kernel:?}, {name}");
+            }
         }
     }
 }

@@ -4,6 +4,7 @@
 
 mod backward;
 mod batches;
+mod positions;
 mod refusing;
 
 use edge_engine::{
@@ -11,7 +12,7 @@ use edge_engine::{
     Threads, Values, Weights,
     kernels::Kernel,
     layout::{ALIGNMENT, PANEL_GROUP, PANEL_WIDTH, SCALE_GROUP},
-    operators::{Attention, Dense, Embedding, FirstToken, Operator, ResidualNorm},
+    operators::{Attention, Dense, Embedding, FirstToken, Middle, Norm, Operator, Positions, Relative, Residual},
 };
 
 /// Words, positions and token types.
@@ -74,13 +75,26 @@ fn sequences() -> [(Vec<u32>, Vec<u32>); 3] {
 impl Small {
     /// With the biases that `has_bias` says.
     fn new(quantized: bool, has_bias: fn(&str) -> bool) -> Self {
+        Self::of(quantized, has_bias, Maker::operators, Outputs { tokens: 4, pooled: Some(6) })
+    }
+
+    /// With LayerNorm before attention and a gated MLP, and every kind of positions.
+    fn of_normed(quantized: bool, has_bias: fn(&str) -> bool) -> Self {
+        Self::of(quantized, has_bias, Maker::operators_of_normed, Outputs { tokens: 6, pooled: Some(8) })
+    }
+
+    fn of(
+        quantized: bool,
+        has_bias: fn(&str) -> bool,
+        operators: fn(&mut Maker) -> Vec<Node>,
+        outputs: Outputs,
+    ) -> Self {
         let mut maker = Maker { bytes: Vec::new(), slots: Vec::new(), layers: Vec::new(), quantized, has_bias };
-        let operators = maker.operators();
+        let operators = operators(&mut maker);
         let Maker { bytes, slots, layers, .. } = maker;
         let mut weights = Aligned::zeros(bytes.len() / 4);
         bytemuck::cast_slice_mut(&mut weights[..bytes.len() / 4]).copy_from_slice(&bytes);
         let count = slots.last().map_or(0, |(_, slot)| slot.at + slot.len);
-        let outputs = Outputs { tokens: 4, pooled: Some(6) };
         Small { model: Model::new(operators, outputs, count, bytes.len()).unwrap(), quantized, weights, slots, layers }
     }
 
@@ -100,7 +114,7 @@ impl Small {
         let operators: Vec<Node> = maker.operators().into_iter().take(1).collect();
         let outputs = Outputs { tokens: 0, pooled: None };
         let model = Model::new(operators, outputs, self.model.values(), maker.bytes.len()).unwrap();
-        let table = Table { values, width: values.len(), terms: &[] };
+        let table = Table { values, width: values.len(), terms: &[], zeros: &[] };
         model.run(machine, self.weights(), batch, table).unwrap().tokens.to_vec()
     }
 
@@ -132,19 +146,19 @@ impl Maker {
         let [words, positions, types] =
             [(ROWS[0], 1), (ROWS[1], 2), (ROWS[2], 3)].map(|(rows, seed)| self.table(rows, seed));
         let norm = self.norm("embedding norm", EMBEDDING);
-        let embedding =
-            Embedding { name: name("words"), words, positions, first_position: 0, types: Some(types), norm };
+        let positions = Some((positions, 0));
+        let embedding = Embedding { name: name("words"), words, positions, types: Some(types), norm };
         let projection =
             Dense { name: name("project"), linear: self.linear("projection", EMBEDDING, HIDDEN), activation: None };
         let layers = ["query", "key", "value"].map(|name| self.linear(name, HIDDEN, HIDDEN));
-        let attention = Attention { name: name("attend"), layers, heads: 2 };
+        let attention = Attention { name: name("attend"), layers, heads: 2, positions: Positions::default() };
         let linear = self.linear("attention output", HIDDEN, HIDDEN);
-        let block =
-            ResidualNorm { name: name("block"), middle: None, linear, norm: self.norm("attention norm", HIDDEN) };
-        let middle = (self.linear("middle", HIDDEN, MIDDLE), Activation::Gelu);
+        let norm = Some(self.norm("attention norm", HIDDEN));
+        let block = Residual { name: name("block"), middle: None, linear, norm };
+        let middle = Middle { layers: vec![self.linear("middle", HIDDEN, MIDDLE)], activation: Activation::Gelu };
         let linear = self.linear("output", MIDDLE, HIDDEN);
-        let mlp =
-            ResidualNorm { name: name("mlp"), middle: Some(middle), linear, norm: self.norm("output norm", HIDDEN) };
+        let norm = Some(self.norm("output norm", HIDDEN));
+        let mlp = Residual { name: name("mlp"), middle: Some(middle), linear, norm };
         let first = FirstToken { name: name("first"), width: HIDDEN };
         let linear = self.linear("pooler", HIDDEN, HIDDEN);
         let pooler = Dense { name: name("pool"), linear, activation: Some(Activation::Tanh) };
@@ -157,6 +171,49 @@ impl Maker {
             (Box::new(first), vec![4]),
             (Box::new(pooler), vec![5]),
         ]
+    }
+
+    /// Embeddings without positions, their projection, a layer whose LayerNorms come first, and a pooler.
+    fn operators_of_normed(&mut self) -> Vec<Node> {
+        let name = String::from;
+        let (words, types) = (self.table(ROWS[0], 1), self.table(ROWS[2], 3));
+        let norm = self.norm("embedding norm", EMBEDDING);
+        let embedding = Embedding { name: name("words"), words, positions: None, types: Some(types), norm };
+        let projection =
+            Dense { name: name("project"), linear: self.linear("projection", EMBEDDING, HIDDEN), activation: None };
+        let layers = ["query", "key", "value"].map(|name| self.linear(name, HIDDEN, HIDDEN));
+        let rotary = Some(self.floats(ROWS[1], HIDDEN / 2, 11));
+        let buckets = (0..2 * ROWS[1] as u32 - 1).map(|distance| distance / 2).collect();
+        let relative = Some(Relative { table: self.floats(ROWS[1], 2, 12), buckets });
+        let positions = Positions { rotary, relative, window: Some(2) };
+        let attention = Attention { name: name("attend"), layers, heads: 2, positions };
+        let linear = self.linear("attention output", HIDDEN, HIDDEN);
+        let block = Residual { name: name("block"), middle: None, linear, norm: None };
+        let before = Norm { name: name("before"), norm: self.norm("attention norm", HIDDEN) };
+        let layers = ["middle", "gate"].map(|name| self.linear(name, HIDDEN, MIDDLE)).to_vec();
+        let middle = Some(Middle { layers, activation: Activation::Gelu });
+        let mlp = Residual { name: name("mlp"), middle, linear: self.linear("output", MIDDLE, HIDDEN), norm: None };
+        let last = Norm { name: name("last"), norm: self.norm("output norm", HIDDEN) };
+        let first = FirstToken { name: name("first"), width: HIDDEN };
+        let linear = self.linear("pooler", HIDDEN, HIDDEN);
+        let pooler = Dense { name: name("pool"), linear, activation: Some(Activation::Tanh) };
+        vec![
+            (Box::new(embedding), vec![]),
+            (Box::new(projection), vec![0]),
+            (Box::new(attention), vec![1]),
+            (Box::new(block), vec![2, 1]),
+            (Box::new(before), vec![3]),
+            (Box::new(mlp), vec![4, 3]),
+            (Box::new(last), vec![5]),
+            (Box::new(first), vec![6]),
+            (Box::new(pooler), vec![7]),
+        ]
+    }
+
+    /// A table of floats.
+    fn floats(&mut self, rows: usize, columns: usize, seed: u32) -> Tensor {
+        let at = self.place(bytemuck::cast_slice(&numbers(rows * columns, seed)));
+        Tensor { rows, columns, in_panels: false, values: Values::F32 { at } }
     }
 
     fn slot(&mut self, name: &'static str, len: usize) -> Option<Slot> {

@@ -3,7 +3,7 @@
 use edge_engine::{
     Activations, Batch, Error, Gradients, LayerNorm, Linear, LowRank, Model, Outputs, Result, Slot, Table, TaskTerms,
     Tensor, Values, Weights, kernels,
-    operators::{Attention, Dense, Embedding, FirstToken, ResidualNorm},
+    operators::{Attention, Dense, Embedding, FirstToken, Middle, Positions, Residual},
 };
 
 use super::{HIDDEN, Node, Small, batch, machine};
@@ -28,8 +28,7 @@ fn embedding(width: usize) -> Embedding {
     Embedding {
         name: "words".into(),
         words: tensor(2, width, false),
-        positions: tensor(2, width, false),
-        first_position: 0,
+        positions: Some((tensor(2, width, false), 0)),
         types: None,
         norm: norm(width),
     }
@@ -48,12 +47,12 @@ fn first(input: usize) -> Node {
 }
 
 fn attention(layers: [Linear; 3], heads: usize, input: usize) -> Node {
-    (Box::new(Attention { name: "attend".into(), layers, heads }), vec![input])
+    (Box::new(Attention { name: "attend".into(), layers, heads, positions: Positions::default() }), vec![input])
 }
 
 fn block(middle: Option<Linear>, linear: Linear, norm: LayerNorm, inputs: [usize; 2]) -> Node {
-    let middle = middle.map(|middle| (middle, edge_engine::Activation::Relu));
-    (Box::new(ResidualNorm { name: "block".into(), middle, linear, norm }), inputs.to_vec())
+    let middle = middle.map(|middle| Middle { layers: vec![middle], activation: edge_engine::Activation::Relu });
+    (Box::new(Residual { name: "block".into(), middle, linear, norm: Some(norm) }), inputs.to_vec())
 }
 
 /// A model of these operators, whose first one's output is its own.
@@ -80,7 +79,7 @@ fn operators_that_do_not_fit_are_refused() {
         (attention([four(), four(), linear(5, 4)], 2, 0), "keys and values with a number of inputs", 4, 5),
         (attention([four(), four(), four()], 3, 0), "a number of columns left over by heads of equal width", 0, 1),
         (attention([four(), four(), four()], 0, 0), "a number of columns left over by heads of equal width", 0, 1),
-        (block(Some(linear(4, 6)), four(), norm(4), [0, 0]), "an MLP's second layer with a number of inputs", 6, 4),
+        (block(Some(linear(4, 6)), four(), norm(4), [0, 0]), "an MLP's last layer with a number of inputs", 6, 4),
         (block(None, linear(4, 5), norm(4), [0, 0]), "a LayerNorm with a width", 5, 4),
         (
             block(None, four(), LayerNorm { bias: Some(Slot { at: 0, len: 3 }), ..norm(4) }, [0, 0]),
@@ -106,7 +105,7 @@ fn operators_that_do_not_fit_are_refused() {
             1,
         ),
         (
-            (Box::new(Embedding { positions: tensor(2, 5, false), ..embedding(4) }), vec![]),
+            (Box::new(Embedding { positions: Some((tensor(2, 5, false), 0)), ..embedding(4) }), vec![]),
             "an embedding table's width",
             4,
             5,
@@ -174,7 +173,7 @@ fn runs_on_what_is_not_the_models_are_refused() {
     let machine = machine(kernels()[0], Activations::F32);
     let width = small.model.values();
     let values = small.values(50);
-    let table = Table { values: &values, width, terms: &[] };
+    let table = Table { values: &values, width, terms: &[], zeros: &[] };
     let weights = small.weights();
     let bytes: &[u8] = bytemuck::cast_slice(&small.weights);
     assert_eq!(Weights::new(&bytes[4..]).err(), Some(Error::Alignment { expected: 64, found: 4 }));
@@ -204,8 +203,9 @@ fn runs_on_what_is_not_the_models_are_refused() {
     let (values, places) = small.with_terms(50, |_| 2);
     let two = [&values[..width], &values[..width]].concat();
     let terms = TaskTerms { values: &values, places: &places };
-    let refused =
-        |batch: &Batch, terms: &[TaskTerms<'_>]| what(run(weights, batch, Table { values: &two, width, terms }));
+    let refused = |batch: &Batch, terms: &[TaskTerms<'_>]| {
+        what(run(weights, batch, Table { values: &two, width, terms, zeros: &[] }))
+    };
     assert_eq!(refused(&batch([0, 1, 0]), &[terms]), "low-rank terms of all tasks");
     let short = TaskTerms { values: &values[..values.len() - 1], ..terms };
     assert_eq!(refused(&one, &[short]), "values of a task's low-rank terms");
@@ -229,14 +229,17 @@ fn runs_on_what_is_not_the_models_are_refused() {
 #[test]
 fn rows_beyond_a_table_are_refused() {
     for row in [2, usize::MAX] {
-        let error =
-            model(vec![(Box::new(Embedding { first_position: row, ..embedding(4) }), vec![])], None).unwrap_err();
+        let error = model(
+            vec![(Box::new(Embedding { positions: Some((tensor(2, 4, false), row)), ..embedding(4) }), vec![])],
+            None,
+        )
+        .unwrap_err();
         assert_eq!(error, Error::Row { operator: "words".into(), row, rows: 2 });
     }
     let small = Small::new(false, |_| true);
     let machine = machine(kernels()[0], Activations::F32);
     let values = small.values(50);
-    let table = Table { values: &values, width: values.len(), terms: &[] };
+    let table = Table { values: &values, width: values.len(), terms: &[], zeros: &[] };
     for (ids, types, row, rows) in
         [(vec![1, 5], vec![0, 0], 5, 5), (vec![0; 8], vec![0; 8], 7, 7), (vec![1, 1], vec![0, 2], 2, 2)]
     {

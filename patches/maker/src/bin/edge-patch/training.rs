@@ -42,10 +42,10 @@ pub(crate) struct TrainArguments {
     /// is written; the name is that of the checkpoint and of kept results
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
-    /// Train these slots, separated by , or +. Biases of every layer: bq bv bm1 bln1 bm2 bm3 bln2, as in the BitFit paper.
-    /// Of the embeddings: beln beproj. Of the pooler: bpool. All biases: all. Low-rank terms (LoRA):
-    /// lora:MODULE+...@RANK, of the modules q k v m1 m2 m3, eproj and pool, or lora:all@RANK for the first six. The head
-    /// alone: frozen
+    /// Train these slots, separated by , or +. Biases of every layer: bq bk bv bm1 bln1 bm2 bgate bm3 bln2, as in the
+    /// BitFit paper; bk only with rotary positions, bgate only with a gate. Of the embeddings: beln beproj. After the
+    /// last layer: bfln bpool. All biases: all. Low-rank terms (LoRA): lora:MODULE+...@RANK, of the modules q k v m1 m2
+    /// gate m3, eproj and pool, or lora:all@RANK for those of every layer. The head alone: frozen
     #[arg(long, value_name = "SLOT,...", default_value_t = Slots::default(), value_parser = slots)]
     slots: Slots,
     /// Train no slots below layer N, counted from 0; those of the embeddings only if N is 0
@@ -83,8 +83,8 @@ pub(crate) struct RecipeArguments {
         value_parser = learning_rate
     )]
     pub learning_rates: Vec<f64>,
-    /// Multiply the learning rate by this for the biases on the residual stream, beln bm1 bln1 bm3 bln2; 1 trains all
-    /// biases alike
+    /// Multiply the learning rate by this for the biases on the residual stream, beln bm1 bln1 bm3 bln2 bfln; 1 trains
+    /// all biases alike
     #[arg(long, value_name = "FACTOR", default_value_t = Recipe::default().residual_rate, value_parser = factor)]
     pub residual_rate: f64,
     /// Do this many runs with each learning rate, with consecutive seeds

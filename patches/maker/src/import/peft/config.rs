@@ -138,7 +138,10 @@ impl AdapterConfig {
         if kind.pooling().is_none() || !(classifier || task_type == Some("SEQ_CLS")) {
             return Ok(());
         }
-        let (due, pooling) = HeadLayers::of_sequence_classifier(family);
+        let Some((due, pooling)) = HeadLayers::of_sequence_classifier(family) else {
+            let expected = "a family whose sequence classifiers have a head of linear layers alone";
+            return Err(content(&self.path, "head", expected, family.name()));
+        };
         if due != *head {
             let list = |head: &HeadLayers| head.modules().collect::<Vec<_>>().join(" and ");
             let expected = format!(

@@ -11,7 +11,7 @@ mod write;
 use std::{collections::BTreeSet, path::Path};
 
 use bias_patch::Task;
-use edge_bundle::{Manifest, Slot};
+use edge_bundle::{Family, Manifest, Slot};
 use hf_checkpoint::Checkpoint;
 
 use self::config::{AdapterConfig, CONFIG};
@@ -88,9 +88,11 @@ impl Adapter {
     pub fn check(&self, manifest: &Manifest, task: &Task, head: &HeadLayers) -> Result<()> {
         self.config.check_task(task, manifest.config.family, head)?;
         let of_head = head.tensors();
-        let biases: BTreeSet<&str> = manifest.slots.iter().map(|slot| slot.name.as_str()).collect();
-        let linear = manifest.slots.iter().filter(|slot| slot.module.is_linear()).map(module);
-        let linear: BTreeSet<&str> = linear.collect();
+        let family = manifest.config.family;
+        let named = |slot: &Slot| family.in_checkpoint(slot.module_name()).0;
+        let biases: BTreeSet<String> = manifest.slots.iter().map(|slot| format!("{}.bias", named(slot))).collect();
+        let linear = manifest.slots.iter().filter(|slot| slot.module.is_linear()).map(named);
+        let linear: BTreeSet<String> = linear.collect();
         let path = self.tensors.path();
         for name in self.tensors.names() {
             if of_head.contains(name) || biases.contains(name) {
@@ -109,7 +111,7 @@ impl Adapter {
                 return Err(content(path, field(), expected, "another tensor"));
             };
             if !linear.contains(of) {
-                let known = linear.first().copied().unwrap_or_default();
+                let known = linear.first().map_or("", String::as_str);
                 let expected = format!(
                     "a linear layer of the encoder, such as {known}; layers of the head come whole, by modules_to_save"
                 );
@@ -132,27 +134,32 @@ impl Adapter {
     }
 
     /// The low-rank term of a bias's layer, which has K inputs.
-    pub fn term(&self, slot: &Slot, inputs: usize) -> Result<Option<Term>> {
-        let (module, outputs) = (module(slot), slot.len as usize);
+    pub fn term(&self, slot: &Slot, inputs: usize, family: Family) -> Result<Option<Term>> {
+        let ((module, part), outputs) = (family.in_checkpoint(slot.module_name()), slot.len as usize);
         let name = |part: &str| format!("{module}{part}");
         if !self.tensors.contains(&name(A)) {
             return Ok(None);
         }
-        let rank = self.rank(module)?;
+        let rank = self.rank(&module)?;
         let a = self.tensors.read(&name(A), &[rank, inputs])?;
-        let rows = self.tensors.read(&name(B), &[outputs, rank])?;
-        let scale = self.config.scale(module, rank)?;
+        let rows = self.tensors.read(&name(B), &[part.of * outputs, rank])?;
+        let rows = part.take(&rows);
+        let scale = self.config.scale(&module, rank)?;
         let columns = (0..rank).flat_map(|column| rows.iter().skip(column).step_by(rank));
         let b = columns.map(|value| (f64::from(*value) * scale) as f32).collect();
         Ok(Some(Term { a, b }))
     }
 
     /// The values of a bias whose value in the encoder is `base`.
-    pub fn bias(&self, slot: &Slot, base: &[f32]) -> Result<Option<Vec<f32>>> {
-        let (module, len) = (module(slot), base.len());
+    pub fn bias(&self, slot: &Slot, base: &[f32], family: Family) -> Result<Option<Vec<f32>>> {
+        let ((module, part), len) = (family.in_checkpoint(slot.module_name()), base.len());
         let name = |part: &str| format!("{module}{part}");
-        let mut values = match self.tensors.contains(&slot.name) {
-            true => Some(self.tensors.read(&slot.name, &[len])?),
+        let read = |name: &str, dims: &[usize]| -> Result<Vec<f32>> {
+            Ok(part.take(&self.tensors.read(name, dims)?).to_vec())
+        };
+        let own = name(".bias");
+        let mut values = match self.tensors.contains(&own) {
+            true => Some(read(&own, &[part.of * len])?),
             false => None,
         };
         let mut add = |change: Vec<f32>, scale: f64| {
@@ -161,11 +168,11 @@ impl Adapter {
             sums.for_each(|(value, change)| *value = (f64::from(*value) + f64::from(change) * scale) as f32);
         };
         if self.tensors.contains(&name(BIAS_OF_B)) {
-            let scale = self.config.scale(module, self.rank(module)?)?;
-            add(self.tensors.read(&name(BIAS_OF_B), &[len])?, scale);
+            let scale = self.config.scale(&module, self.rank(&module)?)?;
+            add(read(&name(BIAS_OF_B), &[part.of * len])?, scale);
         }
         if self.tensors.contains(&name(BEFT)) {
-            add(self.tensors.read(&name(BEFT), &[1, len])?, 1.0);
+            add(read(&name(BEFT), &[1, part.of * len])?, 1.0);
         }
         Ok(values)
     }
@@ -184,11 +191,6 @@ impl Adapter {
         self.config.check_rank(module, rank)?;
         Ok(rank)
     }
-}
-
-/// The module of a bias.
-fn module(slot: &Slot) -> &str {
-    slot.name.strip_suffix(".bias").unwrap_or(&slot.name)
 }
 
 /// The tensors under the names that they would have without PEFT: a wrapped layer's own bias is that of the layer, and

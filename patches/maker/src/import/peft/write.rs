@@ -2,7 +2,7 @@
 //!
 //! In: a patch. Out: `adapter_config.json` and `adapter_model.safetensors`: its low-rank terms, its head by
 //! `modules_to_save`, and all biases if it changes one. Refused: a patch without low-rank terms, of which PEFT makes no
-//! LoRA, and a head that its names cannot express.
+//! LoRA, a family some of whose modules have other names in transformers, and a head that its names cannot express.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -11,7 +11,7 @@ use edge_bundle::{Bundle, Family};
 use hf_checkpoint::{NamedTensor, PEFT_PREFIX, to_safetensors};
 use serde_json::json;
 
-use super::{super::heads::HeadLayers, A, B, TENSORS, config::CONFIG, module};
+use super::{super::heads::HeadLayers, A, B, TENSORS, config::CONFIG};
 use crate::Result;
 
 /// The two files of an adapter.
@@ -51,6 +51,11 @@ pub fn extract_peft(bundle: &Bundle, patch: &Patch) -> Result<PeftAdapter> {
     let manifest = bundle.manifest();
     let family = manifest.config.family;
     let values = patch.apply(&manifest.shape(), bundle.base()?.slots())?;
+    if family.names_modules_itself() {
+        let expected = "a family whose modules have the names that transformers gives them".to_owned();
+        let field = format!("encoder of task {}", patch.task().name());
+        return Err(bias_patch::Error::Field { field, expected, found: family.name().to_owned() }.into());
+    }
     let Some(first) = values.low_rank.first() else {
         let expected = "a low-rank term, for PEFT has no LoRA without; --format biases writes biases".to_owned();
         let field = format!("slots of task {}", patch.task().name());
@@ -66,15 +71,15 @@ pub fn extract_peft(bundle: &Bundle, patch: &Patch) -> Result<PeftAdapter> {
         let slot = &manifest.slots[term.slot];
         let (outputs, inputs) = (slot.len as usize, manifest.config.inputs(slot.module) as usize);
         let rows = (0..outputs).flat_map(|row| term.b.iter().skip(row).step_by(outputs).copied());
-        let name = |part: &str| of_encoder(format!("{}{part}", module(slot)));
+        let name = |part: &str| of_encoder(format!("{}{part}", slot.module_name()));
         tensors.push((name(A), vec![term.rank, inputs], term.a.clone()));
         tensors.push((name(B), vec![outputs, term.rank], rows.collect()));
-        ranks.insert(module(slot), term.rank);
+        ranks.insert(slot.module_name(), term.rank);
     }
     if changes_biases {
         for (slot, values) in manifest.slots.iter().zip(&values.slots) {
-            let own = if ranks.contains_key(module(slot)) { ".base_layer.bias" } else { ".bias" };
-            tensors.push((of_encoder(format!("{}{own}", module(slot))), vec![values.len()], values.clone()));
+            let own = if ranks.contains_key(slot.module_name()) { ".base_layer.bias" } else { ".bias" };
+            tensors.push((of_encoder(format!("{}{own}", slot.module_name())), vec![values.len()], values.clone()));
         }
     }
     let head = layers.write(patch.head());
@@ -110,7 +115,7 @@ fn task_type(patch: &Patch, layers: &HeadLayers, family: Family) -> Option<&'sta
         Kind::Tagging { .. } => Some("TOKEN_CLS"),
         Kind::Span { .. } => Some("QUESTION_ANS"),
         _ => {
-            let (due, pooling) = HeadLayers::of_sequence_classifier(family);
+            let (due, pooling) = HeadLayers::of_sequence_classifier(family)?;
             (due == *layers && kind.pooling() == Some(pooling)).then_some("SEQ_CLS")
         }
     }

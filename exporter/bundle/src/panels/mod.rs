@@ -1,7 +1,10 @@
 //! Weights laid out for multiplication, in a file that is mapped and used where it lies.
 //!
 //! In: an opened bundle. Out: a panels file beside it, and for a panels file its [`PanelIndex`], checked against the
-//! bundle. Refused: another layout, another encoder, parts that do not add up. The layout is in `FORMAT.md`.
+//! bundle. Refused: another layout, another encoder, parts that do not add up. The layout is in `FORMAT.md`. Tensors are
+//! read and written in blocks, so the largest of them does not bound the memory.
+
+mod tiles;
 
 use std::{
     fs::File,
@@ -132,24 +135,7 @@ impl PanelIndex {
         let index = Self::read(path, manifest, |_, verify| verify())?;
         let mut file = File::open(path).map_err(Error::io(path, "open"))?;
         for (entry, tensor) in index.tensors.iter().zip(&manifest.tensors) {
-            let length = entry.end() - entry.offset;
-            // The file was found to have this length, so this is what it holds and no more.
-            let length = usize::try_from(length).map_err(|_| {
-                let field = format!("tensor {}", entry.name);
-                Error::field(field, "as many bytes as this processor has addresses", length).in_file(path)
-            })?;
-            let mut bytes = vec![0; length];
-            file.seek(SeekFrom::Start(entry.offset)).map_err(Error::io(path, "read"))?;
-            file.read_exact(&mut bytes).map_err(Error::io(path, "read"))?;
-            let values = taken_out(&bytes, entry);
-            tensor.check_quantized(&values).map_err(|e| e.in_file(path))?;
-            let mut again = Vec::new();
-            lay_out(&values, entry, &mut again);
-            let found = Digest::of(&values);
-            if found != tensor.sha256 || again != bytes {
-                let field = format!("tensor {}", entry.name);
-                return Err(Error::field(field, format!("digest {}", tensor.sha256), found).in_file(path));
-            }
+            tiles::verify(&mut file, path, entry, tensor).map_err(|e| e.in_file(path))?;
         }
         Ok(index)
     }
@@ -240,14 +226,15 @@ impl PanelIndex {
             let mut digester = Digester::default();
             let mut at = begin;
             for (entry, tensor) in tensors.iter().zip(&manifest.tensors) {
-                let values = bundle.tensor(tensor)?;
                 let padding =
                     usize::try_from(entry.offset - at).expect("tensors follow each other on the next boundary");
-                let mut bytes = vec![0; padding];
-                lay_out(&values, entry, &mut bytes);
-                digester.update(&bytes);
-                out.write_all(&bytes).map_err(Error::io(path, "write"))?;
-                at += bytes.len() as u64;
+                let mut put = |bytes: &[u8]| {
+                    digester.update(bytes);
+                    at += bytes.len() as u64;
+                    out.write_all(bytes).map_err(Error::io(path, "write"))
+                };
+                put(&vec![0; padding])?;
+                tiles::write(bundle, entry, tensor, &mut put)?;
             }
             let header = header(digester.finish(), tensors.clone())?;
             let length =
@@ -286,68 +273,6 @@ fn entries(manifest: &Manifest, mut end: u64) -> Result<Vec<PanelEntry>> {
         entries.push(entry);
     }
     Ok(entries)
-}
-
-/// Appends a tensor to `bytes` as its entry says.
-fn lay_out(values: &[u8], entry: &PanelEntry, bytes: &mut Vec<u8>) {
-    match (entry.in_panels, entry.element) {
-        (false, _) => bytes.extend(values),
-        (true, Element::F32) => lay_out_floats(values.as_chunks().0, entry, bytes),
-        (true, Element::I8) => lay_out_int8(values, entry, bytes),
-    }
-}
-
-fn lay_out_floats(values: &[[u8; 4]], entry: &PanelEntry, bytes: &mut Vec<u8>) {
-    let (rows, columns) = (entry.rows as usize, entry.columns as usize);
-    for first in (0..columns).step_by(PANEL_WIDTH) {
-        let width = (columns - first).min(PANEL_WIDTH);
-        for row in 0..rows {
-            bytes.extend(values[row * columns + first..][..width].as_flattened());
-            bytes.extend(std::iter::repeat_n(0, 4 * (PANEL_WIDTH - width)));
-        }
-    }
-}
-
-fn lay_out_int8(quantized: &[u8], entry: &PanelEntry, bytes: &mut Vec<u8>) {
-    let (rows, columns) = (entry.rows as usize, entry.columns as usize);
-    let at =
-        |row: usize, column: usize| if row < rows && column < columns { quantized[row * columns + column] } else { 0 };
-    for first in (0..columns).step_by(PANEL_WIDTH) {
-        for group in (0..rows).step_by(PANEL_GROUP) {
-            for column in first..first + PANEL_WIDTH {
-                bytes.extend((group..group + PANEL_GROUP).map(|row| at(row, column)));
-            }
-        }
-    }
-    for group in quantized.chunks((SCALE_GROUP as usize).saturating_mul(columns)) {
-        let mut sums = vec![0.0f32; columns];
-        for row in group.chunks(columns) {
-            sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += f32::from(value.cast_signed()));
-        }
-        bytes.extend(sums.iter().flat_map(|sum| sum.to_le_bytes()));
-    }
-}
-
-/// The tensor that [`lay_out`] has laid out.
-fn taken_out(bytes: &[u8], entry: &PanelEntry) -> Vec<u8> {
-    if !entry.in_panels {
-        return bytes.to_owned();
-    }
-    let (rows, columns) = (entry.rows as usize, entry.columns as usize);
-    // Rows that lie side by side, and bytes of a value.
-    let (group, width) = match entry.element {
-        Element::F32 => (1, 4),
-        Element::I8 => (PANEL_GROUP, 1),
-    };
-    let panel = rows.next_multiple_of(group) * PANEL_WIDTH;
-    let mut values = Vec::with_capacity(rows * columns * width);
-    for row in 0..rows {
-        for column in 0..columns {
-            let lane = (row / group * PANEL_WIDTH + column % PANEL_WIDTH) * group + row % group;
-            values.extend(&bytes[(column / PANEL_WIDTH * panel + lane) * width..][..width]);
-        }
-    }
-    values
 }
 
 #[cfg(test)]

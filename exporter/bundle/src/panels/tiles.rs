@@ -1,0 +1,192 @@
+//! The tensors of a panels file, piece by piece.
+//!
+//! In: a tensor of `weights.bin`, or of a panels file. Out: the same tensor laid out, or that it is the bundle's. A tile
+//! is some rows of a matrix, or some columns of it, a multiple of sixteen: of a tile, the panels are laid out as those of
+//! a whole matrix are. Refused: tensors of another digest, padding that is not zero, column sums of other values.
+
+use std::{
+    fs::File,
+    io::{Read, Seek, SeekFrom},
+    path::Path,
+};
+
+use bias_patch::Digester;
+
+use super::{PANEL_GROUP, PANEL_WIDTH, PanelEntry};
+use crate::{Bundle, Element, Error, Result, SCALE_GROUP, TensorEntry};
+
+/// Gives the bytes of a tensor as its entry says, in the order of the file.
+pub(super) fn write(
+    bundle: &Bundle,
+    entry: &PanelEntry,
+    tensor: &TensorEntry,
+    put: &mut dyn FnMut(&[u8]) -> Result<()>,
+) -> Result<()> {
+    if !entry.in_panels {
+        return bundle.stream_tensor(tensor, |_, bytes| put(bytes));
+    }
+    // Rows are digested in their order first, and then read in the order of the panels.
+    let [rows, columns] = tensor.matrix();
+    let mut sums = Vec::new();
+    bundle.stream_tensor(tensor, |_, bytes| {
+        if entry.element == Element::I8 {
+            sums.extend(column_sums(bytes, columns));
+        }
+        Ok::<_, Error>(())
+    })?;
+    for part in tensor.column_blocks(PANEL_WIDTH) {
+        put(&laid_out(&bundle.tensor_part(tensor, 0..rows, part.clone())?, entry.element, part.len()))?;
+    }
+    put(&sums)
+}
+
+/// Compares the tensor at an entry of a panels file with the one of the manifest.
+pub(super) fn verify(file: &mut File, path: &Path, entry: &PanelEntry, tensor: &TensorEntry) -> Result<()> {
+    let mut read = |offset: u64, bytes: &mut [u8]| {
+        file.seek(SeekFrom::Start(offset)).map_err(Error::io(path, "read"))?;
+        file.read_exact(bytes).map_err(Error::io(path, "read"))
+    };
+    let [rows, columns] = tensor.matrix();
+    let bytes_each = width(entry.element);
+    let (mut digester, mut quantized, mut same) = (Digester::default(), Ok(()), true);
+    let mut sums_at = entry.column_sums().map(|(offset, _)| offset);
+    for part in tensor.row_blocks() {
+        let values = if entry.in_panels {
+            let height = |rows: usize| rows.next_multiple_of(group(entry.element)) * PANEL_WIDTH * bytes_each;
+            // The rows of each panel follow each other.
+            let mut tile = vec![0; height(part.len()) * columns.div_ceil(PANEL_WIDTH)];
+            for (panel, bytes) in tile.chunks_mut(height(part.len())).enumerate() {
+                read(entry.offset + (panel * height(rows) + height(part.start)) as u64, bytes)?;
+            }
+            let values = taken_out(&tile, entry.element, part.len(), columns);
+            same &= laid_out(&values, entry.element, columns) == tile;
+            values
+        } else {
+            let mut values = vec![0; part.len() * columns * bytes_each];
+            read(entry.offset + (part.start * columns * bytes_each) as u64, &mut values)?;
+            values
+        };
+        if let Some(at) = &mut sums_at {
+            let due = column_sums(&values, columns);
+            let mut found = vec![0; due.len()];
+            read(*at, &mut found)?;
+            same &= found == due;
+            *at += due.len() as u64;
+        }
+        digester.update(&values);
+        quantized = quantized.and(tensor.check_quantized(&values));
+    }
+    let found = digester.finish();
+    tensor.check_digest(found).and(quantized)?;
+    if !same {
+        let expected = "zeros beside the values, and the sums of each column";
+        return Err(Error::field(format!("tensor {}", entry.name), expected, "others"));
+    }
+    Ok(())
+}
+
+/// Bytes of a value.
+fn width(element: Element) -> usize {
+    match element {
+        Element::F32 => 4,
+        Element::I8 => 1,
+    }
+}
+
+/// Rows whose values of a column lie side by side.
+fn group(element: Element) -> usize {
+    match element {
+        Element::F32 => 1,
+        Element::I8 => PANEL_GROUP,
+    }
+}
+
+/// The panels of a tile, row-major, of `columns` columns.
+fn laid_out(values: &[u8], element: Element, columns: usize) -> Vec<u8> {
+    match element {
+        Element::F32 => lay_out_floats(values.as_chunks().0, columns),
+        Element::I8 => lay_out_int8(values, columns),
+    }
+}
+
+fn lay_out_floats(values: &[[u8; 4]], columns: usize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(4 * values.len());
+    for first in (0..columns).step_by(PANEL_WIDTH) {
+        let width = (columns - first).min(PANEL_WIDTH);
+        for row in values.chunks(columns) {
+            bytes.extend(row[first..][..width].as_flattened());
+            bytes.extend(std::iter::repeat_n(0, 4 * (PANEL_WIDTH - width)));
+        }
+    }
+    bytes
+}
+
+fn lay_out_int8(values: &[u8], columns: usize) -> Vec<u8> {
+    let rows = values.len() / columns.max(1);
+    let at =
+        |row: usize, column: usize| if row < rows && column < columns { values[row * columns + column] } else { 0 };
+    let mut bytes = Vec::with_capacity(values.len());
+    for first in (0..columns).step_by(PANEL_WIDTH) {
+        for group in (0..rows).step_by(PANEL_GROUP) {
+            for column in first..first + PANEL_WIDTH {
+                bytes.extend((group..group + PANEL_GROUP).map(|row| at(row, column)));
+            }
+        }
+    }
+    bytes
+}
+
+/// The sums of each column of int8 values, of each group of rows that share a scale, f32.
+fn column_sums(values: &[u8], columns: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for group in values.chunks((SCALE_GROUP as usize).saturating_mul(columns)) {
+        let mut sums = vec![0.0f32; columns];
+        for row in group.chunks(columns) {
+            sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += f32::from(value.cast_signed()));
+        }
+        bytes.extend(sums.iter().flat_map(|sum| sum.to_le_bytes()));
+    }
+    bytes
+}
+
+/// The tile, row-major, that [`laid_out`] has laid out.
+fn taken_out(bytes: &[u8], element: Element, rows: usize, columns: usize) -> Vec<u8> {
+    let (group, width) = (group(element), width(element));
+    let panel = rows.next_multiple_of(group) * PANEL_WIDTH;
+    let mut values = Vec::with_capacity(rows * columns * width);
+    for row in 0..rows {
+        for column in 0..columns {
+            let lane = (row / group * PANEL_WIDTH + column % PANEL_WIDTH) * group + row % group;
+            values.extend(&bytes[(column / PANEL_WIDTH * panel + lane) * width..][..width]);
+        }
+    }
+    values
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tiles_of_rows_and_of_columns_are_parts_of_the_whole() {
+        let (rows, columns) = (262, 40);
+        for element in [Element::F32, Element::I8] {
+            let width = width(element);
+            let values: Vec<u8> = (0..rows * columns * width).map(|at| (at * 7919 % 251) as u8).collect();
+            let whole = laid_out(&values, element, columns);
+            assert_eq!(taken_out(&whole, element, rows, columns), values);
+            // Columns: panels follow each other.
+            let part = |first: usize, count: usize| {
+                let row = |row: &[u8]| row[first * width..(first + count) * width].to_vec();
+                laid_out(&values.chunks(columns * width).flat_map(row).collect::<Vec<u8>>(), element, count)
+            };
+            assert!([part(0, 32), part(32, 8)].concat() == whole, "{element:?}");
+            // Rows: a part of each panel.
+            let upper = laid_out(&values[..256 * columns * width], element, columns);
+            let lower = laid_out(&values[256 * columns * width..], element, columns);
+            let panels = columns.div_ceil(PANEL_WIDTH);
+            let joined = upper.chunks(upper.len() / panels).zip(lower.chunks(lower.len() / panels));
+            assert!(joined.map(|(upper, lower)| [upper, lower].concat()).collect::<Vec<_>>().concat() == whole);
+        }
+    }
+}

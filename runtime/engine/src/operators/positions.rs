@@ -1,0 +1,168 @@
+//! What attention knows of where tokens are: rotations of queries and keys, a number added to each score by the distance
+//! of its two tokens, and a window beyond which no token sees another.
+//!
+//! In: tables, and a batch. Out: rotated queries and keys, what scores are added to, and which keys a query sees.
+//! Refused: tables of another shape, and sequences that are longer than a table.
+//!
+//! Letters: S tokens of a sequence, n heads, D width of a head, P the longest sequence of a table. Distances are j - i,
+//! of the key j from the query i.
+
+use alloc::vec::Vec;
+use core::ops::Range;
+
+use super::same;
+use crate::{
+    Error, Result,
+    batch::Batch,
+    kernels::Start,
+    layout::PANEL_WIDTH,
+    machine::{Machine, Scratch},
+    weights::{Tensor, Weights},
+};
+
+/// The kinds of positions that attention has. Without any, it does not know the order of tokens.
+#[derive(Clone, Debug, Default)]
+pub struct Positions {
+    /// Rotary positions (RoFormer: Su and others, 2021): for each place the D / 2 cosines of its angles, then the sines,
+    /// `[P, D]`. Column c of a head is rotated with column c + D / 2.
+    pub rotary: Option<Tensor>,
+    /// What is added to the scores by distance.
+    pub relative: Option<Relative>,
+    /// The largest distance at which a query sees a key; none if it sees all.
+    pub window: Option<usize>,
+}
+
+/// A number for each head and bucket of distances (T5: Raffel and others, 2020, 2.1).
+#[derive(Clone, Debug)]
+pub struct Relative {
+    /// The numbers, `[buckets, n]`.
+    pub table: Tensor,
+    /// The bucket of each distance from 1 - P to P - 1: 2 P - 1 of them, that of distance 0 in the middle.
+    pub buckets: Vec<u32>,
+}
+
+/// [`Positions`] for a batch.
+pub(super) struct Distances<'m> {
+    /// The longest sequence, M.
+    longest: usize,
+    /// What is added to scores, `[n, 2 M - 1]`.
+    relative: Option<Scratch<'m>>,
+    window: Option<usize>,
+}
+
+impl Positions {
+    /// Checks that its tables suit heads of a width.
+    pub(super) fn check(&self, operator: &str, heads: usize, width: usize) -> Result<()> {
+        if let Some(table) = &self.rotary {
+            same(operator, "a rotary table's width", width, table.columns)?;
+            same(operator, "columns left over by pairs of columns that are rotated", 0, width % 2)?;
+        }
+        if let Some(Relative { table, buckets }) = &self.relative {
+            same(operator, "a column for each head of a table of distances", heads, table.columns)?;
+            same(operator, "a number of distances that is odd", 1, buckets.len() % 2)?;
+            if let Some(row) = buckets.iter().map(|row| *row as usize).find(|row| *row >= table.rows) {
+                return Err(Error::Row { operator: operator.into(), row, rows: table.rows });
+            }
+        }
+        for table in self.tensors() {
+            same(operator, "a table of positions that is not quantized or in panels", 1, plain(table))?;
+        }
+        Ok(())
+    }
+
+    /// Its tables.
+    pub(super) fn tensors(&self) -> impl Iterator<Item = &Tensor> {
+        self.rotary.iter().chain(self.relative.iter().map(|relative| &relative.table))
+    }
+
+    /// Checks that no sequence of a batch is longer than a table.
+    pub(super) fn check_lengths(&self, operator: &str, batch: &Batch) -> Result<()> {
+        let rows = self.rotary.iter().map(|table| table.rows);
+        let rows = rows.chain(self.relative.iter().map(|relative| relative.buckets.len().div_ceil(2))).min();
+        match (rows, batch.longest()) {
+            (Some(rows), longest) if longest > rows => {
+                Err(Error::Row { operator: operator.into(), row: longest - 1, rows })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Rotates queries and keys of some tokens of a batch by the angles of their places, or back. A row of `values` is
+    /// those of one token, `[q | k | v]`, each of `hidden` columns.
+    pub(super) fn rotate(&self, weights: Weights<'_>, places: &[u32], hidden: usize, back: bool, values: &mut [f32]) {
+        let Some(table) = &self.rotary else { return };
+        let width = table.columns;
+        for (values, place) in values.chunks_exact_mut(3 * hidden).zip(places) {
+            let (cosines, sines) = table.row(weights, *place as usize).split_at(width / 2);
+            for head in values[..2 * hidden].chunks_exact_mut(width) {
+                let (first, second) = head.split_at_mut(width / 2);
+                let pairs = first.iter_mut().zip(second).zip(cosines.iter().zip(sines));
+                for ((first, second), (cosine, sine)) in pairs {
+                    let sine = if back { -sine } else { *sine };
+                    (*first, *second) = (*first * cosine - *second * sine, *second * cosine + *first * sine);
+                }
+            }
+        }
+    }
+
+    /// What the scores of a batch need, for `heads` heads.
+    pub(super) fn distances<'m>(
+        &self,
+        machine: &'m Machine,
+        weights: Weights<'_>,
+        batch: &Batch,
+        heads: usize,
+    ) -> Distances<'m> {
+        let longest = batch.longest();
+        let relative = self.relative.as_ref().filter(|_| longest > 0).map(|Relative { table, buckets }| {
+            let count = 2 * longest - 1;
+            let mut columns = machine.scratch(heads * count);
+            let first = buckets.len() / 2 + 1 - longest;
+            for (at, bucket) in buckets[first..][..count].iter().enumerate() {
+                let row = table.row(weights, *bucket as usize);
+                row.iter().enumerate().for_each(|(head, value)| columns[head * count + at] = *value);
+            }
+            columns
+        });
+        Distances { longest, relative, window: self.window }
+    }
+}
+
+impl Distances<'_> {
+    /// What scores are added to.
+    pub fn start(&self) -> Start<'static> {
+        if self.relative.is_some() { Start::There } else { Start::Zero }
+    }
+
+    /// Writes what the scores of some queries of a head with `keys` are added to into `rows` of it, `stride` apart.
+    pub fn write_start(&self, head: usize, queries: Range<usize>, keys: Range<usize>, rows: &mut [f32], stride: usize) {
+        let Some(relative) = &self.relative else { return };
+        let count = 2 * self.longest - 1;
+        let of_head = &relative[head * count..][..count];
+        for (query, row) in queries.zip(rows.chunks_mut(stride)) {
+            let first = keys.start + self.longest - 1 - query;
+            row[..keys.len()].copy_from_slice(&of_head[first..][..keys.len()]);
+        }
+    }
+
+    /// The keys that a query sees, of a sequence of `length` tokens.
+    pub fn seen(&self, query: usize, length: usize) -> Range<usize> {
+        match self.window {
+            None => 0..length,
+            Some(window) => query.saturating_sub(window)..query.saturating_add(window).saturating_add(1).min(length),
+        }
+    }
+
+    /// The keys that some of these queries see, from the beginning of a panel. All, if they see more than half: one
+    /// product with all values is then quicker than one for each panel.
+    pub fn seen_by_any(&self, queries: Range<usize>, length: usize) -> Range<usize> {
+        let (first, last) = (self.seen(queries.start, length), self.seen(queries.end - 1, length));
+        let start = first.start / PANEL_WIDTH * PANEL_WIDTH;
+        if 2 * (last.end - start) > length { 0..length } else { start..last.end }
+    }
+}
+
+/// 1 if a table is of floats, row by row.
+fn plain(table: &Tensor) -> usize {
+    usize::from(!table.is_quantized() && !table.in_panels)
+}

@@ -1,0 +1,45 @@
+//! Every family from training to an answer, by the commands.
+
+use std::fs;
+
+use bias_patch::Patch;
+use serde_json::Value;
+use system_tests::{FAMILIES, assert_succeeded, command, mood::Mood, with_input};
+
+/// The default recipe moves every kind of slot that the family has, the loss falls, and edge-run answers with the patch.
+#[test]
+fn a_patch_is_trained_and_answers_on_every_family() {
+    for family in FAMILIES {
+        let mood = Mood::of(family);
+        let recipe = ["--lr", "1e-2", "--epochs", "6", "--log", "log.jsonl"];
+        let said = assert_succeeded(&mood.train("mood.bias", &recipe).output().unwrap());
+        let log = fs::read_to_string(mood.path("log.jsonl")).unwrap();
+        let events = log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let epochs: Vec<Value> = events.filter(|event| event["event"] == "epoch").collect();
+        let losses: Vec<f64> = epochs.iter().map(|event| event["loss"].as_f64().unwrap()).collect();
+        assert!(losses[5] < 0.7 * losses[0], "{family}: {losses:?}");
+        let accuracy: f64 = said.trim().rsplit(' ').next().unwrap().parse().unwrap();
+        assert!(accuracy > 0.9, "{family}: {said}");
+
+        let manifest = mood.bundle.manifest();
+        let pooler = |name: &str| name == "bpool" || name.ends_with(".pool");
+        let moved = |id: &str| !pooler(id) && (!id.starts_with("bk.") || manifest.config.key_bias_counts());
+        let due: Vec<String> = manifest.slots.iter().map(|slot| slot.id().to_string()).filter(|id| moved(id)).collect();
+        let patch = Patch::open(&mood.path("mood.bias")).unwrap();
+        let stored: Vec<String> = patch.slots().iter().map(|slot| slot.id.to_string()).collect();
+        let biases: Vec<&String> = stored.iter().filter(|id| !id.starts_with("lora")).collect();
+        assert_eq!(biases, due.iter().collect::<Vec<_>>(), "{family}");
+        let linear = manifest.slots.iter().filter(|slot| slot.module.is_linear() && slot.layer.is_some()).count();
+        assert_eq!(stored.len() - biases.len(), 2 * linear, "{family}");
+
+        let mut run = command("edge-run", mood.home.path());
+        run.current_dir(mood.home.path()).args(["--bundle", "bundle", "-p", "mood.bias", "-o", "jsonl"]);
+        let dev = String::from_utf8(mood.read("dev.tsv")).unwrap();
+        let (texts, gold): (Vec<&str>, Vec<&str>) =
+            dev.lines().skip(1).filter_map(|line| line.split_once('\t')).unzip();
+        let answers = assert_succeeded(&with_input(&mut run, (texts.join("\n") + "\n").as_bytes()));
+        let rows = answers.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let right = rows.zip(gold).filter(|(row, gold)| row["label"] == ["bad", "good"][usize::from(*gold == "1")]);
+        assert_eq!(right.count(), (accuracy * texts.len() as f64).round() as usize, "{family}");
+    }
+}
