@@ -10,11 +10,10 @@
 //! - 100 V: the tokenizer, for a vocabulary of V.
 //! - T: the texts, as they are and as tokens.
 //! - 72 P: for each of P trained parameters its value, gradient, AdamW's two moments, averages, the best value so far,
-//! and
-//!   copies of some of them while a patch is evaluated and a checkpoint is written. Measured: 67.
+//!   and copies of some of them while a patch is evaluated and a checkpoint is written. Measured: 67.
 //! - L (5 H + I) + E: what the backward pass of L layers needs of each token: queries, keys and values, two normalized
 //!   rows, and the MLP's hidden row before its activation, twice as wide with a gate; and the normalized row of the
-//! embeddings.
+//!   embeddings.
 //! - Q: the inputs of linear layers with a low-rank term, which backward needs too.
 //! - 8 H + 2 I: buffers of one layer, forward or backward. All of these are floats. The factor 6 is 4 bytes of a float
 //!   and half as much for buffers that are kept but too small to be used again.
