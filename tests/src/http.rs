@@ -1,11 +1,13 @@
 //! A server in its own process, and a client that uses a plain socket.
 
 use std::{
+    collections::BTreeSet,
     fs,
     io::{self, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     path::Path,
     process::{Child, Stdio},
+    sync::{Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
 };
@@ -41,9 +43,21 @@ impl Reply {
 
 /// Starts a server on the bundle and the patches in `home`, on a free port, and waits until it answers.
 pub fn start(home: &Path, bundle: &Path, arguments: &[&str]) -> (SocketAddr, Child) {
-    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let address = free_address();
     let child = start_at(&address.to_string(), || TcpStream::connect(address), home, bundle, arguments);
     (address, child)
+}
+
+/// An address that is free, and that no other test of this process was given: between two servers a port is free too.
+fn free_address() -> SocketAddr {
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    loop {
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        // A test that failed under the lock has inserted its port or not: the set is whole.
+        if GIVEN.lock().unwrap_or_else(PoisonError::into_inner).insert(address.port()) {
+            return address;
+        }
+    }
 }
 
 /// Starts a server at an address as `--listen` takes it, and waits until `connect` does.
