@@ -7,16 +7,13 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File},
-    io::{self, BufWriter, Write},
-    ops::Range,
+    fs, io,
     path::{Path, PathBuf},
 };
 
-use bias_patch::{Digest, Digester, atomic::StagedDir};
+use bias_patch::{Digest, atomic::StagedDir};
 use edge_bundle::{
-    ALIGNMENT, Bundle, Element, FileEntry, Frozen, Golden, MANIFEST, Manifest, PanelIndex, Part, Store, TensorEntry,
-    VOCABULARY, onnx::Graph, vocabulary_of,
+    Bundle, Element, FileEntry, Golden, MANIFEST, Manifest, PanelIndex, Store, VOCABULARY, onnx::Graph, vocabulary_of,
 };
 use hf_checkpoint::Checkpoint;
 use ndarray::{Array, Axis};
@@ -25,9 +22,8 @@ use prost::Message;
 use crate::{
     Error, Result, encoder,
     evaluate::{self, Value},
-    families,
-    graph::{self, Source},
-    tokenizer,
+    families, tokenizer,
+    weights::{biases, check_shapes, write_base, write_weights},
 };
 
 /// The file of the encoder's graph in a bundle.
@@ -99,13 +95,7 @@ pub fn export(
         progress(Progress::Warning(warning));
     }
     let (model, weights, slots) = encoder::build(&config, options.weights, options.low_rank_inputs).finish(name);
-    let family = families::table(config.family);
-    let bias_of = |slot: &edge_bundle::Slot| {
-        let edge_bundle::Slot { module, layer, len, offset, .. } = *slot;
-        let (module, part) = family.source(module, layer);
-        Bias { tensor: format!("{module}.bias"), part, len: len as usize, offset }
-    };
-    let biases: Vec<Bias> = slots.iter().filter(|slot| !slot.zero).map(bias_of).collect();
+    let biases = biases(families::table(config.family), &slots);
     check_shapes(&checkpoint, &weights, &biases)?;
 
     if let Destination::Dir(target) = to {
@@ -259,194 +249,4 @@ pub(crate) fn golden(graph: &Graph, dir: &Path, input_ids: &[u32]) -> Result<Gol
     let rows = hidden.index_axis(Axis(0), 0); // [S, H]
     let row = |at: usize| rows.index_axis(Axis(0), at).iter().map(|v| *v as f32).collect();
     Ok(Golden { input_ids: input_ids.to_vec(), first: row(0), last: row(length - 1) })
-}
-
-/// The tensor of the checkpoint that a weight of this shape there comes from, and the dimensions of all of it; none if it
-/// comes from none.
-fn in_checkpoint(source: &Source, mut shape: Vec<usize>) -> Option<(&str, Vec<usize>)> {
-    match source {
-        Source::Tensor(name, part) => {
-            shape[0] *= part.of;
-            Some((name, shape))
-        }
-        Source::Computed(_) | Source::Scales => None,
-    }
-}
-
-/// Where the checkpoint has the pre-trained values of a slot, and where they go.
-struct Bias {
-    tensor: String,
-    /// The part of the tensor.
-    part: Part,
-    /// Values of the slot.
-    len: usize,
-    /// Byte offset in `base.bias`.
-    offset: u64,
-}
-
-impl Bias {
-    /// The tensor's dimensions.
-    fn shape(&self) -> Vec<usize> {
-        vec![self.len * self.part.of]
-    }
-}
-
-fn check_shapes(checkpoint: &Checkpoint, weights: &[graph::Weight], biases: &[Bias]) -> Result<()> {
-    let shape_of = |weight: &graph::Weight| {
-        // Dimensions are products of a Config's numbers, far below the limits of usize.
-        let mut shape: Vec<usize> = weight.shape.iter().map(|d| *d as usize).collect();
-        if weight.transposed {
-            shape.reverse();
-        }
-        shape
-    };
-    let weights = weights.iter().filter_map(|weight| in_checkpoint(&weight.source, shape_of(weight)));
-    let biases = biases.iter().map(|bias| (bias.tensor.as_str(), bias.shape()));
-    for (name, expected) in weights.chain(biases) {
-        let found = checkpoint.shape(name)?;
-        if found != expected {
-            return Err(Error::Unsupported {
-                path: checkpoint.path().to_owned(),
-                field: format!("tensor {name}"),
-                expected: format!("shape {expected:?}, as config.json says"),
-                found: format!("{found:?}"),
-            });
-        }
-    }
-    Ok(())
-}
-
-/// The values of some rows of a tensor of `weights.bin`, as they lie in the checkpoint.
-fn values_of(checkpoint: &Checkpoint, source: &Source, entry: &TensorEntry, rows: Range<usize>) -> Result<Vec<f32>> {
-    match source {
-        Source::Tensor(name, part) => {
-            let mut shape = entry.checkpoint_shape();
-            let first = part.at * shape[0];
-            shape[0] *= part.of;
-            let [of_rows, columns] = entry.checkpoint_part(rows);
-            read_finite(checkpoint, name, &shape, [first + of_rows.start..first + of_rows.end, columns])
-        }
-        Source::Computed(values) => {
-            let width = values.len() / entry.shape[0].max(1) as usize;
-            Ok(values[rows.start * width..rows.end * width].to_vec())
-        }
-        Source::Scales => unreachable!("scales are written with what they scale"),
-    }
-}
-
-fn write_weights(
-    checkpoint: &Checkpoint,
-    weights: &[graph::Weight],
-    path: &Path,
-    progress: &mut dyn FnMut(Progress),
-) -> Result<(Vec<TensorEntry>, FileEntry)> {
-    let io = |source| Error::Io { path: path.to_owned(), action: "write", source };
-    let mut file = Aligned::new(BufWriter::with_capacity(1 << 20, File::create(path).map_err(io)?));
-    let mut tensors = Vec::with_capacity(weights.len());
-    // Scales come right after the quantized matrix they belong to.
-    let mut scales: Option<Vec<u8>> = None;
-    for weight in weights {
-        let mut entry = TensorEntry {
-            name: weight.name.clone(),
-            shape: weight.shape.clone(),
-            element: weight.element,
-            transposed: weight.transposed,
-            offset: weight.offset,
-            sha256: Digest([0; 32]),
-        };
-        let mut digester = Digester::default();
-        file.align(weight.offset).map_err(io)?;
-        let mut put = |bytes: &[u8]| {
-            digester.update(bytes);
-            progress(Progress::Advance(bytes.len() as u64));
-            file.write(bytes).map_err(io)
-        };
-        match scales.take() {
-            Some(scales) => put(&scales)?,
-            None => {
-                let mut of_blocks = Vec::new();
-                for rows in entry.row_blocks() {
-                    let values = values_of(checkpoint, &weight.source, &entry, rows.clone())?;
-                    let frozen = Frozen::of_rows(&values, &entry, rows);
-                    put(&frozen.bytes)?;
-                    of_blocks.extend(frozen.scales);
-                }
-                scales = (weight.element == Element::I8).then_some(of_blocks);
-            }
-        }
-        entry.sha256 = digester.finish();
-        tensors.push(entry);
-    }
-    Ok((tensors, file.finish().map_err(io)?))
-}
-
-/// Writes the values of all slots: so many zeros, which slots share, and the `biases` of the checkpoint.
-fn write_base(checkpoint: &Checkpoint, zeros: u32, biases: &[Bias], path: &Path) -> Result<FileEntry> {
-    let io = |source| Error::Io { path: path.to_owned(), action: "write", source };
-    let mut file = Aligned::new(BufWriter::new(File::create(path).map_err(io)?));
-    file.write(&vec![0; zeros as usize * size_of::<f32>()]).map_err(io)?;
-    for bias in biases {
-        let first = bias.part.at * bias.len;
-        let values = read_finite(checkpoint, &bias.tensor, &bias.shape(), [0..1, first..first + bias.len])?;
-        let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        file.align(bias.offset).and_then(|()| file.write(&bytes)).map_err(io)?;
-    }
-    file.finish().map_err(io)
-}
-
-/// Rows and columns of a tensor, all of them finite.
-fn read_finite(
-    checkpoint: &Checkpoint,
-    name: &str,
-    shape: &[usize],
-    [rows, columns]: [Range<usize>; 2],
-) -> Result<Vec<f32>> {
-    let values = checkpoint.read_part(name, shape, rows.clone(), columns.clone())?;
-    match values.iter().position(|v| !v.is_finite()) {
-        None => Ok(values),
-        Some(at) => {
-            let width = shape.last().copied().unwrap_or(1);
-            let (row, column) = (rows.start + at / columns.len(), columns.start + at % columns.len());
-            Err(Error::Unsupported {
-                path: checkpoint.path().to_owned(),
-                field: format!("tensor {name}, value {}", row * width + column),
-                expected: "a finite number".to_owned(),
-                found: values[at].to_string(),
-            })
-        }
-    }
-}
-
-/// Writes tensors at increasing offsets, with zeros between them, and digests the whole.
-struct Aligned<W> {
-    file: W,
-    digester: Digester,
-    end: u64,
-}
-
-impl<W: Write> Aligned<W> {
-    fn new(file: W) -> Self {
-        Aligned { file, digester: Digester::default(), end: 0 }
-    }
-
-    /// Writes zeros up to the offset of the next tensor.
-    fn align(&mut self, offset: u64) -> io::Result<()> {
-        let gap = offset.checked_sub(self.end).filter(|gap| *gap < ALIGNMENT);
-        self.write(&vec![
-            0;
-            gap.expect("the graph's tensors come in file order, less than an alignment apart") as usize
-        ])
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_all(bytes)?;
-        self.digester.update(bytes);
-        self.end += bytes.len() as u64;
-        Ok(())
-    }
-
-    fn finish(mut self) -> io::Result<FileEntry> {
-        self.file.flush()?;
-        Ok(FileEntry { bytes: self.end, sha256: self.digester.finish() })
-    }
 }

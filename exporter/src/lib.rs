@@ -15,6 +15,7 @@ mod fetch;
 mod graph;
 mod tokenizer;
 mod verify;
+mod weights;
 
 pub use error::{Error, Result};
 

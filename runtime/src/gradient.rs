@@ -4,8 +4,7 @@
 //! term. Refused: an encoder that tract runs, and values that are not its own. The forward pass is the one that answers
 //! texts: the same operators over the same mapped weights. The feature `research` adds gradients of the weights.
 
-use bias_patch::{LowRank, Module, Task as TaskSpec, Values};
-use edge_bundle::Slot;
+use bias_patch::{LowRank, Task as TaskSpec, Values};
 use edge_engine::{Batch, Gradients, SequenceLoss};
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2};
 
@@ -147,9 +146,9 @@ impl Encoder {
         let (of_slots, of_terms) = wanted.split_at(values.slots.len());
         // Where a key's bias has no effect, its gradient is zero.
         let manifest = self.bundle().manifest();
-        let counts = |slot: &Slot| slot.module != Module::Key || manifest.config.key_bias_counts();
         let slots = manifest.slots.iter().zip(of_slots);
-        let slots = slots.map(|(slot, wanted)| (slot.len as usize, *wanted && counts(slot)));
+        let slots =
+            slots.map(|(slot, wanted)| (slot.len as usize, *wanted && manifest.config.bias_counts(slot.module)));
         let terms = values.low_rank.iter().zip(of_terms).map(|(term, wanted)| (term.a.len() + term.b.len(), *wanted));
         let wanted: Vec<bool> = slots.chain(terms).flat_map(|(len, wanted)| vec![wanted; len]).collect();
         let mut sums = vec![0.0f32; flat.all().len()];

@@ -18,7 +18,7 @@ use std::{
     sync::OnceLock,
 };
 
-use bias_patch::{Encoding, Head, Kind, Linear, Module, Patch, SlotKind, Stored, StoredSlot, Task};
+use bias_patch::{Encoding, Head, Kind, Linear, Patch, SlotKind, Stored, StoredSlot, Task};
 use edge_bundle::{Bundle, Element, Slot, Store};
 use edge_export::{Destination, EXAMPLE, Options, export, fetch};
 use edge_run::Text;
@@ -234,7 +234,7 @@ pub fn task(name: &str, kind: &str, inputs: u8) -> Task {
 
 /// Whether a patch may have a bias of the bundle's encoder.
 pub fn has_effect(bundle: &Bundle, slot: &Slot) -> bool {
-    slot.module != Module::Key || bundle.manifest().config.key_bias_counts()
+    bundle.manifest().config.bias_counts(slot.module)
 }
 
 /// A patch that changes every slot of the bundle's encoder that has an effect. The seed determines the values.

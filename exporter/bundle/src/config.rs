@@ -149,6 +149,11 @@ impl Config {
         }
     }
 
+    /// Whether a module's bias has an effect: all have, but perhaps the key's.
+    pub fn bias_counts(&self, module: Module) -> bool {
+        module != Module::Key || self.key_bias_counts()
+    }
+
     /// Whether the key's bias has an effect. With absolute positions, and with numbers added to scores, it shifts all
     /// scores of a row alike, so softmax cancels it; where queries and keys are rotated, it does not.
     pub fn key_bias_counts(&self) -> bool {

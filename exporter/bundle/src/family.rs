@@ -60,12 +60,6 @@ impl Family {
         self.modules()[1].contains(&Module::Gate)
     }
 
-    /// Whether some of its modules have names of the bundle's own: parts of tensors that a checkpoint has in one, and
-    /// repetitions of a layer.
-    pub fn names_modules_itself(self) -> bool {
-        matches!(self, Family::ModernBert | Family::Albert | Family::NomicBert | Family::Gte)
-    }
-
     /// Whether its queries and keys are rotated.
     pub fn has_rotary_positions(self) -> bool {
         matches!(self, Family::ModernBert | Family::NomicBert | Family::Gte)

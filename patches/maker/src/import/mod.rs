@@ -15,7 +15,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use bias_patch::{Encoding, Module, Patch, SlotId, SlotKind, Stored, StoredSlot, Task};
+use bias_patch::{Encoding, Patch, SlotId, SlotKind, Stored, StoredSlot, Task};
 use edge_bundle::{Bundle, Family, Slot};
 use hf_checkpoint::{Checkpoint, NamedTensor, to_safetensors};
 
@@ -80,7 +80,7 @@ pub fn import(bundle: &Bundle, from: &Path, task: Task, metadata: &[(String, Str
         // Read even if it will not be stored, so that a wrong shape is refused.
         if let Some(values) = source.bias(slot, base, family)? {
             let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
-            if slot.module == Module::Key && !manifest.config.key_bias_counts() {
+            if !manifest.config.bias_counts(slot.module) {
                 keys += 1;
             } else if bits(&values) == bits(base) {
                 unchanged += 1;

@@ -1,4 +1,4 @@
-//! What a training learns from and is scored on, and the scores of its runs.
+//! The texts that a training is trained and scored on, and the scores of its runs.
 //!
 //! In: labelled texts; runs that are done. Out: mean and standard deviation over the seeds of each learning rate, and the
 //! learning rate and the run that are best on dev. A test set chooses nothing.

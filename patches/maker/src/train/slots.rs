@@ -54,8 +54,9 @@ impl Slots {
 
     /// Whether the bias of a slot is trained. `pooler` says whether the task reads the pooler's output.
     pub(super) fn has_bias(&self, slot: &Slot, manifest: &Manifest, pooler: bool) -> bool {
-        let has_effect = slot.module != Module::Key || manifest.config.key_bias_counts();
-        has_effect && self.biases.contains(&slot.module) && self.reaches(slot.id(), pooler)
+        manifest.config.bias_counts(slot.module)
+            && self.biases.contains(&slot.module)
+            && self.reaches(slot.id(), pooler)
     }
 
     /// The rank of the low-rank term that the module of a slot gets.

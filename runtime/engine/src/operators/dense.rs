@@ -6,13 +6,13 @@
 use alloc::{string::String, vec, vec::Vec};
 use core::slice;
 
-use super::{Operator, Pass};
+use super::{Operator, Pass, beside};
 use crate::{
     Activation, Result,
     batch::Slot,
     gradients::Gradients,
     linear::{self, Linear},
-    machine::{Beside, Machine, Scratch},
+    machine::{Machine, Scratch},
     weights::Tensor,
 };
 
@@ -67,7 +67,7 @@ impl Operator for Dense {
 
     fn forward(&self, pass: &Pass<'_>, inputs: &[&[f32]], out: &mut [f32], saved: &mut [Scratch<'_>]) -> Result<()> {
         let width = self.width();
-        let mut beside: Vec<Beside<'_>> = saved.iter_mut().map(|values| Beside { values, width }).collect();
+        let mut beside = beside(saved, &self.saves());
         pass.machine.split_beside(out, width, &mut beside, |rows, out, saved| {
             linear::forward(pass, slice::from_ref(&self.linear), inputs[0], rows, out);
             saved.iter_mut().for_each(|before| before.copy_from_slice(out));

@@ -5,14 +5,14 @@
 
 use alloc::{string::String, vec, vec::Vec};
 
-use super::{Operator, Pass, same};
+use super::{Operator, Pass, beside, same};
 use crate::{
     Error, Result,
     batch::{Batch, Slot},
     gradients::Gradients,
     layer_norm::LayerNorm,
     layout::PANEL_WIDTH,
-    machine::{Beside, Scratch},
+    machine::Scratch,
     weights::Tensor,
 };
 
@@ -101,8 +101,7 @@ impl Operator for Embedding {
                 }
             }
         }
-        let mut beside: Vec<Beside<'_>> =
-            saved.iter_mut().zip(self.saves()).map(|(values, width)| Beside { values, width }).collect();
+        let mut beside = beside(saved, &self.saves());
         pass.machine.split_beside(out, width, &mut beside, |rows, out, saved| {
             self.norm.forward(pass, pass.tasks.of(rows), out, saved);
         });

@@ -36,7 +36,7 @@ use crate::{
     gradients::Gradients,
     linear::Linear,
     low_rank::TaskTerms,
-    machine::{Machine, Scratch},
+    machine::{Beside, Machine, Scratch},
     weights::{Tensor, Weights},
 };
 
@@ -123,6 +123,11 @@ impl<'m> Pass<'m> {
     pub(crate) fn terms(&self) -> TaskTerms<'m> {
         self.tasks.terms(0)
     }
+}
+
+/// What an operator saves, beside its output: buffers of these widths; none if there is nothing to save.
+fn beside<'s>(saved: &'s mut [Scratch<'_>], widths: &[usize]) -> Vec<Beside<'s>> {
+    saved.iter_mut().zip(widths).map(|(values, width)| Beside { values, width: *width }).collect()
 }
 
 /// An error unless two sizes are equal.

@@ -5,15 +5,8 @@
 
 use alloc::{string::String, vec, vec::Vec};
 
-use super::{Operator, Pass};
-use crate::{
-    Result,
-    batch::Slot,
-    gradients::Gradients,
-    layer_norm::LayerNorm,
-    machine::{Beside, Scratch},
-    weights::Tensor,
-};
+use super::{Operator, Pass, beside};
+use crate::{Result, batch::Slot, gradients::Gradients, layer_norm::LayerNorm, machine::Scratch, weights::Tensor};
 
 /// A LayerNorm of another operator's output.
 #[derive(Clone, Debug)]
@@ -59,8 +52,7 @@ impl Operator for Norm {
 
     fn forward(&self, pass: &Pass<'_>, inputs: &[&[f32]], out: &mut [f32], saved: &mut [Scratch<'_>]) -> Result<()> {
         let width = self.width();
-        let mut beside: Vec<Beside<'_>> =
-            saved.iter_mut().zip(self.saves()).map(|(values, width)| Beside { values, width }).collect();
+        let mut beside = beside(saved, &self.saves());
         pass.machine.split_beside(out, width, &mut beside, |rows, out, saved| {
             out.copy_from_slice(&inputs[0][rows.start * width..rows.end * width]);
             self.norm.forward(pass, pass.tasks.of(rows), out, saved);

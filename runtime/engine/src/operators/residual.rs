@@ -9,14 +9,14 @@
 use alloc::{string::String, vec, vec::Vec};
 use core::{ops::Range, slice};
 
-use super::{Operator, Pass, dense::activate_backward, same};
+use super::{Operator, Pass, beside, dense::activate_backward, same};
 use crate::{
     Activation, Result,
     batch::Slot,
     gradients::Gradients,
     layer_norm::LayerNorm,
     linear::{self, Linear},
-    machine::{Beside, Machine, Scratch},
+    machine::{Machine, Scratch},
     weights::Tensor,
 };
 
@@ -172,8 +172,7 @@ impl Operator for Residual {
     fn forward(&self, pass: &Pass<'_>, inputs: &[&[f32]], out: &mut [f32], saved: &mut [Scratch<'_>]) -> Result<()> {
         let (machine, width) = (pass.machine, self.width());
         let of_norm = self.of_norm();
-        let mut beside: Vec<Beside<'_>> =
-            saved.iter_mut().zip(self.saves()).map(|(values, width)| Beside { values, width }).collect();
+        let mut beside = beside(saved, &self.saves());
         machine.split_beside(out, width, &mut beside, |rows, out, saved| {
             let (of_norm, of_middle) = saved.split_at_mut(saved.len().min(of_norm));
             match &self.middle {

@@ -51,7 +51,8 @@ pub fn extract_peft(bundle: &Bundle, patch: &Patch) -> Result<PeftAdapter> {
     let manifest = bundle.manifest();
     let family = manifest.config.family;
     let values = patch.apply(&manifest.shape(), bundle.base()?.slots())?;
-    if family.names_modules_itself() {
+    let is_other = |name: &str| family.in_checkpoint(name).0 != name;
+    if manifest.slots.iter().any(|slot| is_other(slot.module_name())) {
         let expected = "a family whose modules have the names that transformers gives them".to_owned();
         let field = format!("encoder of task {}", patch.task().name());
         return Err(bias_patch::Error::Field { field, expected, found: family.name().to_owned() }.into());
