@@ -65,8 +65,9 @@ impl Encoder<'_> {
         // padding.
         let mask = self.graph.input("attention_mask", INT64, &[Any("batch"), Any("sequence")]);
         let mask = self.mask(&mask); // [B, 1, 1, S]
-        let penalties = self.penalties(mask);
+        let mut penalties = self.penalties(mask);
         let mut x = self.embeddings(); // [B, S, H]
+        penalties.met = self.met();
         let layers = u16::try_from(self.config.layers).expect("a checked Config has at most 1024 layers");
         for layer in 0..layers {
             let output = (layer + 1 == layers).then_some("last_hidden_state");
@@ -94,7 +95,7 @@ impl Encoder<'_> {
         let words = table(g, modules.word_embeddings, c.vocabulary);
         let mut sum = g.node("Gather", "embeddings.words", &[&words, INPUT_IDS], vec![]); // [B, S, E]
 
-        if c.rotary.is_none() {
+        if c.rotary.is_none() && c.disentangled.is_none() {
             let positions = table(g, modules.position_embeddings, c.max_length + c.position_offset);
             let length = vec![Attribute::int("start", 1), Attribute::int("end", 2)];
             let length = g.node("Shape", "embeddings.length", &[INPUT_IDS], length); // [1]
@@ -167,7 +168,7 @@ impl Encoder<'_> {
     }
 
     /// softmax(q k^T / sqrt(D) + penalty) v, heads side by side: `[B, S, H]` to `[B, S, H]`. With rotary positions q
-    /// and k are rotated.
+    /// and k are rotated; where they meet vectors of distances, there are three such products, and sqrt(3 D).
     fn attention(&mut self, x: &str, penalties: &Penalties, layer: u16) -> String {
         let (h, n) = (self.config.hidden, self.config.heads);
         let d = h / n;
@@ -185,7 +186,8 @@ impl Encoder<'_> {
         let g = &mut self.graph;
         let split = g.integers(&name("split_heads"), &[4], &[0, 0, n.into(), d.into()]);
         let join = g.integers(&name("join_heads"), &[3], &[0, 0, h.into()]);
-        let scale = g.number(&name("scale"), (1.0 / f64::from(d).sqrt()) as f32);
+        let parts = if penalties.met.is_some() { 3.0 } else { 1.0 };
+        let scale = g.number(&name("scale"), (1.0 / (parts * f64::from(d)).sqrt()) as f32);
         let mut heads = |value: &str, part: &str, order: &[i64]| {
             let value = g.node("Reshape", &name(&format!("{part}.split")), &[value, &split], vec![]);
             g.transpose(&name(part), &value, order)
@@ -204,8 +206,11 @@ impl Encoder<'_> {
                 (q, self.graph.transpose(&name("k.transposed"), &k, &[0, 1, 3, 2]), v)
             }
         };
+        let scores = match &penalties.met {
+            None => self.graph.node("MatMul", &name("scores"), &[&q, &k], vec![]), // [B, N, S, S]
+            Some(met) => self.scores_by_distance(&query, &q, &k, met, layer),      // [B, N, S, S]
+        };
         let g = &mut self.graph;
-        let scores = g.node("MatMul", &name("scores"), &[&q, &k], vec![]); // [B, N, S, S]
         let scores = g.node("Mul", &name("scores.scaled"), &[&scores, &scale], vec![]);
         let scores = g.node("Add", &name("scores.masked"), &[&scores, penalty], vec![]);
         let probabilities = g.node("Softmax", &name("shares"), &[&scores], vec![Attribute::int("axis", -1)]);
@@ -229,7 +234,7 @@ impl Encoder<'_> {
         let (module, bias) = self.bias(term, layer, to);
         let weight = self.frozen(term, layer, &[from.into(), to.into()], true);
         let mut sum = self.graph.node("MatMul", &format!("{module}.product"), &[x, &weight], vec![]);
-        if self.low_rank_inputs {
+        if self.low_rank_inputs && self.config.takes_low_rank(term) {
             let term = self.low_rank(x, &module, &bias, from, to);
             // The bias comes last, because runtimes fuse it with the activation that follows.
             sum = self.graph.node("Add", &format!("{module}.sum"), &[&sum, &term], vec![]);

@@ -33,8 +33,22 @@ pub(crate) enum Source {
     Tensor(String, Part),
     /// Nothing: these are the values.
     Computed(Vec<f32>),
+    /// What a linear layer makes of a table of distances.
+    Distances(Distances),
     /// The tensor before it, which is quantized: they are its scales.
     Scales,
+}
+
+/// A table of distances, and the names of what makes vectors of it. All are tensors of the checkpoint.
+pub(crate) struct Distances {
+    /// The table, `[T, H]`.
+    pub table: String,
+    /// The LayerNorm that comes first: gain and bias, and what it adds to the variance.
+    pub norm: [String; 2],
+    pub epsilon: f64,
+    /// The layer's matrix, `[H, H]`.
+    pub matrix: String,
+    pub heads: u32,
 }
 
 /// A dimension of an input or output: any number, the same wherever the name is the same; or a fixed number.
@@ -142,6 +156,13 @@ impl Builder {
         if !self.weights.iter().any(|weight| weight.name == name) {
             self.frozen(name, &shape, Element::F32, false, source);
         }
+        name.to_owned()
+    }
+
+    /// A frozen matrix of floats, however matrices are stored, which is multiplied: the checkpoint would hold it
+    /// transposed.
+    pub fn factor(&mut self, name: &str, shape: [u64; 2], source: Source) -> String {
+        self.frozen(name, &shape, Element::F32, true, source);
         name.to_owned()
     }
 

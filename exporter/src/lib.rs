@@ -6,6 +6,7 @@
 //! damaged ones.
 #![forbid(unsafe_code)]
 
+mod distances;
 mod encoder;
 mod error;
 mod evaluate;

@@ -145,6 +145,7 @@ mod tests {
             layer_norm_epsilon: 1e-12,
             pooler: true,
             relative: None,
+            disentangled: None,
             rotary: None,
             window: None,
         };

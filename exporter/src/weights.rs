@@ -21,15 +21,15 @@ use crate::{
     graph::{self, Source},
 };
 
-/// The tensor of the checkpoint that a weight of this shape there comes from, and the dimensions of all of it; none if it
-/// comes from none.
-fn in_checkpoint(source: &Source, mut shape: Vec<usize>) -> Option<(&str, Vec<usize>)> {
+/// The tensors of the checkpoint that a weight of this shape there comes from, and the dimensions of all of them.
+fn in_checkpoint(source: &Source, mut shape: Vec<usize>) -> Vec<(&str, Vec<usize>)> {
     match source {
         Source::Tensor(name, part) => {
             shape[0] *= part.of;
-            Some((name, shape))
+            vec![(name, shape)]
         }
-        Source::Computed(_) | Source::Scales => None,
+        Source::Distances(distances) => distances.tensors([shape[0], shape[1]]).into(),
+        Source::Computed(_) | Source::Scales => Vec::new(),
     }
 }
 
@@ -73,7 +73,7 @@ pub(crate) fn check_shapes(checkpoint: &Checkpoint, weights: &[graph::Weight], b
         }
         shape
     };
-    let weights = weights.iter().filter_map(|weight| in_checkpoint(&weight.source, shape_of(weight)));
+    let weights = weights.iter().flat_map(|weight| in_checkpoint(&weight.source, shape_of(weight)));
     let biases = biases.iter().map(|bias| (bias.tensor.as_str(), bias.shape()));
     for (name, expected) in weights.chain(biases) {
         let found = checkpoint.shape(name)?;
@@ -102,6 +102,12 @@ fn values_of(checkpoint: &Checkpoint, source: &Source, entry: &TensorEntry, rows
         Source::Computed(values) => {
             let width = values.len() / entry.shape[0].max(1) as usize;
             Ok(values[rows.start * width..rows.end * width].to_vec())
+        }
+        Source::Distances(distances) => {
+            let [vectors, depth] = entry.checkpoint_shape()[..] else { unreachable!("they are a matrix") };
+            let values = distances.vectors(checkpoint, [vectors, depth])?;
+            // Rows here are columns there.
+            Ok(values.chunks_exact(depth).flat_map(|vector| &vector[rows.clone()]).copied().collect())
         }
         Source::Scales => unreachable!("scales are written with what they scale"),
     }
@@ -175,7 +181,7 @@ pub(crate) fn write_base(checkpoint: &Checkpoint, zeros: u32, biases: &[Bias], p
 }
 
 /// Rows and columns of a tensor, all of them finite.
-fn read_finite(
+pub(crate) fn read_finite(
     checkpoint: &Checkpoint,
     name: &str,
     shape: &[usize],

@@ -5,6 +5,7 @@
 //! texts: the same operators over the same mapped weights. The feature `research` adds gradients of the weights.
 
 use bias_patch::{LowRank, Task as TaskSpec, Values};
+use edge_bundle::Slot;
 use edge_engine::{Batch, Gradients, SequenceLoss};
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2};
 
@@ -214,7 +215,8 @@ impl Encoder {
             return wrong("values", format!("those of {} slots", manifest.slots.len()), "others".to_owned());
         }
         for term in &values.low_rank {
-            let slot = manifest.slots.get(term.slot).filter(|slot| slot.module.is_linear());
+            let takes = |slot: &&Slot| manifest.config.takes_low_rank(slot.module);
+            let slot = manifest.slots.get(term.slot).filter(takes);
             let due = slot.map(|slot| (manifest.config.inputs(slot.module) as usize, slot.len as usize));
             let fits = |(inputs, outputs): (usize, usize)| {
                 let parts = (term.rank.checked_mul(inputs), term.rank.checked_mul(outputs));
@@ -238,9 +240,17 @@ impl Encoder {
     /// A copy of the weights, to be changed and given to [`Encoder::with_weights`].
     ///
     /// # Errors
-    /// When they are int8, or tract runs the encoder.
+    /// When they are int8, when some are made of others, as vectors of distances are, or when tract runs the encoder.
     #[cfg(feature = "research")]
     pub fn own_weights(&self) -> Result<crate::OwnWeights> {
+        if self.bundle().manifest().config.disentangled.is_some() {
+            return Err(Error::Engine {
+                path: self.bundle().dir().to_owned(),
+                action: "train weights",
+                reason: "its vectors of distances are made of matrices of queries and keys, and would stay as they are"
+                    .to_owned(),
+            });
+        }
         self.lowered()?.weights().own()
     }
 

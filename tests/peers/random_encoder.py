@@ -49,6 +49,8 @@ def main(shape, directory):
     for tensor, dims in fixture["tensors"].items():
         if "relative_attention_bias" in tensor:
             dims = [32, config["num_attention_heads"]]
+        elif "rel_embeddings" in tensor:
+            dims = [2 * config["position_buckets"], config["hidden_size"]]
         else:
             dims = [grown.get(d, d) for d in dims]
         layer = re.match(r"(.*layers?\.)(\d+)(\..*)", tensor)

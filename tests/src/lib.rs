@@ -85,7 +85,7 @@ impl Default for Layout<'_> {
 }
 
 /// Names of all fixtures.
-pub const ENCODERS: [&str; 15] = [
+pub const ENCODERS: [&str; 16] = [
     "bert",
     "bert-cased-tanh",
     "bert-relu",
@@ -98,14 +98,15 @@ pub const ENCODERS: [&str; 15] = [
     "modernbert",
     "modernbert-2",
     "albert",
+    "deberta-v3",
     "nomic",
     "gte",
     "gte-new",
 ];
 
 /// A fixture of each family.
-pub const FAMILIES: [&str; 9] =
-    ["bert", "roberta", "distilbert", "electra", "mpnet", "modernbert", "albert", "nomic", "gte"];
+pub const FAMILIES: [&str; 10] =
+    ["bert", "roberta", "distilbert", "electra", "mpnet", "modernbert", "albert", "deberta-v3", "nomic", "gte"];
 
 impl Fixture {
     /// Reads a fixture.

@@ -107,6 +107,7 @@ fn a_family_has_one_encoder_however_its_checkpoint_is_spelled() {
         ("nomic", "", of_its_own_code),
         ("gte", "gte.", ""),
         ("gte-new", "new.", ""),
+        ("deberta-v3", "deberta.", ""),
     ] {
         assert_eq!(encoder_of(name, prefix, left_out), encoder_of(name, "", ""), "{name} without {left_out}");
     }
@@ -143,6 +144,22 @@ fn variants_that_compute_something_else_are_refused_by_name() {
         ("gte-new", "pack_qkv", json!(false), "expected true, found false"),
         ("gte-new", "layer_norm_type", json!("rms_norm"), "expected layer_norm, found rms_norm"),
         ("gte-new", "position_embedding_type", json!("absolute"), "expected rope, found absolute"),
+        ("deberta-v3", "relative_attention", json!(false), "expected true, found false"),
+        ("deberta-v3", "share_att_key", json!(null), "expected true, found none"),
+        ("deberta-v3", "position_biased_input", json!(null), "expected false, found none"),
+        ("deberta-v3", "pos_att_type", json!("c2p"), "expected p2c and c2p, found \"c2p\""),
+        ("deberta-v3", "pos_att_type", json!(["p2c", "p2p"]), "expected p2c and c2p, found [\"p2c\",\"p2p\"]"),
+        ("deberta-v3", "norm_rel_ebd", json!("none"), "expected layer_norm, found \"none\""),
+        ("deberta-v3", "position_buckets", json!(-1), "expected a number above 0, found -1"),
+        ("deberta-v3", "type_vocab_size", json!(2), "expected 0, found 2"),
+        ("deberta-v3", "embedding_size", json!(16), "expected 32, by hidden_size and num_attention_heads, found 16"),
+        (
+            "deberta-v3",
+            "attention_head_size",
+            json!(16),
+            "expected 8, by hidden_size and num_attention_heads, found 16",
+        ),
+        ("deberta-v2", "architectures", json!(["DebertaV2Model"]), "conv_kernel_size: expected 0, found 3"),
     ] {
         let mut fixture = Fixture::named(name);
         fixture.config[field] = value;
@@ -150,7 +167,11 @@ fn variants_that_compute_something_else_are_refused_by_name() {
         fixture.write(dir.path(), Layout::default());
         let to = Destination::Dir(dir.path().join("bundle"));
         let refused = export(dir.path(), "x", &to, Options::default(), &mut |_| ()).unwrap_err().to_string();
-        let field = if part.contains("ntk_factor") { "rotary" } else { field };
+        let field = match part.split_once(": ") {
+            Some(("ntk_factor", _)) => "rotary",
+            Some(("conv_kernel_size", _)) => "conv_kernel_size",
+            _ => field,
+        };
         assert!(refused.contains(field) && refused.contains(part), "{name}, {field}: {refused}");
     }
 }

@@ -3,6 +3,7 @@
 use std::fs;
 
 use bias_patch::Patch;
+use edge_bundle::Slot;
 use serde_json::Value;
 use system_tests::{FAMILIES, assert_succeeded, command, mood::Mood, with_input};
 
@@ -29,7 +30,8 @@ fn a_patch_is_trained_and_answers_on_every_family() {
         let stored: Vec<String> = patch.slots().iter().map(|slot| slot.id.to_string()).collect();
         let biases: Vec<&String> = stored.iter().filter(|id| !id.starts_with("lora")).collect();
         assert_eq!(biases, due.iter().collect::<Vec<_>>(), "{family}");
-        let linear = manifest.slots.iter().filter(|slot| slot.module.is_linear() && slot.layer.is_some()).count();
+        let takes = |slot: &&Slot| slot.layer.is_some() && manifest.config.takes_low_rank(slot.module);
+        let linear = manifest.slots.iter().filter(takes).count();
         assert_eq!(stored.len() - biases.len(), 2 * linear, "{family}");
 
         let mut run = command("edge-run", mood.home.path());

@@ -129,7 +129,8 @@ fn slots_that_are_not_wanted_change_nothing() {
 fn with_terms(encoder: &Encoder) -> Values {
     let manifest = encoder.bundle().manifest();
     let mut values = Values::of_slots(encoder.base().slots());
-    for (at, slot) in manifest.slots.iter().enumerate().filter(|(_, slot)| slot.module.is_linear()) {
+    for (at, slot) in manifest.slots.iter().enumerate().filter(|(_, slot)| manifest.config.takes_low_rank(slot.module))
+    {
         let part = |name: &str, len: u32| Fixture::values(&format!("{name} of {}", slot.name), &[2 * len as usize, 1]);
         let (a, b) = (part("A", manifest.config.inputs(slot.module)), part("B", slot.len));
         let halved = |values: Vec<f32>| values.iter().map(|value| 0.5 * value).collect();

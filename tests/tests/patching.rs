@@ -160,10 +160,11 @@ fn fine_tuned(dir: &Path, family: &str, head: &[(&str, Vec<usize>)], change: imp
         "electra" => "ElectraForSequenceClassification",
         "mpnet" => "MPNetForSequenceClassification",
         "albert" => "AlbertForSequenceClassification",
+        "deberta-v3" => "DebertaV2ForSequenceClassification",
         _ => "DistilBertForSequenceClassification",
     }]);
     fs::write(dir.join("config.json"), config.to_string()).unwrap();
-    let prefix = format!("{family}.");
+    let prefix = format!("{}.", family.strip_suffix("-v3").unwrap_or(family));
     let mut tensors: Tensors = fixture
         .tensors
         .iter()
@@ -231,11 +232,18 @@ fn heads_with_a_hidden_layer_are_kept() {
         ("classifier.bias", vec![2]),
     ];
     let (electra, mpnet) = (roberta.clone(), roberta.clone());
+    let deberta = [
+        ("pooler.dense.weight", vec![32, 32]),
+        ("pooler.dense.bias", vec![32]),
+        ("classifier.weight", vec![2, 32]),
+        ("classifier.bias", vec![2]),
+    ];
     for (family, head, activation) in [
         ("roberta", roberta, "Tanh"),
         ("distilbert", distilbert, "Relu"),
         ("electra", electra, "Gelu"),
         ("mpnet", mpnet, "Tanh"),
+        ("deberta-v3", deberta, "Gelu"),
     ] {
         let place = Place::new(family);
         fine_tuned(&place.path("tuned"), family, &head, |_| ());

@@ -10,7 +10,7 @@ use system_tests::{Fixture, fixtures, real_bundle};
 fn with_terms(encoder: &Encoder, patch: &Patch) -> Patch {
     let manifest = encoder.bundle().manifest();
     let mut slots = patch.slots().to_vec();
-    for slot in manifest.slots.iter().filter(|slot| slot.module.is_linear()) {
+    for slot in manifest.slots.iter().filter(|slot| manifest.config.takes_low_rank(slot.module)) {
         for (kind, len) in [(SlotKind::LoraA, manifest.config.inputs(slot.module)), (SlotKind::LoraB, slot.len)] {
             let values = Fixture::values(&format!("{kind:?} of {}", slot.name), &[len as usize, 1]);
             let small: Vec<f32> = values.iter().map(|value| 0.01 * value).collect();

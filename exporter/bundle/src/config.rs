@@ -38,6 +38,9 @@ pub struct Config {
     /// A number that each head adds to its scores by the distance of two tokens, where it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub relative: Option<Relative>,
+    /// Vectors of distances, where queries and keys meet them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disentangled: Option<Disentangled>,
     /// Rotary positions, where queries and keys are rotated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rotary: Option<Rotary>,
@@ -54,6 +57,17 @@ pub struct Relative {
     /// How many buckets there are.
     pub buckets: u32,
     /// From this distance on there is one bucket.
+    pub max_distance: u32,
+}
+
+/// Distances in buckets, as DeBERTa-v2 has them (He and others, 2021): those up to half of `buckets` to each side have
+/// one each, and those beyond share them, in ranges that grow up to `max_distance`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Disentangled {
+    /// How many buckets there are to each side.
+    pub buckets: u32,
+    /// From this distance on, less one, there is one bucket.
     pub max_distance: u32,
 }
 
@@ -140,6 +154,7 @@ impl Config {
             | Module::Key
             | Module::Value
             | Module::AttentionOutput
+            | Module::DistanceNorm
             | Module::AttentionNorm
             | Module::Middle
             | Module::Gate
@@ -155,9 +170,16 @@ impl Config {
     }
 
     /// Whether the key's bias has an effect. With absolute positions, and with numbers added to scores, it shifts all
-    /// scores of a row alike, so softmax cancels it; where queries and keys are rotated, it does not.
+    /// scores of a row alike, so softmax cancels it; where queries and keys are rotated, or keys meet vectors of
+    /// distances, it does not.
     pub fn key_bias_counts(&self) -> bool {
-        self.rotary.is_some()
+        self.rotary.is_some() || self.disentangled.is_some()
+    }
+
+    /// Whether a module takes a low-rank term. Linear layers do; but a term of queries and keys would change the frozen
+    /// vectors of distances that these meet.
+    pub fn takes_low_rank(&self, module: Module) -> bool {
+        module.is_linear() && !(self.disentangled.is_some() && matches!(module, Module::Query | Module::Key))
     }
 
     /// The largest distance at which a layer's tokens see each other; none if they see all.
@@ -204,6 +226,7 @@ impl Config {
         }
         for (name, has, due) in [
             ("relative", self.relative.is_some(), self.family == Family::MpNet),
+            ("disentangled", self.disentangled.is_some(), self.family.has_disentangled_positions()),
             ("rotary", self.rotary.is_some(), self.family.has_rotary_positions()),
             ("window", self.window.is_some(), self.family == Family::ModernBert),
         ] {
@@ -221,6 +244,15 @@ impl Config {
         {
             let expected = "buckets, a multiple of 4, and a max_distance above a quarter of them";
             return Err(Error::field("relative", expected, format!("{buckets} and {max_distance}")));
+        }
+        if let Some(Disentangled { buckets, max_distance }) = self.disentangled
+            && !(buckets.is_multiple_of(8)
+                && (8..=1 << 16).contains(&buckets)
+                && max_distance > buckets / 2 + 1
+                && max_distance <= 1 << 24)
+        {
+            let expected = "buckets, a multiple of 8, and a max_distance above half of them by 2 at least";
+            return Err(Error::field("disentangled", expected, format!("{buckets} and {max_distance}")));
         }
         if let Some(Rotary { theta, local_theta, ntk_factor }) = self.rotary {
             let is_base = |theta: f64| theta.is_finite() && theta > 1.0;
@@ -268,6 +300,7 @@ mod tests {
             layer_norm_epsilon: 1e-12,
             pooler,
             relative: (family == Family::MpNet).then_some(Relative { buckets: 32, max_distance: 128 }),
+            disentangled: family.has_disentangled_positions().then_some(Disentangled { buckets: 8, max_distance: 12 }),
             rotary: family.has_rotary_positions().then_some(Rotary { theta: 1e4, local_theta: 1e4, ntk_factor: 1.0 }),
             window: (family == Family::ModernBert).then_some(Window { reach: 4, global_every: 3 }),
         }
@@ -288,6 +321,7 @@ mod tests {
             (config(Family::Electra, 8, false), &["beln 8"], &[]),
             (config(Family::MpNet, 8, true), &["beln 8"], &["bpool 8"]),
             (config(Family::Albert, 4, true), &["beln 4", "beproj 8"], &["bpool 8"]),
+            (config(Family::DebertaV2, 8, false), &["beln 8", "bdln 8"], &[]),
         ] {
             config.check().unwrap();
             let found: Vec<String> = config.slots().unwrap().iter().map(|(id, len)| format!("{id} {len}")).collect();
@@ -329,6 +363,15 @@ mod tests {
             ),
             (Config { rotary: None, ..of(Family::Gte) }, "rotary: expected one in family gte, found none"),
             (Config { relative: None, ..of(Family::MpNet) }, "relative: expected one in family mpnet, found none"),
+            (
+                Config { disentangled: None, ..of(Family::DebertaV2) },
+                "disentangled: expected one in family debertav2, found none",
+            ),
+            (
+                Config { disentangled: Some(Disentangled { buckets: 12, max_distance: 64 }), ..of(Family::DebertaV2) },
+                "disentangled: expected buckets, a multiple of 8, and a max_distance above half of them by 2 at least, \
+                 found 12 and 64",
+            ),
             (
                 Config { window: None, ..of(Family::ModernBert) },
                 "window: expected one in family modernbert, found none",

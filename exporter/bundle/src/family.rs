@@ -25,6 +25,8 @@ pub enum Family {
     NomicBert,
     /// GTE since version 1.5.
     Gte,
+    /// DeBERTa-v2 and DeBERTa-v3.
+    DebertaV2,
 }
 
 impl Family {
@@ -40,6 +42,7 @@ impl Family {
             Family::Albert => "albert",
             Family::NomicBert => "nomicbert",
             Family::Gte => "gte",
+            Family::DebertaV2 => "debertav2",
         }
     }
 
@@ -49,9 +52,13 @@ impl Family {
             Family::ModernBert => true,
             Family::NomicBert => module.is_linear() && module != Module::Pooler,
             Family::Gte => matches!(module, Module::Middle | Module::Gate),
-            Family::Bert | Family::Roberta | Family::DistilBert | Family::Electra | Family::MpNet | Family::Albert => {
-                false
-            }
+            Family::Bert
+            | Family::Roberta
+            | Family::DistilBert
+            | Family::Electra
+            | Family::MpNet
+            | Family::Albert
+            | Family::DebertaV2 => false,
         }
     }
 
@@ -63,6 +70,11 @@ impl Family {
     /// Whether its queries and keys are rotated.
     pub fn has_rotary_positions(self) -> bool {
         matches!(self, Family::ModernBert | Family::NomicBert | Family::Gte)
+    }
+
+    /// Whether its queries and keys meet vectors of distances.
+    pub fn has_disentangled_positions(self) -> bool {
+        self == Family::DebertaV2
     }
 
     /// Whether LayerNorm comes before attention and MLP, whose results are added to their inputs; the first layer's
@@ -103,6 +115,7 @@ impl Family {
             Family::Electra => [&[Module::EmbeddingNorm, Module::EmbeddingProjection], &BERT_LAYER],
             Family::Albert => [&[Module::EmbeddingNorm, Module::EmbeddingProjection, Module::Pooler], &BERT_LAYER],
             Family::ModernBert => [&[Module::EmbeddingNorm, Module::FinalNorm], &GATED_LAYER],
+            Family::DebertaV2 => [&[Module::EmbeddingNorm, Module::DistanceNorm], &BERT_LAYER],
             Family::NomicBert | Family::Gte => [&[Module::EmbeddingNorm, Module::Pooler], &GATED_LAYER],
         }
     }

@@ -22,6 +22,7 @@
 mod bundle;
 mod checked;
 mod config;
+mod distances;
 mod error;
 mod family;
 mod frozen;
@@ -35,7 +36,8 @@ mod tensor;
 mod vocabulary;
 
 pub use bundle::{Base, Bundle};
-pub use config::{Config, Relative, Rotary, Window};
+pub use config::{Config, Disentangled, Relative, Rotary, Window};
+pub use distances::DistanceTable;
 pub use error::{Error, Result};
 pub use family::Family;
 pub use frozen::Frozen;

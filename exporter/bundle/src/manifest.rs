@@ -147,7 +147,7 @@ impl Manifest {
 
     /// What a patch has to fit.
     pub fn shape(&self) -> EncoderShape<'_> {
-        let inputs = |slot: &Slot| slot.module.is_linear().then(|| self.config.inputs(slot.module));
+        let inputs = |slot: &Slot| self.config.takes_low_rank(slot.module).then(|| self.config.inputs(slot.module));
         let slots = self.slots.iter().map(|s| SlotShape { id: s.id(), name: &s.name, len: s.len, inputs: inputs(s) });
         EncoderShape {
             digest: self.encoder,
@@ -188,6 +188,10 @@ impl Manifest {
         if let Some(relative) = c.relative {
             lines.push(format!("relative_buckets {}", relative.buckets));
             lines.push(format!("relative_max_distance {}", relative.max_distance));
+        }
+        if let Some(disentangled) = c.disentangled {
+            lines.push(format!("disentangled_buckets {}", disentangled.buckets));
+            lines.push(format!("disentangled_max_distance {}", disentangled.max_distance));
         }
         if let Some(rotary) = c.rotary {
             lines.push(format!("rotary_theta {:e}", rotary.theta));

@@ -37,9 +37,13 @@ impl Family {
             Family::ModernBert => &[("attn.Wqkv", QKV), ("mlp.Wi", &["middle", "gate"])],
             Family::NomicBert => &[("attn.Wqkv", QKV)],
             Family::Gte => &[("attention.qkv_proj", QKV), ("mlp.up_gate_proj", &["gate", "middle"])],
-            Family::Bert | Family::Roberta | Family::DistilBert | Family::Electra | Family::MpNet | Family::Albert => {
-                &[]
-            }
+            Family::Bert
+            | Family::Roberta
+            | Family::DistilBert
+            | Family::Electra
+            | Family::MpNet
+            | Family::Albert
+            | Family::DebertaV2 => &[],
         }
     }
 

@@ -28,8 +28,19 @@ use files::{config, read_header, weight_files};
 pub use other::{Other, found};
 
 /// Prefixes that task models put before the base model's names.
-const PREFIXES: [&str; 10] =
-    ["bert.", "roberta.", "distilbert.", "electra.", "mpnet.", "albert.", "nomic_bert.", "new.", "gte.", "model."];
+const PREFIXES: [&str; 11] = [
+    "bert.",
+    "roberta.",
+    "distilbert.",
+    "electra.",
+    "mpnet.",
+    "albert.",
+    "nomic_bert.",
+    "new.",
+    "gte.",
+    "deberta.",
+    "model.",
+];
 
 /// What PEFT puts before the names of the model that it wraps.
 pub const PEFT_PREFIX: &str = "base_model.model.";

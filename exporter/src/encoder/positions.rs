@@ -1,16 +1,20 @@
-//! What attention knows of where tokens are, as nodes of the graph: penalties of padding and by distance, and angles by
-//! which queries and keys are rotated.
+//! What attention knows of where tokens are, as nodes of the graph: penalties of padding and by distance, angles by
+//! which queries and keys are rotated, and vectors of distances that they meet.
 //!
 //! In: the shape of an encoder. Out: what scores are added to, and rotated heads. Tables that no checkpoint has are
 //! computed here. Nothing is refused.
 
+use bias_patch::Module;
 use edge_bundle::{
-    Part, Relative,
+    DistanceTable, Part, Relative,
     onnx::{Attribute, FLOAT, INT64},
 };
 
 use super::{Encoder, INPUT_IDS};
-use crate::graph::{Builder, Source};
+use crate::{
+    distances,
+    graph::{Builder, Distances, Source},
+};
 
 /// What is added to the scores.
 pub(super) struct Penalties {
@@ -18,6 +22,18 @@ pub(super) struct Penalties {
     pub all: String,
     /// In layers that see near tokens alone: `[B, 1, S, S]`.
     pub near: Option<String>,
+    /// What queries and keys need to meet vectors of distances.
+    pub met: Option<Met>,
+}
+
+/// Which vectors of distances queries and keys meet.
+pub(super) struct Met {
+    /// The bucket of each key's distance from each query: `[B, N, S, S]`.
+    by_query: String,
+    /// The same by keys: `[B, N, S, S]`, the third dimension being keys.
+    by_key: String,
+    /// By how much the bias of the table's LayerNorm differs from the pre-trained one, `[1, H]`.
+    change: String,
 }
 
 impl Encoder<'_> {
@@ -38,25 +54,18 @@ impl Encoder<'_> {
         let c = self.config;
         if let Some(relative) = c.relative {
             let distances = self.distances(); // [S, S]
-            let most = c.max_length - 1;
-            let buckets: Vec<i64> =
-                (0..2 * c.max_length - 1).map(|at| bucket(i64::from(at) - i64::from(most), relative).into()).collect();
-            let table = self.family.relative_table().expect("a family with distances has a table of them");
+            let table = self.family.distance_table().expect("a family with distances has a table of them");
             let g = &mut self.graph;
             let source = Source::Tensor(table.to_owned(), Part::WHOLE);
             let table = g.table(table, [relative.buckets.into(), c.heads.into()], source);
-            let most = g.number("attention.most", most as f32);
-            let from_zero = g.node("Add", "attention.distances.from_zero", &[&distances, &most], vec![]);
-            let to_integer = vec![Attribute::int("to", INT64.into())];
-            let from_zero = g.node("Cast", "attention.distances.whole", &[&from_zero], to_integer); // [S, S]
-            let buckets = g.integers("attention.buckets", &[buckets.len() as i64], &buckets);
-            let buckets = g.node("Gather", "attention.by_bucket", &[&buckets, &from_zero], vec![]); // [S, S]
+            let buckets = self.buckets(&distances, |distance| bucket(distance, relative)); // [S, S]
+            let g = &mut self.graph;
             let added = g.node("Gather", "attention.by_distance", &[&table, &buckets], vec![]); // [S, S, N]
             let added = g.transpose("attention.by_head", &added, &[2, 0, 1]); // [N, S, S]
             let all = g.node("Add", "attention.penalty", &[&mask, &added], vec![]); // [B, N, S, S]
-            return Penalties { all, near: None };
+            return Penalties { all, near: None, met: None };
         }
-        let Some(window) = c.window else { return Penalties { all: mask, near: None } };
+        let Some(window) = c.window else { return Penalties { all: mask, near: None, met: None } };
         let distances = self.distances(); // [S, S]
         let g = &mut self.graph;
         // 0 up to the reach, and beyond it the lowest number times how far beyond.
@@ -67,7 +76,100 @@ impl Encoder<'_> {
         let beyond = g.node("Relu", "attention.beyond", &[&beyond], vec![]);
         let far = g.node("Mul", "attention.far", &[&beyond, &lowest], vec![]); // [S, S]
         let near = g.node("Add", "attention.near", &[&mask, &far], vec![]); // [B, 1, S, S]
-        Penalties { all: mask, near: Some(near) }
+        Penalties { all: mask, near: Some(near), met: None }
+    }
+
+    /// The buckets of distances, `[S, S]`, integers.
+    fn buckets(&mut self, distances: &str, of: impl Fn(i64) -> u32) -> String {
+        let most = i64::from(self.config.max_length) - 1;
+        let buckets: Vec<i64> = (-most..=most).map(|distance| of(distance).into()).collect();
+        let g = &mut self.graph;
+        let most = g.number("attention.most", most as f32);
+        let from_zero = g.node("Add", "attention.distances.from_zero", &[distances, &most], vec![]);
+        let to_integer = vec![Attribute::int("to", INT64.into())];
+        let from_zero = g.node("Cast", "attention.distances.whole", &[&from_zero], to_integer); // [S, S]
+        let buckets = g.integers("attention.buckets", &[buckets.len() as i64], &buckets);
+        g.node("Gather", "attention.by_bucket", &[&buckets, &from_zero], vec![]) // [S, S]
+    }
+
+    /// What queries and keys of all layers need to meet vectors of distances, where they do.
+    pub(super) fn met(&mut self) -> Option<Met> {
+        let (c, disentangled) = (self.config, self.config.disentangled?);
+        let (norm, bias) = self.bias(Module::DistanceNorm, None, c.hidden);
+        let source = Source::Tensor(bias.clone(), Part::WHOLE);
+        let before = self.graph.weight(&format!("{norm}.pretrained"), &[c.hidden.into()], false, source);
+        let distances = self.distances(); // [S, S]
+        let buckets = self.buckets(&distances, |distance| distances::bucket(distance, disentangled)); // [S, S]
+        let g = &mut self.graph;
+        let change = g.node("Sub", &format!("{norm}.change"), &[&bias, &before], vec![]); // [H]
+        let axis = g.integers(&format!("{norm}.axis"), &[1], &[0]);
+        let change = g.node("Unsqueeze", &format!("{norm}.change.row"), &[&change, &axis], vec![]); // [1, H]
+        let mut length = |name: &str, of: i64| {
+            let dimension = vec![Attribute::int("start", of), Attribute::int("end", of + 1)];
+            g.node("Shape", &format!("attention.{name}"), &[INPUT_IDS], dimension) // [1]
+        };
+        let (batch, sequence) = (length("batch", 0), length("sequence", 1));
+        let heads = g.integers("attention.heads", &[1], &[c.heads.into()]);
+        let axis = vec![Attribute::int("axis", 0)];
+        let shape = g.node("Concat", "attention.shape", &[&batch, &heads, &sequence, &sequence], axis); // [4]
+        let by_query = g.node("Expand", "attention.met.by_query", &[&buckets, &shape], vec![]);
+        let buckets = g.transpose("attention.by_bucket.of_keys", &buckets, &[1, 0]); // [S, S]
+        let by_key = g.node("Expand", "attention.met.by_key", &[&buckets, &shape], vec![]);
+        Some(Met { by_query, by_key, change })
+    }
+
+    /// (q + c) k + q K_t + k Q_t, `[B, N, S, S]`: t is the bucket of the distance of a key from a query; K_t and Q_t
+    /// are what the layers of keys and queries make of its row of the table; and c is what biases of a task add to all
+    /// Q_t. What they add to K_t is the same in all scores of a query, so softmax cancels it. `query` is `[B, S, H]`, q
+    /// is `[B, N, S, D]`, k is `[B, N, D, S]`.
+    pub(super) fn scores_by_distance(&mut self, query: &str, q: &str, k: &str, met: &Met, layer: u16) -> String {
+        let (h, at) = (self.config.hidden, Some(layer));
+        let name = |part: &str| format!("layer.{layer}.{part}");
+        let module = self.family.module(Module::Query, at);
+        let weight = self.frozen(Module::Query, at, &[h.into(), h.into()], true);
+        let g = &mut self.graph;
+        let change = g.node("MatMul", &name("q.change.product"), &[&met.change, &weight], vec![]); // [1, H]
+        let change = g.node("Add", &name("q.change"), &[&change, &format!("{module}.bias")], vec![]); // [1, H]
+        let shifted = g.node("Add", &name("q.sum"), &[query, &change], vec![]); // [B, S, H]
+        let shifted = g.node("Reshape", &name("q.sum.split"), &[&shifted, &name("split_heads")], vec![]);
+        let shifted = g.transpose(&name("q.shifted"), &shifted, &[0, 2, 1, 3]); // [B, N, S, D]
+        let scores = g.node("MatMul", &name("scores"), &[&shifted, k], vec![]); // [B, N, S, S]
+
+        let keys = self.vectors(Module::Key, layer); // [N, D, T]
+        let queries = self.vectors(Module::Query, layer); // [N, D, T]
+        let g = &mut self.graph;
+        let axis = || vec![Attribute::int("axis", -1)];
+        let by_query = g.node("MatMul", &name("q.met"), &[q, &keys], vec![]); // [B, N, S, T]
+        let by_query = g.node("GatherElements", &name("q.by_distance"), &[&by_query, &met.by_query], axis());
+        let k = g.transpose(&name("k.rows"), k, &[0, 1, 3, 2]); // [B, N, S, D]
+        let by_key = g.node("MatMul", &name("k.met"), &[&k, &queries], vec![]); // [B, N, S, T]
+        let by_key = g.node("GatherElements", &name("k.by_distance"), &[&by_key, &met.by_key], axis());
+        let by_key = g.transpose(&name("k.by_distance.of_queries"), &by_key, &[0, 1, 3, 2]);
+        let scores = g.node("Add", &name("scores.by_query"), &[&scores, &by_query], vec![]);
+        g.node("Add", &name("scores.by_distance"), &[&scores, &by_key], vec![])
+    }
+
+    /// What the layer of keys or queries makes of the table of distances, `[N, D, T]`.
+    fn vectors(&mut self, term: Module, layer: u16) -> String {
+        let (c, module) = (self.config, self.family.module(term, Some(layer)));
+        let (depth, heads) = (c.hidden / c.heads, c.heads);
+        let buckets = 2 * c.disentangled.expect("asked for where there are such vectors").buckets;
+        let norm = self.family.module(Module::DistanceNorm, None);
+        let table = self.family.distance_table().expect("a family with distances has a table of them");
+        let source = Source::Distances(Distances {
+            table: table.to_owned(),
+            norm: [format!("{norm}.weight"), format!("{norm}.bias")],
+            epsilon: c.layer_norm_epsilon,
+            matrix: format!("{module}.weight"),
+            heads,
+        });
+        let vectors = DistanceTable::name_of(&module);
+        let vectors = self.graph.factor(&vectors, [depth.into(), u64::from(heads) * u64::from(buckets)], source);
+        let g = &mut self.graph;
+        let shape = [depth, heads, buckets].map(i64::from);
+        let split = g.integers(&format!("{vectors}.shape"), &[3], &shape);
+        let split = g.node("Reshape", &format!("{vectors}.split"), &[&vectors, &split], vec![]); // [D, N, T]
+        g.transpose(&format!("{vectors}.heads"), &split, &[1, 0, 2]) // [N, D, T]
     }
 
     /// The distance of each token, as a key, from each, as a query: `[S, S]`, floats.

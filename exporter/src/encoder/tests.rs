@@ -1,11 +1,11 @@
 use bias_patch::Digest;
-use edge_bundle::{Family, Relative, Rotary, Window, onnx::DimValue};
+use edge_bundle::{Disentangled, Family, Relative, Rotary, Window, onnx::DimValue};
 use prost::Message;
 
 use super::*;
 
 /// A small encoder of every family.
-fn configs() -> [Config; 9] {
+fn configs() -> [Config; 10] {
     let bert = Config {
         family: Family::Bert,
         layers: 2,
@@ -21,12 +21,14 @@ fn configs() -> [Config; 9] {
         layer_norm_epsilon: 1e-5,
         pooler: true,
         relative: None,
+        disentangled: None,
         rotary: None,
         window: None,
     };
     let family = |family, activation| Config { family, activation, ..bert.clone() };
     let relative = Some(Relative { buckets: 8, max_distance: 4 });
     let rotary = Some(Rotary { theta: 1000.0, local_theta: 100.0, ntk_factor: 1.0 });
+    let disentangled = Some(Disentangled { buckets: 8, max_distance: 6 });
     let window = Some(Window { reach: 1, global_every: 2 });
     [
         bert.clone(),
@@ -38,6 +40,7 @@ fn configs() -> [Config; 9] {
         Config { embedding: 4, ..family(Family::Albert, Activation::GeluTanh) },
         Config { pooler: false, rotary, ..family(Family::NomicBert, Activation::Silu) },
         Config { token_types: 0, pooler: false, rotary, ..family(Family::Gte, Activation::Gelu) },
+        Config { token_types: 0, pooler: false, disentangled, ..family(Family::DebertaV2, Activation::Gelu) },
     ]
 }
 
@@ -55,6 +58,7 @@ fn encoder_onnx_is_the_same_bytes_in_every_version() {
             "939f939900dd0466",
             "68364f671f8fd1e7",
             "1dab9bb2a7eff580",
+            "bd8a10ff431d0912",
         ],
         [
             "d2ddbd8db588a310",
@@ -66,6 +70,7 @@ fn encoder_onnx_is_the_same_bytes_in_every_version() {
             "3522232b57bf17bb",
             "cdc7822dc6635f92",
             "b7bcc7a84151e1bd",
+            "88c2c6746b01f2f6",
         ],
         [
             "9224dd6a8b6ef412",
@@ -77,6 +82,7 @@ fn encoder_onnx_is_the_same_bytes_in_every_version() {
             "2f981cb67bd5b139",
             "54b8efb3d75b2520",
             "1131a216c4920cde",
+            "6be3266515936a6c",
         ],
         [
             "eb38764f2bc29d16",
@@ -88,6 +94,7 @@ fn encoder_onnx_is_the_same_bytes_in_every_version() {
             "3cc9fdfe6c43b7de",
             "3907a43deab41987",
             "d53bcfc93b3f9300",
+            "ed9d56145d71d4a5",
         ],
     ];
     let digest = |config, element, low_rank_inputs| {
@@ -111,7 +118,7 @@ fn slots_have_defaults_and_nothing_else_has() {
             let mut due: Vec<String> = slots
                 .iter()
                 .flat_map(|slot| {
-                    let terms = low_rank_inputs && slot.module.is_linear();
+                    let terms = low_rank_inputs && config.takes_low_rank(slot.module);
                     let terms = terms.then(|| Slot::low_rank_inputs(&slot.name)).into_iter().flatten();
                     [slot.name.clone()].into_iter().chain(terms)
                 })

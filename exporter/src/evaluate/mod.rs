@@ -103,6 +103,7 @@ mod tests {
             layer_norm_epsilon: 1e-5,
             pooler: false,
             relative: None,
+            disentangled: None,
             rotary: None,
             window: None,
         };

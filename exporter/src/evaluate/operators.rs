@@ -5,7 +5,7 @@
 
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI, PI};
 
-use ndarray::{Array, ArrayD, ArrayView2, Axis, Ix2, IxDyn, Slice, concatenate};
+use ndarray::{Array, ArrayD, ArrayView2, ArrayViewD, Axis, Ix2, IxDyn, Slice, concatenate};
 
 use super::{Value, bad_node};
 use edge_bundle::onnx::{INT64, Node};
@@ -46,12 +46,16 @@ pub(super) fn apply(node: &Node, operands: &[Value]) -> Result<Value> {
             _ => int(0)?.mapv(|v| v as f64),
         },
         "Abs" => float(0)?.mapv(f64::abs),
+        "Concat" if matches!(operands.first(), Some(Value::Int(_))) => {
+            let arrays = (0..operands.len()).map(|at| Ok(int(at)?.view())).collect::<Result<Vec<_>>>()?;
+            return Ok(Value::Int(joined(node, &arrays)?));
+        }
         "Concat" => {
             let arrays = (0..operands.len()).map(|at| Ok(float(at)?.view())).collect::<Result<Vec<_>>>()?;
-            let rank = arrays.first().map_or(0, |array| array.ndim());
-            let axis = check_axis(node, number(node, "axis", 0), rank)?;
-            concatenate(Axis(axis), &arrays).map_err(|e| bad_node(node, "shapes that fit", e))?
+            joined(node, &arrays)?
         }
+        "Expand" => return expand(node, int(0)?, int(1)?),
+        "GatherElements" => gather_elements(node, float(0)?, int(1)?)?,
         "Relu" => float(0)?.mapv(|v| v.max(0.0)),
         "Tanh" => float(0)?.mapv(f64::tanh),
         "Sigmoid" => float(0)?.mapv(|v| 1.0 / (1.0 + (-v).exp())),
@@ -75,6 +79,9 @@ pub(super) fn apply(node: &Node, operands: &[Value]) -> Result<Value> {
             array
         }
         "Reshape" => reshape(node, float(0)?, int(1)?)?,
+        "Transpose" if matches!(operands.first(), Some(Value::Int(_))) => {
+            return Ok(Value::Int(transpose(node, int(0)?)?));
+        }
         "Transpose" => transpose(node, float(0)?)?,
         "Softmax" => {
             let mut array = float(0)?.clone();
@@ -91,6 +98,43 @@ pub(super) fn apply(node: &Node, operands: &[Value]) -> Result<Value> {
         "MatMul" => matmul(node, float(0)?, float(1)?)?,
         other => return Err(bad_node(node, "an operator of an exported graph", other)),
     }))
+}
+
+/// Arrays one after the other, along the attribute `axis`.
+fn joined<T: Clone>(node: &Node, arrays: &[ArrayViewD<'_, T>]) -> Result<ArrayD<T>> {
+    let rank = arrays.first().map_or(0, |array| array.ndim());
+    let axis = check_axis(node, number(node, "axis", 0), rank)?;
+    concatenate(Axis(axis), arrays).map_err(|e| bad_node(node, "shapes that fit", e))
+}
+
+/// The array repeated to the shape that it is broadcast to with other dimensions.
+fn expand(node: &Node, array: &ArrayD<i64>, dims: &ArrayD<i64>) -> Result<Value> {
+    let found: Option<Vec<usize>> = dims.iter().map(|dim| usize::try_from(*dim).ok()).collect();
+    let expanded = found.and_then(|dims| Some(array.broadcast(dims)?.to_owned()));
+    let expanded = expanded.ok_or_else(|| bad_node(node, format!("a shape for {:?}", array.shape()), dims))?;
+    Ok(Value::Int(expanded))
+}
+
+/// From each row along the last axis the values at the places that the same row of `places` says.
+fn gather_elements(node: &Node, array: &ArrayD<f64>, places: &ArrayD<i64>) -> Result<ArrayD<f64>> {
+    let (rank, axis) = (array.ndim(), check_axis(node, number(node, "axis", 0), array.ndim())?);
+    let (rows, wanted) = (array.shape().split_last(), places.shape().split_last());
+    let (Some((width, before)), Some((_, of_places))) = (rows, wanted) else {
+        return Err(bad_node(node, "arrays of at least one dimension", rank));
+    };
+    if axis + 1 != rank || before != of_places {
+        let found = format!("{:?} and {:?}", array.shape(), places.shape());
+        return Err(bad_node(node, "places in the last dimension of the same rows", found));
+    }
+    let mut picked = Array::zeros(places.raw_dim());
+    let lanes = picked.lanes_mut(Axis(axis)).into_iter().zip(array.lanes(Axis(axis)));
+    for ((mut picked, values), places) in lanes.zip(places.lanes(Axis(axis))) {
+        for (picked, place) in picked.iter_mut().zip(places) {
+            let at = usize::try_from(*place).ok().filter(|at| at < width);
+            *picked = values[at.ok_or_else(|| bad_node(node, format!("a place below {width}"), place))?];
+        }
+    }
+    Ok(picked)
 }
 
 /// Dimensions `start` to `end`.
@@ -130,7 +174,7 @@ fn reshape(node: &Node, array: &ArrayD<f64>, dims: &ArrayD<i64>) -> Result<Array
 }
 
 /// The dimensions in the order of the attribute `perm`.
-fn transpose(node: &Node, array: &ArrayD<f64>) -> Result<ArrayD<f64>> {
+fn transpose<T: Clone>(node: &Node, array: &ArrayD<T>) -> Result<ArrayD<T>> {
     let order = node.attribute("perm").map_or(&[][..], |a| &a.ints);
     let mut sorted = order.to_vec();
     sorted.sort_unstable();

@@ -28,6 +28,7 @@ pub(super) const TABLE: FamilyTable = FamilyTable {
         token_type_embeddings: "embeddings.token_type_embeddings",
         embedding_norm: "embeddings.LayerNorm",
         embedding_projection: None,
+        distance_norm: None,
         final_norm: None,
         layers: "encoder.layer",
         query: "attention.self.query",

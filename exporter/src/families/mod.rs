@@ -8,6 +8,7 @@
 
 mod albert;
 mod bert;
+mod deberta;
 mod distilbert;
 mod electra;
 mod gte;
@@ -17,14 +18,14 @@ mod nomic;
 mod roberta;
 
 use bias_patch::{Activation, Module};
-use edge_bundle::{Config, Family, Part, Relative, Rotary, Window};
+use edge_bundle::{Config, Disentangled, Family, Part, Relative, Rotary, Window};
 use hf_checkpoint::Checkpoint;
 use serde_json::Value;
 
 use crate::{Error, Result};
 
 /// Every family there is.
-const FAMILIES: [&FamilyTable; 9] = [
+const FAMILIES: [&FamilyTable; 10] = [
     &bert::TABLE,
     &roberta::TABLE,
     &distilbert::TABLE,
@@ -34,6 +35,7 @@ const FAMILIES: [&FamilyTable; 9] = [
     &albert::TABLE,
     &nomic::TABLE,
     &gte::TABLE,
+    &deberta::TABLE,
 ];
 
 /// What is particular to a family.
@@ -61,6 +63,9 @@ enum Positions {
     /// That, and a number added to scores by the distance of tokens: the fields of how many buckets of distances there
     /// are, and the checkpoint's table.
     AfterPaddingAndRelative { buckets: &'static str, table: &'static str },
+    /// Queries and keys meet vectors of distances, which are made of a table of the checkpoint. `config.json` says how
+    /// distances are counted.
+    Disentangled { read: fn(&Checkpoint) -> Result<Disentangled>, table: &'static str },
     /// Queries and keys are rotated; there is no table. `config.json` says by what.
     Rotary(fn(&Checkpoint) -> Result<Rotation>),
 }
@@ -96,6 +101,8 @@ pub(crate) struct Modules {
     embedding_norm: &'static str,
     /// Where the embedding tables are narrower than the hidden width.
     embedding_projection: Option<&'static str>,
+    /// The LayerNorm of the table of distances, where there is one.
+    distance_norm: Option<&'static str>,
     /// The LayerNorm after the last layer, where there is one.
     final_norm: Option<&'static str>,
     /// Before the number of a layer; the modules below come after it.
@@ -124,6 +131,7 @@ impl FamilyTable {
         let name = match term {
             Module::EmbeddingNorm => Some(m.embedding_norm),
             Module::EmbeddingProjection => m.embedding_projection,
+            Module::DistanceNorm => m.distance_norm,
             Module::Query => Some(m.query),
             Module::Key => Some(m.key),
             Module::Value => Some(m.value),
@@ -157,10 +165,10 @@ impl FamilyTable {
         self.family.in_checkpoint(&self.module(term, layer))
     }
 
-    /// The checkpoint's table of numbers for buckets of distances.
-    pub fn relative_table(&self) -> Option<&'static str> {
+    /// The checkpoint's table for buckets of distances: of numbers, or of what queries and keys meet.
+    pub fn distance_table(&self) -> Option<&'static str> {
         match self.positions {
-            Positions::AfterPaddingAndRelative { table, .. } => Some(table),
+            Positions::AfterPaddingAndRelative { table, .. } | Positions::Disentangled { table, .. } => Some(table),
             _ => None,
         }
     }
@@ -215,7 +223,7 @@ pub(crate) fn config(checkpoint: &Checkpoint) -> Result<Config> {
         fields.max_length.iter().copied().find(|field| given(field).is_some()).unwrap_or(fields.max_length[0]);
     let rows = number(longest)?;
     let position_offset = match table.positions {
-        Positions::FromZero | Positions::Rotary(_) => 0,
+        Positions::FromZero | Positions::Rotary(_) | Positions::Disentangled { .. } => 0,
         Positions::AfterPadding | Positions::AfterPaddingAndRelative { .. } => {
             number_or("pad_token_id", 1)?.saturating_add(1)
         }
@@ -224,6 +232,10 @@ pub(crate) fn config(checkpoint: &Checkpoint) -> Result<Config> {
         Positions::AfterPaddingAndRelative { buckets, .. } => {
             Some(Relative { buckets: number_or(buckets, 32)?, max_distance: 128 })
         }
+        _ => None,
+    };
+    let disentangled = match table.positions {
+        Positions::Disentangled { read, .. } => Some(read(checkpoint)?),
         _ => None,
     };
     let (rotary, window) = match table.positions {
@@ -250,6 +262,7 @@ pub(crate) fn config(checkpoint: &Checkpoint) -> Result<Config> {
         layer_norm_epsilon: epsilon,
         pooler: table.modules.pooler.is_some_and(|module| checkpoint.contains(&format!("{module}.weight"))),
         relative,
+        disentangled,
         rotary,
         window,
     };
@@ -347,6 +360,7 @@ mod tests {
             Family::Albert,
             Family::NomicBert,
             Family::Gte,
+            Family::DebertaV2,
         ] {
             assert_eq!(FAMILIES.iter().filter(|table| table.family == family).count(), 1, "{family:?}");
         }

@@ -59,6 +59,10 @@ impl Patch {
                 let expected = "none, for the key's bias has no effect in this encoder";
                 return Err(Error::field(format!("slot {bias}"), expected, "one"));
             }
+            if stored.id.kind.is_low_rank() && slot.inputs.is_none() {
+                let expected = "none, for this encoder takes no low-rank term there";
+                return Err(Error::field(format!("slot {} ({})", stored.id, slot.name), expected, "one"));
+            }
             let (found, len, inputs) =
                 (stored.values.len() as u64, u64::from(slot.len), u64::from(slot.inputs.unwrap_or_default()));
             let field = || format!("slot {} ({})", stored.id, slot.name);
@@ -68,7 +72,6 @@ impl Patch {
                 SlotKind::LoraA => inputs,
                 SlotKind::LoraB => len,
             };
-            // A LayerNorm has no low-rank term, so its number of inputs is not asked for.
             let rank = found.checked_div(width).filter(|rank| rank * width == found && *rank <= inputs.min(len));
             let expected = || format!("1 to {} times {width} values", inputs.min(len));
             ranks.push((stored.id, rank.ok_or_else(|| Error::field(field(), expected(), found))?));

@@ -18,10 +18,12 @@ pub enum Module {
     EmbeddingNorm,
     /// `embeddings_project`, where embeddings are narrower than the encoder (ELECTRA, ALBERT).
     EmbeddingProjection,
+    /// The LayerNorm of the table of distances, where queries and keys meet vectors of distances (DeBERTa).
+    DistanceNorm,
     /// The query; its bias is b_q.
     Query,
-    /// The key. Its bias, b_k, has an effect only with rotary positions. Elsewhere it shifts all scores of a row
-    /// alike, softmax cancels it, and no patch has it.
+    /// The key. Its bias, b_k, has an effect only where keys are rotated (rotary positions) or meet vectors of
+    /// distances. Elsewhere it shifts all scores of a row alike, softmax cancels it, and no patch has it.
     Key,
     /// The value; its bias is b_v.
     Value,
@@ -53,9 +55,10 @@ enum Part {
 
 impl Module {
     /// Every module, in the order of the forward pass.
-    pub const ALL: [Module; 13] = [
+    pub const ALL: [Module; 14] = [
         Module::EmbeddingNorm,
         Module::EmbeddingProjection,
+        Module::DistanceNorm,
         Module::Query,
         Module::Key,
         Module::Value,
@@ -85,6 +88,7 @@ impl Module {
             Module::Pooler => 10,
             Module::Gate => 11,
             Module::FinalNorm => 12,
+            Module::DistanceNorm => 13,
         }
     }
 
@@ -93,6 +97,7 @@ impl Module {
         match self {
             Module::EmbeddingNorm => (Part::Before, 0),
             Module::EmbeddingProjection => (Part::Before, 1),
+            Module::DistanceNorm => (Part::Before, 2),
             Module::Query => (Part::Layer, 0),
             Module::Key => (Part::Layer, 1),
             Module::Value => (Part::Layer, 2),
@@ -112,6 +117,7 @@ impl Module {
         match self {
             Module::EmbeddingNorm => "beln",
             Module::EmbeddingProjection => "beproj",
+            Module::DistanceNorm => "bdln",
             Module::Query => "bq",
             Module::Key => "bk",
             Module::Value => "bv",
@@ -128,7 +134,14 @@ impl Module {
 
     /// Whether it is a linear layer, not a LayerNorm. Only linear layers have low-rank terms.
     pub fn is_linear(self) -> bool {
-        !matches!(self, Module::EmbeddingNorm | Module::AttentionNorm | Module::OutputNorm | Module::FinalNorm)
+        !matches!(
+            self,
+            Module::EmbeddingNorm
+                | Module::DistanceNorm
+                | Module::AttentionNorm
+                | Module::OutputNorm
+                | Module::FinalNorm
+        )
     }
 
     /// Its short name, as in `lora_a.q.3`: the symbol of its bias without the b.

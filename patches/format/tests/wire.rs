@@ -227,6 +227,12 @@ fn low_rank_terms_that_do_not_fit_are_refused() {
         .map(|slot| StoredSlot { id: SlotId { layer: Some(7), ..slot.id }, ..slot });
     let [a, b] = other;
     assert_eq!(check(a, b), "slot lora_a.v.7: the encoder has no such slot (it has 2 layers)");
+    // A linear layer that takes no term in this encoder.
+    let mut other = encoder;
+    other.slots.iter_mut().filter(|slot| slot.id.module == Module::Query).for_each(|slot| slot.inputs = None);
+    let both = make(term(&mut numbers, 1, 2, Encoding::F32).into()).unwrap();
+    let error = both.check(&other).unwrap_err().to_string();
+    assert_eq!(error, "slot lora_a.q.0 (bq): expected none, for this encoder takes no low-rank term there, found one");
     let norm = SlotId::new(Module::EmbeddingNorm, None).unwrap();
     let error = norm.with_kind(SlotKind::LoraA).unwrap_err().to_string();
     assert_eq!(error, "low-rank term of eln: expected a linear layer, found a LayerNorm");

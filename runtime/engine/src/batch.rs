@@ -134,6 +134,11 @@ impl<'a> TaskRows<'a> {
         slot.filter(|slot| self.table.zeros.binary_search(&slot.at).is_err())
     }
 
+    /// The same values for rows of other tasks.
+    pub fn with(self, tasks: &'a [u32]) -> Self {
+        TaskRows { tasks, ..self }
+    }
+
     /// The values of a slot for row `row`. Task numbers are checked before a run, so they are in the table.
     pub fn slot(&self, slot: Slot, row: usize) -> &'a [f32] {
         &self.table.values[self.tasks[row] as usize * self.table.width + slot.at..][..slot.len]

@@ -137,7 +137,7 @@ pub(crate) fn backward<'m>(
 }
 
 /// The sum over layers of dy W^T and what their low-rank terms add, `[N, K]`.
-fn backward_of_input<'m>(pass: &Pass<'m>, layers: &[Linear], d: &[f32]) -> Scratch<'m> {
+pub(crate) fn backward_of_input<'m>(pass: &Pass<'m>, layers: &[Linear], d: &[f32]) -> Scratch<'m> {
     let (machine, depth, width) = (pass.machine, layers[0].inputs(), layers[0].outputs());
     let stride = layers.len() * width;
     let mut d_x = machine.scratch(d.len() / stride * depth);

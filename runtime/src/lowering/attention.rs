@@ -2,7 +2,7 @@
 //!
 //! In: the node that the heads are joined in. Out: the engine's operator. Refused: queries, keys and values of several
 //! inputs, another scale than 1 / sqrt(D), penalties other than of padding and distances, and other rotations than
-//! those of rotary positions.
+//! those of rotary positions. [`super::disentangled`] reads scores to which vectors of distances add.
 //!
 //! Letters: B batch, S sequence, n heads, D width of a head, P the longest sequence of a table.
 
@@ -32,12 +32,19 @@ impl<'a> Search<'a> {
         let masked = graph.step(&softmax.input[0], "Add", 2)?;
         let (relative, window) = self.penalty(&masked.input[1])?;
         let scaled = graph.step(&masked.input[0], "Mul", 2)?;
-        let scores = graph.step(&scaled.input[0], "MatMul", 2)?;
+        let (scores, met) = match graph.find(&scaled.input[0], "Add")? {
+            None => (graph.step(&scaled.input[0], "MatMul", 2)?, None),
+            Some(sum) => {
+                let (scores, met) = self.meeting(sum)?;
+                (scores, Some(met))
+            }
+        };
         // q and v are [B, n, S, D], k is [B, n, D, S].
-        let (rotary, q, k) = self.rotated(&scores.input[0], &scores.input[1])?;
+        let q = met.as_ref().map_or(scores.input[0].as_str(), |met| met.q);
+        let (rotary, q, k) = self.rotated(q, &scores.input[1])?;
         let key_order: &[i64] = if rotary.is_some() { &[0, 2, 1, 3] } else { &[0, 2, 3, 1] };
-        let (query, x, heads) = self.projection(q, &[0, 2, 1, 3])?;
-        let (key, of_key, of_key_heads) = self.projection(k, key_order)?;
+        let (mut query, x, heads) = self.projection(q, &[0, 2, 1, 3])?;
+        let (mut key, of_key, of_key_heads) = self.projection(k, key_order)?;
         let (value, of_value, of_value_heads) = self.projection(&context.input[1], &[0, 2, 1, 3])?;
         if x != of_key || x != of_value || heads != of_key_heads || heads != of_value_heads {
             return Err(Uncovered::node(join, "queries, keys and values of one input", "several"));
@@ -45,7 +52,13 @@ impl<'a> Search<'a> {
         let [count, depth] = heads;
         check_int(join, "allowzero", &[0], 0)?;
         check_list(join, "a shape", &[0, 0, count.saturating_mul(depth)], &graph.integers(joined)?)?;
-        let due = 1.0 / (depth as f32).sqrt();
+        let disentangled = met.map(|met| self.disentangled(met, scores, &query, heads)).transpose()?;
+        if disentangled.is_some() {
+            // They have no terms, as the manifest's shape says to patches.
+            (query.low_rank, key.low_rank) = (None, None);
+        }
+        let parts = if disentangled.is_some() { 3.0 } else { 1.0 };
+        let due = 1.0 / (parts * depth as f32).sqrt();
         let found = graph.number(&scaled.input[1])?;
         // Numbers apart by roundings; a NaN is apart from all.
         let close = (found - due).abs() <= 1e-6 * due;
@@ -59,21 +72,26 @@ impl<'a> Search<'a> {
         }
         let inputs = vec![self.value(x)?];
         let name = join.name().to_owned();
-        let positions = Positions { rotary, relative, window };
+        let positions = Positions { rotary, relative, disentangled, window };
         Ok((Box::new(Attention { name, layers: [query, key, value], heads, positions }), inputs))
     }
 
     /// A query, key or value: its layer, the name of the layer's input, and how many heads of how many columns it has.
     fn projection(&self, name: &str, order: &[i64]) -> Result<(Linear, &'a str, [i64; 2])> {
+        let (joined, heads) = self.split(name, order)?;
+        let (layer, x) = self.linear(self.graph.producer(joined)?)?;
+        Ok((layer, x, heads))
+    }
+
+    /// Transpose(Reshape(x, [0, 0, n, D])), the heads of x: the name of x, n and D.
+    pub(super) fn split(&self, name: &str, order: &[i64]) -> Result<(&'a str, [i64; 2])> {
         let split = self.graph.step(self.transposed(name, order)?, "Reshape", 2)?;
         check_int(split, "allowzero", &[0], 0)?;
         let shape = self.graph.integers(&split.input[1])?;
-        let (heads, depth) = match shape[..] {
-            [0, 0, heads, depth] if heads > 0 && depth > 0 => (heads, depth),
-            _ => return Err(Uncovered::node(split, "a shape of heads, [0, 0, n, D]", format!("{shape:?}"))),
-        };
-        let (layer, x) = self.linear(self.graph.producer(&split.input[0])?)?;
-        Ok((layer, x, [heads, depth]))
+        match shape[..] {
+            [0, 0, heads, depth] if heads > 0 && depth > 0 => Ok((&split.input[0], [heads, depth])),
+            _ => Err(Uncovered::node(split, "a shape of heads, [0, 0, n, D]", format!("{shape:?}"))),
+        }
     }
 
     /// What the scores' penalty knows of distances: a table of numbers that are added, or the largest distance that is
@@ -93,26 +111,30 @@ impl<'a> Search<'a> {
         let of_buckets = graph.step(self.transposed(by_distance, &[2, 0, 1])?, "Gather", 2)?;
         check_int(of_buckets, "axis", &[0], 0)?;
         let table = self.frozen(of_buckets, &of_buckets.input[0], Stored::Table)?;
-        let of_distances = graph.step(&of_buckets.input[1], "Gather", 2)?;
+        let buckets = self.buckets(&of_buckets.input[1], table.rows)?;
+        Ok((Some(Relative { table, buckets }), None))
+    }
+
+    /// Gather(buckets, Cast(distances + P - 1)): the buckets of 2 P - 1 distances, each below `rows`.
+    pub(super) fn buckets(&self, name: &str, rows: usize) -> Result<Vec<u32>> {
+        let graph = &self.graph;
+        let of_distances = graph.step(name, "Gather", 2)?;
         check_int(of_distances, "axis", &[0], 0)?;
         let cast = graph.step(&of_distances.input[1], "Cast", 1)?;
         check_int(cast, "to", &[onnx::INT64.into()], 0)?;
         let from_zero = graph.step(&cast.input[0], "Add", 2)?;
         let longest = self.distances(&from_zero.input[0])?;
         let (most, found) = (longest - 1, graph.number(&from_zero.input[1])?);
-        let rows = |bucket: &i64| u32::try_from(*bucket).ok().filter(|row| (*row as usize) < table.rows);
+        let row = |bucket: &i64| u32::try_from(*bucket).ok().filter(|row| (*row as usize) < rows);
         let buckets = graph.integers(&of_distances.input[0])?;
         let count = buckets.len();
         let dims = &graph.constant(&of_distances.input[0])?.dims;
         check_list(of_distances, "buckets of shape", &[count as i64], dims)?;
-        let buckets: Option<Vec<u32>> = buckets.iter().map(rows).collect();
-        match buckets.filter(|_| found == most as f32 && count == 2 * longest - 1) {
-            Some(buckets) => Ok((Some(Relative { table, buckets }), None)),
-            None => {
-                let due = format!("{most} added, and {} buckets below {}", 2 * longest - 1, table.rows);
-                Err(Uncovered::node(of_distances, due, format!("{found} and {count}, or beyond")))
-            }
-        }
+        let buckets: Option<Vec<u32>> = buckets.iter().map(row).collect();
+        buckets.filter(|_| found == most as f32 && count == 2 * longest - 1).ok_or_else(|| {
+            let due = format!("{most} added, and {} buckets below {rows}", 2 * longest - 1);
+            Uncovered::node(of_distances, due, format!("{found} and {count}, or beyond"))
+        })
     }
 
     /// Mul(Relu(Sub(Abs(distances), reach)), lowest): nothing up to the reach, which it gives.

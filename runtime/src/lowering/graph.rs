@@ -197,13 +197,15 @@ fn check_operator(node: &Node) -> Result<()> {
     }
     let known: &[&str] = match node.op_type() {
         "Cast" => &["to"],
-        "Concat" | "Gather" | "Softmax" => &["axis"],
+        "Concat" | "Gather" | "GatherElements" | "Softmax" => &["axis"],
         "Gelu" => &["approximate"],
         "LayerNormalization" => &["axis", "epsilon", "stash_type"],
         "Reshape" => &["allowzero"],
         "Shape" => &["start", "end"],
         "Transpose" => &["perm"],
-        "Abs" | "Add" | "MatMul" | "Mul" | "Relu" | "Sigmoid" | "Slice" | "Sub" | "Tanh" | "Unsqueeze" => &[],
+        "Abs" | "Add" | "Expand" | "MatMul" | "Mul" | "Relu" | "Sigmoid" | "Slice" | "Sub" | "Tanh" | "Unsqueeze" => {
+            &[]
+        }
         // No pattern has it.
         _ => return Ok(()),
     };

@@ -14,6 +14,7 @@
 //! Letters: B batch, S sequence, E embedding width, H hidden width, n heads, D = H / n.
 
 mod attention;
+mod disentangled;
 mod frozen;
 mod graph;
 mod linear;

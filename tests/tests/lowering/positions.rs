@@ -1,4 +1,4 @@
-//! Positions in attention that the engine does not have: other distances, windows, angles and gates.
+//! Positions in attention that the engine does not have: other distances, vectors of them, windows, angles and gates.
 
 use super::*;
 
@@ -30,6 +30,54 @@ fn other_distances_are_refused() {
         ),
     ];
     assert_uncovered("mpnet", Options::default(), cases);
+}
+
+#[test]
+fn other_vectors_of_distances_are_refused() {
+    let cases: &[(Change, &[&str], Tract)] = &[
+        (
+            ("a scale of one product", |g| number(g, "layer.0.scale", &[], 0.353_553_4)),
+            &["node layer.0.scores.scaled: expected a scale of 0.20412414, found 0.3535534"],
+            Runs,
+        ),
+        (
+            ("queries that are not shifted", |g| read(g, "layer.0.scores", 0, "layer.0.q")),
+            &["node encoder.layer.0.attention.self.query_proj: expected a sum of the queries"],
+            Runs,
+        ),
+        (
+            ("a shift by another layer", |g| {
+                read(g, "layer.1.q.sum", 1, "layer.0.q.change");
+            }),
+            &["node layer.1.q.sum: expected a shift by the layer of queries, found by another"],
+            Runs,
+        ),
+        (
+            ("keys that meet what queries meet, by queries", |g| {
+                read(g, "layer.0.k.by_distance", 1, "attention.met.by_query");
+            }),
+            &["attention.by_bucket: expected Transpose of 1 inputs, found Gather of 2"],
+            Runs,
+        ),
+        (
+            ("vectors of another head", |g| {
+                integers(g, "encoder.layer.0.attention.self.key_proj.distances.shape", &[3], &[8, 2, 32]);
+            }),
+            &["expected a shape [8, 4, 16], found [8, 2, 32]"],
+            Unasked,
+        ),
+        (
+            ("a batch of heads", |g| integers(g, "attention.heads", &[1], &[1])),
+            &["node attention.shape: expected heads [4], found [1]"],
+            Unasked,
+        ),
+        (
+            ("a change the other way round", |g| swap(g, "encoder.LayerNorm.change")),
+            &["node encoder.LayerNorm.change: expected a bias that is a slot of the manifest"],
+            Runs,
+        ),
+    ];
+    assert_uncovered("deberta-v3", Options::default(), cases);
 }
 
 #[test]

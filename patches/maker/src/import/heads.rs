@@ -42,6 +42,19 @@ impl HeadLayers {
         HeadLayers { dense: Some(("pre_classifier", Activation::Relu)), output: "classifier" }
     }
 
+    /// The head of DeBERTa's model for sequence classification: what its classes call a pooler is a part of it.
+    const fn context_pooler() -> Self {
+        HeadLayers { dense: Some(("pooler.dense", Activation::Gelu)), output: "classifier" }
+    }
+
+    /// The head whose hidden layer has the activation of the family's models.
+    fn usual(family: Family) -> Self {
+        match family {
+            Family::DebertaV2 => HeadLayers::context_pooler(),
+            _ => HeadLayers::classification_head(family),
+        }
+    }
+
     /// The head of a family's model for sequence classification, and what it reads; none if a patch has no such head.
     pub fn of_sequence_classifier(family: Family) -> Option<(Self, Pooling)> {
         match family {
@@ -52,6 +65,7 @@ impl HeadLayers {
             Family::Roberta | Family::Electra | Family::MpNet => {
                 Some((HeadLayers::classification_head(family), Pooling::Cls))
             }
+            Family::DebertaV2 => Some((HeadLayers::context_pooler(), Pooling::Cls)),
             // Its head has a LayerNorm.
             Family::ModernBert => None,
         }
@@ -73,7 +87,7 @@ impl HeadLayers {
         // Classifiers of a whole text may have a hidden layer.
         let mut known = Vec::new();
         if kind.pooling().is_some() {
-            known.extend([HeadLayers::classification_head(family), HeadLayers::pre_classifier()]);
+            known.extend([HeadLayers::usual(family), HeadLayers::pre_classifier()]);
         }
         known.extend(plain);
         let names: BTreeSet<&str> = known.iter().map(|head| head.output).collect();
@@ -93,7 +107,7 @@ impl HeadLayers {
             None => Ok(HeadLayers::plain(
                 tasks::of(patch.task().kind()).checkpoint_modules().first().copied().unwrap_or("classifier"),
             )),
-            Some((_, found)) if *found == due => Ok(HeadLayers::classification_head(family)),
+            Some((_, found)) if *found == due => Ok(HeadLayers::usual(family)),
             Some((_, Activation::Relu)) => Ok(HeadLayers::pre_classifier()),
             Some((_, other)) => {
                 let expected = format!("no hidden layer, or one with {} or relu, as names tell them apart", due.name());
@@ -136,7 +150,10 @@ impl HeadLayers {
     }
 }
 
-/// The activation after `classifier.dense` in a family's sequence classifiers.
+/// The activation after the hidden layer of a family's sequence classifiers.
 fn dense_activation(family: Family) -> Activation {
-    if family == Family::Electra { Activation::Gelu } else { Activation::Tanh }
+    match family {
+        Family::Electra | Family::DebertaV2 => Activation::Gelu,
+        _ => Activation::Tanh,
+    }
 }

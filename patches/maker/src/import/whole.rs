@@ -5,8 +5,8 @@
 
 use std::fmt::Write as _;
 
-use bias_patch::{Activation, Pooling, Task};
-use edge_bundle::{Bundle, Config, Element, Frozen, TensorEntry};
+use bias_patch::{Activation, Module, Pooling, Task};
+use edge_bundle::{Bundle, Config, DistanceTable, Element, Frozen, Slot, TensorEntry};
 use hf_checkpoint::Checkpoint;
 
 use super::content;
@@ -107,8 +107,14 @@ fn check_weights(source: &Checkpoint, bundle: &Bundle) -> Result<()> {
     let (mut count, mut of, mut list) = (0, 0, String::new());
     // Scales are computed from the values, so they need no comparison.
     let scales: Vec<String> = tensors.iter().map(|t| TensorEntry::scales_of(&t.name)).collect();
-    for tensor in tensors.iter().filter(|t| !scales.contains(&t.name)) {
+    let distances = Distances::of(bundle)?;
+    let is_own = |name: &str| distances.as_ref().is_some_and(|distances| distances.pretrained() == name);
+    for tensor in tensors.iter().filter(|t| !scales.contains(&t.name) && !is_own(&t.name)) {
         of += 1;
+        let made = match (&distances, DistanceTable::module_of(&tensor.name)) {
+            (Some(distances), Some(module)) => Some(distances.vectors(source, module)?),
+            _ => None,
+        };
         let module = tensor.name.strip_suffix(".weight").unwrap_or(&tensor.name);
         let (module, part) = bundle.manifest().config.family.in_checkpoint(module);
         let name = format!("{module}.weight");
@@ -117,10 +123,19 @@ fn check_weights(source: &Checkpoint, bundle: &Bundle) -> Result<()> {
         let (mut values, mut different, mut largest, mut their_scales) = (0, 0, 0.0f32, Vec::new());
         bundle.stream_tensor(tensor, |rows, ours| {
             let [from, to] = tensor.checkpoint_part(rows.clone());
-            let mut shape = tensor.checkpoint_shape();
-            let first = part.at * shape[0];
-            shape[0] *= part.of;
-            let theirs = source.read_part(&name, &shape, first + from.start..first + from.end, to)?;
+            let theirs = match &made {
+                // Rows here are columns there.
+                Some(vectors) => {
+                    let [depth, _] = tensor.matrix();
+                    vectors.chunks_exact(depth).flat_map(|vector| &vector[to.clone()]).copied().collect()
+                }
+                None => {
+                    let mut shape = tensor.checkpoint_shape();
+                    let first = part.at * shape[0];
+                    shape[0] *= part.of;
+                    source.read_part(&name, &shape, first + from.start..first + from.end, to)?
+                }
+            };
             let theirs = Frozen::of_rows(&theirs, tensor, rows);
             values += ours.len() / width;
             for (a, b) in ours.chunks(width).zip(theirs.bytes.chunks(width)).filter(|(a, b)| a != b) {
@@ -155,4 +170,45 @@ fn check_weights(source: &Checkpoint, bundle: &Bundle) -> Result<()> {
         list.push_str("\n  ...");
     }
     Err(Error::WeightsDiffer { path: source.path().to_owned(), count, of, list })
+}
+
+/// What makes the vectors of distances that a bundle holds, where it holds some.
+struct Distances<'a> {
+    config: &'a Config,
+    /// The slot of the bias of the table's LayerNorm, and the encoder's value of it, which the vectors are made with
+    /// whatever a task has.
+    slot: &'a Slot,
+    bias: Vec<f32>,
+}
+
+impl<'a> Distances<'a> {
+    fn of(bundle: &'a Bundle) -> Result<Option<Self>> {
+        let manifest = bundle.manifest();
+        let Some(at) = manifest.slots.iter().position(|slot| slot.module == Module::DistanceNorm) else {
+            return Ok(None);
+        };
+        let bias = bundle.base()?.slots()[at].clone();
+        Ok(Some(Distances { config: &manifest.config, slot: &manifest.slots[at], bias }))
+    }
+
+    /// The module of the table's LayerNorm.
+    fn norm(&self) -> &str {
+        self.slot.name.strip_suffix(".bias").unwrap_or(&self.slot.name)
+    }
+
+    /// The frozen copy of the bias, which no checkpoint has.
+    fn pretrained(&self) -> String {
+        format!("{}.pretrained", self.norm())
+    }
+
+    /// What a checkpoint's tensors make of the distances for a layer of queries or keys.
+    fn vectors(&self, source: &Checkpoint, module: &str) -> Result<Vec<f32>> {
+        let Config { hidden, heads, layer_norm_epsilon: epsilon, .. } = *self.config;
+        let (hidden, heads) = (hidden as usize, heads as usize);
+        let buckets = self.config.disentangled.map_or(0, |distances| distances.buckets) as usize;
+        let table = source.read("encoder.rel_embeddings.weight", &[2 * buckets, hidden])?;
+        let gain = source.read(&format!("{}.weight", self.norm()), &[hidden])?;
+        let matrix = source.read(&format!("{module}.weight"), &[hidden, hidden])?;
+        Ok(DistanceTable { table: &table, gain: &gain, bias: &self.bias, epsilon, matrix: &matrix }.vectors(heads))
+    }
 }

@@ -60,9 +60,10 @@ impl Slots {
     }
 
     /// The rank of the low-rank term that the module of a slot gets.
-    pub(super) fn rank(&self, slot: &Slot, pooler: bool) -> Option<usize> {
+    pub(super) fn rank(&self, slot: &Slot, manifest: &Manifest, pooler: bool) -> Option<usize> {
         let found = self.low_rank.iter().find(|(module, _)| *module == slot.module);
-        found.filter(|_| self.reaches(slot.id(), pooler)).map(|(_, rank)| *rank)
+        let takes = manifest.config.takes_low_rank(slot.module) && self.reaches(slot.id(), pooler);
+        found.filter(|_| takes).map(|(_, rank)| *rank)
     }
 
     fn reaches(&self, id: SlotId, pooler: bool) -> bool {
@@ -83,7 +84,8 @@ impl Slots {
             return Err(wrong("--layers", &expected, &self.first_layer.to_string()));
         }
         for SlotName { module, low_rank } in &self.named {
-            if manifest.slots.iter().any(|slot| slot.module == *module && self.reaches(slot.id(), pooler)) {
+            let takes = !low_rank || manifest.config.takes_low_rank(*module);
+            if takes && manifest.slots.iter().any(|slot| slot.module == *module && self.reaches(slot.id(), pooler)) {
                 continue;
             }
             let found = if *low_rank { format!("lora:{}", module.short()) } else { module.symbol().to_owned() };
@@ -94,7 +96,7 @@ impl Slots {
             return Err(wrong("--slots", "a bias that has an effect in this encoder", "bk, which has none"));
         }
         for slot in &manifest.slots {
-            let Some(rank) = self.rank(slot, pooler) else { continue };
+            let Some(rank) = self.rank(slot, manifest, pooler) else { continue };
             let most = manifest.config.inputs(slot.module).min(slot.len);
             if rank as u64 > u64::from(most) {
                 let expected = format!("a rank of at most {most} for {}", slot.module.short());

@@ -111,7 +111,7 @@ impl<'a> Trainer<'a> {
             Some(Weights::Random | Weights::Rows) => false,
         });
         let mut wanted: Vec<bool> = wanted.collect();
-        let rank = |slot: &Slot| recipe.slots.rank(slot, pooler).filter(|_| weights.is_none());
+        let rank = |slot: &Slot| recipe.slots.rank(slot, manifest, pooler).filter(|_| weights.is_none());
         let initial = Values { slots: encoder.base().slots().to_vec(), low_rank: zero_terms(manifest, rank) };
         wanted.extend(initial.low_rank.iter().map(|_| true));
         let hidden = manifest.config.hidden as usize;

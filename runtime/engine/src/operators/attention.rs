@@ -11,11 +11,10 @@ use alloc::{string::String, vec, vec::Vec};
 
 use super::{
     Operator, Pass,
+    disentangled::Meeting,
     positions::{Distances, Positions},
     same,
 };
-#[cfg(not(feature = "std"))]
-use crate::float::Float as _;
 use crate::{
     Result,
     batch::{Batch, Slot},
@@ -67,7 +66,7 @@ impl Operator for Attention {
     }
 
     fn slots(&self) -> Vec<Slot> {
-        self.layers.iter().filter_map(|layer| layer.bias).collect()
+        self.layers.iter().filter_map(|layer| layer.bias).chain(self.positions.slot()).collect()
     }
 
     fn linears(&self) -> Vec<&Linear> {
@@ -89,6 +88,11 @@ impl Operator for Attention {
             same(&self.name, "keys and values with a width", self.layers[0].outputs(), layer.outputs())?;
             same(&self.name, "keys and values with a number of inputs", self.layers[0].inputs(), layer.inputs())?;
         }
+        if self.positions.disentangled.is_some() {
+            // A term would change the frozen vectors of distances too.
+            let terms = self.layers[..2].iter().filter(|layer| layer.low_rank.is_some()).count();
+            same(&self.name, "low-rank terms of queries and keys that meet distances", 0, terms)?;
+        }
         let rest = self.width().checked_rem(self.heads).unwrap_or(1);
         same(&self.name, "a number of columns left over by heads of equal width", 0, rest)?;
         self.positions.check(&self.name, self.heads, self.width() / self.heads)
@@ -109,8 +113,9 @@ impl Operator for Attention {
             linear::forward(pass, &self.layers, inputs[0], rows.clone(), values);
             self.positions.rotate(pass.weights, &pass.batch.places()[rows], hidden, false, values);
         });
-        let distances = self.positions.distances(pass.machine, pass.weights, pass.batch, self.heads);
-        attend(pass.machine, Projections { values, hidden, heads: self.heads }, pass.batch, &distances, out);
+        let distances = self.positions.distances(pass, &self.layers[0], self.heads);
+        let scale = self.positions.scale(hidden / self.heads);
+        attend(pass.machine, Projections { values, hidden, heads: self.heads, scale }, pass.batch, &distances, out);
         Ok(())
     }
 
@@ -123,10 +128,15 @@ impl Operator for Attention {
         needed: &[bool],
         gradients: &mut Gradients<'_>,
     ) -> Vec<Option<Scratch<'m>>> {
-        let from = Projections { values: saved[0], hidden: self.width(), heads: self.heads };
+        let (hidden, heads) = (self.width(), self.heads);
+        let from = Projections { values: saved[0], hidden, heads, scale: self.positions.scale(hidden / heads) };
         let mut d = pass.machine.scratch(saved[0].len());
-        let distances = self.positions.distances(pass.machine, pass.weights, pass.batch, self.heads);
-        attend_backward(pass.machine, from, pass.batch, &distances, &d_out, &mut d);
+        let distances = self.positions.distances(pass, &self.layers[0], heads);
+        let mut d_shifts = pass.machine.zeros(pass.batch.sequences() * hidden);
+        attend_backward(pass.machine, from, pass.batch, &distances, &d_out, &mut d, &mut d_shifts);
+        if let Some(disentangled) = &self.positions.disentangled {
+            disentangled.add_gradients(pass, &self.layers[0], &d_shifts, gradients);
+        }
         pass.machine.split(&mut d, 3 * from.hidden, |rows, d| {
             self.positions.rotate(pass.weights, &pass.batch.places()[rows], from.hidden, true, d);
         });
@@ -140,6 +150,8 @@ struct Projections<'a> {
     values: &'a [f32],
     hidden: usize,
     heads: usize,
+    /// By what scores are multiplied.
+    scale: f32,
 }
 
 /// The keys and values of one sequence in panels, head after head.
@@ -159,7 +171,7 @@ struct Tile<'a> {
 
 /// Writes softmax(q k^T / sqrt(D)) v of every head of every sequence into `out`, `[N, H]`.
 fn attend(machine: &Machine, from: Projections<'_>, batch: &Batch, distances: &Distances<'_>, out: &mut [f32]) {
-    let Projections { hidden, heads, .. } = from;
+    let Projections { hidden, heads, scale, .. } = from;
     let width = hidden / heads;
     let mut sequences: Vec<Sequence<'_>> = batch
         .ranges()
@@ -178,7 +190,6 @@ fn attend(machine: &Machine, from: Projections<'_>, batch: &Batch, distances: &D
         let heads = keys.zip(values).enumerate();
         parts.extend(heads.map(|(head, (keys, values))| (first + head * width, length, keys, values)));
     }
-    let scale = 1.0 / (width as f32).sqrt();
     machine.each(parts, |(first, length, keys, values)| {
         lay_out_keys(&from.values[first + hidden..], 3 * hidden, length, width, scale, keys);
         lay_out_values(&from.values[first + 2 * hidden..], 3 * hidden, length, width, values);
@@ -194,7 +205,7 @@ fn attend(machine: &Machine, from: Projections<'_>, batch: &Batch, distances: &D
         }
     }
     machine.each(tiles, |tile| {
-        attend_tile(machine, from, &sequences[tile.sequence], distances, tile.row, tile.out);
+        attend_tile(machine, from, &sequences[tile.sequence], distances, tile);
     });
 }
 
@@ -203,10 +214,9 @@ fn attend_tile(
     from: Projections<'_>,
     sequence: &Sequence<'_>,
     distances: &Distances<'_>,
-    row: usize,
-    out: &mut [f32],
+    Tile { sequence: number, row, out }: Tile<'_>,
 ) {
-    let Projections { hidden, heads, .. } = from;
+    let Projections { hidden, heads, scale, .. } = from;
     let (length, width) = (sequence.length, hidden / heads);
     let count = out.len() / hidden;
     let seen = distances.seen_by_any(row..row + count, length);
@@ -219,8 +229,12 @@ fn attend_tile(
         let column = head * width;
         let first = (sequence.start + row) * 3 * hidden + column;
         let queries = Rows { data: &from.values[first..], stride: 3 * hidden, count };
+        let rows = &from.values[sequence.start * 3 * hidden + hidden + column..];
+        let meeting = Meeting { machine, head, queries, token: row, keys: rows, scale };
+        distances.write_start(meeting, seen.clone(), &mut scores, stride);
+        let shifted = distances.shifted(meeting, number);
+        let queries = shifted.as_deref().map_or(queries, |data| Rows { data, stride: width, count });
         let keys = Panels { data: &keys[seen.start * width..], depth: width, columns: seen.len() };
-        distances.write_start(head, row..row + count, seen.clone(), &mut scores, stride);
         kernel.multiply(queries, keys, distances.start(), &mut scores, stride);
         for (query, (sum, scores)) in sums.iter_mut().zip(scores.chunks_exact_mut(stride)).enumerate() {
             let own = distances.seen(row + query, length);
@@ -249,7 +263,7 @@ fn attend_tile(
 }
 
 /// The backward pass of [`attend`]: from the gradient of its output, `[N, H]`, those of queries, keys and values, `[N,
-/// 3 H]`.
+/// 3 H]`; adds to those of what queries are shifted by, `[B, H]`.
 fn attend_backward(
     machine: &Machine,
     from: Projections<'_>,
@@ -257,18 +271,19 @@ fn attend_backward(
     distances: &Distances<'_>,
     d_out: &[f32],
     d_from: &mut [f32],
+    d_shifts: &mut [f32],
 ) {
-    let Projections { hidden, heads, .. } = from;
+    let Projections { hidden, heads, scale, .. } = from;
     let (width, stride) = (hidden / heads, 3 * hidden);
-    let scale = 1.0 / (width as f32).sqrt();
     let mut sequences = Vec::new();
     let mut rest = d_from;
-    for range in batch.ranges() {
+    for (number, (range, d_shift)) in batch.ranges().zip(d_shifts.chunks_exact_mut(hidden)).enumerate() {
         let (d_from, after) = rest.split_at_mut(range.len() * stride);
-        sequences.push((range.start, range.len(), d_from));
+        sequences.push((number, range, d_from, d_shift));
         rest = after;
     }
-    machine.each(sequences, |(start, length, d_from)| {
+    machine.each(sequences, |(number, range, d_from, d_shift)| {
+        let (start, length) = (range.start, range.len());
         let head = Head { machine, length, width };
         let mut probabilities = machine.scratch(length * length);
         let mut d_scores = machine.scratch(length * length);
@@ -278,8 +293,12 @@ fn attend_backward(
             let part = |at: usize| &from.values[start * stride + at * hidden + column..];
             let (queries, keys, values) = (part(0), part(1), part(2));
             let d_out = &d_out[start * hidden + column..];
-            distances.write_start(at, 0..length, 0..length, &mut probabilities, length);
-            head.probabilities(queries, keys, stride, scale, distances, &mut probabilities);
+            let rows = Rows { data: queries, stride, count: length };
+            let meeting = Meeting { machine, head: at, queries: rows, token: 0, keys, scale };
+            distances.write_start(meeting, 0..length, &mut probabilities, length);
+            let shifted = distances.shifted(meeting, number);
+            let (queries, query_stride) = shifted.as_deref().map_or((queries, stride), |shifted| (shifted, width));
+            head.probabilities((queries, query_stride), (keys, stride), scale, distances, &mut probabilities);
             transpose(&probabilities, length, length, &mut transposed);
             head.weigh(&transposed, d_out, hidden, &mut d_from[2 * hidden + column..], stride);
             head.products(d_out, hidden, values, stride, 1.0, Start::Zero, &mut d_scores);
@@ -289,7 +308,9 @@ fn attend_backward(
             }
             head.weigh(&d_scores, keys, stride, &mut d_from[column..], stride);
             transpose(&d_scores, length, length, &mut transposed);
-            head.weigh(&transposed, queries, stride, &mut d_from[hidden + column..], stride);
+            head.weigh(&transposed, queries, query_stride, &mut d_from[hidden + column..], stride);
+            let places = [column, hidden + column];
+            distances.backward(meeting, &d_scores, (&mut *d_from, places), &mut d_shift[column..column + width]);
         }
     });
 }
@@ -306,14 +327,13 @@ impl Head<'_> {
     /// softmax(q k^T scale + start), `[S, S]`; `out` has the start, if scores have one.
     fn probabilities(
         &self,
-        queries: &[f32],
-        keys: &[f32],
-        stride: usize,
+        (queries, query_stride): (&[f32], usize),
+        (keys, key_stride): (&[f32], usize),
         scale: f32,
         distances: &Distances<'_>,
         out: &mut [f32],
     ) {
-        self.products(queries, stride, keys, stride, scale, distances.start(), out);
+        self.products(queries, query_stride, keys, key_stride, scale, distances.start(), out);
         for (query, row) in out.chunks_mut(self.length).enumerate() {
             let seen = distances.seen(query, self.length);
             row[..seen.start].fill(0.0);

@@ -10,6 +10,7 @@
 
 mod attention;
 mod dense;
+mod disentangled;
 mod embedding;
 mod first_token;
 mod norm;
@@ -24,6 +25,7 @@ pub(crate) use self::attention::lay_out_values;
 pub use self::{
     attention::Attention,
     dense::Dense,
+    disentangled::Disentangled,
     embedding::Embedding,
     first_token::FirstToken,
     norm::Norm,

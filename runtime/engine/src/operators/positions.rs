@@ -1,5 +1,5 @@
 //! What attention knows of where tokens are: rotations of queries and keys, a number added to each score by the distance
-//! of its two tokens, and a window beyond which no token sees another.
+//! of its two tokens, vectors of distances that queries and keys meet, and a window beyond which no token sees another.
 //!
 //! In: tables, and a batch. Out: rotated queries and keys, what scores are added to, and which keys a query sees.
 //! Refused: tables of another shape, and sequences that are longer than a table.
@@ -10,13 +10,20 @@
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use super::same;
+use super::{
+    Pass,
+    disentangled::{Disentangled, Meeting, Vectors},
+    same,
+};
+#[cfg(not(feature = "std"))]
+use crate::float::Float as _;
 use crate::{
     Error, Result,
-    batch::Batch,
+    batch::{Batch, Slot},
     kernels::Start,
     layout::PANEL_WIDTH,
-    machine::{Machine, Scratch},
+    linear::Linear,
+    machine::Scratch,
     weights::{Tensor, Weights},
 };
 
@@ -28,6 +35,8 @@ pub struct Positions {
     pub rotary: Option<Tensor>,
     /// What is added to the scores by distance.
     pub relative: Option<Relative>,
+    /// Vectors of distances, instead of such numbers.
+    pub disentangled: Option<Disentangled>,
     /// The largest distance at which a query sees a key; none if it sees all.
     pub window: Option<usize>,
 }
@@ -47,6 +56,7 @@ pub(super) struct Distances<'m> {
     longest: usize,
     /// What is added to scores, `[n, 2 M - 1]`.
     relative: Option<Scratch<'m>>,
+    disentangled: Option<Vectors<'m>>,
     window: Option<usize>,
 }
 
@@ -64,21 +74,43 @@ impl Positions {
                 return Err(Error::Row { operator: operator.into(), row, rows: table.rows });
             }
         }
-        for table in self.tensors() {
+        if let Some(disentangled) = &self.disentangled {
+            disentangled.check(operator, heads, width)?;
+            same(operator, "tables of numbers beside vectors of distances", 0, self.relative.iter().count())?;
+        }
+        for table in self.tables() {
             same(operator, "a table of positions that is not quantized or in panels", 1, plain(table))?;
         }
         Ok(())
     }
 
-    /// Its tables.
-    pub(super) fn tensors(&self) -> impl Iterator<Item = &Tensor> {
+    fn tables(&self) -> impl Iterator<Item = &Tensor> {
         self.rotary.iter().chain(self.relative.iter().map(|relative| &relative.table))
+    }
+
+    /// Its tables and vectors.
+    pub(super) fn tensors(&self) -> impl Iterator<Item = &Tensor> {
+        self.tables().chain(self.disentangled.iter().flat_map(Disentangled::tensors))
+    }
+
+    /// The slot of the bias of its distances.
+    pub(super) fn slot(&self) -> Option<Slot> {
+        let (slot, _) = self.disentangled.as_ref()?.bias.as_ref()?;
+        Some(*slot)
+    }
+
+    /// By what scores are multiplied, for heads of a width.
+    pub(super) fn scale(&self, width: usize) -> f32 {
+        let parts = if self.disentangled.is_some() { 3.0 } else { 1.0 };
+        1.0 / (parts * width as f32).sqrt()
     }
 
     /// Checks that no sequence of a batch is longer than a table.
     pub(super) fn check_lengths(&self, operator: &str, batch: &Batch) -> Result<()> {
         let rows = self.rotary.iter().map(|table| table.rows);
-        let rows = rows.chain(self.relative.iter().map(|relative| relative.buckets.len().div_ceil(2))).min();
+        let buckets = self.relative.iter().map(|relative| &relative.buckets);
+        let buckets = buckets.chain(self.disentangled.iter().map(|disentangled| &disentangled.buckets));
+        let rows = rows.chain(buckets.map(|buckets| buckets.len().div_ceil(2))).min();
         match (rows, batch.longest()) {
             (Some(rows), longest) if longest > rows => {
                 Err(Error::Row { operator: operator.into(), row: longest - 1, rows })
@@ -105,43 +137,53 @@ impl Positions {
         }
     }
 
-    /// What the scores of a batch need, for `heads` heads.
-    pub(super) fn distances<'m>(
-        &self,
-        machine: &'m Machine,
-        weights: Weights<'_>,
-        batch: &Batch,
-        heads: usize,
-    ) -> Distances<'m> {
-        let longest = batch.longest();
+    /// What the scores of a batch need, for `heads` heads. `query` is the query's layer.
+    pub(super) fn distances<'m>(&'m self, pass: &Pass<'m>, query: &Linear, heads: usize) -> Distances<'m> {
+        let longest = pass.batch.longest();
         let relative = self.relative.as_ref().filter(|_| longest > 0).map(|Relative { table, buckets }| {
             let count = 2 * longest - 1;
-            let mut columns = machine.scratch(heads * count);
+            let mut columns = pass.machine.scratch(heads * count);
             let first = buckets.len() / 2 + 1 - longest;
             for (at, bucket) in buckets[first..][..count].iter().enumerate() {
-                let row = table.row(weights, *bucket as usize);
+                let row = table.row(pass.weights, *bucket as usize);
                 row.iter().enumerate().for_each(|(head, value)| columns[head * count + at] = *value);
             }
             columns
         });
-        Distances { longest, relative, window: self.window }
+        let disentangled = self.disentangled.as_ref().map(|distances| distances.vectors(pass, query, heads));
+        Distances { longest, relative, disentangled, window: self.window }
     }
 }
 
 impl Distances<'_> {
     /// What scores are added to.
     pub fn start(&self) -> Start<'static> {
-        if self.relative.is_some() { Start::There } else { Start::Zero }
+        if self.relative.is_some() || self.disentangled.is_some() { Start::There } else { Start::Zero }
     }
 
     /// Writes what the scores of some queries of a head with `keys` are added to into `rows` of it, `stride` apart.
-    pub fn write_start(&self, head: usize, queries: Range<usize>, keys: Range<usize>, rows: &mut [f32], stride: usize) {
+    pub fn write_start(&self, meeting: Meeting<'_>, keys: Range<usize>, rows: &mut [f32], stride: usize) {
+        if let Some(vectors) = &self.disentangled {
+            vectors.write(meeting, keys.clone(), rows, stride);
+        }
         let Some(relative) = &self.relative else { return };
         let count = 2 * self.longest - 1;
-        let of_head = &relative[head * count..][..count];
-        for (query, row) in queries.zip(rows.chunks_mut(stride)) {
-            let first = keys.start + self.longest - 1 - query;
+        let of_head = &relative[meeting.head * count..][..count];
+        for (at, row) in rows.chunks_mut(stride).take(meeting.queries.count).enumerate() {
+            let first = keys.start + self.longest - 1 - (meeting.token + at);
             row[..keys.len()].copy_from_slice(&of_head[first..][..keys.len()]);
+        }
+    }
+
+    /// The queries of a sequence that are multiplied by keys, if they are others than those that meet distances.
+    pub fn shifted<'a>(&self, meeting: Meeting<'a>, sequence: usize) -> Option<Scratch<'a>> {
+        self.disentangled.as_ref().map(|vectors| vectors.shifted(meeting, sequence))
+    }
+
+    /// See [`Vectors::backward`]; nothing where scores have no vectors of distances.
+    pub fn backward(&self, meeting: Meeting<'_>, d_scores: &[f32], d: (&mut [f32], [usize; 2]), d_shift: &mut [f32]) {
+        if let Some(vectors) = &self.disentangled {
+            vectors.backward(meeting, d_scores, d, d_shift);
         }
     }
 

@@ -102,6 +102,25 @@ fn gradients_agree_with_differences_where_norms_come_first() {
 }
 
 #[test]
+fn gradients_agree_with_differences_where_queries_and_keys_meet_distances() {
+    for kernel in kernels() {
+        for quantized in [false, true] {
+            let machine = machine(kernel, Activations::F32);
+            let all: fn(&str) -> bool = |_| true;
+            for (biases, has_bias) in [
+                ("all", all),
+                ("none of the distances", |name| name != "distances"),
+                ("none of the query", |name| name != "query"),
+            ] {
+                let small = Small::of_distances(quantized, has_bias);
+                let (values, places) = small.with_terms(37, |name| usize::from(name == "value"));
+                assert_slopes(&small, &machine, &values, &places, biases);
+            }
+        }
+    }
+}
+
+#[test]
 fn gradients_pass_what_has_no_bias() {
     let slowest = *kernels().last().unwrap();
     for quantized in [false, true] {

@@ -4,6 +4,7 @@
 
 mod backward;
 mod batches;
+mod disentangled;
 mod positions;
 mod refusing;
 
@@ -12,7 +13,9 @@ use edge_engine::{
     Threads, Values, Weights,
     kernels::Kernel,
     layout::{ALIGNMENT, PANEL_GROUP, PANEL_WIDTH, SCALE_GROUP},
-    operators::{Attention, Dense, Embedding, FirstToken, Middle, Norm, Operator, Positions, Relative, Residual},
+    operators::{
+        Attention, Dense, Disentangled, Embedding, FirstToken, Middle, Norm, Operator, Positions, Relative, Residual,
+    },
 };
 
 /// Words, positions and token types.
@@ -83,6 +86,11 @@ impl Small {
         Self::of(quantized, has_bias, Maker::operators_of_normed, Outputs { tokens: 6, pooled: Some(8) })
     }
 
+    /// With vectors of distances that queries and keys meet.
+    fn of_distances(quantized: bool, has_bias: fn(&str) -> bool) -> Self {
+        Self::of(quantized, has_bias, Maker::operators_of_distances, Outputs { tokens: 4, pooled: Some(6) })
+    }
+
     fn of(
         quantized: bool,
         has_bias: fn(&str) -> bool,
@@ -142,6 +150,28 @@ impl Small {
 impl Maker {
     /// Embeddings, their projection, a layer, and a pooler.
     fn operators(&mut self) -> Vec<Node> {
+        self.operators_with(Positions::default())
+    }
+
+    /// The same, with vectors for buckets of one to three distances.
+    fn operators_of_distances(&mut self) -> Vec<Node> {
+        let disentangled = Some(self.disentangled(PANEL_WIDTH, vec![2, 2, 2, 3, 4, 5, 6, 7, 8, 9, 9, 10, 10]));
+        self.operators_with(Positions { disentangled, ..Positions::default() })
+    }
+
+    /// Vectors of `count` buckets for two heads, and a bias of them.
+    fn disentangled(&mut self, count: usize, buckets: Vec<u32>) -> Disentangled {
+        let [keys, queries] = [13, 14].map(|seed| {
+            // Whole panels, in which no order is wrong.
+            let (rows, columns) = (HIDDEN / 2, 2 * count);
+            Tensor { rows, columns, in_panels: true, ..self.floats(rows, columns, seed) }
+        });
+        let before = self.floats(1, HIDDEN, 15);
+        let bias = self.slot("distances", HIDDEN).map(|slot| (slot, before));
+        Disentangled { keys, queries, buckets, bias }
+    }
+
+    fn operators_with(&mut self, attended: Positions) -> Vec<Node> {
         let name = String::from;
         let [words, positions, types] =
             [(ROWS[0], 1), (ROWS[1], 2), (ROWS[2], 3)].map(|(rows, seed)| self.table(rows, seed));
@@ -150,8 +180,11 @@ impl Maker {
         let embedding = Embedding { name: name("words"), words, positions, types: Some(types), norm };
         let projection =
             Dense { name: name("project"), linear: self.linear("projection", EMBEDDING, HIDDEN), activation: None };
-        let layers = ["query", "key", "value"].map(|name| self.linear(name, HIDDEN, HIDDEN));
-        let attention = Attention { name: name("attend"), layers, heads: 2, positions: Positions::default() };
+        let mut layers = ["query", "key", "value"].map(|name| self.linear(name, HIDDEN, HIDDEN));
+        if attended.disentangled.is_some() {
+            layers[..2].iter_mut().for_each(|layer| layer.low_rank = None);
+        }
+        let attention = Attention { name: name("attend"), layers, heads: 2, positions: attended };
         let linear = self.linear("attention output", HIDDEN, HIDDEN);
         let norm = Some(self.norm("attention norm", HIDDEN));
         let block = Residual { name: name("block"), middle: None, linear, norm };
@@ -185,7 +218,7 @@ impl Maker {
         let rotary = Some(self.floats(ROWS[1], HIDDEN / 2, 11));
         let buckets = (0..2 * ROWS[1] as u32 - 1).map(|distance| distance / 2).collect();
         let relative = Some(Relative { table: self.floats(ROWS[1], 2, 12), buckets });
-        let positions = Positions { rotary, relative, window: Some(2) };
+        let positions = Positions { rotary, relative, window: Some(2), ..Positions::default() };
         let attention = Attention { name: name("attend"), layers, heads: 2, positions };
         let linear = self.linear("attention output", HIDDEN, HIDDEN);
         let block = Residual { name: name("block"), middle: None, linear, norm: None };

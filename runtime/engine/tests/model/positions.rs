@@ -93,7 +93,7 @@ fn tables_that_do_not_suit_the_heads_are_refused() {
         let mut maker = maker();
         let rotary = rotary.map(|columns| maker.floats(8, columns, 1));
         let relative = relative.map(|(columns, buckets)| Relative { table: maker.floats(3, columns, 1), buckets });
-        let operators = attention(&mut maker, Positions { rotary, relative, window: None });
+        let operators = attention(&mut maker, Positions { rotary, relative, ..Positions::default() });
         output(maker, operators, &machine, &[3]).unwrap_err().to_string()
     };
     for (error, said) in [

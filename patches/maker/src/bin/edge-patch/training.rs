@@ -43,9 +43,10 @@ pub(crate) struct TrainArguments {
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
     /// Train these slots, separated by , or +. Biases of every layer: bq bk bv bm1 bln1 bm2 bgate bm3 bln2, as in the
-    /// BitFit paper; bk only with rotary positions, bgate only with a gate. Of the embeddings: beln beproj. After the
-    /// last layer: bfln bpool. All biases: all. Low-rank terms (LoRA): lora:MODULE+...@RANK, of the modules q k v m1 m2
-    /// gate m3, eproj and pool, or lora:all@RANK for those of every layer. The head alone: frozen
+    /// BitFit paper; bk only with rotary positions or in DeBERTa, bgate only with a gate. Of the embeddings: beln
+    /// beproj. Of DeBERTa's distances: bdln. After the last layer: bfln bpool. All biases: all. Low-rank terms (LoRA):
+    /// lora:MODULE+...@RANK, of the modules q k v m1 m2 gate m3, eproj and pool, or lora:all@RANK for those of every
+    /// layer. The head alone: frozen
     #[arg(long, value_name = "SLOT,...", default_value_t = Slots::default(), value_parser = slots)]
     slots: Slots,
     /// Train no slots below layer N, counted from 0; those of the embeddings only if N is 0

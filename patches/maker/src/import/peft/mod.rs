@@ -91,7 +91,7 @@ impl Adapter {
         let family = manifest.config.family;
         let named = |slot: &Slot| family.in_checkpoint(slot.module_name()).0;
         let biases: BTreeSet<String> = manifest.slots.iter().map(|slot| format!("{}.bias", named(slot))).collect();
-        let linear = manifest.slots.iter().filter(|slot| slot.module.is_linear()).map(named);
+        let linear = manifest.slots.iter().filter(|slot| manifest.config.takes_low_rank(slot.module)).map(named);
         let linear: BTreeSet<String> = linear.collect();
         let path = self.tensors.path();
         for name in self.tensors.names() {

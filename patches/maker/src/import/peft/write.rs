@@ -65,7 +65,9 @@ pub fn extract_peft(bundle: &Bundle, patch: &Patch) -> Result<PeftAdapter> {
     let changes_biases = patch.slots().iter().any(|stored| stored.id.kind == SlotKind::Bias);
     let layers = HeadLayers::of(patch, family)?;
 
-    let of_encoder = |name: String| format!("{PEFT_PREFIX}{}.{name}", family.name());
+    // What the family's task models call the encoder.
+    let encoder = if family == Family::DebertaV2 { "deberta" } else { family.name() };
+    let of_encoder = |name: String| format!("{PEFT_PREFIX}{encoder}.{name}");
     let mut tensors: Vec<NamedTensor> = Vec::new();
     let mut ranks = BTreeMap::new();
     for term in &values.low_rank {
