@@ -27,16 +27,13 @@ pub(crate) struct TaskFields {
     pub(crate) labels: Option<Vec<String>>,
     #[serde(default)]
     pub(crate) pooling: Option<Pooling>,
-    #[serde(default = "one")]
-    pub(crate) inputs: u8,
+    /// None where the kind decides.
+    #[serde(default)]
+    pub(crate) inputs: Option<u8>,
     #[serde(default = "bert_length")]
     pub(crate) max_length: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) max_answer_length: Option<u32>,
-}
-
-fn one() -> u8 {
-    1
 }
 
 fn bert_length() -> u32 {
@@ -102,7 +99,8 @@ impl TryFrom<TaskFields> for Task {
     fn try_from(fields: TaskFields) -> Result<Self> {
         let TaskFields { name, kind, labels, pooling, inputs, max_length, max_answer_length } = fields;
         let kind = Kind::from_fields(&kind, labels, pooling, max_answer_length)?;
-        Task::new(&name, kind, inputs, max_length)
+        let usual = if matches!(kind, Kind::Span { .. }) { 2 } else { 1 };
+        Task::new(&name, kind, inputs.unwrap_or(usual), max_length)
     }
 }
 
@@ -115,7 +113,7 @@ impl From<Task> for TaskFields {
             pooling: task.kind.pooling(),
             max_answer_length: task.kind.own_answer_length(),
             name: task.name,
-            inputs: task.inputs,
+            inputs: Some(task.inputs),
             max_length: task.max_length,
         }
     }
@@ -147,6 +145,18 @@ mod tests {
         for (json, message) in cases {
             let error = serde_json::from_str::<Task>(json).unwrap_err().to_string();
             assert!(error.contains(message), "{json}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_task_without_inputs_takes_what_its_kind_takes() {
+        for (json, due) in [
+            (r#"{"name":"a","kind":"span"}"#, 2),
+            (r#"{"name":"a","kind":"span","inputs":null}"#, 2),
+            (r#"{"name":"a","kind":"regression"}"#, 1),
+            (r#"{"name":"a","kind":"tagging","labels":["x","y"]}"#, 1),
+        ] {
+            assert_eq!(serde_json::from_str::<Task>(json).unwrap().inputs(), due, "{json}");
         }
     }
 

@@ -108,7 +108,7 @@ pub(crate) fn encode(patch: &Patch) -> Result<Vec<u8>> {
             kind: patch.task().kind().entry().number,
             labels: fields.labels.unwrap_or_default(),
             pooling: number_of(&POOLINGS, &fields.pooling),
-            inputs: fields.inputs,
+            inputs: patch.task().inputs(),
             max_length: fields.max_length,
         },
         slots: patch
@@ -228,7 +228,7 @@ fn read_body(wire: WireHeader, answer: Option<u32>, payload: &[u8], version: u16
         kind: kind.name.to_owned(),
         labels: kind.has_labels().then_some(wire.task.labels),
         pooling: value_at(&POOLINGS, wire.task.pooling, "pooling")?,
-        inputs: wire.task.inputs,
+        inputs: Some(wire.task.inputs),
         max_length: wire.task.max_length,
         max_answer_length: answer,
     })?;

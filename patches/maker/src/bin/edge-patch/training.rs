@@ -25,7 +25,7 @@ pub(crate) struct TrainArguments {
     /// Train for the encoder of this bundle
     #[arg(long, value_name = "BUNDLE")]
     encoder: PathBuf,
-    /// Read the task from this JSON file: name, kind and labels; optionally pooling (default cls), inputs (1),
+    /// Read the task from this JSON file: name, kind and labels; optionally pooling (default cls), inputs (1; 2 for spans),
     /// max_length (128) and max_answer_length (30)
     #[arg(long, value_name = "JSON")]
     task: PathBuf,
