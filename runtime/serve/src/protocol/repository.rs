@@ -18,8 +18,7 @@ use crate::{
 
 #[derive(Deserialize, Default)]
 struct Filter {
-    #[serde(default)]
-    ready: bool,
+    ready: Option<bool>,
 }
 
 #[derive(Serialize)]
@@ -51,7 +50,7 @@ pub(crate) fn index(listing: &Listing, body: &[u8]) -> Result<Reply, Refusal> {
     let unavailable = listing
         .unavailable
         .iter()
-        .filter(|unavailable| !filter.ready && !listing.tasks.contains_key(&unavailable.task));
+        .filter(|unavailable| filter.ready != Some(true) && !listing.tasks.contains_key(&unavailable.task));
     let unavailable =
         unavailable.map(|s| Entry { name: &s.task, version: None, state: "UNAVAILABLE", reason: &s.reason });
     Ok(json(StatusCode::OK, &ready.chain(unavailable).collect::<Vec<_>>()))
@@ -93,13 +92,12 @@ pub(crate) async fn unload(wakes: &Sender<Wake>, listing: &Listing, task: &str, 
 fn parameters(body: &[u8]) -> Result<Map<String, Value>, Refusal> {
     #[derive(Deserialize, Default)]
     struct Body {
-        #[serde(default)]
-        parameters: Map<String, Value>,
+        parameters: Option<Map<String, Value>>,
     }
     match body.trim_ascii() {
         [] => Ok(Map::new()),
         body => serde_json::from_slice::<Body>(body)
-            .map(|body| body.parameters)
+            .map(|body| body.parameters.unwrap_or_default())
             .map_err(|e| Refusal::expected("body", r#"{"parameters": {}} or none"#, e)),
     }
 }
@@ -110,4 +108,18 @@ fn wake(wakes: &Sender<Wake>, wake: Wake) -> Result<(), Refusal> {
 
 fn stopping() -> Refusal {
     Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the server is stopping")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn null_is_as_good_as_nothing() {
+        for body in ["", "{}", r#"{"parameters":null}"#, r#"{"parameters":{}}"#] {
+            assert!(parameters(body.as_bytes()).unwrap().is_empty(), "{body}");
+        }
+        assert_eq!(index(&Listing::default(), br#"{"ready":null}"#).unwrap().status(), StatusCode::OK);
+        assert!(parameters(br#"{"parameters":7}"#).is_err());
+    }
 }

@@ -45,14 +45,13 @@ pub(super) struct OutputTensor {
 #[derive(Deserialize)]
 struct Body {
     id: Option<String>,
-    #[serde(default)]
-    parameters: Parameters,
+    parameters: Option<Parameters>,
     inputs: Vec<Input>,
     outputs: Option<Vec<Wanted>>,
 }
 
 /// Parameters that this server uses; others are ignored.
-#[derive(Deserialize, Default)]
+#[derive(Clone, Copy, Deserialize, Default)]
 struct Parameters {
     binary_data_size: Option<usize>,
     binary_data_output: Option<bool>,
@@ -65,16 +64,14 @@ struct Input {
     name: String,
     datatype: String,
     shape: Vec<u64>,
-    #[serde(default)]
-    parameters: Parameters,
+    parameters: Option<Parameters>,
     data: Option<Value>,
 }
 
 #[derive(Deserialize)]
 struct Wanted {
     name: String,
-    #[serde(default)]
-    parameters: Parameters,
+    parameters: Option<Parameters>,
 }
 
 /// Reads a request for a task that takes 1 or 2 texts and gives these tensors.
@@ -125,7 +122,7 @@ pub(super) fn parse(
         }
         (_, Some(second)) => first.into_iter().zip(second).map(|(a, b)| Text::pair(a, b)).collect(),
     };
-    let binary = request.parameters.binary_data_output.unwrap_or(false);
+    let binary = request.parameters.unwrap_or_default().binary_data_output.unwrap_or(false);
     Ok(InferRequest { id: request.id, texts, wanted: wanted(request.outputs.as_deref(), binary, tensors)? })
 }
 
@@ -142,10 +139,11 @@ fn wanted(named: Option<&[Wanted]>, binary: bool, there: &[Tensor]) -> Result<Ve
             let expected = format!("{}, each at most once", names.join(", "));
             return Err(Refusal::expected("outputs", expected, quoted(&name.name)));
         };
-        if name.parameters.classification.is_some_and(|count| count > 0) {
+        let parameters = name.parameters.unwrap_or_default();
+        if parameters.classification.is_some_and(|count| count > 0) {
             return Err(Refusal::expected("outputs", "no classification parameter", "one"));
         }
-        wanted.push((*tensor, name.parameters.binary_data.unwrap_or(binary)));
+        wanted.push((*tensor, parameters.binary_data.unwrap_or(binary)));
     }
     Ok(wanted)
 }
@@ -164,7 +162,7 @@ fn texts_of(input: &Input, rest: &mut &[u8]) -> Result<Vec<String>, Refusal> {
     let Some(count) = count.filter(|count| (1..=most).contains(count)) else {
         return Err(Refusal::expected(&field("shape"), format!("1 to {most} texts"), format!("{:?}", input.shape)));
     };
-    let texts = match (input.parameters.binary_data_size, &input.data) {
+    let texts = match (input.parameters.unwrap_or_default().binary_data_size, &input.data) {
         (Some(size), None) => {
             let Some((raw, after)) = rest.split_at_checked(size) else {
                 return Err(Refusal::expected(&field("binary_data_size"), format!("at most {}", rest.len()), size));
@@ -315,6 +313,21 @@ mod tests {
         let found = parse(&body, Some(&head.len().to_string()), 2).unwrap();
         assert_eq!(found.texts, [Text::pair("aa", "b")]);
         assert_eq!(named(&found.wanted), [("label", true), ("score", true), ("logits", true)]);
+    }
+
+    #[test]
+    fn null_is_as_good_as_nothing() {
+        let json = br#"{"id":null,"parameters":null,"outputs":[{"name":"label","parameters":null}],
+            "inputs":[{"name":"text","shape":[1],"datatype":"BYTES","parameters":null,"data":["a"]}]}"#;
+        let found = parse(json, None, 1).unwrap();
+        assert_eq!((found.id, found.texts, named(&found.wanted)), (None, vec![Text::one("a")], vec![("label", false)]));
+        let json = br#"{"parameters":{"binary_data_output":null},"outputs":null,"inputs":[{"name":"text","shape":[1],
+            "datatype":"BYTES","parameters":{"binary_data_size":null},"data":["a"]}]}"#;
+        assert_eq!(named(&parse(json, None, 1).unwrap().wanted)[0], ("label", false));
+        let json = br#"{"outputs":[{"name":"score","parameters":{"binary_data":null,"classification":null}}],
+            "inputs":[{"name":"text","shape":[1],"datatype":"BYTES","parameters":{"binary_data_size":5},"data":null}]}"#;
+        let found = parse(&[&json[..], b"\x01\0\0\0a"].concat(), Some(&json.len().to_string()), 1).unwrap();
+        assert_eq!((found.texts, named(&found.wanted)), (vec![Text::one("a")], vec![("score", false)]));
     }
 
     #[test]
