@@ -133,6 +133,28 @@ fn tasks_are_loaded_and_unloaded_on_request() {
 }
 
 #[test]
+fn a_server_is_ready_while_a_task_answers() {
+    let server = Server::of(&[]);
+    let ready = |server: &Server| {
+        let found = server.get("/v2/health/ready");
+        (found.status, found.json()["ready"].as_bool().unwrap())
+    };
+    assert_eq!(ready(&server), (503, false));
+    // A patch that is refused is no task.
+    server.put("a.bias", b"no patch");
+    server.wait("a refusal", |tasks| tasks["refused"][0]["file"] == "a.bias");
+    assert_eq!(ready(&server), (503, false));
+    server.put("a.bias", &patch(&server.bundle, task("a", "regression", 1), "a").to_bytes().unwrap());
+    server.wait("a task", |tasks| names(tasks) == ["a"]);
+    assert_eq!(ready(&server), (200, true));
+    assert_eq!(server.post("/v2/repository/models/a/unload", json!({})).status, 200);
+    assert_eq!((ready(&server), server.get("/v2/health/live").status), ((503, false), 200));
+
+    let server = Server::with(&[], &["--ready-without-tasks"]);
+    assert_eq!(ready(&server), (200, true));
+}
+
+#[test]
 fn a_port_in_use_is_named() {
     let server = Server::of(&[]);
     let address = server.address.to_string();

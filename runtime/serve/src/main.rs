@@ -42,6 +42,11 @@ struct Arguments {
     /// Delay a text by at most MS milliseconds to run it together with others
     #[arg(long, value_name = "MS", default_value_t = 1.0, value_parser = milliseconds)]
     wait: f64,
+    /// Say that the server is ready while no task answers, for one whose tasks come later
+    ///
+    /// Without this flag GET /v2/health/ready is 200 if at least one task answers, else 503.
+    #[arg(long)]
+    ready_without_tasks: bool,
     /// Write log lines to standard error in this format
     #[arg(long, value_enum, default_value = "text")]
     log: Log,
@@ -96,6 +101,7 @@ fn main() -> ExitCode {
         batching: Batching { queue: arguments.queue, wait: Duration::from_secs_f64(arguments.wait / 1e3) },
         token_file: arguments.token_file,
         trust: arguments.trust,
+        ready_without_tasks: arguments.ready_without_tasks,
     };
     let served = Listener::open(&arguments.listen).and_then(|listener| run(&options, listener, &Supervisor::connect()));
     match served {

@@ -41,6 +41,8 @@ pub struct Options {
     pub token_file: Option<PathBuf>,
     /// Public keys, one of which has to have signed a patch; none if patches need no signature.
     pub trust: Vec<PathBuf>,
+    /// Whether the server is ready while no task answers.
+    pub ready_without_tasks: bool,
 }
 
 /// Serves on a socket until the process is told to stop.
@@ -102,7 +104,7 @@ pub fn run(options: &Options, listener: Listener, supervisor: &Supervisor) -> Re
         let acceptor = listener.acceptor().map_err(Error::system("listen"))?;
         tracing::info!(tasks, "ready on {name}");
         supervisor.tell("READY=1");
-        Server::new(current, wakes, metrics, token, local).serve(acceptor, stop).await;
+        Server::new(current, wakes, metrics, token, local, options.ready_without_tasks).serve(acceptor, stop).await;
         tracing::info!("stopped");
         Ok(())
     })

@@ -59,6 +59,8 @@ pub(crate) struct Server {
     token: Option<Digest>,
     /// Whether only this machine may send requests, so that other host names are refused.
     local: bool,
+    /// Whether the server is ready while no task answers.
+    ready_without_tasks: bool,
     /// Bytes of request bodies that may still be accepted.
     bodies: Arc<Semaphore>,
 }
@@ -94,9 +96,10 @@ impl Server {
         metrics: Arc<Metrics>,
         token: Option<Digest>,
         local: bool,
+        ready_without_tasks: bool,
     ) -> Self {
         let bodies = Arc::new(Semaphore::new(limits::BODIES_BYTES));
-        Server { current, wakes, metrics, token, local, bodies }
+        Server { current, wakes, metrics, token, local, ready_without_tasks, bodies }
     }
 
     /// Serves connections until `stop`, then finishes the requests in flight.
@@ -214,8 +217,11 @@ impl Server {
             Route::Metrics => Ok(bytes(StatusCode::OK, "text/plain; version=0.0.4", self.metrics.text())),
             Route::Tasks => Ok(json(StatusCode::OK, &tasks(listing))),
             Route::Live => Ok(json(StatusCode::OK, &Live { live: true })),
-            // Connections are only accepted once the directory has been read.
-            Route::Ready => Ok(json(StatusCode::OK, &Ready { name: None, ready: true })),
+            Route::Ready => {
+                let ready = self.ready_without_tasks || !listing.tasks.is_empty();
+                let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+                Ok(json(status, &Ready { name: None, ready }))
+            }
             Route::Server => Ok(protocol::server()),
             Route::Model(task, version) => Ok(protocol::metadata(protocol::find(listing, task, version)?)),
             Route::ModelReady(task, version) => {
