@@ -1,11 +1,14 @@
 //! Token ids from text.
 //!
 //! In: one text or two. Out: token ids with special tokens, and the characters that each token stands for. Long texts
-//! are cut as Hugging Face's `truncation=True` cuts them. Refused: empty texts, and one text for a task on two or the
+//! are cut as Hugging Face's `truncation=True` cuts them. Refused: empty texts, lists with empty words, and one text for a task on two or the
 //! reverse. The `tokenizers` crate runs the checkpoint's tokenizer file. If the bundle has a `vocabulary.bin`, words
 //! are looked up there.
 
-use std::path::{Path, PathBuf};
+use std::{
+    borrow::Cow,
+    path::{Path, PathBuf},
+};
 
 use edge_bundle::{Bundle, VOCABULARY, Vocabulary};
 use tokenizers::{
@@ -28,17 +31,43 @@ use crate::{
 pub struct Text {
     first: String,
     second: Option<String>,
+    /// The characters of each word of the first text, where white space does not tell words apart.
+    words: Option<Vec<(usize, usize)>>,
 }
 
 impl Text {
     /// One text.
     pub fn one(text: impl Into<String>) -> Self {
-        Text { first: text.into(), second: None }
+        Text { first: text.into(), second: None, words: None }
     }
 
     /// Two texts, such as two sentences to compare, or a question and its context.
     pub fn pair(first: impl Into<String>, second: impl Into<String>) -> Self {
-        Text { first: first.into(), second: Some(second.into()) }
+        Text { first: first.into(), second: Some(second.into()), words: None }
+    }
+
+    /// One text, as the list of its words. A word may hold white space, as Vietnamese ones do; white space around a word
+    /// is not of the word. In the text a space stands between words.
+    ///
+    /// # Errors
+    /// When there are no words, or one of them is empty.
+    pub fn of_words(words: &[impl AsRef<str>]) -> Result<Self, TextError> {
+        let words: Vec<&str> = words.iter().map(|word| word.as_ref().trim()).collect();
+        if words.is_empty() {
+            return Err(TextError::Empty);
+        }
+        if words.contains(&"") {
+            return Err(TextError::Record("expected a list of words, found an empty word".to_owned()));
+        }
+        let mut next = 0;
+        let places = words.iter().map(|word| {
+            let start = next;
+            next = start + word.chars().count() + 1;
+            (start, next - 1)
+        });
+        let several = words.iter().any(|word| word.contains(char::is_whitespace));
+        let places = several.then(|| places.collect());
+        Ok(Text { first: words.join(" "), second: None, words: places })
     }
 
     /// The first text.
@@ -49,6 +78,12 @@ impl Text {
     /// The second text.
     pub fn second(&self) -> Option<&str> {
         self.second.as_deref()
+    }
+
+    /// The characters of each word of the first text, in order: words as they were given, or else what white space
+    /// tells apart.
+    pub fn words(&self) -> Cow<'_, [(usize, usize)]> {
+        self.words.as_deref().map_or_else(|| words(&self.first).into(), Cow::from)
     }
 
     /// Bytes of all its text.
@@ -257,7 +292,7 @@ fn failed(path: &Path) -> impl Fn(tokenizers::Error) -> Error {
 }
 
 /// Words of a text as runs of characters without white space: character ranges, in order.
-pub(crate) fn words(text: &str) -> Vec<(usize, usize)> {
+fn words(text: &str) -> Vec<(usize, usize)> {
     let mut words = Vec::new();
     let mut start = None;
     let mut count = 0;
@@ -290,5 +325,17 @@ mod tests {
         assert_eq!(words("  été à\tb "), [(2, 5), (6, 7), (8, 9)]);
         assert_eq!(words(""), []);
         assert_eq!(characters("  été à", (2, 5)), "été");
+    }
+
+    #[test]
+    fn words_of_a_list_may_hold_spaces() {
+        let text = Text::of_words(&["Hồ Chí Minh", " sinh ", "năm"]).unwrap();
+        assert_eq!(text.first(), "Hồ Chí Minh sinh năm");
+        assert_eq!(*text.words(), [(0, 11), (12, 16), (17, 20)]);
+        // Where white space tells words apart, a list is the same as its text.
+        assert_eq!(Text::of_words(&["a", "b"]), Ok(Text::one("a b")));
+        assert_eq!(*Text::one("a  b").words(), [(0, 1), (3, 4)]);
+        assert_eq!(Text::of_words::<&str>(&[]), Err(TextError::Empty));
+        assert!(matches!(Text::of_words(&["a", " "]), Err(TextError::Record(_))));
     }
 }

@@ -258,23 +258,19 @@ impl<R: BufRead> Records<R> {
 
 fn json(value: &Value) -> Result<Text, TextError> {
     let text = |value: &Value| match value {
-        Value::String(text) => Ok(text.clone()),
+        Value::String(text) => Ok(Text::one(text.clone())),
         Value::Array(words) => {
-            // Tagging splits the text into words at white space again.
-            let word = |value: &'_ Value| {
-                value.as_str().filter(|w| !w.is_empty() && !w.contains(char::is_whitespace)).map(str::to_owned)
-            };
-            let words: Option<Vec<String>> = words.iter().map(word).collect();
-            let expected = "expected a list of words without white space, found another list";
-            words.map(|w| w.join(" ")).ok_or_else(|| TextError::Record(expected.to_owned()))
+            let words: Option<Vec<&str>> = words.iter().map(Value::as_str).collect();
+            let expected = "expected a list of words, found another list";
+            Text::of_words(&words.ok_or_else(|| TextError::Record(expected.to_owned()))?)
         }
         other => Err(TextError::Record(format!("expected a text, found {other}"))),
     };
     let (first, second) = places(|name| value.get(name))
         .ok_or_else(|| TextError::Record(format!("expected one of the fields {}, found none", FIRST.join(", "))))?;
     Ok(match second {
-        Some(second) => Text::pair(text(first)?, text(second)?),
-        None => Text::one(text(first)?),
+        Some(second) => Text::pair(text(first)?.first(), text(second)?.first()),
+        None => text(first)?,
     })
 }
 
@@ -333,8 +329,9 @@ mod tests {
             br#"{"text":"a"}
 {"question":"q","context":"c"}
 {"tokens":["a","b"]}
+{"tokens":["New York","is"]}
 {"text":7}
-{"tokens":["New York"]}
+{"tokens":["a",7]}
 {"tokens":["a",""]}
 nonsense
 {"id":1}"#,
@@ -342,7 +339,8 @@ nonsense
         assert_eq!(found[0].1, Ok(Text::one("a")));
         assert_eq!(found[1].1, Ok(Text::pair("q", "c")));
         assert_eq!(found[2].1, Ok(Text::one("a b")));
-        for (line, text) in &found[3..] {
+        assert_eq!(found[3].1, Text::of_words(&["New York", "is"]));
+        for (line, text) in &found[4..] {
             assert!(matches!(text, Err(TextError::Record(_))), "line {line} was accepted");
         }
     }

@@ -15,10 +15,7 @@ use super::{
     row::{Row, cell},
     tensor::listed,
 };
-use crate::{
-    Prediction, Text, Tokenized,
-    text::{characters, words},
-};
+use crate::{Prediction, Text, Tokenized, text::characters};
 
 /// The tag of a word.
 #[derive(Clone, Debug, Serialize)]
@@ -48,7 +45,7 @@ impl Tagging {
 
 impl TaskKind for Tagging {
     fn token_places(&self, text: &Text, places: &[Place]) -> TokenPlaces {
-        let words = first_tokens(text.first(), places).into_iter().map(|(_, token)| token).collect();
+        let words = first_tokens(text, places).into_iter().map(|(_, token)| token).collect();
         TokenPlaces { words, ..TokenPlaces::default() }
     }
 
@@ -58,12 +55,11 @@ impl TaskKind for Tagging {
 
     fn answer(&self, text: &Text, windows: &[Window<'_>], _top: usize) -> Answer {
         let Some(window) = windows.first() else { return Answer::Tags(Vec::new()) };
-        let text = text.first();
         let named = first_tokens(text, window.places).into_iter().map(|((start, end), token)| {
             let logits = token.map(|at| window.outputs.row(at).to_vec());
             let best = logits.and_then(|logits| rank(&self.labels, &logits, 1).into_iter().next());
             let (label, score) = best.map(|b| (b.label, b.score)).unzip();
-            Tag { word: characters(text, (start, end)), start, end, label, score }
+            Tag { word: characters(text.first(), (start, end)), start, end, label, score }
         });
         Answer::Tags(named.collect())
     }
@@ -80,7 +76,7 @@ impl TaskKind for Tagging {
         let Label::Name(label) = label else { return Err(other_form(self.expects())) };
         let tags: Vec<usize> =
             label.split_whitespace().map(|label| class_of(&self.labels, label)).collect::<Result<_, _>>()?;
-        let words = text.first().split_whitespace().count();
+        let words = text.words().len();
         if tags.len() != words {
             return Err(format!("expected {words} labels, one for each word, found {}", tags.len()));
         }
@@ -144,10 +140,10 @@ impl TaskKind for Tagging {
 }
 
 /// The first and last character of each word of `text`, and its first token; no token if the text was cut before it.
-fn first_tokens(text: &str, places: &[Place]) -> Vec<((usize, usize), Option<usize>)> {
+fn first_tokens(text: &Text, places: &[Place]) -> Vec<((usize, usize), Option<usize>)> {
     let mut next = 0;
     let mut firsts = Vec::new();
-    for (start, end) in words(text) {
+    for &(start, end) in text.words().iter() {
         // Tokens come in the order of the text, so each word's search goes on where the last one's ended.
         let covers = |place: &Place| place.is_some_and(|(_, (from, to))| from < end && to > start && to > from);
         let past = |place: &Place| place.is_some_and(|(_, (from, _))| from >= end);

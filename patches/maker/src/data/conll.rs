@@ -50,9 +50,10 @@ impl Sentence {
             }
             (cells.first(), cells.last().filter(|_| cells.len() > 1))
         };
-        let blank = |cell: &&&str| cell.is_empty() || cell.contains(char::is_whitespace);
-        match (word, tag) {
-            (Some(word), Some(tag)) if !blank(&word) && !blank(&tag) => {
+        // Between tabs a word may hold spaces, as Vietnamese ones do.
+        let tag = tag.filter(|tag| !tag.is_empty() && !tag.contains(char::is_whitespace));
+        match (word.filter(|word| !word.trim().is_empty()), tag) {
+            (Some(word), Some(tag)) => {
                 if self.line == 0 {
                     self.line = at;
                 }
@@ -61,7 +62,7 @@ impl Sentence {
             }
             _ => self.fail(
                 at,
-                TextError::Record(format!("expected a word without white space and its tag, found {line:?}")),
+                TextError::Record(format!("expected a word, and its tag without white space, found {line:?}")),
             ),
         }
     }
@@ -77,7 +78,7 @@ impl Sentence {
         let text = match self.wrong {
             Some(reason) => Err(reason),
             None if self.words.is_empty() => return None,
-            None => Ok(Text::one(self.words.join(" "))),
+            None => Text::of_words(&self.words),
         };
         Some(Record { line: self.line, text, label: Some(Label::Name(self.tags.join(" "))) })
     }
@@ -125,5 +126,16 @@ mod tests {
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].text, Ok(Text::one("do n't go")));
         assert_eq!(found[0].label, Some(Label::Name("AUX PART VERB".to_owned())));
+    }
+
+    #[test]
+    fn words_may_hold_spaces_between_tabs() {
+        let found = read("1\tHà Nội\tHà Nội\tPROPN\tNp\n2\tlà\tlà\tAUX\tV\n", true);
+        assert_eq!(found[0].text, Text::of_words(&["Hà Nội", "là"]));
+        assert_eq!(found[0].text.as_ref().unwrap().words().len(), 2);
+        assert_eq!(found[0].label, Some(Label::Name("PROPN AUX".to_owned())));
+        let found = read("Hà Nội\tB-LOC\nlà\tO\n\n \tO\nx\tB LOC\n", false);
+        assert_eq!(found[0].text, Text::of_words(&["Hà Nội", "là"]));
+        assert!(found[1].text.is_err());
     }
 }

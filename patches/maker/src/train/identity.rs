@@ -108,6 +108,14 @@ fn example_fields(example: &Example, fields: &mut Fields) {
     if let Some(second) = example.text.second() {
         fields.text("second", second);
     }
+    let words = example.text.words();
+    if words.len() != example.text.first().split_whitespace().count() {
+        // White space does not tell them apart, so the text does not either.
+        for (start, end) in words.iter() {
+            fields.number("word_start", *start as u64);
+            fields.number("word_end", *end as u64);
+        }
+    }
     match &example.gold {
         Gold::Class(label) => fields.number("class", *label as u64),
         Gold::Value(value) => fields.bytes("value", &value.to_le_bytes()),
@@ -161,6 +169,7 @@ mod tests {
         let task: Task =
             serde_json::from_str(r#"{"name":"mood","kind":"classification","labels":["bad","good"]}"#).unwrap();
         let example = |text: &str, label: usize| Example { text: Text::one(text), gold: Gold::Class(label) };
+        let words = |words: &[&str]| [Example { text: Text::of_words(words).unwrap(), gold: Gold::Class(0) }];
         let (train, dev) = ([example("good", 1), example("bad", 0)], [example("fine", 1)]);
         let recipe = Recipe {
             slots: "bq".parse().unwrap(),
@@ -192,6 +201,10 @@ mod tests {
             of(&train, &dev, &Recipe { patience: Some(1), ..recipe.clone() }, None),
             of(&train, &dev, &Recipe { average: Average::Last(1), ..recipe.clone() }, None),
             of(&train, &dev, &Recipe { rate_by_first_seed: true, ..recipe.clone() }, None),
+            of(&words(&["a b", "c"]), &dev, &recipe, None),
+            of(&words(&["a", "b c"]), &dev, &recipe, None),
+            of(&words(&["a b c"]), &dev, &recipe, None),
+            of(&words(&["a", "b", "c"]), &dev, &recipe, None),
             of_sets(Sets { train: &train, dev: &dev, test: Some(&dev) }, &recipe, None),
             of_sets(Sets { train: &train, dev: &dev, test: Some(&train) }, &recipe, None),
         ];
