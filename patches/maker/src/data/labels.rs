@@ -74,9 +74,49 @@ pub(super) fn label_of(value: &Value) -> Option<Label> {
     match NAMES.iter().find_map(|name| value.get(name))? {
         Value::String(label) => Some(Label::Name(label.clone())),
         Value::Array(parts) => {
-            let parts: Option<Vec<&str>> = parts.iter().map(Value::as_str).collect();
+            let part = |part: &Value| match part {
+                Value::String(name) => Some(name.clone()),
+                Value::Number(number) => Some(number.to_string()),
+                _ => None,
+            };
+            let parts: Option<Vec<String>> = parts.iter().map(part).collect();
             Some(Label::Name(parts?.join(" ")))
         }
+        Value::Null => None,
         other => Some(Label::Name(other.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bias_patch::Task;
+    use edge_run::{
+        Text,
+        tasks::{self, Gold},
+    };
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn tags_may_be_numbers() {
+        let gold = |names: &[&str], tags: Value| {
+            let task = json!({ "name": "a", "kind": "tagging", "labels": names });
+            let task: Task = serde_json::from_value(task).unwrap();
+            tasks::of(task.kind()).gold(&Text::one("Ann sat"), &label_of(&json!({ "labels": tags })).unwrap())
+        };
+        let names = ["O", "B-PER", "I-PER"];
+        for tags in [json!([1, 0]), json!(["1", "0"]), json!(["B-PER", "O"]), json!(["B-PER", 0])] {
+            assert_eq!(gold(&names, tags.clone()), Ok(Gold::Tags(vec![1, 0])), "{tags}");
+        }
+        // Where names are numbers, a number is a name.
+        assert_eq!(gold(&["1", "0"], json!([1, 0])), Ok(Gold::Tags(vec![0, 1])));
+        for (tags, reason) in [(json!([3, 0]), "expected one of O, B-PER"), (json!([-1, 0]), "found \"-1\"")] {
+            let error = gold(&names, tags).unwrap_err();
+            assert!(error.contains(reason), "{error}");
+        }
+        for label in [json!({ "labels": [[1], 0] }), json!({ "labels": [null] }), json!({ "label": null })] {
+            assert_eq!(label_of(&label), None, "{label}");
+        }
     }
 }
