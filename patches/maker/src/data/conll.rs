@@ -5,15 +5,14 @@ use std::path::Path;
 
 use edge_run::{Text, TextError, tasks::Label};
 
-use super::Record;
+use super::{Record, read};
 use crate::Result;
 
 pub(super) fn records(path: &Path, universal: bool) -> Result<Vec<Record>> {
-    let bytes = std::fs::read(path).map_err(bias_patch::Error::io(path, "read"))?;
+    let bytes = read(path)?;
     let mut records = Vec::new();
     let mut sentence = Sentence::default();
-    let lines = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
-    for (at, line) in lines.split(|byte| *byte == b'\n').enumerate() {
+    for (at, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
         match std::str::from_utf8(line) {
             Ok(line) if line.trim().is_empty() => records.extend(std::mem::take(&mut sentence).record()),
             Ok(line) => sentence.push(line.trim_end_matches('\r'), at + 1, universal),

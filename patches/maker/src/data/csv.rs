@@ -4,15 +4,16 @@ use std::path::Path;
 
 use edge_run::{TextError, cli::Columns};
 
-use super::{LabelColumns, Labels, Record, content, open};
+use super::{LabelColumns, Labels, Record, content, read};
 use crate::Result;
 
 pub(super) fn records(path: &Path, labels: Labels) -> Result<Vec<Record>> {
+    let bytes = read(path)?;
     // Rows of other lengths are bad rows, not the end of the file.
-    let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(open(path)?);
+    let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(&bytes[..]);
     let failed = |e: csv::Error| content(path, "table", "comma-separated values".to_owned(), e.to_string());
     let header = reader.headers().map_err(failed)?.clone();
-    let names: Vec<&str> = header.iter().map(|name| name.trim_start_matches('\u{feff}')).collect();
+    let names: Vec<&str> = header.iter().collect();
     let columns = Columns::of(&names, &format!("{}, line 1", path.display()))?;
     let labels = LabelColumns::required(&names, path, labels)?;
     let mut records = Vec::new();

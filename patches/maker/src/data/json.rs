@@ -1,15 +1,15 @@
 //! A `.json` file: SQuAD's document of paragraphs and their questions, or else JSON lines.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
 use edge_run::{Text, TextError, cli::InputFormat};
 use serde_json::Value;
 
-use super::{Labels, Record, label_of, lines};
+use super::{Labels, Record, label_of, lines, read};
 use crate::Result;
 
 pub(super) fn records(path: &Path, labels: Labels) -> Result<Vec<Record>> {
-    let bytes = fs::read(path).map_err(bias_patch::Error::io(path, "read"))?;
+    let bytes = read(path)?;
     let document: Option<Value> = serde_json::from_slice(&bytes).ok();
     match document.as_ref().and_then(|document| document.get("data")).and_then(Value::as_array) {
         Some(articles) => Ok(questions(articles)),
@@ -37,6 +37,8 @@ fn questions(articles: &[Value]) -> Vec<Record> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use edge_run::tasks::Label;
 
     use super::*;

@@ -25,6 +25,9 @@ use edge_run::{
 use self::labels::{LabelColumns, NAMES, label_of};
 use crate::{Error, Result};
 
+/// What some programs write before UTF-8. It is no part of the text.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// A text and its gold label.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Example {
@@ -173,6 +176,15 @@ fn lines(reader: impl std::io::BufRead, format: InputFormat, path: &Path, labels
     Ok(all)
 }
 
+/// The bytes of a file, without a byte order mark.
+fn read(path: &Path) -> Result<Vec<u8>> {
+    let mut bytes = std::fs::read(path).map_err(bias_patch::Error::io(path, "read"))?;
+    if bytes.starts_with(BYTE_ORDER_MARK) {
+        bytes.drain(..BYTE_ORDER_MARK.len());
+    }
+    Ok(bytes)
+}
+
 fn open(path: &Path) -> Result<File> {
     Ok(File::open(path).map_err(bias_patch::Error::io(path, "open"))?)
 }
@@ -214,6 +226,37 @@ mod tests {
         assert_eq!(labelled(qnli), (2, Text::pair("When?", "Then."), name("entailment")));
         let qqp = b"id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n0\t1\t2\ta\tb\t0\n";
         assert_eq!(labelled(qqp), (2, Text::pair("a", "b"), name("0")));
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_skipped_in_every_form() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let squad = r#"{"data":[{"paragraphs":[{"context":"a b","qas":[{"question":"q","answers":[]}]}]}]}"#;
+        for (name, text, first) in [
+            ("a.tsv", "sentence\tlabel\ngood\t1\n", "good"),
+            ("cola.tsv", "x\t1\t*\tgood\n", "good"),
+            ("a.csv", "sentence,label\ngood,1\n", "good"),
+            ("quoted.csv", "\"sentence\",\"label\"\n\"good\",1\n", "good"),
+            ("a.jsonl", "{\"text\":\"good\",\"label\":1}\n", "good"),
+            ("lines.json", "{\"text\":\"good\",\"label\":1}\n", "good"),
+            ("squad.json", squad, "q"),
+            ("a.conll", "good\tX\n", "good"),
+            ("a.conllu", "1\tgood\t_\tX\n", "good"),
+            ("a.bio", "good X\n", "good"),
+            ("a.iob", "good X\n", "good"),
+            ("a.txt", "good\n", "good"),
+        ] {
+            let path = dir.path().join(name);
+            let labels = if name.ends_with(".txt") { Labels::Optional } else { Labels::Required };
+            let texts = |mark: &str| {
+                std::fs::write(&path, format!("{mark}{text}")).unwrap();
+                let read = records(&path, labels).unwrap_or_else(|error| panic!("{name}: {error}"));
+                read.into_iter().map(|record| (record.text, record.label)).collect::<Vec<_>>()
+            };
+            let found = texts("\u{feff}");
+            assert!(found.len() == 1 && found[0].0.as_ref().unwrap().first() == first, "{name}: {found:?}");
+            assert_eq!(found, texts(""), "{name}");
+        }
     }
 
     #[test]

@@ -348,7 +348,8 @@ fn check_apart(output: &Path, inputs: &[&Path]) -> Result<()> {
 fn read_task(path: &Path) -> Result<Task> {
     let failed = |reason: String| Error::Task { path: path.to_owned(), reason };
     let text = fs::read(path).map_err(|e| failed(e.to_string()))?;
-    serde_json::from_slice(&text).map_err(|e| failed(e.to_string()))
+    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&text);
+    serde_json::from_slice(text).map_err(|e| failed(e.to_string()))
 }
 
 fn in_store(patch: &Patch) -> bool {
@@ -377,5 +378,18 @@ fn report_skipped(path: &Path, skipped: &[(usize, String)]) {
     if let Some((line, reason)) = skipped.first() {
         let count = skipped.len();
         eprintln!("edge-patch: {}: rows left out: {count}, the first on line {line}: {reason}", path.display());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_may_begin_with_a_byte_order_mark() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let path = dir.path().join("task.json");
+        fs::write(&path, "\u{feff}{\"name\":\"a\",\"kind\":\"span\"}").unwrap();
+        assert_eq!(read_task(&path).unwrap().name(), "a");
     }
 }
