@@ -47,7 +47,7 @@ struct Arguments {
     /// Read the encoder from this bundle [default: the store]
     #[arg(long, visible_alias = "encoder", value_name = "DIR")]
     bundle: Option<PathBuf>,
-    /// Read texts in this format [default: by the file's ending, .tsv or .jsonl; else lines]
+    /// Read texts in this format [default: by the file's ending, .tsv, .jsonl or .json; else lines]
     #[arg(short, long, value_enum)]
     input: Option<InputFormat>,
     /// Write answers in this format

@@ -175,7 +175,7 @@ fn formats_agree_with_each_other() {
     // --input takes precedence over the file's ending.
     assert_eq!(place.rows(&["-p", "pair.bias", "-i", "lines", "pairs.tsv"], b"").len(), 3);
     let refused = place.run(&["-p", "pair.bias", "pairs.csv"], b"");
-    assert_refused(&refused, &["pairs.csv: expected lines, .tsv or .jsonl, found .csv", "> pairs.jsonl"]);
+    assert_refused(&refused, &["pairs.csv: expected lines, .tsv, .jsonl or .json, found .csv", "> pairs.jsonl"]);
 
     let table = assert_succeeded(&place.run(&["-p", "pair.bias", "-p", "span.bias"], b"good\tbad\n"));
     assert!(table.lines().next().unwrap().contains("task") && table.contains("span"), "{table}");

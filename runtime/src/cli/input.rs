@@ -1,6 +1,6 @@
-//! Texts from lines, TSV or JSON lines.
+//! Texts from lines, TSV, JSON lines or a JSON array.
 //!
-//! In: any bytes. Out: one [`Record`] for each line of data, with the line's number. A bad line also gives a record,
+//! In: any bytes. Out: one [`Record`] for each line of data or element of the array, with its number. A bad line also gives a record,
 //! with the reason, so that answers stay in step with lines. Refused as a whole: a TSV header without a column of text.
 //! GLUE's files are read unchanged: a tab always ends a cell, also between quotes, and CoLA's files have no header. A
 //! caller that needs more of a line than its texts, such as a label, gets its [`Row`].
@@ -13,6 +13,7 @@ use std::{
 use clap::ValueEnum;
 use serde_json::Value;
 
+use super::array::Array;
 use crate::{Error, Result, Text, error::TextError};
 
 /// The format of texts.
@@ -22,7 +23,7 @@ pub enum InputFormat {
     Lines,
     /// A header, then one text a line; columns are found by name
     Tsv,
-    /// One JSON object a line; text fields are found by name
+    /// One JSON object a line, or one array of them; text fields are found by name
     Jsonl,
 }
 
@@ -35,10 +36,10 @@ impl InputFormat {
         let ending = path.extension().unwrap_or_default().to_ascii_lowercase();
         match ending.to_str() {
             Some("tsv") => Ok(InputFormat::Tsv),
-            Some("jsonl") => Ok(InputFormat::Jsonl),
+            Some("jsonl" | "json") => Ok(InputFormat::Jsonl),
             Some("csv") => Err(Error::Input {
                 place: path.display().to_string(),
-                expected: "lines, .tsv or .jsonl".to_owned(),
+                expected: "lines, .tsv, .jsonl or .json".to_owned(),
                 found: format!(
                     ".csv; make JSON lines of it with\n  python3 -c 'import csv, json, sys; \
                      [print(json.dumps(row)) for row in csv.DictReader(sys.stdin)]' < {} > {}",
@@ -54,7 +55,7 @@ impl InputFormat {
 /// A line of input.
 #[derive(Clone, Debug)]
 pub struct Record {
-    /// Line of the input, from 1.
+    /// Line of the input, or in an array the number of the element, from 1.
     pub line: usize,
     /// The text, or why there is none.
     pub text: Result<Text, TextError>,
@@ -85,6 +86,8 @@ pub struct Records<R> {
     bytes: u64,
     columns: Option<Columns>,
     header: Option<Vec<String>>,
+    /// The array whose elements are the records, if the input is one.
+    array: Option<Array>,
     /// A line that was read ahead.
     held: Option<Vec<u8>>,
 }
@@ -157,10 +160,17 @@ impl<R: BufRead> Records<R> {
             bytes: 0,
             columns: None,
             header: None,
+            array: None,
             held: None,
         };
+        let failed = |source| Error::Io { path: name.into(), action: "read", source };
+        if format == InputFormat::Jsonl
+            && let Some((array, bytes)) = Array::begin(&mut records.reader).map_err(failed)?
+        {
+            records.array = Some(array);
+            records.bytes = bytes as u64;
+        }
         if format == InputFormat::Tsv {
-            let failed = |source| Error::Io { path: name.into(), action: "read", source };
             let header = records.next_line().map_err(failed)?.unwrap_or_default();
             let text = String::from_utf8_lossy(&header).into_owned();
             let cells: Vec<&str> = text.split('\t').collect();
@@ -221,6 +231,12 @@ impl<R: BufRead> Records<R> {
     }
 
     fn next_line(&mut self) -> io::Result<Option<Vec<u8>>> {
+        if let Some(array) = &mut self.array {
+            let (element, read) = array.next(&mut self.reader)?;
+            self.bytes += read as u64;
+            self.line += usize::from(element.is_some());
+            return Ok(element);
+        }
         let mut bytes = Vec::new();
         let read = self.reader.read_until(b'\n', &mut bytes)?;
         if read == 0 {
@@ -302,6 +318,7 @@ mod tests {
             ("a.tsv", InputFormat::Tsv),
             ("a.b.TSV", InputFormat::Tsv),
             ("a.jsonl", InputFormat::Jsonl),
+            ("a.JSON", InputFormat::Jsonl),
             ("a.txt", InputFormat::Lines),
             ("tsv", InputFormat::Lines),
             (".jsonl", InputFormat::Lines),
@@ -310,7 +327,7 @@ mod tests {
             assert_eq!(InputFormat::of(Path::new(name)).unwrap(), due, "{name}");
         }
         let said = InputFormat::of(Path::new("in/a.csv")).unwrap_err().to_string();
-        assert!(said.starts_with("in/a.csv: expected lines, .tsv or .jsonl, found .csv"), "{said}");
+        assert!(said.starts_with("in/a.csv: expected lines, .tsv, .jsonl or .json, found .csv"), "{said}");
         assert!(said.ends_with("' < in/a.csv > in/a.jsonl"), "{said}");
     }
 
@@ -343,6 +360,20 @@ nonsense
         for (line, text) in &found[4..] {
             assert!(matches!(text, Err(TextError::Record(_))), "line {line} was accepted");
         }
+    }
+
+    #[test]
+    fn rows_of_an_array_are_records() {
+        let text = "\u{feff}[\n {\"text\": \"a\"},\n {\"tokens\": [\"b\",\n \"c\"]}, 7, {\"text\": \"d]\"}]\n";
+        let found = read(InputFormat::Jsonl, text.as_bytes());
+        assert_eq!(found[0], (1, Ok(Text::one("a"))));
+        assert_eq!(found[1], (2, Ok(Text::one("b c"))));
+        assert!(matches!(found[2], (3, Err(TextError::Record(_)))));
+        assert_eq!(found[3], (4, Ok(Text::one("d]"))));
+        assert_eq!((found.len(), read(InputFormat::Jsonl, b"[]").len()), (4, 0));
+        let mut cut = Records::new(&b"[{\"text\": \"a\"}"[..], InputFormat::Jsonl, "a.json").unwrap();
+        let error = cut.next_record().unwrap_err().to_string();
+        assert!(error.contains("a.json") && error.contains("expected ]"), "{error}");
     }
 
     #[test]

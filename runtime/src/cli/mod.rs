@@ -1,5 +1,6 @@
 //! The work behind the `edge-run` command: records in, rows out.
 
+mod array;
 mod input;
 mod output;
 mod report;

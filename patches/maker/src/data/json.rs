@@ -1,4 +1,4 @@
-//! A `.json` file: SQuAD's document of paragraphs and their questions, or else JSON lines.
+//! A `.json` file: SQuAD's document of paragraphs and their questions, or else an array of rows or JSON lines.
 
 use std::path::Path;
 
@@ -60,6 +60,15 @@ mod tests {
         assert_eq!(found[0].text, Ok(Text::pair("which?", "a b")));
         assert_eq!(found[0].label, Some(Label::Answers(vec![("b".to_owned(), 2), ("a".to_owned(), 0)])));
         assert!(found[1].text.is_err() && found[2].label.is_none());
+        // An array has rows.
+        let rows = r#"[{"question": "q", "context": "c d", "answer": "d", "answer_start": 2},
+            {"tokens": ["a", "b"],
+             "tags": [0, 1]}]"#;
+        fs::write(&path, rows).unwrap();
+        let found = records(&path, Labels::Required).unwrap();
+        assert_eq!(found[0].label, Some(Label::Answers(vec![("d".to_owned(), 2)])));
+        assert_eq!((found[1].line, &found[1].text), (2, &Ok(Text::one("a b"))));
+        assert_eq!((found.len(), &found[1].label), (2, &Some(Label::Name("0 1".to_owned()))));
         // One object on one line is JSON lines.
         fs::write(&path, r#"{"question":"q","context":"c","answer":"c","answer_start":0}"#).unwrap();
         assert_eq!(records(&path, Labels::Required).unwrap().len(), 1);
