@@ -164,7 +164,8 @@ Examples:
 Lines hold one text, or two with a tab between. In TSV and JSON the first text is called text, sentence, sentence1, question,
 premise, text_a, question1 or tokens, the second text_pair, sentence2, context, hypothesis, text_b, question2 or passage.
 
-A line that cannot be answered (empty, or two texts for a task on one) keeps its row, with the reason.
+A line that cannot be answered (empty, or two texts for a task on one) keeps its row, with the reason. Without lines there are
+no rows, and that is no failure; of a file without lines, standard error says so.
 
 Exit codes: 0 every line was answered, 1 failure, 2 wrong usage, 3 some lines were not answered.";
 
@@ -305,12 +306,9 @@ fn answer(arguments: &Arguments) -> Result<bool> {
     let outcome = run(&session, &mut records, &mut writer, how, |bytes| bar.set_position(bytes));
     bar.finish_and_clear();
     let outcome = outcome?;
-    if outcome.records == 0 {
-        return Err(Error::Input {
-            place: name,
-            expected: "at least one line".to_owned(),
-            found: "an empty input".to_owned(),
-        });
+    // A pipe without lines is usual. A file without lines may be the wrong one.
+    if outcome.records == 0 && arguments.file.as_ref().is_some_and(|file| file.as_os_str() != "-") {
+        eprintln!("edge-run: {name}: no texts");
     }
     report(&outcome);
     if arguments.timing {

@@ -132,7 +132,23 @@ fn lines_without_an_answer_are_marked_in_their_place() {
     let one = place.run(&["-p", "pair.bias"], b"good\n");
     assert_unanswered(&one, "1 of 1");
     assert!(String::from_utf8(one.stdout).unwrap().contains("expected a pair of texts, found one text"));
-    assert_refused(&place.run(&["-p", "label.bias"], b""), &["standard input", "at least one line", "an empty input"]);
+}
+
+#[test]
+fn no_lines_are_no_failure() {
+    let place = Place::new("bert");
+    for arguments in [&[][..], &["-o", "tsv"], &["-o", "jsonl", "-i", "tsv"], &["-i", "jsonl"], &["--unbuffered"]] {
+        let output = place.run(&[&["-p", "label.bias"][..], arguments].concat(), b"");
+        assert_eq!(assert_succeeded(&output), "", "{arguments:?}");
+        assert!(output.stderr.is_empty(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    for (name, text) in [("empty.txt", ""), ("empty.tsv", ""), ("header.tsv", "text\n"), ("empty.json", "[]")] {
+        fs::write(place.home.path().join(name), text).unwrap();
+        let output = place.run(&["-p", "label.bias", name], b"");
+        assert_eq!(assert_succeeded(&output), "", "{name}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains(&format!("{name}: no texts")), "{said}");
+    }
 }
 
 #[test]

@@ -171,7 +171,8 @@ impl<R: BufRead> Records<R> {
             records.bytes = bytes as u64;
         }
         if format == InputFormat::Tsv {
-            let header = records.next_line().map_err(failed)?.unwrap_or_default();
+            // Without a first line there are no records, and nothing to find in them.
+            let Some(header) = records.next_line().map_err(failed)? else { return Ok(records) };
             let text = String::from_utf8_lossy(&header).into_owned();
             let cells: Vec<&str> = text.split('\t').collect();
             let cola = Columns::of_cola(&cells);
@@ -337,6 +338,9 @@ mod tests {
         assert_eq!(found[0], (2, Ok(Text::pair("a", "b"))));
         assert_eq!(found[1], (3, Err(TextError::Record("expected at least 3 columns, found 1".into()))));
         assert!(Records::new(&b"id\tname\n"[..], InputFormat::Tsv, "test").is_err());
+        for format in [InputFormat::Lines, InputFormat::Tsv, InputFormat::Jsonl] {
+            assert_eq!(read(format, b""), []);
+        }
     }
 
     #[test]
