@@ -59,6 +59,42 @@ fn transformers_settings_decide_which_ids_a_text_has() {
     }
 }
 
+/// `tags.json`, which `make_tags.py` wrote.
+#[derive(Deserialize)]
+struct Tags {
+    encoders: Vec<TagsOfEncoder>,
+}
+
+#[derive(Deserialize)]
+struct TagsOfEncoder {
+    encoder: String,
+    tokenizer_config: String,
+    cases: Vec<TagsCase>,
+}
+
+#[derive(Deserialize)]
+struct TagsCase {
+    words: Vec<String>,
+    input_ids: Vec<u32>,
+    first_tokens: Vec<Option<usize>>,
+}
+
+#[test]
+fn words_are_read_at_the_tokens_that_transformers_reads_them_at() {
+    let Tags { encoders } = serde_json::from_slice(&fs::read(fixtures().join("tags.json")).unwrap()).unwrap();
+    for TagsOfEncoder { encoder: name, tokenizer_config, cases } in encoders {
+        let mut fixture = Fixture::named(&name);
+        fixture.files.insert("tokenizer_config.json".to_owned(), tokenizer_config);
+        let dir = TempDir::new().unwrap();
+        let encoder = Encoder::open(fixture.export(dir.path(), edge_export::Options::default()).dir()).unwrap();
+        for TagsCase { words, input_ids, first_tokens } in cases {
+            let found = encoder.tokenized(&task("one", "tagging", 1), &Text::of_words(&words).unwrap()).unwrap();
+            assert_eq!(found[0].ids(), input_ids, "{name}: {words:?}");
+            assert_eq!(found[0].words(), first_tokens, "{name}: {words:?}");
+        }
+    }
+}
+
 #[test]
 fn a_tokenizer_that_agrees_with_its_settings_keeps_its_bytes() {
     let text = fs::read(fixtures().join("tokenizers.json")).unwrap();

@@ -1,5 +1,5 @@
 //! Token tagging: one label for each word of one text. The head reads every token and gives a logit for each of C
-//! labels. A word's logits are those of its first token. The loss is the mean cross-entropy over the words.
+//! labels. A word's logits are those of its first token, a lone space before the word included. The loss is the mean cross-entropy over the words.
 
 use std::sync::Arc;
 
@@ -139,17 +139,25 @@ impl TaskKind for Tagging {
     }
 }
 
-/// The first and last character of each word of `text`, and its first token; no token if the text was cut before it.
+/// The first and last character of each word of `text`, and the token that it is read at; no token if the text was cut
+/// before it.
+///
+/// It is the first token of the word as transformers splits it from a list of words. Where the space before a word is a
+/// token of its own, which SentencePiece writes `▁` and byte-level BPE `Ġ`, it is that one.
 fn first_tokens(text: &Text, places: &[Place]) -> Vec<((usize, usize), Option<usize>)> {
-    let mut next = 0;
+    let (mut next, mut last) = (0, 0);
     let mut firsts = Vec::new();
     for &(start, end) in text.words().iter() {
         // Tokens come in the order of the text, so each word's search goes on where the last one's ended.
-        let covers = |place: &Place| place.is_some_and(|(_, (from, to))| from < end && to > start && to > from);
+        let covers = |from, to| from < end && to > start && to > from;
+        // RoBERTa's post-processor trims the space off the token's place, which leaves a place without characters.
+        let is_space = |from, to| to == start && from >= last && to - from <= 1;
         let past = |place: &Place| place.is_some_and(|(_, (from, _))| from >= end);
-        let found = places.iter().enumerate().skip(next).take_while(|(_, p)| !past(p)).find(|(_, p)| covers(p));
+        let of_word = |place: &Place| place.is_some_and(|(_, (from, to))| covers(from, to) || is_space(from, to));
+        let found = places.iter().enumerate().skip(next).take_while(|(_, p)| !past(p)).find(|(_, p)| of_word(p));
         let token = found.map(|(at, _)| at);
         next = token.map_or(next, |at| at + 1);
+        last = end;
         firsts.push(((start, end), token));
     }
     firsts
@@ -174,4 +182,37 @@ struct Fields<'a> {
 
 pub(super) fn json<S: Serializer>(tags: &[Tag], serializer: S) -> Result<S::Ok, S::Error> {
     Fields { tags }.serialize(serializer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_is_read_at_the_space_before_it_where_that_is_a_token() {
+        let text = |places: &[(usize, usize)]| -> Vec<Place> {
+            let places = places.iter().map(|place| Some((0, *place)));
+            [None].into_iter().chain(places).chain([None]).collect()
+        };
+        for (words, places, due) in [
+            // `▁ 東 ▁ 京`: the first space is none of the text, and has the place of the character after it.
+            ("東 京", &[(0, 1), (0, 1), (1, 2), (2, 3)][..], [1, 3]),
+            // `▁a ▁b c`: the space is a part of the word's token.
+            ("a bc", &[(0, 1), (1, 3), (3, 4)], [1, 2]),
+            // `Ġ 東 Ġ 京`, trimmed: a character is three bytes, here two tokens.
+            ("東 京", &[(0, 0), (0, 1), (0, 1), (2, 2), (2, 3), (2, 3)], [1, 4]),
+            // `a Ġ Ġb`: of two spaces, the first is not the word's.
+            ("a  b", &[(0, 1), (1, 2), (2, 4)], [1, 3]),
+            ("a  b", &[(0, 1), (2, 2), (3, 4)], [1, 3]),
+            // A token of two spaces stands for more than what parts two words.
+            ("a  b", &[(0, 1), (1, 3), (3, 4)], [1, 3]),
+            // `a␣ b`: the space belongs to the word before it.
+            ("a b", &[(0, 2), (2, 3)], [1, 2]),
+        ] {
+            let found = first_tokens(&Text::one(words), &text(places));
+            assert_eq!(found.iter().map(|(_, token)| token.unwrap()).collect::<Vec<_>>(), due, "{words:?} {places:?}");
+        }
+        let cut = first_tokens(&Text::of_words(&["a b", "c"]).unwrap(), &text(&[(0, 1), (1, 3)]));
+        assert_eq!(cut, [((0, 3), Some(1)), ((4, 5), None)]);
+    }
 }
