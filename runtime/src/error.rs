@@ -124,6 +124,9 @@ pub enum TextError {
         /// What it would take.
         found: usize,
     },
+    /// The tokenizer drops all that an answer could be of.
+    #[error("the second text has no character that the tokenizer keeps, so there is nothing to answer with")]
+    NoSpan,
     /// The bytes are not text.
     #[error("invalid UTF-8 after {0} bytes")]
     Utf8(usize),

@@ -127,6 +127,13 @@ impl Tokens {
         self.ids.len()
     }
 
+    /// Whether a token stands for a character of the second text, `second`, that is no white space.
+    pub fn shows(&self, second: &str) -> bool {
+        let blank: Vec<bool> = second.chars().map(char::is_whitespace).collect();
+        let shown = |(from, to): (usize, usize)| blank.get(from..to).is_some_and(|part| part.contains(&false));
+        self.places.iter().any(|place| place.is_some_and(|(text, place)| text == 1 && shown(place)))
+    }
+
     fn new(encoding: &Encoding, truncated: bool) -> Self {
         let texts = encoding.get_sequence_ids();
         let places = texts.into_iter().zip(encoding.get_offsets()).map(|(text, place)| Some((text?, *place))).collect();
@@ -222,12 +229,12 @@ impl Tokenizer {
     }
 
     /// Tokens of a pair with a long second text: several sequences, each with the whole first text and a window of the
-    /// second that overlaps the previous window.
-    pub fn windows(&self, first: &str, second: &str, limit: usize, most: usize) -> Result<Vec<Tokens>> {
+    /// second that overlaps the previous window. Refused: a second text of which no character is left.
+    pub fn windows(&self, first: &str, context: &str, limit: usize, most: usize) -> Result<Vec<Tokens>> {
         /// Tokens that consecutive windows share, as in BERT's reading of SQuAD.
         const OVERLAP: usize = 128;
         let first = self.plain(first)?;
-        let mut second = self.second(second)?;
+        let mut second = self.second(context)?;
         let taken = first.len() + self.special(true);
         let room = limit.saturating_sub(taken);
         if room == 0 {
@@ -241,7 +248,8 @@ impl Tokenizer {
         second.truncate(room, overlap, TruncationDirection::Right);
         let rest = second.take_overflowing();
         let parts = std::iter::once(second).chain(rest);
-        parts.map(|part| self.finish(first.clone(), Some(part), false)).collect()
+        let windows = parts.map(|part| self.finish(first.clone(), Some(part), false)).collect::<Result<Vec<_>>>()?;
+        if windows.iter().any(|window| window.shows(context)) { Ok(windows) } else { Err(TextError::NoSpan.into()) }
     }
 
     /// Tokens of a text without special tokens.
@@ -335,7 +343,7 @@ mod tests {
         // Where white space tells words apart, a list is the same as its text.
         assert_eq!(Text::of_words(&["a", "b"]), Ok(Text::one("a b")));
         assert_eq!(*Text::one("a  b").words(), [(0, 1), (3, 4)]);
-        assert_eq!(Text::of_words::<&str>(&[]), Err(TextError::Empty));
+        assert_eq!(Text::of_words(&[""; 0]), Err(TextError::Empty));
         assert!(matches!(Text::of_words(&["a", " "]), Err(TextError::Record(_))));
     }
 }

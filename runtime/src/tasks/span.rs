@@ -3,7 +3,6 @@
 //! token and of its last. Each is over a softmax of the tokens of the second text, because answers are only there. A
 //! long second text is read in windows.
 
-use ndarray::ArrayView2;
 use serde::{Serialize, Serializer};
 
 use super::{
@@ -15,7 +14,7 @@ use super::{
     row::{Row, cell, join},
     tensor::listed,
 };
-use crate::{Prediction, Text, Tokenized, head::softmax, text::characters};
+use crate::{Prediction, Text, Tokenized, head::softmax};
 
 /// A part of the second text.
 #[derive(Clone, Debug, Serialize)]
@@ -56,8 +55,12 @@ impl TaskKind for SpanExtraction {
     }
 
     fn answer(&self, text: &Text, windows: &[Window<'_>], top: usize) -> Answer {
-        let found = windows.iter().flat_map(|window| candidates(window.places, window.outputs, self.longest)).collect();
-        Answer::Spans(spans(text.second().unwrap_or_default(), found, top))
+        let context: Vec<char> = text.second().unwrap_or_default().chars().collect();
+        let of_windows = |of: fn(&Window<'_>, usize) -> Vec<Candidate>| {
+            spans(&context, windows.iter().flat_map(|window| of(window, self.longest)).collect(), top)
+        };
+        let best = of_windows(candidates);
+        Answer::Spans(if best.is_empty() { of_windows(best_of_each_start) } else { best })
     }
 
     fn tensors(&self) -> Vec<Tensor> {
@@ -179,10 +182,12 @@ struct Candidate {
     logit: f32,
 }
 
-/// The best spans of one window, of `longest` tokens at most. `logits` is `[S, 2]`: start and end.
-fn candidates(places: &[Place], logits: ArrayView2<'_, f32>, longest: usize) -> Vec<Candidate> {
+/// The best spans of one window, of `longest` tokens at most; none if every likely end is before every likely start, or
+/// too far behind.
+fn candidates(window: &Window<'_>, longest: usize) -> Vec<Candidate> {
     /// How many starts are combined with how many ends, as in BERT's SQuAD reader.
     const BEST: usize = 20;
+    let Window { places, outputs: logits } = *window; // [S, 2]: start and end
     let inside = second_tokens(places);
     let best = |column: usize| {
         let mut sorted: Vec<usize> = inside.iter().map(|(at, _)| *at).collect();
@@ -202,8 +207,30 @@ fn candidates(places: &[Place], logits: ArrayView2<'_, f32>, longest: usize) -> 
     found
 }
 
+/// From each token of one window the best span, of `longest` tokens at most. The best of all spans is among them.
+fn best_of_each_start(window: &Window<'_>, longest: usize) -> Vec<Candidate> {
+    let logits = window.outputs;
+    let inside = second_tokens(window.places);
+    // Of equal ends the first: the last that is compared.
+    let ends = |at: usize| inside[at..].iter().take(longest).rev();
+    let best = inside.iter().enumerate().filter_map(|(at, (start, (from, _)))| {
+        let (end, (_, to)) = ends(at).max_by(|a, b| logits[[a.0, 1]].total_cmp(&logits[[b.0, 1]]))?;
+        Some(Candidate { start: *from, end: *to, logit: logits[[*start, 0]] + logits[[*end, 1]] })
+    });
+    best.collect()
+}
+
+/// A candidate without the white space around it, which tokens may hold; none if there is nothing else.
+fn trimmed(context: &[char], candidate: Candidate) -> Option<Candidate> {
+    let part = context.get(candidate.start..candidate.end)?;
+    let before = part.iter().position(|c| !c.is_whitespace())?;
+    let after = part.iter().rev().take_while(|c| c.is_whitespace()).count();
+    Some(Candidate { start: candidate.start + before, end: candidate.end - after, ..candidate })
+}
+
 /// The best `top` of all windows' candidates, with probabilities among the best twenty.
-fn spans(text: &str, mut found: Vec<Candidate>, top: usize) -> Vec<Span> {
+fn spans(context: &[char], found: Vec<Candidate>, top: usize) -> Vec<Span> {
+    let mut found: Vec<Candidate> = found.into_iter().filter_map(|candidate| trimmed(context, candidate)).collect();
     found.sort_by(|a, b| b.logit.total_cmp(&a.logit).then(a.start.cmp(&b.start)).then(a.end.cmp(&b.end)));
     let mut best: Vec<Candidate> = Vec::new();
     for candidate in found {
@@ -213,7 +240,7 @@ fn spans(text: &str, mut found: Vec<Candidate>, top: usize) -> Vec<Span> {
     }
     let scores = softmax(&best.iter().map(|c| c.logit).collect::<Vec<_>>());
     let named = best.iter().zip(scores).map(|(c, score)| Span {
-        text: characters(text, (c.start, c.end)),
+        text: context[c.start..c.end].iter().collect(),
         start: c.start,
         end: c.end,
         score,
@@ -280,10 +307,40 @@ mod tests {
             }
             _ => at as f32,
         });
+        let context: Vec<char> = "x ".repeat(40).chars().collect();
         for (longest, last) in [(25, 25), (30, 30), (40, 40), (usize::MAX, 40)] {
-            let best = spans("", candidates(&places, logits.view(), longest), 1);
+            let window = Window { places: &places, outputs: logits.view() };
+            let best = spans(&context, candidates(&window, longest), 1);
             assert_eq!((best[0].start, best[0].end), (0, 2 * last - 1), "{longest}");
         }
+    }
+
+    #[test]
+    fn there_is_an_answer_though_every_likely_end_is_before_every_likely_start() {
+        let places: Vec<Place> = (0..50).map(|at: usize| Some((1, (2 * at, 2 * at + 1)))).collect();
+        let context = "x ".repeat(50);
+        // Ends are likely in the first twenty tokens, starts in the last twenty, and a little in the middle.
+        let logits = Array2::from_shape_fn((50, 2), |(at, output)| match (at, output) {
+            (0..20, 1) | (30..50, 0) => 9.0,
+            (24, 0) | (26, 1) => 1.0,
+            _ => -9.0,
+        });
+        let windows = [Window { places: &places, outputs: logits.view() }];
+        let answer = |longest| match SpanExtraction::new(longest).answer(&Text::pair("q", &*context), &windows, 1) {
+            Answer::Spans(spans) => (spans[0].start, spans[0].end),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(answer(30), (48, 53));
+        // 9 - 9 is less than 1 + 1, but more than 1 - 9: the first of those that are equal.
+        assert_eq!(answer(2), (0, 1));
+    }
+
+    #[test]
+    fn answers_begin_and_end_with_a_letter() {
+        let context: Vec<char> = "in  the end ".chars().collect();
+        let candidate = |start, end| Candidate { start, end, logit: 0.0 };
+        let found = spans(&context, vec![candidate(2, 8), candidate(3, 8), candidate(2, 4), candidate(11, 12)], 9);
+        assert_eq!(found.iter().map(|s| (s.text.as_str(), s.start, s.end)).collect::<Vec<_>>(), [("the", 4, 7)]);
     }
 
     #[test]
