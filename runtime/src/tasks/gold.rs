@@ -25,6 +25,15 @@ pub enum Gold {
 }
 
 impl Gold {
+    /// The numbers of labels: one of a text, or one of each word; none where the gold label is something else.
+    pub fn classes(&self) -> &[usize] {
+        match self {
+            Gold::Class(class) => std::slice::from_ref(class),
+            Gold::Tags(tags) => tags,
+            Gold::Value(_) | Gold::Span(_) => &[],
+        }
+    }
+
     /// Whether one text alone has several different labels.
     pub fn varies(&self) -> bool {
         matches!(self, Gold::Tags(tags) if tags.windows(2).any(|pair| pair[0] != pair[1]))

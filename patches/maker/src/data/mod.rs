@@ -137,6 +137,13 @@ pub fn check_variety(path: &Path, examples: &[Example]) -> Result<()> {
     Err(content(path, "labels", "at least two that differ".to_owned(), "the same on every row".to_owned()))
 }
 
+/// The labels of the task that no text has, so that nothing is learnt of them.
+pub fn unused_labels<'t>(task: &'t Task, examples: &[Example]) -> Vec<&'t str> {
+    let used: BTreeSet<usize> = examples.iter().flat_map(|example| example.gold.classes()).copied().collect();
+    let labels = task.kind().labels().iter().enumerate();
+    labels.filter(|(number, _)| !used.contains(number)).map(|(_, label)| label.as_str()).collect()
+}
+
 /// Whether a table has to have a column of labels.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Labels {
@@ -226,6 +233,22 @@ mod tests {
         assert_eq!(labelled(qnli), (2, Text::pair("When?", "Then."), name("entailment")));
         let qqp = b"id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n0\t1\t2\ta\tb\t0\n";
         assert_eq!(labelled(qqp), (2, Text::pair("a", "b"), name("0")));
+    }
+
+    #[test]
+    fn labels_that_no_text_has_are_named() {
+        let unused = |kind: &str, golds: &[Gold]| {
+            let labels = (kind != "regression").then_some(["a", "b", "c"]);
+            let task: Task =
+                serde_json::from_value(serde_json::json!({ "name": "t", "kind": kind, "labels": labels })).unwrap();
+            let examples: Vec<Example> =
+                golds.iter().map(|gold| Example { text: Text::one("x"), gold: gold.clone() }).collect();
+            unused_labels(&task, &examples).join(" ")
+        };
+        assert_eq!(unused("classification", &[Gold::Class(1), Gold::Class(1)]), "a c");
+        assert_eq!(unused("tagging", &[Gold::Tags(vec![0, 1]), Gold::Tags(vec![2])]), "");
+        assert_eq!(unused("tagging", &[Gold::Tags(vec![0, 1])]), "c");
+        assert_eq!(unused("regression", &[Gold::Value(1.0)]), "");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use clap::Args;
 use edge_bundle::Bundle;
 use edge_patch::{
     Error, Result,
-    data::{Example, check_variety, read_examples},
+    data::{Example, check_variety, read_examples, unused_labels},
     log::Entry,
     train::{Average, Recipe, Sets, Slots, Weights, best_rate, best_run, subset},
 };
@@ -159,6 +159,10 @@ impl RecipeArguments {
         };
         let texts = Texts { train: read(train)?, dev: read(dev)?, test: test.map(read).transpose()? };
         check_variety(train, &texts.train)?;
+        let unused = unused_labels(task, &texts.train);
+        if !unused.is_empty() {
+            eprintln!("edge-patch: {}: labels of the task that no text has: {}", train.display(), unused.join(", "));
+        }
         Ok(texts)
     }
 
