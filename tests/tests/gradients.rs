@@ -218,7 +218,8 @@ fn gradients_of_weights_are_slopes_of_the_loss() {
         let tokens = texts.iter().map(|(text, _)| text.len()).max().unwrap();
         let base_values = Values::of_slots(base);
         let values = (&base_values, &head[..]);
-        let found = gradient_with_weights(&encoder, &task, values, &texts, &wanted, tokens, Some(&mut d)).unwrap();
+        let found =
+            gradient_with_weights(&encoder, (&task, &[]), values, &texts, &wanted, tokens, Some(&mut d)).unwrap();
         let without = gradient(&encoder, &task, &Values::of_slots(base), &head, &texts, &wanted, tokens).unwrap();
         assert_eq!((found.loss, found.values.slots, found.head), (without.loss, without.values.slots, without.head));
         let nothing = vec![false; base.len()];

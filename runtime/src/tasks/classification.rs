@@ -8,7 +8,7 @@ use serde::{Serialize, Serializer};
 
 use super::{
     Answer, Answered, Gold, Label, Loss, Scores, TaskKind, Tensor, Window,
-    gold::{class_of, other_form},
+    gold::{class_of, other_form, weight_of},
     loss::cross_entropy,
     metrics,
     outputs::{self, draw},
@@ -29,11 +29,14 @@ pub struct Ranked {
 pub(super) struct Classification {
     labels: Vec<Arc<str>>,
     pooling: Pooling,
+    /// Weights of the labels in the loss; none where all are 1.
+    weights: Vec<f64>,
 }
 
 impl Classification {
     pub fn new(labels: &[String], pooling: Pooling) -> Self {
-        Classification { labels: labels.iter().map(|label| label.as_str().into()).collect(), pooling }
+        let labels = labels.iter().map(|label| label.as_str().into()).collect();
+        Classification { labels, pooling, weights: Vec::new() }
     }
 }
 
@@ -60,9 +63,14 @@ impl TaskKind for Classification {
         }
     }
 
+    fn weigh_labels(&mut self, weights: &[f64]) {
+        self.weights = weights.to_vec();
+    }
+
     fn loss(&self, _text: &Tokenized, gold: &Gold, outputs: &[Vec<f64>], weight: f64) -> Loss {
         let ([logits], Gold::Class(class)) = (outputs, gold) else { return Loss::none(outputs) };
         let (value, d) = cross_entropy(logits, *class);
+        let weight = weight * weight_of(&self.weights, *class);
         Loss { value: value * weight, d_outputs: vec![d.iter().map(|d| d * weight).collect()] }
     }
 
@@ -142,4 +150,25 @@ struct Fields<'a> {
 pub(super) fn json<S: Serializer>(ranked: &[Ranked], serializer: S) -> Result<S::Ok, S::Error> {
     let (label, score) = ranked.first().map(|best| (&*best.label, best.score)).unzip();
     Fields { label, score, top: (ranked.len() > 1).then_some(ranked) }.serialize(serializer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_counts_as_much_as_its_weight() {
+        let mut kind = Classification::new(&["a".to_owned(), "b".to_owned()], Pooling::Cls);
+        let loss = |kind: &Classification, class| {
+            kind.loss(&Tokenized::of_ids(vec![1]), &Gold::Class(class), &[vec![0.3, -0.2]], 0.5)
+        };
+        let plain = [loss(&kind, 0), loss(&kind, 1)];
+        kind.weigh_labels(&[2.0, 0.25]);
+        for (class, factor) in [(0, 2.0), (1, 0.25)] {
+            let found = loss(&kind, class);
+            assert_eq!(found.value, factor * plain[class].value);
+            let due: Vec<f64> = plain[class].d_outputs[0].iter().map(|d| d * factor).collect();
+            assert_eq!(found.d_outputs, [due]);
+        }
+    }
 }

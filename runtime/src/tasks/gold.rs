@@ -48,6 +48,11 @@ pub(super) fn class_of(labels: &[Arc<str>], label: &str) -> Result<usize, String
     named.or_else(numbered).ok_or_else(|| format!("expected one of {}, found {label:?}", labels.join(", ")))
 }
 
+/// The weight of a label in the loss; 1 where none were given.
+pub(super) fn weight_of(weights: &[f64], class: usize) -> f64 {
+    weights.get(class).copied().unwrap_or(1.0)
+}
+
 /// Why a label of another form is refused.
 pub(super) fn other_form(expected: &str) -> String {
     format!("expected {expected}, found something else")

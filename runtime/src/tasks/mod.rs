@@ -156,6 +156,10 @@ pub trait TaskKind: Send + Sync {
         true
     }
 
+    /// Multiplies losses from now on by the weight of the gold label, of a text or of each word: one for each of the
+    /// task's labels. Kinds without such labels have no use for them.
+    fn weigh_labels(&mut self, _weights: &[f64]) {}
+
     /// The loss of a text times `weight`, and its gradient. `outputs` is `[R, C]`: the head's outputs for the pooled
     /// vector or for [`TaskKind::rows`].
     fn loss(&self, text: &Tokenized, gold: &Gold, outputs: &[Vec<f64>], weight: f64) -> Loss;

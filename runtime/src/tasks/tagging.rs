@@ -8,7 +8,7 @@ use serde::{Serialize, Serializer};
 use super::{
     Answer, Answered, Gold, Label, Loss, Place, Scores, TaskKind, Tensor, TokenPlaces, Window,
     classification::rank,
-    gold::{class_of, other_form},
+    gold::{class_of, other_form, weight_of},
     loss::cross_entropy,
     metrics,
     outputs::{draw, softmax},
@@ -35,11 +35,13 @@ pub struct Tag {
 /// A task of this kind.
 pub(super) struct Tagging {
     labels: Vec<Arc<str>>,
+    /// Weights of the labels in the loss; none where all are 1.
+    weights: Vec<f64>,
 }
 
 impl Tagging {
     pub fn new(labels: &[String]) -> Self {
-        Tagging { labels: labels.iter().map(|label| label.as_str().into()).collect() }
+        Tagging { labels: labels.iter().map(|label| label.as_str().into()).collect(), weights: Vec::new() }
     }
 }
 
@@ -83,6 +85,10 @@ impl TaskKind for Tagging {
         Ok(Gold::Tags(tags))
     }
 
+    fn weigh_labels(&mut self, weights: &[f64]) {
+        self.weights = weights.to_vec();
+    }
+
     fn loss(&self, text: &Tokenized, gold: &Gold, outputs: &[Vec<f64>], weight: f64) -> Loss {
         let mut loss = Loss::none(outputs);
         let Gold::Tags(tags) = gold else { return loss };
@@ -91,6 +97,7 @@ impl TaskKind for Tagging {
         let weight = weight / read.clone().count().max(1) as f64;
         for ((logits, d_logits), tag) in outputs.iter().zip(&mut loss.d_outputs).zip(read) {
             let (value, d) = cross_entropy(logits, *tag);
+            let weight = weight * weight_of(&self.weights, *tag);
             loss.value += value * weight;
             *d_logits = d.iter().map(|d| d * weight).collect();
         }

@@ -38,6 +38,12 @@ impl<'a> Head<'a> {
         Head { parameters, kind: tasks::of(task.kind()), outputs: task.kind().outputs(), hidden }
     }
 
+    /// With losses that are multiplied by the weights of the task's labels, if there are any.
+    pub fn weighing(mut self, labels: &[f64]) -> Self {
+        self.kind.weigh_labels(labels);
+        self
+    }
+
     /// The loss of one text times `weight`, and its gradients; the head's own are added to `d_parameters`. `tokens` is
     /// the last hidden state `[S, H]`, `pooled` the pooler's output `[H]`.
     pub fn loss(

@@ -7,7 +7,7 @@
 
 use bias_patch::{Digest, Digester, Task};
 
-use super::{Average, Recipe, Sets, Weights};
+use super::{Average, ClassWeights, Recipe, Sets, Weights};
 use crate::{
     Error, Result,
     data::{Example, Gold},
@@ -63,6 +63,7 @@ fn recipe_fields(recipe: &Recipe, fields: &mut Fields) {
         warmup,
         clip,
         weight_decay,
+        class_weights,
         metric,
         average,
         memory_limit,
@@ -87,6 +88,10 @@ fn recipe_fields(recipe: &Recipe, fields: &mut Fields) {
     fields.float("warmup", *warmup);
     fields.float("clip", *clip);
     fields.float("weight_decay", *weight_decay);
+    match class_weights {
+        ClassWeights::None => {}
+        ClassWeights::Balanced => fields.text("class_weights", "balanced"),
+    }
     if let Some(metric) = metric {
         fields.text("metric", metric);
     }
@@ -198,6 +203,7 @@ mod tests {
             of(&train, &dev, &Recipe { slots: "bq,lora:q@1".parse().unwrap(), ..recipe.clone() }, None),
             of(&train, &dev, &Recipe { slots: "bq,lora:q@2".parse().unwrap(), ..recipe.clone() }, None),
             of(&train, &dev, &Recipe { slots: recipe.slots.clone().from_layer(1), ..recipe.clone() }, None),
+            of(&train, &dev, &Recipe { class_weights: ClassWeights::Balanced, ..recipe.clone() }, None),
             of(&train, &dev, &Recipe { patience: Some(1), ..recipe.clone() }, None),
             of(&train, &dev, &Recipe { average: Average::Last(1), ..recipe.clone() }, None),
             of(&train, &dev, &Recipe { rate_by_first_seed: true, ..recipe.clone() }, None),

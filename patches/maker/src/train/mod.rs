@@ -10,6 +10,7 @@ mod average;
 mod checkpoint;
 pub(crate) mod head;
 mod identity;
+mod labels;
 mod memory;
 pub(crate) mod optimizer;
 mod parts;
@@ -31,7 +32,7 @@ use bias_patch::{Digest, Patch, Task, Values};
 use edge_run::{Encoder, Tokenized};
 use ndarray::{ArrayView1, ArrayView2};
 
-pub use recipe::{Average, Event, Recipe};
+pub use recipe::{Average, ClassWeights, Event, Recipe};
 pub use runs::{RateScores, Run, Sets, Spread, best_rate, best_run, by_learning_rate};
 pub use slots::Slots;
 pub use weights::Weights;
@@ -215,10 +216,11 @@ pub fn gradient(
     wanted: &[bool],
     tokens: usize,
 ) -> Result<Gradient> {
-    gradient_with_weights(encoder, task, (values, head), texts, wanted, tokens, None)
+    gradient_with_weights(encoder, (task, &[]), (values, head), texts, wanted, tokens, None)
 }
 
-/// As [`gradient`]. If `d_weights` is given, the gradient of every weight is added to it, in the order of
+/// As [`gradient`], with losses that are multiplied by `label_weights`, one for each of the task's labels, if there are any.
+/// If `d_weights` is given, the gradient of every weight is added to it, in the order of
 /// [`edge_run::OwnWeights`].
 ///
 /// # Errors
@@ -227,7 +229,7 @@ pub fn gradient(
 /// `research`.
 pub fn gradient_with_weights(
     encoder: &Encoder,
-    task: &Task,
+    (task, label_weights): (&Task, &[f64]),
     (values, head): (&Values, &[f32]),
     texts: &[(&Tokenized, &Gold)],
     wanted: &[bool],
@@ -238,7 +240,7 @@ pub fn gradient_with_weights(
     let weight = 1.0 / texts.len().max(1) as f64;
     let mut loss = 0.0;
     let mut d_head = vec![0.0f32; head.len()];
-    let head = Head::new(task, head, hidden);
+    let head = Head::new(task, head, hidden).weighing(label_weights);
     let tokenized: Vec<&Tokenized> = texts.iter().map(|(text, _)| *text).collect();
     let mut of_text = |at: usize, tokens: ArrayView2<'_, f32>, pooled: Option<ArrayView1<'_, f32>>| {
         let (text, gold) = texts[at];

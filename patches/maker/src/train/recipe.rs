@@ -16,6 +16,15 @@ pub enum Average {
     Last(u64),
 }
 
+/// What a label counts in the loss.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum ClassWeights {
+    /// All labels alike
+    None,
+    /// The number of texts or words, divided by how many have the label and by the number of labels
+    Balanced,
+}
+
 /// How a patch is trained.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Recipe {
@@ -42,6 +51,8 @@ pub struct Recipe {
     pub clip: f64,
     /// AdamW's weight decay.
     pub weight_decay: f64,
+    /// What each label counts in the loss, in training.
+    pub class_weights: ClassWeights,
     /// The metric of scores, by name; none for the first of the task's kind.
     pub metric: Option<String>,
     /// Which parameters are evaluated.
@@ -98,6 +109,7 @@ impl Default for Recipe {
             warmup: 0.06,
             clip: 1.0,
             weight_decay: 0.0,
+            class_weights: ClassWeights::None,
             metric: None,
             average: Average::None,
             memory_limit: None,

@@ -18,6 +18,7 @@ use super::{
     checkpoint::{Best, Checkpoint, Current},
     fingerprint, gradient_with_weights,
     head::Head,
+    labels::label_weights,
     memory::{Load, fitting},
     optimizer::{AdamW, clip, learning_rate_at},
     parts::{Part, kept_inputs, parts, zero_terms},
@@ -48,6 +49,8 @@ pub(super) struct Trainer<'a> {
     initial: Values,
     /// By what the learning rate of each parameter is multiplied.
     rates: Vec<f64>,
+    /// What each label counts in the loss; none where all count alike.
+    label_weights: Vec<f64>,
     /// How many tokens run together at most.
     tokens: usize,
     /// The identity of the training, which its checkpoint has to have.
@@ -146,6 +149,7 @@ impl<'a> Trainer<'a> {
             wanted,
             initial,
             rates,
+            label_weights: label_weights(task, sets.train, recipe.class_weights)?,
             tokens,
             fingerprint: fingerprint(encoder, task, sets, recipe, weights)?,
             metric: metric_named(task.kind(), recipe.metric.as_deref())?,
@@ -311,7 +315,15 @@ impl<'a> Trainer<'a> {
         let changed = weights.as_ref().map(|weights| weights.encoder(self.encoder)).transpose()?;
         let encoder = changed.as_ref().unwrap_or(self.encoder);
         let (values, d_weights) = ((&values, &head[..]), weights.as_mut().map(|weights| weights.gradient()));
-        let found = gradient_with_weights(encoder, self.task, values, &texts, &self.wanted, self.tokens, d_weights)?;
+        let found = gradient_with_weights(
+            encoder,
+            (self.task, &self.label_weights),
+            values,
+            &texts,
+            &self.wanted,
+            self.tokens,
+            d_weights,
+        )?;
         drop(changed);
         let loss = found.loss;
         let mut gradients: Vec<f32> = Vec::with_capacity(current.parameters.len());

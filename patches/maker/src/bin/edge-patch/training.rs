@@ -9,7 +9,7 @@ use edge_patch::{
     Error, Result,
     data::{Example, check_variety, read_examples, unused_labels},
     log::Entry,
-    train::{Average, Recipe, Sets, Slots, Weights, best_rate, best_run, subset},
+    train::{Average, ClassWeights, Recipe, Sets, Slots, Weights, best_rate, best_run, subset},
 };
 use edge_run::{Encoder, EngineOptions};
 
@@ -107,6 +107,9 @@ pub(crate) struct RecipeArguments {
     /// last:N (mean over the ends of the last N epochs)
     #[arg(long, value_name = "HOW", default_value = "none", value_parser = average)]
     pub average: Average,
+    /// What each label counts in the loss, where labels are unequally frequent; for classification and tagging
+    #[arg(long, value_enum, value_name = "HOW", default_value = "none")]
+    pub class_weights: ClassWeights,
     /// Use at most this much memory, such as 60M, apart from the mapped weights; fewer tokens then run together
     #[arg(long, value_name = "BYTES", value_parser = memory)]
     pub memory_limit: Option<u64>,
@@ -144,6 +147,7 @@ impl RecipeArguments {
             batch: self.batch as usize,
             average: self.average,
             memory_limit: self.memory_limit,
+            class_weights: self.class_weights,
             metric,
             patience: self.patience,
             ..Recipe::default()
