@@ -57,11 +57,14 @@ def gradients(name, kind):
         losses = []
         for at, (row, case) in enumerate(zip(rows, cases)):
             text, position, firsts = case["text"][0], 0, []
+            tokens = tokenizer.convert_ids_to_tokens(row["input_ids"])
             for word in text.split():
                 start = text.index(word, position)
                 position = start + len(word)
                 covers = [i for i, (a, b) in enumerate(row["offset_mapping"]) if a < position and b > start and b > a]
-                firsts.append(next(i for i in covers if i not in firsts))
+                first = next(i for i in covers if i not in firsts)
+                # Where the space before a word is a token of its own, transformers reads the word there.
+                firsts.append(first - 1 if tokens[first - 1] in ("Ġ", "▁") else first)
             tags = torch.tensor([word % 3 for word in range(len(firsts))])
             losses.append(F.cross_entropy(hidden[at, firsts] @ weight.T + bias, tags))
         loss = torch.stack(losses).mean()
