@@ -4,6 +4,7 @@
 //! fit it. The encoder is loaded once. A text of any attached task runs on it.
 
 use std::{
+    borrow::Cow,
     ops::Range,
     path::Path,
     sync::Arc,
@@ -328,6 +329,9 @@ impl Encoder {
         most: Option<usize>,
     ) -> Result<Vec<Tokens>> {
         text.check(task.inputs())?;
+        let prompted = kind.prompt().is_empty().then_some(text);
+        let prompted = prompted.map_or_else(|| Cow::Owned(text.after(kind.prompt())), Cow::Borrowed);
+        let text = &*prompted;
         match text.second() {
             Some(context) if kind.in_windows() => {
                 self.tokenizer.windows(text.first(), context, limit, most.unwrap_or(usize::MAX))
@@ -390,6 +394,19 @@ impl Task {
     /// What its kind of task does.
     pub fn kind(&self) -> &dyn TaskKind {
         &*self.kind
+    }
+
+    /// The same task with the prompt of a name before each text.
+    ///
+    /// # Errors
+    /// When the task has no such prompt.
+    pub fn prompted(self, name: &str) -> Result<Self> {
+        let kind = tasks::prompted(self.spec().kind(), name).map_err(|reason| Error::Input {
+            place: format!("task {}", self.spec().name()),
+            expected: "a prompt of the task".to_owned(),
+            found: reason,
+        })?;
+        Ok(Task { kind, ..self })
     }
 
     /// Bytes its values take in memory, without the head. The values of the last tasks that were used are there decoded

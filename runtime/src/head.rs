@@ -1,4 +1,5 @@
-//! Task outputs from hidden states: a linear layer, after a hidden layer where the checkpoint has one.
+//! Task outputs from hidden states: a linear layer, after a hidden layer where the checkpoint has one. A head without
+//! either gives what it reads.
 //!
 //! In: rows `[n, H]`. Out: rows `[n, outputs]`. Sizes were checked when the patch was read, so nothing is refused.
 
@@ -9,7 +10,7 @@ use ndarray::{Array1, Array2, ArrayView2};
 #[derive(Clone, Debug)]
 pub(crate) struct Head {
     dense: Option<(Layer, Activation)>,
-    output: Layer,
+    output: Option<Layer>,
 }
 
 #[derive(Clone, Debug)]
@@ -25,19 +26,21 @@ impl Head {
     pub fn new(stored: &Stored) -> Self {
         Head {
             dense: stored.dense.as_ref().map(|(linear, activation)| (Layer::new(linear), *activation)),
-            output: Layer::new(&stored.output),
+            output: stored.output.as_ref().map(Layer::new),
         }
     }
 
     /// `[n, H]` to `[n, outputs]`.
     pub fn apply(&self, x: ArrayView2<'_, f32>) -> Array2<f32> {
-        match &self.dense {
-            None => self.output.apply(x),
-            Some((layer, activation)) => {
-                let mut hidden = layer.apply(x);
-                hidden.mapv_inplace(|v| activate(*activation, v));
-                self.output.apply(hidden.view())
-            }
+        let hidden = self.dense.as_ref().map(|(layer, activation)| {
+            let mut hidden = layer.apply(x);
+            hidden.mapv_inplace(|v| activate(*activation, v));
+            hidden
+        });
+        let read = hidden.as_ref().map_or(x, |hidden| hidden.view());
+        match &self.output {
+            Some(output) => output.apply(read),
+            None => hidden.unwrap_or_else(|| x.to_owned()),
         }
     }
 }
@@ -66,6 +69,11 @@ pub(crate) fn activate(activation: Activation, x: f32) -> f32 {
         Activation::Silu => edge_engine::Activation::Silu,
     };
     of.of(x)
+}
+
+/// The probability of one logit.
+pub(crate) fn sigmoid(logit: f32) -> f32 {
+    1.0 / (1.0 + (-logit).exp())
 }
 
 /// Probabilities of logits.

@@ -75,6 +75,11 @@ impl Text {
         &self.first
     }
 
+    /// The same text after `prompt`.
+    pub(crate) fn after(&self, prompt: &str) -> Self {
+        Text { first: format!("{prompt}{}", self.first), ..self.clone() }
+    }
+
     /// The second text.
     pub fn second(&self) -> Option<&str> {
         self.second.as_deref()

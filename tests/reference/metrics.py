@@ -8,9 +8,10 @@ import re
 import string
 from collections import Counter
 
+import numpy as np
 from scipy.stats import pearsonr, spearmanr
 from seqeval.metrics import f1_score as span_f1
-from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+from sklearn.metrics import (accuracy_score, f1_score, label_ranking_average_precision_score, matthews_corrcoef)
 
 
 def normalize_answer(s):
@@ -33,6 +34,11 @@ if __name__ == "__main__":
     print("two classes", accuracy_score(gold, found), f1_score(gold, found), matthews_corrcoef(gold, found))
     found, gold = [0, 1, 2, 2, 1, 0, 2], [0, 1, 1, 2, 0, 0, 2]
     print("three classes", f1_score(gold, found, average="macro"), matthews_corrcoef(gold, found))
+    scores = np.array([[.9, .2, .6, .1], [.4, .8, .3, .1], [.7, .7, .2, .1], [.1, .2, .3, .4], [.6, .4, .9, .2],
+                       [.3, .1, .1, .05]])
+    sets = np.array([[1, 0, 1, 0], [1, 1, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0], [1, 1, 0, 0], [0, 1, 1, 0]])
+    print("sets", *(f1_score(sets, scores >= .5, average=average, zero_division=0) for average in ("micro", "macro")),
+          label_ranking_average_precision_score(sets, scores))
     print("Spearman", spearmanr([1, 2, 2, 4], [1, 3, 2, 4]).statistic, "Pearson", pearsonr([1, 2, 2, 4], [1, 3, 2, 5]).statistic)
     for found, gold in [
         ("B-A I-A O B-B | O B-A", "B-A I-A O B-B | B-A I-A"),

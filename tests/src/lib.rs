@@ -225,8 +225,8 @@ pub fn write_tensors(path: &Path, dtype: Dtype, tensors: &[(String, Vec<usize>, 
 
 /// A task of some kind that suits every encoder.
 pub fn task(name: &str, kind: &str, inputs: u8) -> Task {
-    let labels = matches!(kind, "classification" | "tagging").then(|| vec!["no", "maybe", "yes"]);
-    let pooling = matches!(kind, "classification" | "regression").then_some("mean");
+    let labels = matches!(kind, "classification" | "tagging" | "multi-label").then(|| vec!["no", "maybe", "yes"]);
+    let pooling = (!matches!(kind, "tagging" | "span")).then_some("mean");
     let json = serde_json::json!({
         "name": name, "kind": kind, "labels": labels, "pooling": pooling, "inputs": inputs, "max_length": 40
     });
@@ -248,10 +248,11 @@ pub fn patch(bundle: &Bundle, task: Task, seed: &str) -> Patch {
         StoredSlot { id: slot.id(), values: Stored::encode(&values, Some(base), Encoding::F32).unwrap() }
     });
     let slots = slots.collect();
-    let (outputs, inputs) = (task.kind().outputs(), bundle.manifest().config.hidden as usize);
+    let inputs = bundle.manifest().config.hidden as usize;
+    let outputs = task.kind().outputs().unwrap_or(inputs / 2);
     let weight = Fixture::values(&format!("{seed} weight"), &[outputs, inputs]);
     let bias = Fixture::values(&format!("{seed} bias"), &[outputs]);
-    let head = Head { dense: None, output: Linear::exact(&weight, &bias).unwrap() };
+    let head = Head::of(Linear::exact(&weight, &bias).unwrap());
     let metadata = [("made".to_owned(), "by a test".to_owned())];
     Patch::new(bundle.manifest().encoder, task, slots, head, metadata).unwrap()
 }
@@ -282,6 +283,8 @@ pub fn write_patches(bundle: &Bundle, dir: &Path) -> BTreeMap<&'static str, Path
         ("number", "regression", 1),
         ("tags", "tagging", 1),
         ("span", "span", 2),
+        ("several", "multi-label", 1),
+        ("vector", "embedding", 1),
     ];
     kinds
         .into_iter()

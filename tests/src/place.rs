@@ -30,6 +30,12 @@ impl Place {
         with_input(command.current_dir(self.home.path()).args(["--bundle", "bundle"]).args(arguments), input)
     }
 
+    /// The output of `edge-patch`.
+    pub fn patch(&self, arguments: &[&str]) -> Output {
+        let mut command = command("edge-patch", self.home.path());
+        command.current_dir(self.home.path()).args(arguments).output().unwrap()
+    }
+
     /// Its rows as JSON; asserts that it succeeds.
     pub fn rows(&self, arguments: &[&str], input: &[u8]) -> Vec<Value> {
         let output = self.run(&[arguments, &["--output", "jsonl"]].concat(), input);

@@ -123,7 +123,7 @@ pub fn telling(bundle: &Bundle, name: &str, version: usize) -> Patch {
     let like = patch(bundle, task(name, "classification", 1), name);
     let weight = vec![0.0; 3 * bundle.manifest().config.hidden as usize];
     let mark = version as f32;
-    let head = Head { dense: None, output: Linear::exact(&weight, &[mark, -mark, mark + 0.5]).unwrap() };
+    let head = Head::of(Linear::exact(&weight, &[mark, -mark, mark + 0.5]).unwrap());
     Patch::new(bundle.manifest().encoder, like.task().clone(), like.slots().to_vec(), head, []).unwrap()
 }
 

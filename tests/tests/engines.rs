@@ -146,7 +146,7 @@ fn pooling_reads_what_it_says() {
             let json = format!(
                 r#"{{"name":"t","kind":"classification","labels":["a","b"],"pooling":"{pooling}","max_length":40}}"#
             );
-            let head = Head { dense: None, output: Linear::exact(&weight, &[0.5, -0.5]).unwrap() };
+            let head = Head::of(Linear::exact(&weight, &[0.5, -0.5]).unwrap());
             let patch =
                 Patch::new(bundle.manifest().encoder, serde_json::from_str(&json).unwrap(), vec![], head, []).unwrap();
             assert_eq!(patch.apply(&bundle.manifest().shape(), base.slots()).unwrap(), Values::of_slots(base.slots()));

@@ -62,7 +62,7 @@ fn texts(encoder: &Encoder, fixture: &Fixture, task: &Task, kind: &str) -> Vec<(
 }
 
 fn head_of(task: &Task) -> Vec<f32> {
-    let outputs = task.kind().outputs();
+    let outputs = task.kind().outputs().unwrap();
     [Fixture::values("head weight", &[outputs, 32]), Fixture::values("head bias", &[outputs])].concat()
 }
 
@@ -90,7 +90,7 @@ fn gradients_are_those_of_pytorch() {
                 let slots = expected.bundle.manifest().slots.iter();
                 let slots = slots.zip(&found.values.slots).filter(|(slot, _)| has_effect(&expected.bundle, slot));
                 let named = slots.map(|(slot, d)| (slot.name.as_str(), &d[..]));
-                let (d_weight, d_bias) = found.head.split_at(found.head.len() - task.kind().outputs());
+                let (d_weight, d_bias) = found.head.split_at(found.head.len() - task.kind().outputs().unwrap());
                 let gradients = named.chain([("head weight", d_weight), ("head bias", d_bias)]);
                 let gradients = gradients.map(|(part, d)| (part, d.iter().copied().map(f64::from).collect()));
                 expected.compare(kind, &format!("{threads} threads"), found.loss, gradients, GRADIENT_BOUND);

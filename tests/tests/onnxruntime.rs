@@ -48,7 +48,7 @@ fn inputs_of(bundle: &Bundle, patch: &Patch) -> Vec<(String, Vec<usize>, Vec<f32
         let rows = (0..outputs).flat_map(|row| term.b.iter().skip(row).step_by(outputs));
         tensors.push((b, vec![outputs, term.rank], rows.copied().collect()));
     }
-    let head = &patch.head().output;
+    let head = patch.head().output.as_ref().unwrap();
     let shape = vec![head.outputs as usize, head.inputs as usize];
     tensors.push(("classifier.weight".to_owned(), shape, head.weight.values(None)));
     tensors.push(("classifier.bias".to_owned(), vec![head.outputs as usize], head.bias.values(None)));

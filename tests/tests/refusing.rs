@@ -26,7 +26,7 @@ fn patches_and_bundles_that_do_not_fit_are_refused() {
     altered = good.clone();
     altered[8] = 9;
     write(&altered);
-    assert_refused(&run("bad.bias"), &["bad.bias", "version 9 of the patch format", "reads versions up to 2"]);
+    assert_refused(&run("bad.bias"), &["bad.bias", "version 9 of the patch format", "reads versions up to 3"]);
     write(b"PK\x03\x04 something else entirely");
     assert_refused(&run("bad.bias"), &["bad.bias", "not a bias patch"]);
 

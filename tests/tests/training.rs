@@ -145,7 +145,7 @@ fn bad_texts_are_refused_in_every_form_of_file() {
     let header = "a header with one of the columns text";
     let none = "expected labelled texts for this task, found none";
     for (name, text, parts) in [
-        ("empty.tsv", "", &["line 1", header][..]),
+        ("empty.tsv", "", &[none][..]),
         ("empty.csv", "", &["line 1", header]),
         ("empty.jsonl", "", &[none]),
         ("empty.json", r#"{"data":[]}"#, &[none]),

@@ -5,8 +5,8 @@
 //! for, slots and heads of other sizes, values that are not finite.
 
 use crate::{
-    EncoderShape, Encoding, Error, Module, Patch, Pooling, Result, SlotId, SlotKind, Stored, StoredSlot,
-    patch::other_part,
+    Embedding, EncoderShape, Encoding, Error, Kind, Module, Patch, Pooling, Result, SlotId, SlotKind, Stored,
+    StoredSlot, patch::other_part,
 };
 
 /// What a task sets in an encoder.
@@ -88,16 +88,25 @@ impl Patch {
                 ));
             }
         }
-        let (name, first) = self.head.first();
-        if first.inputs != encoder.hidden {
+        if let Some((name, first)) = self.head.linears().next().filter(|(_, first)| first.inputs != encoder.hidden) {
             return Err(Error::field(format!("{name} weight"), format!("{} columns", encoder.hidden), first.inputs));
+        }
+        if let Kind::Embedding(Embedding { dimensions: Some(dimensions), .. }) = self.task.kind() {
+            let width = self.head.outputs().unwrap_or(encoder.hidden);
+            if *dimensions > width {
+                return Err(Error::field(
+                    "dimensions",
+                    format!("at most {width}, the width of the vector"),
+                    dimensions,
+                ));
+            }
         }
         if self.task.max_length() > encoder.max_length {
             let expected = format!("at most {}, as the encoder takes", encoder.max_length);
             return Err(Error::field("max_length", expected, self.task.max_length()));
         }
         if self.task.kind().pooling() == Some(Pooling::Pooler) && !encoder.pooler {
-            return Err(Error::field("pooling", "cls or mean, for the encoder has no pooler", "pooler"));
+            return Err(Error::field("pooling", "cls, mean or last, for the encoder has no pooler", "pooler"));
         }
         Ok(())
     }
@@ -183,8 +192,7 @@ impl Patch {
             let other = other_part(id)?;
             converted.slots.retain(|slot| Some(slot.id) != other);
         }
-        let dense = converted.head.dense.iter_mut().map(|(linear, _)| linear);
-        let linears = dense.chain([&mut converted.head.output]);
+        let linears = converted.head.linears_mut();
         for (at, array) in linears.flat_map(|linear| [&mut linear.weight, &mut linear.bias]).enumerate() {
             let encoding = head(at);
             *array = Stored::encode(&array.values(None), None, encoding)

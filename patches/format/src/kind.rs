@@ -4,6 +4,8 @@
 //! kind that is not in the table, and fields that it does not have. A new kind is a variant of [`Kind`] and an
 //! [`Entry`] with the next number; what the kind does with its outputs is in the runtime.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result, task::quoted};
@@ -18,11 +20,13 @@ pub enum Pooling {
     Mean,
     /// The first token's output through the checkpoint's pooler (dense layer and tanh).
     Pooler,
+    /// The last token's output.
+    Last,
 }
 
 /// Poolings by their numbers in a patch.
-pub(crate) const POOLINGS: [Option<Pooling>; 4] =
-    [None, Some(Pooling::Cls), Some(Pooling::Mean), Some(Pooling::Pooler)];
+pub(crate) const POOLINGS: [Option<Pooling>; 5] =
+    [None, Some(Pooling::Cls), Some(Pooling::Mean), Some(Pooling::Pooler), Some(Pooling::Last)];
 
 impl Pooling {
     /// The name in task.json.
@@ -31,12 +35,13 @@ impl Pooling {
             Pooling::Cls => "cls",
             Pooling::Mean => "mean",
             Pooling::Pooler => "pooler",
+            Pooling::Last => "last",
         }
     }
 }
 
 /// The kind of a task, with what only that kind has.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Kind {
     /// One label for a text or a pair. Outputs: one logit for each label.
     Classification {
@@ -45,10 +50,12 @@ pub enum Kind {
         /// How tokens become one vector.
         pooling: Pooling,
     },
-    /// One number for a text or a pair. Outputs: that number.
+    /// One number for a text or a pair. Outputs: that number, or its logit.
     Regression {
         /// How tokens become one vector.
         pooling: Pooling,
+        /// Whether the number is the sigmoid of the output, as cross-encoders have it.
+        sigmoid: bool,
     },
     /// One label for each word of one text, read off the word's first token. Outputs: one logit for each label.
     Tagging {
@@ -60,6 +67,30 @@ pub enum Kind {
         /// Tokens in the longest answer.
         max_answer_length: u32,
     },
+    /// Any number of labels for a text or a pair. Outputs: one logit for each label.
+    MultiLabel {
+        /// Label names, in the order of the head's outputs.
+        labels: Vec<String>,
+        /// How tokens become one vector.
+        pooling: Pooling,
+        /// The probability from which each label is given.
+        thresholds: Vec<f32>,
+    },
+    /// A vector for a text. Outputs: the pooled vector, through the head if there is one.
+    Embedding(Embedding),
+}
+
+/// How texts become vectors.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Embedding {
+    /// How tokens become one vector.
+    pub pooling: Pooling,
+    /// Leading values that are kept; none for all.
+    pub dimensions: Option<u32>,
+    /// Whether a vector is divided by its length, after it is cut to `dimensions`.
+    pub normalize: bool,
+    /// Texts that go before a text, by their names. The one called `default` is used where none is named.
+    pub prompts: BTreeMap<String, String>,
 }
 
 /// What is the same for every task of a kind.
@@ -69,11 +100,11 @@ pub(crate) struct Entry {
     /// The number in a patch's header.
     pub number: u8,
     outputs: Outputs,
-    pooling: bool,
-    answer_length: bool,
-    /// Numbers of texts that the kind takes.
+    /// The [`Fields`] that the kind has.
+    fields: &'static [&'static str],
+    /// Numbers of texts that the kind takes, the usual one first.
     inputs: &'static [u8],
-    make: fn(Values) -> Kind,
+    make: fn(Fields) -> Kind,
 }
 
 /// Outputs of a head.
@@ -83,60 +114,117 @@ enum Outputs {
     Labels,
     /// So many: the kind has no labels.
     Fixed(usize),
+    /// As many as the head has, or the encoder's width without a head.
+    Free,
 }
 
-/// All fields that a kind may have; fields of other kinds are ignored.
-struct Values {
-    labels: Vec<String>,
-    pooling: Pooling,
-    max_answer_length: u32,
+/// All fields of task.json that some kinds have. Those that are not there have their default.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Fields {
+    pub labels: Option<Vec<String>>,
+    pub pooling: Option<Pooling>,
+    pub max_answer_length: Option<u32>,
+    pub thresholds: Option<Vec<f32>>,
+    pub sigmoid: Option<bool>,
+    pub dimensions: Option<u32>,
+    pub normalize: Option<bool>,
+    pub prompts: Option<BTreeMap<String, String>>,
 }
 
 static CLASSIFICATION: Entry = Entry {
     name: "classification",
     number: 0,
     outputs: Outputs::Labels,
-    pooling: true,
-    answer_length: false,
+    fields: &["labels", "pooling"],
     inputs: &[1, 2],
-    make: |values| Kind::Classification { labels: values.labels, pooling: values.pooling },
+    make: |fields| Kind::Classification { labels: fields.labels.unwrap_or_default(), pooling: pooling(fields.pooling) },
 };
 
 static REGRESSION: Entry = Entry {
     name: "regression",
     number: 1,
     outputs: Outputs::Fixed(1),
-    pooling: true,
-    answer_length: false,
+    fields: &["pooling", "sigmoid"],
     inputs: &[1, 2],
-    make: |values| Kind::Regression { pooling: values.pooling },
+    make: |fields| Kind::Regression { pooling: pooling(fields.pooling), sigmoid: fields.sigmoid.unwrap_or_default() },
 };
 
 static TAGGING: Entry = Entry {
     name: "tagging",
     number: 2,
     outputs: Outputs::Labels,
-    pooling: false,
-    answer_length: false,
+    fields: &["labels"],
     inputs: &[1],
-    make: |values| Kind::Tagging { labels: values.labels },
+    make: |fields| Kind::Tagging { labels: fields.labels.unwrap_or_default() },
 };
 
 static SPAN: Entry = Entry {
     name: "span",
     number: 3,
     outputs: Outputs::Fixed(2),
-    pooling: false,
-    answer_length: true,
+    fields: &["max_answer_length"],
     inputs: &[2],
-    make: |values| Kind::Span { max_answer_length: values.max_answer_length },
+    make: |fields| Kind::Span { max_answer_length: fields.max_answer_length.unwrap_or(BERT_ANSWER) },
+};
+
+static MULTI_LABEL: Entry = Entry {
+    name: "multi-label",
+    number: 4,
+    outputs: Outputs::Labels,
+    fields: &["labels", "pooling", "thresholds"],
+    inputs: &[1, 2],
+    make: |fields| {
+        let labels = fields.labels.unwrap_or_default();
+        let thresholds = fields.thresholds.unwrap_or_else(|| vec![EVEN; labels.len()]);
+        Kind::MultiLabel { labels, pooling: pooling(fields.pooling), thresholds }
+    },
+};
+
+static EMBEDDING: Entry = Entry {
+    name: "embedding",
+    number: 5,
+    outputs: Outputs::Free,
+    fields: &["pooling", "dimensions", "normalize", "prompts"],
+    inputs: &[1],
+    make: |fields| {
+        Kind::Embedding(Embedding {
+            pooling: pooling(fields.pooling),
+            dimensions: fields.dimensions,
+            normalize: fields.normalize.unwrap_or(true),
+            prompts: fields.prompts.unwrap_or_default(),
+        })
+    },
 };
 
 /// Every kind, at the place of its number.
-static KINDS: [&Entry; 4] = [&CLASSIFICATION, &REGRESSION, &TAGGING, &SPAN];
+static KINDS: [&Entry; 6] = [&CLASSIFICATION, &REGRESSION, &TAGGING, &SPAN, &MULTI_LABEL, &EMBEDDING];
 
 /// Tokens in the longest answer of BERT's SQuAD reader.
 const BERT_ANSWER: u32 = 30;
+
+/// The probability from which a label is more likely than not.
+const EVEN: f32 = 0.5;
+
+fn pooling(of_task: Option<Pooling>) -> Pooling {
+    of_task.unwrap_or(Pooling::Cls)
+}
+
+impl Fields {
+    /// The names of the fields that are there.
+    pub(crate) fn present(&self) -> impl Iterator<Item = &'static str> {
+        let fields = [
+            ("max_answer_length", self.max_answer_length.is_some()),
+            ("labels", self.labels.is_some()),
+            ("pooling", self.pooling.is_some()),
+            ("thresholds", self.thresholds.is_some()),
+            ("sigmoid", self.sigmoid.is_some()),
+            ("dimensions", self.dimensions.is_some()),
+            ("normalize", self.normalize.is_some()),
+            ("prompts", self.prompts.is_some()),
+        ];
+        fields.into_iter().filter(|(_, present)| *present).map(|(name, _)| name)
+    }
+}
 
 impl Kind {
     /// The name used in task.json and in tables.
@@ -144,41 +232,61 @@ impl Kind {
         self.entry().name
     }
 
-    /// Outputs of the head.
-    pub fn outputs(&self) -> usize {
+    /// Outputs of the head; none where the head decides.
+    pub fn outputs(&self) -> Option<usize> {
         match self.entry().outputs {
-            Outputs::Labels => self.labels().len(),
-            Outputs::Fixed(count) => count,
+            Outputs::Labels => Some(self.labels().len()),
+            Outputs::Fixed(count) => Some(count),
+            Outputs::Free => None,
         }
     }
 
     /// How tokens become one vector, for the kinds that answer once for a text.
     pub fn pooling(&self) -> Option<Pooling> {
-        match self {
-            Kind::Classification { pooling, .. } | Kind::Regression { pooling } => Some(*pooling),
-            Kind::Tagging { .. } | Kind::Span { .. } => None,
-        }
+        self.fields().pooling
+    }
+
+    /// Texts of one input where a task does not say.
+    pub(crate) fn usual_inputs(&self) -> u8 {
+        self.entry().inputs[0]
     }
 
     /// Label names, if the kind has labels.
     pub fn labels(&self) -> &[String] {
         match self {
-            Kind::Classification { labels, .. } | Kind::Tagging { labels } => labels,
-            Kind::Regression { .. } | Kind::Span { .. } => &[],
+            Kind::Classification { labels, .. } | Kind::Tagging { labels } | Kind::MultiLabel { labels, .. } => labels,
+            Kind::Regression { .. } | Kind::Span { .. } | Kind::Embedding(_) => &[],
         }
     }
 
-    /// Tokens in the longest answer, if the kind has answers.
-    pub fn max_answer_length(&self) -> Option<u32> {
+    /// The fields of task.json: labels and pooling, and all others that are not the default.
+    pub(crate) fn fields(&self) -> Fields {
         match self {
-            Kind::Span { max_answer_length } => Some(*max_answer_length),
-            Kind::Classification { .. } | Kind::Regression { .. } | Kind::Tagging { .. } => None,
+            Kind::Classification { labels, pooling } => {
+                Fields { labels: Some(labels.clone()), pooling: Some(*pooling), ..Fields::default() }
+            }
+            Kind::Regression { pooling, sigmoid } => {
+                Fields { pooling: Some(*pooling), sigmoid: sigmoid.then_some(true), ..Fields::default() }
+            }
+            Kind::Tagging { labels } => Fields { labels: Some(labels.clone()), ..Fields::default() },
+            Kind::Span { max_answer_length } => Fields {
+                max_answer_length: (*max_answer_length != BERT_ANSWER).then_some(*max_answer_length),
+                ..Fields::default()
+            },
+            Kind::MultiLabel { labels, pooling, thresholds } => Fields {
+                labels: Some(labels.clone()),
+                pooling: Some(*pooling),
+                thresholds: thresholds.iter().any(|t| *t != EVEN).then(|| thresholds.clone()),
+                ..Fields::default()
+            },
+            Kind::Embedding(Embedding { pooling, dimensions, normalize, prompts }) => Fields {
+                pooling: Some(*pooling),
+                dimensions: *dimensions,
+                normalize: (!normalize).then_some(false),
+                prompts: (!prompts.is_empty()).then(|| prompts.clone()),
+                ..Fields::default()
+            },
         }
-    }
-
-    /// [`Kind::max_answer_length`] where it is not as in BERT's SQuAD reader: files leave that one out.
-    pub(crate) fn own_answer_length(&self) -> Option<u32> {
-        self.max_answer_length().filter(|length| *length != BERT_ANSWER)
     }
 
     /// What is the same for every task of this kind.
@@ -188,6 +296,8 @@ impl Kind {
             Kind::Regression { .. } => &REGRESSION,
             Kind::Tagging { .. } => &TAGGING,
             Kind::Span { .. } => &SPAN,
+            Kind::MultiLabel { .. } => &MULTI_LABEL,
+            Kind::Embedding(_) => &EMBEDDING,
         }
     }
 
@@ -195,35 +305,20 @@ impl Kind {
     ///
     /// # Errors
     /// When there is no kind of this name, a field is missing, or one is there that the kind does not have.
-    pub(crate) fn from_fields(
-        name: &str,
-        labels: Option<Vec<String>>,
-        pooling: Option<Pooling>,
-        max_answer_length: Option<u32>,
-    ) -> Result<Self> {
+    pub(crate) fn from_fields(name: &str, fields: Fields) -> Result<Self> {
         let entry = KINDS.into_iter().find(|entry| entry.name == name);
         let entry = entry.ok_or_else(|| {
             let names: Vec<&str> = KINDS.iter().map(|entry| entry.name).collect();
             let (last, others) = names.split_last().unwrap_or((&"", &[]));
             Error::field("kind", format!("{} or {last}", others.join(", ")), quoted(name))
         })?;
-        for (field, allowed, present) in [
-            ("max_answer_length", entry.answer_length, max_answer_length.is_some()),
-            ("labels", entry.has_labels(), labels.is_some()),
-            ("pooling", entry.pooling, pooling.is_some()),
-        ] {
-            if present && !allowed {
-                return Err(Error::field(field, format!("none for a {name} task"), "a value"));
-            }
+        if let Some(field) = fields.present().find(|field| !entry.fields.contains(field)) {
+            return Err(Error::field(field, format!("none for a {name} task"), "a value"));
         }
-        if entry.has_labels() && labels.is_none() {
+        if entry.has_labels() && fields.labels.is_none() {
             return Err(Error::field("labels", "a list of labels", "none"));
         }
-        Ok((entry.make)(Values {
-            labels: labels.unwrap_or_default(),
-            pooling: pooling.unwrap_or(Pooling::Cls),
-            max_answer_length: max_answer_length.unwrap_or(BERT_ANSWER),
-        }))
+        Ok((entry.make)(fields))
     }
 
     /// Checks the kind's own values, and that it takes so many texts.
@@ -240,11 +335,30 @@ impl Kind {
         if entry.has_labels() {
             check_labels(self.labels())?;
         }
-        match self.max_answer_length() {
-            Some(length) if !(1..=1 << 20).contains(&length) => {
+        match self {
+            Kind::Classification { .. } | Kind::Regression { .. } | Kind::Tagging { .. } => Ok(()),
+            Kind::Span { max_answer_length: length } if !(1..=1 << 20).contains(length) => {
                 Err(Error::field("max_answer_length", "1 to 1048576 tokens", length))
             }
-            _ => Ok(()),
+            Kind::Span { .. } => Ok(()),
+            Kind::MultiLabel { labels, thresholds, .. } => check_thresholds(thresholds, labels.len()),
+            Kind::Embedding(embedding) => embedding.check(),
+        }
+    }
+}
+
+impl Embedding {
+    fn check(&self) -> Result<()> {
+        if self.dimensions == Some(0) {
+            return Err(Error::field("dimensions", "1 or more", 0));
+        }
+        if self.prompts.len() > 64 {
+            return Err(Error::field("prompts", "at most 64", self.prompts.len()));
+        }
+        let long = |text: &&String| text.is_empty() || text.len() > 4096;
+        match self.prompts.iter().flat_map(|(name, prompt)| [name, prompt]).find(long) {
+            Some(text) => Err(Error::field("prompts", "names and texts of 1 to 4096 bytes", quoted(text))),
+            None => Ok(()),
         }
     }
 }
@@ -262,6 +376,16 @@ impl Entry {
     /// Whether tasks of this kind have labels.
     pub(crate) fn has_labels(&self) -> bool {
         self.outputs == Outputs::Labels
+    }
+}
+
+fn check_thresholds(thresholds: &[f32], labels: usize) -> Result<()> {
+    if thresholds.len() != labels {
+        return Err(Error::field("thresholds", format!("{labels}, one for each label"), thresholds.len()));
+    }
+    match thresholds.iter().find(|t| !(0.0..=1.0).contains(*t)) {
+        Some(threshold) => Err(Error::field("thresholds", "probabilities from 0 to 1", threshold)),
+        None => Ok(()),
     }
 }
 
@@ -287,16 +411,13 @@ mod tests {
     #[test]
     fn every_kind_is_found_by_its_name_and_number() {
         for (at, entry) in KINDS.into_iter().enumerate() {
-            let labels = vec!["a".to_owned(), "b".to_owned()];
-            let made = (entry.make)(Values { labels, pooling: Pooling::Cls, max_answer_length: BERT_ANSWER });
+            let labels = entry.has_labels().then(|| vec!["a".to_owned(), "b".to_owned()]);
+            let made = (entry.make)(Fields { labels, ..Fields::default() });
             assert_eq!((made.name(), usize::from(entry.number)), (entry.name, at));
             assert_eq!(Entry::numbered(entry.number).unwrap().name, entry.name);
             assert_eq!(made.labels().is_empty(), !entry.has_labels());
-            assert_eq!(made.pooling().is_some(), entry.pooling);
-            assert_eq!(made.max_answer_length().is_some(), entry.answer_length);
-            let found =
-                Kind::from_fields(entry.name, entry.has_labels().then(|| made.labels().to_vec()), made.pooling(), None);
-            assert_eq!(found.unwrap(), made);
+            assert!(made.fields().present().all(|field| entry.fields.contains(&field)));
+            assert_eq!(Kind::from_fields(entry.name, made.fields()).unwrap(), made);
         }
         assert!(Entry::numbered(KINDS.len() as u8).is_err());
     }

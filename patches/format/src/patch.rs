@@ -34,13 +34,14 @@ pub struct Linear {
     pub bias: Stored,
 }
 
-/// The head of a task: a linear layer, after a hidden layer where the checkpoint has one.
-#[derive(Clone, Debug, PartialEq)]
+/// The head of a task: a linear layer, after a hidden layer where the checkpoint has one. Only an embedding may go
+/// without either.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Head {
     /// A hidden layer and its activation, as the heads of RoBERTa, ELECTRA and DistilBERT have.
     pub dense: Option<(Linear, Activation)>,
     /// The layer that gives the task's outputs.
-    pub output: Linear,
+    pub output: Option<Linear>,
 }
 
 /// The properties of an encoder that a patch has to fit.
@@ -96,7 +97,7 @@ pub struct SlotShape<'a> {
 /// };
 /// // The encoder that the patch fits, here one that nobody has.
 /// let encoder = Digest::of(b"an encoder");
-/// let patch = Patch::new(encoder, task, slots, Head { dense: None, output }, [])?;
+/// let patch = Patch::new(encoder, task, slots, Head::of(output), [])?;
 ///
 /// let bytes = patch.to_bytes()?;
 /// assert_eq!(Patch::from_bytes(&bytes)?, patch);
@@ -159,10 +160,12 @@ impl Patch {
             }
             outputs = Some(linear.outputs);
         }
-        let due = task.kind().outputs();
-        if usize::try_from(head.output.outputs) != Ok(due) {
+        let found = head.output.as_ref().map_or(0, |output| output.outputs);
+        if let Some(due) = task.kind().outputs()
+            && usize::try_from(found) != Ok(due)
+        {
             let expected = format!("{due} rows, as the {} task has outputs", task.kind().name());
-            return Err(Error::field("head output weight", expected, head.output.outputs));
+            return Err(Error::field("head output weight", expected, found));
         }
         let mut sorted = BTreeMap::new();
         let mut last: Option<String> = None;
@@ -274,18 +277,25 @@ pub(crate) fn other_part(id: SlotId) -> Result<Option<SlotId>> {
 }
 
 impl Head {
+    /// A head of one layer.
+    pub fn of(output: Linear) -> Self {
+        Head { dense: None, output: Some(output) }
+    }
+
     /// The layers in order, with the names errors use.
     pub fn linears(&self) -> impl Iterator<Item = (&'static str, &Linear)> {
         let dense = self.dense.iter().map(|(linear, _)| ("head dense", linear));
-        dense.chain([("head output", &self.output)])
+        dense.chain(self.output.iter().map(|output| ("head output", output)))
     }
 
-    /// The layer that reads what the encoder computes, with the name errors use.
-    pub(crate) fn first(&self) -> (&'static str, &Linear) {
-        match &self.dense {
-            Some((linear, _)) => ("head dense", linear),
-            None => ("head output", &self.output),
-        }
+    /// The layers in order.
+    pub(crate) fn linears_mut(&mut self) -> impl Iterator<Item = &mut Linear> {
+        self.dense.iter_mut().map(|(linear, _)| linear).chain(&mut self.output)
+    }
+
+    /// Outputs of the last layer; none without layers.
+    pub fn outputs(&self) -> Option<u32> {
+        self.linears().last().map(|(_, linear)| linear.outputs)
     }
 }
 

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Encoding, Error, Linear, Result, Stored, entropy};
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, PartialEq, Eq)]
 pub(crate) struct WireLinear {
     pub(crate) outputs: u32,
     pub(crate) inputs: u32,
@@ -16,10 +16,18 @@ pub(crate) struct WireLinear {
     pub(crate) bias: WireForm,
 }
 
-#[derive(Serialize, Deserialize, Clone, Copy)]
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct WireForm {
     pub(crate) bits: u8,
     pub(crate) group: u32,
+}
+
+impl WireLinear {
+    /// A layer that is not there.
+    pub(crate) const NONE: Self = {
+        let form = WireForm { bits: 32, group: 0 };
+        WireLinear { outputs: 0, inputs: 0, weight: form, bias: form }
+    };
 }
 
 /// Reads the payload in order. The quantized values of an entropy-coded patch are not in it, and are only counted.

@@ -3,12 +3,17 @@
 //! In: `task.json` as a person writes it, or the task of a patch file. Out: a [`Task`] in which labels, pooling and
 //! number of texts agree. Refused: every other combination.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Kind, Result, kind::Pooling};
+use crate::{
+    Error, Kind, Result,
+    kind::{Fields, Pooling},
+};
 
 /// A task: its name, its kind, and how text goes in.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "TaskFields", into = "TaskFields")]
 pub struct Task {
     name: String,
@@ -34,6 +39,16 @@ pub(crate) struct TaskFields {
     pub(crate) max_length: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) max_answer_length: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) thresholds: Option<Vec<f32>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) sigmoid: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) dimensions: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) normalize: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) prompts: Option<BTreeMap<String, String>>,
 }
 
 fn bert_length() -> u32 {
@@ -97,21 +112,36 @@ impl TryFrom<TaskFields> for Task {
     type Error = Error;
 
     fn try_from(fields: TaskFields) -> Result<Self> {
-        let TaskFields { name, kind, labels, pooling, inputs, max_length, max_answer_length } = fields;
-        let kind = Kind::from_fields(&kind, labels, pooling, max_answer_length)?;
-        let usual = if matches!(kind, Kind::Span { .. }) { 2 } else { 1 };
-        Task::new(&name, kind, inputs.unwrap_or(usual), max_length)
+        let TaskFields { name, kind, inputs, max_length, .. } = fields;
+        let of_kind = Fields {
+            labels: fields.labels,
+            pooling: fields.pooling,
+            max_answer_length: fields.max_answer_length,
+            thresholds: fields.thresholds,
+            sigmoid: fields.sigmoid,
+            dimensions: fields.dimensions,
+            normalize: fields.normalize,
+            prompts: fields.prompts,
+        };
+        let kind = Kind::from_fields(&kind, of_kind)?;
+        let inputs = inputs.unwrap_or(kind.usual_inputs());
+        Task::new(&name, kind, inputs, max_length)
     }
 }
 
 impl From<Task> for TaskFields {
     fn from(task: Task) -> Self {
-        let labels = (!task.kind.labels().is_empty()).then(|| task.kind.labels().to_vec());
+        let fields = task.kind.fields();
         TaskFields {
             kind: task.kind.name().to_owned(),
-            labels,
-            pooling: task.kind.pooling(),
-            max_answer_length: task.kind.own_answer_length(),
+            labels: fields.labels,
+            pooling: fields.pooling,
+            max_answer_length: fields.max_answer_length,
+            thresholds: fields.thresholds,
+            sigmoid: fields.sigmoid,
+            dimensions: fields.dimensions,
+            normalize: fields.normalize,
+            prompts: fields.prompts,
             name: task.name,
             inputs: Some(task.inputs),
             max_length: task.max_length,
@@ -141,6 +171,12 @@ mod tests {
                 "max_answer_length: expected 1 to 1048576",
             ),
             (r#"{"name":"a","kind":"regression","colour":2}"#, "unknown field"),
+            (r#"{"name":"a","kind":"span","inputs":2,"sigmoid":true}"#, "sigmoid: expected none for a span task"),
+            (r#"{"name":"a","kind":"multi-label","labels":["x","y"],"thresholds":[0.5]}"#, "thresholds: expected 2"),
+            (r#"{"name":"a","kind":"multi-label","labels":["x","y"],"thresholds":[0.5,2]}"#, "from 0 to 1, found 2"),
+            (r#"{"name":"a","kind":"embedding","dimensions":0}"#, "dimensions: expected 1 or more"),
+            (r#"{"name":"a","kind":"embedding","prompts":{"query":""}}"#, "prompts: expected names and texts of 1"),
+            (r#"{"name":"a","kind":"embedding","inputs":2}"#, "inputs: expected 1 texts for a embedding task"),
         ];
         for (json, message) in cases {
             let error = serde_json::from_str::<Task>(json).unwrap_err().to_string();
@@ -168,6 +204,10 @@ mod tests {
             r#"{"name":"pos","kind":"tagging","labels":["NOUN","VERB"],"pooling":null,"inputs":1,"max_length":64}"#,
             r#"{"name":"qa","kind":"span","labels":null,"pooling":null,"inputs":2,"max_length":384}"#,
             r#"{"name":"qa","kind":"span","labels":null,"pooling":null,"inputs":2,"max_length":384,"max_answer_length":90}"#,
+            concat!(
+                r#"{"name":"e","kind":"embedding","labels":null,"pooling":"last","inputs":1,"max_length":512,"#,
+                r#""dimensions":64,"normalize":false,"prompts":{"default":"query: "}}"#
+            ),
         ] {
             let task: Task = serde_json::from_str(json).unwrap();
             assert_eq!(serde_json::to_string(&task).unwrap(), json);

@@ -6,18 +6,20 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Activation, Digest, Error, Head, Linear, Patch, Result, SlotId, Stored, StoredSlot,
+    Activation, Digest, Error, Head, Kind, Linear, Patch, Pooling, Result, SlotId, Stored, StoredSlot, Task,
     entropy::{self, Frequencies},
-    kind::{Entry, POOLINGS},
+    kind::{Entry, Fields, POOLINGS},
     patch,
     payload::{Reader, WireForm, WireLinear, short},
+    settings::{self, FIRST_WITH_SETTINGS},
     slot::FIRST_WITH_LOW_RANK,
-    task::{Task, TaskFields},
 };
 
 pub(crate) const MAGIC: &[u8; 8] = b"BIASPTCH";
 /// The newest version. The oldest is 1, and differs as `FORMAT.md` says.
-const VERSION: u16 = FIRST_WITH_LOW_RANK;
+const VERSION: u16 = FIRST_WITH_SETTINGS;
+/// The first number of a kind that needs [`FIRST_WITH_SETTINGS`].
+const FIRST_NEW_KIND: u8 = 4;
 const PREAMBLE_BYTES: usize = 16;
 const CHECKSUM_BYTES: usize = 8;
 
@@ -64,13 +66,11 @@ struct WireFrequencies {
 }
 
 impl WireHeader {
-    /// The header, and what follows it where the task has an answer length of its own.
-    fn to_bytes(&self, max_answer_length: Option<u32>) -> Result<Vec<u8>> {
+    /// The header, and the settings after it.
+    fn to_bytes(&self, fields: &Fields, version: u16) -> Result<Vec<u8>> {
         let failed = |e| Error::field("header", "values postcard can write", e);
         let mut bytes = postcard::to_stdvec(self).map_err(failed)?;
-        if let Some(length) = max_answer_length {
-            bytes.extend(postcard::to_stdvec(&length).map_err(failed)?);
-        }
+        bytes.extend(settings::to_bytes(fields, version)?);
         Ok(bytes)
     }
 }
@@ -100,16 +100,16 @@ pub(crate) fn encode(patch: &Patch) -> Result<Vec<u8>> {
         bytes.len() + tables < packed
     });
 
-    let fields = TaskFields::from(patch.task().clone());
+    let (task, fields, version) = (patch.task(), patch.task().kind().fields(), version_of(patch));
     let header = WireHeader {
         encoder: patch.encoder().0,
         task: WireTask {
-            name: fields.name,
-            kind: patch.task().kind().entry().number,
-            labels: fields.labels.unwrap_or_default(),
+            name: task.name().to_owned(),
+            kind: task.kind().entry().number,
+            labels: task.kind().labels().to_vec(),
             pooling: number_of(&POOLINGS, &fields.pooling),
-            inputs: patch.task().inputs(),
-            max_length: fields.max_length,
+            inputs: task.inputs(),
+            max_length: task.max_length(),
         },
         slots: patch
             .slots()
@@ -125,16 +125,16 @@ pub(crate) fn encode(patch: &Patch) -> Result<Vec<u8>> {
             }
             None => None,
         },
-        output: wire_linear(&patch.head().output)?,
+        output: patch.head().output.as_ref().map_or(Ok(WireLinear::NONE), wire_linear)?,
         frequencies: coded.iter().flat_map(|(tables, _)| tables).map(WireFrequencies::from).collect(),
         coded_bytes: length(coded.as_ref().map_or(0, |(_, bytes)| bytes.len()))?,
         metadata: patch.metadata().iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
     };
-    let header = header.to_bytes(fields.max_answer_length)?;
+    let header = header.to_bytes(&fields, version)?;
 
     let mut bytes = Vec::new();
     bytes.extend_from_slice(MAGIC);
-    bytes.extend_from_slice(&version_of(patch).to_le_bytes());
+    bytes.extend_from_slice(&version.to_le_bytes());
     bytes.extend_from_slice(&[0; 2]);
     bytes.extend_from_slice(&length(header.len())?.to_le_bytes());
     bytes.extend_from_slice(&header);
@@ -191,55 +191,57 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Patch> {
     let (header, payload) = body[PREAMBLE_BYTES..].split_at(header_bytes);
     let wrong = |e: postcard::Error| Error::field("header", "fields as FORMAT.md lists them", e);
     let (wire, after): (WireHeader, _) = postcard::take_from_bytes(header).map_err(wrong)?;
-    // A field that most tasks leave out comes last, so it takes no byte of their headers.
-    let answer: Option<u32> = match after {
-        [] => None,
-        after => Some(postcard::from_bytes(after).map_err(wrong)?),
-    };
+    let kind = Entry::numbered(wire.task.kind)?;
+    let pooling = value_at(&POOLINGS, wire.task.pooling, "pooling")?;
+    if !kind.has_labels() && !wire.task.labels.is_empty() {
+        return Err(Error::field("labels", format!("none for a {} task", kind.name), wire.task.labels.len()));
+    }
+    let labels = kind.has_labels().then(|| wire.task.labels.clone());
+    let mut fields = Fields { labels, pooling, ..Fields::default() };
+    settings::read(after, version, &mut fields)?;
     // One way to write each header: no padded numbers, no bytes after the last field.
-    if wire.to_bytes(answer).ok().as_deref() != Some(header) {
+    if wire.to_bytes(&fields, version).ok().as_deref() != Some(header) {
         return Err(Error::field(
             "header",
             "the shortest form of every number and nothing after the last",
             "another form",
         ));
     }
-    let patch = read_body(wire, answer, payload, version)?;
+    let task = Task::new(
+        &wire.task.name,
+        Kind::from_fields(kind.name, fields.clone())?,
+        wire.task.inputs,
+        wire.task.max_length,
+    )?;
+    // Fields have a default in task.json. Here pooling has none, and nothing is written that is the default.
+    let own = task.kind().fields();
+    if own.pooling != pooling {
+        return Err(Error::field("pooling", "1, 2, 3 or 4 for this kind of task", wire.task.pooling));
+    }
+    if let Some(field) = fields.present().find(|field| own.present().all(|own| own != *field)) {
+        return Err(Error::field(field, "nothing where it is the default", "a value"));
+    }
+    let patch = read_body(wire, task, payload, version)?;
     let due = version_of(&patch);
     match due == version {
         true => Ok(patch),
-        false => Err(Error::field("version", format!("{due}, for its slots need no other"), version)),
+        false => Err(Error::field("version", format!("{due}, for it needs no other"), version)),
     }
 }
 
-/// The version that a patch is written in: the lowest that has its slots.
+/// The version that a patch is written in: the lowest that has its kind, settings and slots.
 fn version_of(patch: &Patch) -> u16 {
+    let kind = patch.task().kind();
     let low_rank = patch.slots().iter().any(|slot| slot.id.kind.is_low_rank());
-    if low_rank { FIRST_WITH_LOW_RANK } else { 1 }
+    match (kind.entry().number, kind.pooling()) {
+        (FIRST_NEW_KIND.., _) | (_, Some(Pooling::Last)) => FIRST_WITH_SETTINGS,
+        _ if settings::need_settings(&kind.fields()) => FIRST_WITH_SETTINGS,
+        _ if low_rank => FIRST_WITH_LOW_RANK,
+        _ => 1,
+    }
 }
 
-fn read_body(wire: WireHeader, answer: Option<u32>, payload: &[u8], version: u16) -> Result<Patch> {
-    let kind = Entry::numbered(wire.task.kind)?;
-    if !kind.has_labels() && !wire.task.labels.is_empty() {
-        return Err(Error::field("labels", "none for this kind of task", wire.task.labels.len()));
-    }
-    let task = Task::try_from(TaskFields {
-        name: wire.task.name,
-        kind: kind.name.to_owned(),
-        labels: kind.has_labels().then_some(wire.task.labels),
-        pooling: value_at(&POOLINGS, wire.task.pooling, "pooling")?,
-        inputs: Some(wire.task.inputs),
-        max_length: wire.task.max_length,
-        max_answer_length: answer,
-    })?;
-    if task.kind().own_answer_length() != answer {
-        return Err(Error::field("max_answer_length", "nothing where it is the default", "a value"));
-    }
-    // Pooling has a default in task.json, but not here.
-    if task.kind().pooling() != value_at(&POOLINGS, wire.task.pooling, "pooling")? {
-        return Err(Error::field("pooling", "1, 2 or 3 for this kind of task", wire.task.pooling));
-    }
-
+fn read_body(wire: WireHeader, task: Task, payload: &[u8], version: u16) -> Result<Patch> {
     let mut reader = Reader { payload, at: 0, coded: wire.coded_bytes > 0, runs: Vec::new() };
     let mut slots = Vec::new();
     for slot in &wire.slots {
@@ -254,7 +256,10 @@ fn read_body(wire: WireHeader, answer: Option<u32>, payload: &[u8], version: u16
         }
         None => None,
     };
-    let output = reader.linear("head output", &wire.output)?;
+    let output = match wire.output {
+        WireLinear::NONE => None,
+        ref output => Some(reader.linear("head output", output)?),
+    };
     let mut head = Head { dense, output };
 
     let rest = &payload[reader.at..];
@@ -286,15 +291,13 @@ fn read_body(wire: WireHeader, answer: Option<u32>, payload: &[u8], version: u16
 
 /// Every array of a patch, in the order of the payload.
 fn arrays(patch: &Patch) -> Vec<&Stored> {
-    let head = patch.head();
-    let linears = head.dense.iter().map(|(linear, _)| linear).chain([&head.output]);
-    patch.slots().iter().map(|s| &s.values).chain(linears.flat_map(|l| [&l.weight, &l.bias])).collect()
+    let linears = patch.head().linears().flat_map(|(_, linear)| [&linear.weight, &linear.bias]);
+    patch.slots().iter().map(|s| &s.values).chain(linears).collect()
 }
 
 /// Puts decompressed runs where [`arrays`] lists their arrays.
 fn fill(slots: &mut [StoredSlot], head: &mut Head, runs: Vec<Vec<i8>>) {
-    let dense = head.dense.iter_mut().map(|(linear, _)| linear);
-    let linears = dense.chain([&mut head.output]).flat_map(|l| [&mut l.weight, &mut l.bias]);
+    let linears = head.linears_mut().flat_map(|l| [&mut l.weight, &mut l.bias]);
     let arrays = slots.iter_mut().map(|s| &mut s.values).chain(linears);
     let deltas = arrays.filter_map(|array| match array {
         Stored::Delta { quantized, .. } => Some(quantized),
@@ -376,9 +379,9 @@ mod tests {
         }
         for pooling in POOLINGS {
             match pooling {
-                None | Some(Pooling::Cls | Pooling::Mean | Pooling::Pooler) => {}
+                None | Some(Pooling::Cls | Pooling::Mean | Pooling::Pooler | Pooling::Last) => {}
             }
         }
-        assert_eq!((ACTIVATIONS.len(), POOLINGS.len()), (5, 4));
+        assert_eq!((ACTIVATIONS.len(), POOLINGS.len()), (5, 5));
     }
 }

@@ -33,6 +33,20 @@ const SLOTS: [(Module, Option<u16>, usize); 5] = [
     (Module::Pooler, None, 8),
 ];
 
+/// Every kind, and some with settings.
+const KINDS: [&str; 10] = [
+    "classification",
+    "regression",
+    "tagging",
+    "span",
+    "long span",
+    "sigmoid",
+    "multi-label",
+    "thresholds",
+    "embedding",
+    "cut embedding",
+];
+
 fn task(kind: &str) -> Task {
     let json = match kind {
         "classification" => {
@@ -41,6 +55,16 @@ fn task(kind: &str) -> Task {
         "regression" => r#"{"name":"t","kind":"regression","pooling":"mean","inputs":2}"#,
         "tagging" => r#"{"name":"t","kind":"tagging","labels":["A","B"]}"#,
         "long span" => r#"{"name":"t","kind":"span","inputs":2,"max_answer_length":300}"#,
+        "sigmoid" => r#"{"name":"t","kind":"regression","pooling":"mean","inputs":2,"sigmoid":true}"#,
+        "multi-label" => r#"{"name":"t","kind":"multi-label","labels":["A","B","C"],"pooling":"last"}"#,
+        "thresholds" => {
+            r#"{"name":"t","kind":"multi-label","labels":["A","B"],"pooling":"mean","thresholds":[0.25,0.75]}"#
+        }
+        "embedding" => r#"{"name":"t","kind":"embedding","pooling":"mean"}"#,
+        "cut embedding" => {
+            r#"{"name":"t","kind":"embedding","pooling":"cls","dimensions":5,"normalize":false,
+                "prompts":{"default":"query: ","passage":"passage: "}}"#
+        }
         _ => r#"{"name":"t","kind":"span","inputs":2}"#,
     };
     serde_json::from_str(json).unwrap()
@@ -67,7 +91,7 @@ fn patch(kind: &str, encoding: Encoding) -> Patch {
     });
     let task = task(kind);
     let dense = (kind == "classification").then(|| (linear(&mut numbers, 8, 8, encoding), Activation::Tanh));
-    let output = linear(&mut numbers, task.kind().outputs(), 8, encoding);
+    let output = task.kind().outputs().map(|outputs| linear(&mut numbers, outputs, 8, encoding));
     let metadata = [("data", "none"), ("made", "by a test")].map(|(k, v)| (k.to_owned(), v.to_owned()));
     Patch::new(Digest::of(b"encoder"), task, slots.to_vec(), Head { dense, output }, metadata).unwrap()
 }
@@ -128,7 +152,7 @@ fn seal(mut bytes: Vec<u8>) -> Vec<u8> {
 
 #[test]
 fn every_kind_and_encoding_reads_back() {
-    for kind in ["classification", "regression", "tagging", "span", "long span"] {
+    for kind in KINDS {
         for encoding in encodings() {
             let written = patch(kind, encoding);
             let bytes = written.to_bytes().unwrap();
@@ -166,6 +190,34 @@ fn version_2_stays_readable() {
 }
 
 #[test]
+fn version_3_stays_readable() {
+    for (kind, golden) in [
+        ("thresholds", &include_bytes!("golden-v3-thresholds.bias")[..]),
+        ("cut embedding", include_bytes!("golden-v3-embedding.bias")),
+    ] {
+        let expected = patch_with_terms(kind, "i4".parse().unwrap());
+        assert_eq!(Patch::from_bytes(golden).unwrap(), expected);
+        assert_eq!(expected.to_bytes().unwrap(), golden, "version 3 is also written as it was");
+    }
+}
+
+#[test]
+fn dimensions_are_at_most_the_width_of_the_vector() {
+    let (whole, base) = (patch("cut embedding", Encoding::F32), base());
+    assert!(whole.apply(&encoder(), &base).is_ok());
+    let json = r#"{"name":"t","kind":"embedding","pooling":"cls","dimensions":DIMS}"#;
+    let with = |dimensions: &str, head: Head| {
+        let task = serde_json::from_str(&json.replace("DIMS", dimensions)).unwrap();
+        Patch::new(whole.encoder(), task, Vec::new(), head, []).unwrap().check(&encoder())
+    };
+    let narrow = || Head::of(linear(&mut Numbers(1), 3, 8, Encoding::F32));
+    assert!(with("8", Head::default()).is_ok() && with("3", narrow()).is_ok());
+    let error = with("4", narrow()).unwrap_err().to_string();
+    assert!(error.contains("dimensions: expected at most 3, the width of the vector, found 4"), "{error}");
+    assert!(with("9", Head::default()).is_err());
+}
+
+#[test]
 fn a_patch_has_the_lowest_version_that_holds_it() {
     let version =
         |bytes: Vec<u8>, version: u8| Patch::from_bytes(&seal([&bytes[..8], &[version], &bytes[9..]].concat()));
@@ -173,10 +225,13 @@ fn a_patch_has_the_lowest_version_that_holds_it() {
     let (plain, with) = (patch("span", Encoding::F32), patch_with_terms("span", Encoding::F32));
     let (plain, with) = (plain.to_bytes().unwrap(), with.to_bytes().unwrap());
     assert_eq!((plain[8], with[8]), (1, 2));
-    assert_eq!(message(version(plain.clone(), 2)), "version: expected 1, for its slots need no other, found 2");
+    assert_eq!(message(version(plain.clone(), 2)), "version: expected 1, for it needs no other, found 2");
     assert_eq!(message(version(with.clone(), 1)), "version of a patch with slot lora_a.q.0: expected 2, found 1");
-    for unknown in [0, 3] {
-        assert!(message(version(with.clone(), unknown)).contains("reads versions up to 2"));
+    // Version 3 has a list of settings after its header, so its bytes are others.
+    assert_eq!(patch_with_terms("embedding", Encoding::F32).to_bytes().unwrap()[8], 3);
+    assert!(message(version(with.clone(), 3)).starts_with("header"));
+    for unknown in [0, 4] {
+        assert!(message(version(with.clone(), unknown)).contains("reads versions up to 3"));
     }
 }
 
@@ -316,7 +371,7 @@ fn each_attack_gets_its_own_answer() {
     };
     assert!(matches!(Patch::from_bytes(b""), Err(Error::NotAPatch)));
     assert!(matches!(Patch::from_bytes(b"something else, long enough"), Err(Error::NotAPatch)));
-    assert!(matches!(with(8, &[3, 0]), Error::Version { expected: 2, found: 3, .. }));
+    assert!(matches!(with(8, &[4, 0]), Error::Version { expected: 3, found: 4, .. }));
     assert!(matches!(with(10, &[1]), Error::Field { field, .. } if field.contains("preamble")));
     assert!(
         matches!(with(12, &u32::MAX.to_le_bytes()), Error::Length { part, expected: 0xffff_ffff, .. } if part == "header")
@@ -357,10 +412,11 @@ fn parts_that_disagree_make_no_patch() {
     reversed.reverse();
     assert!(message(make(reversed, good.head().clone())).contains("in the order of the forward pass"));
     let mut numbers = Numbers(1);
-    let narrow = Head { dense: None, output: linear(&mut numbers, 3, 8, Encoding::F32) };
+    let narrow = Head::of(linear(&mut numbers, 3, 8, Encoding::F32));
     assert!(message(make(slots.clone(), narrow)).contains("head output weight: expected 2 rows"));
     let mut unchained = good.head().clone();
-    unchained.output = linear(&mut numbers, 2, 5, Encoding::F32);
+    unchained.output = Some(linear(&mut numbers, 2, 5, Encoding::F32));
+    assert!(message(make(slots.clone(), Head::default())).contains("head output weight: expected 2 rows"));
     assert!(message(make(slots, unchained)).contains("head output weight: expected 8 columns, found 5"));
 }
 
@@ -368,7 +424,7 @@ fn parts_that_disagree_make_no_patch() {
 #[test]
 fn random_damage_is_survived() {
     let mut numbers = Numbers(42);
-    let seeds: Vec<Vec<u8>> = ["classification", "span", "long span"]
+    let seeds: Vec<Vec<u8>> = KINDS
         .iter()
         .flat_map(|kind| encodings().into_iter().flat_map(move |e| [patch(kind, e), patch_with_terms(kind, e)]))
         .map(|patch| patch.to_bytes().unwrap())

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod data;
+mod embed;
 mod error;
 mod evaluate;
 mod import;
@@ -18,6 +19,7 @@ mod sign;
 pub mod train;
 
 pub use edge_run::tasks::metrics;
+pub use embed::{embedding, of_sentence_transformers};
 pub use error::{Error, Result};
 pub use evaluate::{Evaluation, evaluate, metric_named, metric_names};
 pub use import::{Imported, PeftAdapter, extract, extract_peft, import};

@@ -5,8 +5,10 @@ use std::sync::Arc;
 /// The label of a text, as a file has it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Label {
-    /// A name or a number; the parts of a list are joined by spaces.
+    /// A name or a number.
     Name(String),
+    /// Several names or numbers.
+    Names(Vec<String>),
     /// Answers in the second text, each with the position of its first character.
     Answers(Vec<(String, usize)>),
 }
@@ -18,6 +20,8 @@ pub enum Gold {
     Class(usize),
     /// The number.
     Value(f32),
+    /// The number of each label that holds, in order.
+    Classes(Vec<usize>),
     /// For each word its label's number.
     Tags(Vec<usize>),
     /// Answers, each as characters of the second text. Training uses the first; evaluation accepts all.
@@ -25,11 +29,12 @@ pub enum Gold {
 }
 
 impl Gold {
-    /// The numbers of labels: one of a text, or one of each word; none where the gold label is something else.
+    /// The numbers of labels: of a text, or one of each word; none where the gold label is something else.
     pub fn classes(&self) -> &[usize] {
         match self {
             Gold::Class(class) => std::slice::from_ref(class),
             Gold::Tags(tags) => tags,
+            Gold::Classes(classes) => classes,
             Gold::Value(_) | Gold::Span(_) => &[],
         }
     }

@@ -24,3 +24,31 @@ pub fn cross_entropy(logits: &[f64], class: usize) -> (f64, Vec<f64>) {
     let d = logits.iter().enumerate().map(|(at, logit)| (logit - top).exp() / sum - hit(at));
     (sum.ln() + top - logits[class], d.collect())
 }
+
+/// The binary cross-entropy of a probability `due` under the sigmoid of a logit, and its derivative.
+pub fn binary_cross_entropy(logit: f64, due: f64) -> (f64, f64) {
+    // ln(1 + e^x) - due x, without overflow.
+    let softplus = logit.max(0.0) + (-logit.abs()).exp().ln_1p();
+    (softplus - due * logit, 1.0 / (1.0 + (-logit).exp()) - due)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn binary_cross_entropy_is_that_of_two_classes() {
+        for logit in [-800.0, -3.0, 0.0, 0.5, 40.0, 800.0] {
+            for class in [0, 1] {
+                let (value, d) = binary_cross_entropy(logit, class as f64);
+                let (due, d_due) = cross_entropy(&[0.0, logit], class);
+                assert!((value - due).abs() < 1e-12 && (d - d_due[1]).abs() < 1e-12, "{logit} {class}");
+            }
+        }
+        let (value, d) = binary_cross_entropy(0.7, 0.25);
+        let step = 1e-6;
+        let slope =
+            (binary_cross_entropy(0.7 + step, 0.25).0 - binary_cross_entropy(0.7 - step, 0.25).0) / (2.0 * step);
+        assert!(value > 0.0 && (d - slope).abs() < 1e-9);
+    }
+}

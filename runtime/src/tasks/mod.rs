@@ -8,9 +8,11 @@
 //! says how to add a kind or a form.
 
 mod classification;
+mod embedding;
 mod gold;
 pub mod loss;
 pub mod metrics;
+mod multi_label;
 mod outputs;
 pub mod pooling;
 mod regression;
@@ -29,6 +31,7 @@ pub use self::{
     gold::{Gold, Label},
     loss::Loss,
     metrics::Scores,
+    multi_label::Labels,
     outputs::{Outputs, softmax},
     span::Span,
     tagging::Tag,
@@ -40,9 +43,24 @@ use crate::{Text, Tokenized};
 pub fn of(kind: &Kind) -> Box<dyn TaskKind> {
     match kind {
         Kind::Classification { labels, pooling } => Box::new(classification::Classification::new(labels, *pooling)),
-        Kind::Regression { pooling } => Box::new(regression::Regression::new(*pooling)),
+        Kind::Regression { pooling, sigmoid } => Box::new(regression::Regression::new(*pooling, *sigmoid)),
         Kind::Tagging { labels } => Box::new(tagging::Tagging::new(labels)),
         Kind::Span { max_answer_length } => Box::new(span::SpanExtraction::new(*max_answer_length)),
+        Kind::MultiLabel { labels, pooling, thresholds } => {
+            Box::new(multi_label::MultiLabel::new(labels, *pooling, thresholds))
+        }
+        Kind::Embedding(spec) => Box::new(embedding::Embedding::new(spec)),
+    }
+}
+
+/// As [`of`], with the prompt of a name before each text.
+///
+/// # Errors
+/// When the task has no prompt of that name.
+pub fn prompted(kind: &Kind, name: &str) -> Result<Box<dyn TaskKind>, String> {
+    match kind {
+        Kind::Embedding(spec) => Ok(Box::new(embedding::Embedding::prompted(spec, name)?)),
+        other => Err(format!("expected no prompt for a {} task, found {name:?}", other.name())),
     }
 }
 
@@ -94,6 +112,12 @@ pub enum Answer {
     /// Span extraction: parts of the second text, the likeliest first.
     #[serde(serialize_with = "span::json")]
     Spans(Vec<Span>),
+    /// Multi-label classification: the labels that hold.
+    #[serde(serialize_with = "multi_label::json")]
+    Several(Labels),
+    /// Embedding: a vector.
+    #[serde(serialize_with = "embedding::json")]
+    Vector(Vec<f32>),
 }
 
 impl Answer {
@@ -104,6 +128,8 @@ impl Answer {
             Answer::Value(value) => value,
             Answer::Tags(tags) => tags,
             Answer::Spans(spans) => spans,
+            Answer::Several(labels) => labels,
+            Answer::Vector(vector) => vector,
         }
     }
 }
@@ -117,6 +143,11 @@ pub trait TaskKind: Send + Sync {
     /// How tokens become the one vector that the head reads; none if the head reads each token.
     fn pooling(&self) -> Option<Pooling> {
         None
+    }
+
+    /// What goes before each text.
+    fn prompt(&self) -> &str {
+        ""
     }
 
     /// Whether a long second text is read in windows instead of being cut.

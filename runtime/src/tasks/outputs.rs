@@ -14,6 +14,8 @@ pub enum Outputs {
     Columns,
     /// Each output is a number.
     Numbers,
+    /// Each output is the logit of a choice between no and yes.
+    Sigmoids,
 }
 
 impl Outputs {
@@ -36,7 +38,7 @@ impl Outputs {
             };
             each.push(q.iter().zip(&p).map(|(q, p)| weight * (q - p)).collect());
         }
-        Loss { value: value * weight, d_outputs: self.lists(&each) }
+        Loss { value: value * weight, d_outputs: self.rows(each, outputs) }
     }
 
     /// A random vector `[R, C]` for which the expected square of its product with a small change of the outputs is
@@ -53,13 +55,25 @@ impl Outputs {
                 p.iter().enumerate().map(|(at, p)| scale * (f64::from(u8::from(at == drawn)) - p)).collect()
             }
         });
-        self.lists(&each.collect::<Vec<Vec<f64>>>())
+        let each = each.collect();
+        self.rows(each, outputs)
     }
 
-    /// The choices or numbers as lists; the reverse of itself.
+    /// The reverse of [`Outputs::lists`], in the form `[R, C]` of `outputs`.
+    fn rows(self, lists: Vec<Vec<f64>>, outputs: &[Vec<f64>]) -> Vec<Vec<f64>> {
+        if self != Outputs::Sigmoids {
+            return self.lists(&lists);
+        }
+        // Of two logits of which one is always 0, the other's.
+        let mut logits = lists.into_iter().map(|list| list[1]);
+        outputs.iter().map(|row| logits.by_ref().take(row.len()).collect()).collect()
+    }
+
+    /// The choices or numbers as lists. Of rows, columns and numbers the reverse of itself.
     fn lists(self, outputs: &[Vec<f64>]) -> Vec<Vec<f64>> {
         match self {
             Outputs::Rows | Outputs::Numbers => outputs.to_vec(),
+            Outputs::Sigmoids => outputs.iter().flatten().map(|logit| vec![0.0, *logit]).collect(),
             Outputs::Columns => {
                 let columns = outputs.first().map_or(0, Vec::len);
                 (0..columns).map(|column| outputs.iter().map(|row| row[column]).collect()).collect()
@@ -90,7 +104,7 @@ pub(super) fn draw(probabilities: &[f64], random: f64) -> usize {
 mod tests {
     use super::*;
 
-    const FORMS: [Outputs; 3] = [Outputs::Rows, Outputs::Columns, Outputs::Numbers];
+    const FORMS: [Outputs; 4] = [Outputs::Rows, Outputs::Columns, Outputs::Numbers, Outputs::Sigmoids];
 
     fn pair() -> (Vec<Vec<f64>>, Vec<Vec<f64>>) {
         (vec![vec![0.3, -1.0], vec![2.0, 0.5], vec![0.0, 0.1]], vec![vec![0.5, -0.2], vec![1.0, 0.7], vec![0.4, -0.3]])

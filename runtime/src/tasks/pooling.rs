@@ -1,5 +1,5 @@
-//! One vector of a sequence for the head: the first token's, the mean, or the pooler's. Shapes: S tokens, H hidden
-//! width.
+//! One vector of a sequence for the head: the first token's, the last token's, the mean, or the pooler's. Shapes: S
+//! tokens, H hidden width.
 
 use bias_patch::Pooling;
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis};
@@ -11,6 +11,8 @@ pub fn forward(pooling: Pooling, tokens: ArrayView2<'_, f32>, pooled: Option<Arr
     match (pooling, pooled) {
         (Pooling::Mean, _) => tokens.sum_axis(Axis(0)) / tokens.nrows() as f32,
         (Pooling::Pooler, Some(pooled)) => pooled.to_owned(),
+        // A sequence has its special tokens at least.
+        (Pooling::Last, _) => tokens.row(tokens.nrows() - 1).to_owned(),
         (Pooling::Cls | Pooling::Pooler, _) => tokens.row(0).to_owned(),
     }
 }
@@ -30,6 +32,11 @@ pub fn backward(
             None
         }
         Pooling::Pooler if has_pooled => Some(d_vector),
+        Pooling::Last => {
+            let last = d_tokens.nrows() - 1;
+            d_tokens.row_mut(last).assign(&d_vector);
+            None
+        }
         Pooling::Cls | Pooling::Pooler => {
             d_tokens.row_mut(0).assign(&d_vector);
             None
@@ -48,7 +55,7 @@ mod tests {
     fn backward_is_the_transpose_of_forward() {
         let (tokens, pooled) = (arr2(&[[1.0f32, 2.0], [3.0, -4.0], [5.0, 8.0], [-1.0, 2.0]]), arr1(&[0.5, -0.25]));
         let d_vector = arr1(&[2.0f32, -3.0]);
-        for pooling in [Pooling::Cls, Pooling::Mean, Pooling::Pooler] {
+        for pooling in [Pooling::Cls, Pooling::Mean, Pooling::Pooler, Pooling::Last] {
             for pooled in [None, Some(pooled.view())] {
                 let vector = forward(pooling, tokens.view(), pooled);
                 let mut d_tokens = Array2::zeros(tokens.raw_dim());

@@ -1,22 +1,25 @@
 //! Regression: one number for a text or a pair. The head reads one vector and gives the number; the loss is its squared
-//! error.
+//! error. Where the number is a sigmoid, as in cross-encoders that rank, the head gives its logit; the loss is the
+//! binary cross-entropy.
 
 use bias_patch::Pooling;
 use serde::{Serialize, Serializer};
 
 use super::{
-    Answer, Answered, Gold, Label, Loss, Outputs, Scores, TaskKind, Tensor, Window, gold::other_form, metrics, row::Row,
+    Answer, Answered, Gold, Label, Loss, Outputs, Scores, TaskKind, Tensor, Window, gold::other_form,
+    loss::binary_cross_entropy, metrics, row::Row,
 };
-use crate::{Prediction, Text, Tokenized};
+use crate::{Prediction, Text, Tokenized, head};
 
 /// A task of this kind.
 pub(super) struct Regression {
     pooling: Pooling,
+    sigmoid: bool,
 }
 
 impl Regression {
-    pub fn new(pooling: Pooling) -> Self {
-        Regression { pooling }
+    pub fn new(pooling: Pooling, sigmoid: bool) -> Self {
+        Regression { pooling, sigmoid }
     }
 }
 
@@ -26,7 +29,8 @@ impl TaskKind for Regression {
     }
 
     fn answer(&self, _text: &Text, windows: &[Window<'_>], _top: usize) -> Answer {
-        Answer::Value(windows.first().map_or(f32::NAN, |window| window.outputs[[0, 0]]))
+        let output = windows.first().map_or(f32::NAN, |window| window.outputs[[0, 0]]);
+        Answer::Value(if self.sigmoid { head::sigmoid(output) } else { output })
     }
 
     fn tensors(&self) -> Vec<Tensor> {
@@ -39,22 +43,32 @@ impl TaskKind for Regression {
 
     fn gold(&self, _text: &Text, label: &Label) -> Result<Gold, String> {
         let Label::Name(label) = label else { return Err(other_form(self.expects())) };
-        let number = label.trim().parse().ok().filter(|number: &f32| number.is_finite());
-        number.map(Gold::Value).ok_or_else(|| format!("expected a number, found {label:?}"))
+        let number: Option<f32> = label.trim().parse().ok();
+        match self.sigmoid {
+            true => number.filter(|number| (0.0..=1.0).contains(number)).ok_or("a number from 0 to 1"),
+            false => number.filter(|number| number.is_finite()).ok_or("a number"),
+        }
+        .map(Gold::Value)
+        .map_err(|expected| format!("expected {expected}, found {label:?}"))
     }
 
     fn loss(&self, _text: &Tokenized, gold: &Gold, outputs: &[Vec<f64>], weight: f64) -> Loss {
         let ([found], Gold::Value(due)) = (outputs, gold) else { return Loss::none(outputs) };
+        if self.sigmoid {
+            let (value, d) = binary_cross_entropy(found[0], f64::from(*due));
+            return Loss { value: value * weight, d_outputs: vec![vec![d * weight]] };
+        }
         let error = found[0] - f64::from(*due);
         Loss { value: error * error * weight, d_outputs: vec![vec![2.0 * error * weight]] }
     }
 
     fn output_form(&self) -> Outputs {
-        Outputs::Numbers
+        if self.sigmoid { Outputs::Sigmoids } else { Outputs::Numbers }
     }
 
     fn drawn(&self, _: &Tokenized, outputs: &[Vec<f64>], _: &Answer, _: &mut dyn FnMut() -> f64) -> Gold {
-        Gold::Value(outputs.first().and_then(|row| row.first()).map_or(0.0, |value| *value as f32))
+        let output = outputs.first().and_then(|row| row.first()).map_or(0.0, |value| *value as f32);
+        Gold::Value(if self.sigmoid { head::sigmoid(output) } else { output })
     }
 
     fn metrics(&self) -> &'static [&'static str] {

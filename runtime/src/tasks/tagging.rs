@@ -75,9 +75,12 @@ impl TaskKind for Tagging {
     }
 
     fn gold(&self, text: &Text, label: &Label) -> Result<Gold, String> {
-        let Label::Name(label) = label else { return Err(other_form(self.expects())) };
-        let tags: Vec<usize> =
-            label.split_whitespace().map(|label| class_of(&self.labels, label)).collect::<Result<_, _>>()?;
+        let tags: Vec<&str> = match label {
+            Label::Name(label) => label.split_whitespace().collect(),
+            Label::Names(labels) => labels.iter().map(String::as_str).collect(),
+            Label::Answers(_) => return Err(other_form(self.expects())),
+        };
+        let tags: Vec<usize> = tags.into_iter().map(|tag| class_of(&self.labels, tag)).collect::<Result<_, _>>()?;
         let words = text.words().len();
         if tags.len() != words {
             return Err(format!("expected {words} labels, one for each word, found {}", tags.len()));

@@ -9,9 +9,19 @@ use crate::Prediction;
 pub struct Tensor {
     /// Its name.
     pub name: &'static str,
-    /// Values for each text if they are a list, with shape `[texts, columns]`; else the shape is `[texts]`.
-    pub columns: Option<usize>,
+    columns: Columns,
     values: Values,
+}
+
+/// Values for each text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Columns {
+    /// One, which is no list: shape `[texts]`.
+    One,
+    /// A list of so many: shape `[texts, columns]`.
+    Fixed(usize),
+    /// A list, as long as the answers' vectors: shape `[texts, columns]`.
+    OfVectors,
 }
 
 /// What one text adds to a tensor.
@@ -34,12 +44,18 @@ pub enum Data {
 impl Tensor {
     /// A tensor of one string for each text.
     pub(super) fn bytes(name: &'static str, value: fn(&Prediction) -> String) -> Self {
-        Tensor { name, columns: None, values: Values::Bytes(value) }
+        Tensor { name, columns: Columns::One, values: Values::Bytes(value) }
     }
 
     /// A tensor of numbers for each text: one, or `columns` of them.
     pub(super) fn floats(name: &'static str, columns: Option<usize>, values: fn(&Prediction) -> Vec<f32>) -> Self {
+        let columns = columns.map_or(Columns::One, Columns::Fixed);
         Tensor { name, columns, values: Values::Floats(values) }
+    }
+
+    /// A tensor of one vector for each text.
+    pub(super) fn vectors(name: &'static str, values: fn(&Prediction) -> Vec<f32>) -> Self {
+        Tensor { name, columns: Columns::OfVectors, values: Values::Floats(values) }
     }
 
     /// The head's outputs.
@@ -55,6 +71,24 @@ impl Tensor {
         }
     }
 
+    /// The shape for any number of texts; -1 stands for what is not known before there are answers.
+    pub fn any_shape(&self) -> Vec<i64> {
+        match self.columns {
+            Columns::One => vec![-1],
+            Columns::Fixed(columns) => vec![-1, i64::try_from(columns).unwrap_or(i64::MAX)],
+            Columns::OfVectors => vec![-1, -1],
+        }
+    }
+
+    /// The shape of the tensor of so many texts, which has `values` values.
+    pub fn shape(&self, texts: usize, values: usize) -> Vec<usize> {
+        match self.columns {
+            Columns::One => vec![texts],
+            Columns::Fixed(columns) => vec![texts, columns],
+            Columns::OfVectors => vec![texts, values.checked_div(texts).unwrap_or_default()],
+        }
+    }
+
     /// The tensor of some texts.
     pub fn data<'a>(&self, predictions: impl Iterator<Item = &'a Prediction>) -> Data {
         match self.values {
@@ -65,6 +99,14 @@ impl Tensor {
 }
 
 impl Data {
+    /// The number of values.
+    pub fn count(&self) -> usize {
+        match self {
+            Data::Bytes(values) => values.len(),
+            Data::Floats(values) => values.len(),
+        }
+    }
+
     /// Appends the values as bytes, little-endian: numbers in four bytes, strings after their length in four bytes.
     pub fn write(&self, out: &mut Vec<u8>) {
         match self {

@@ -68,7 +68,7 @@ mod tests {
         let found = records(&path, Labels::Required).unwrap();
         assert_eq!(found[0].label, Some(Label::Answers(vec![("d".to_owned(), 2)])));
         assert_eq!((found[1].line, &found[1].text), (2, &Ok(Text::one("a b"))));
-        assert_eq!((found.len(), &found[1].label), (2, &Some(Label::Name("0 1".to_owned()))));
+        assert_eq!((found.len(), &found[1].label), (2, &Some(Label::Names(vec!["0".to_owned(), "1".to_owned()]))));
         // One object on one line is JSON lines.
         fs::write(&path, r#"{"question":"q","context":"c","answer":"c","answer_start":0}"#).unwrap();
         assert_eq!(records(&path, Labels::Required).unwrap().len(), 1);

@@ -80,7 +80,7 @@ pub(super) fn label_of(value: &Value) -> Option<Label> {
                 _ => None,
             };
             let parts: Option<Vec<String>> = parts.iter().map(part).collect();
-            Some(Label::Name(parts?.join(" ")))
+            Some(Label::Names(parts?))
         }
         Value::Null => None,
         other => Some(Label::Name(other.to_string())),

@@ -133,7 +133,7 @@ impl HeadLayers {
             Some((module, activation)) => Some((linear(module)?, activation)),
             None => None,
         };
-        Ok(Head { dense, output: linear(self.output)? })
+        Ok(Head { dense, output: Some(linear(self.output)?) })
     }
 
     /// The tensors of a patch's head, whose layers these names are.

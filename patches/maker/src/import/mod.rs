@@ -61,6 +61,10 @@ pub fn import(bundle: &Bundle, from: &Path, task: Task, metadata: &[(String, Str
         let expected = format!("biases or an adapter, for a whole checkpoint of {} is not compared", family.name());
         return Err(content(from, "source", expected, "a checkpoint"));
     }
+    if task.kind().outputs().is_none() {
+        let expected = "a kind that has a head; edge-patch embed makes embeddings of an encoder";
+        return Err(content(from, format!("kind of task {}", task.name()), expected, task.kind().name()));
+    }
     let head = HeadLayers::find(tensors, task.kind(), manifest.config.family, source.advice())?;
     match &source {
         Source::Whole(checkpoint) => whole::check(checkpoint, bundle, &task)?,
@@ -209,7 +213,12 @@ fn check_names(source: &Checkpoint, bundle: &Bundle, head: &HeadLayers) -> Resul
     }
 }
 
-fn content(path: &Path, field: impl Into<String>, expected: impl Into<String>, found: impl ToString) -> Error {
+pub(crate) fn content(
+    path: &Path,
+    field: impl Into<String>,
+    expected: impl Into<String>,
+    found: impl ToString,
+) -> Error {
     let path: PathBuf = path.to_owned();
     Error::Content { path, field: field.into(), expected: expected.into(), found: found.to_string() }
 }

@@ -219,7 +219,7 @@ impl<'a> Search<'a> {
                 d_outputs: form.direction(outputs, &mut || random.uniform()),
             };
             let found = self.state.gradient(self.encoder, task, &[text], true, &mut loss)?;
-            let weight = found.head.len() - task.kind().outputs();
+            let weight = found.head.len() - task.kind().outputs().unwrap_or_default();
             for array in self.parts.iter_mut().flat_map(|part| &mut part.arrays) {
                 let d = array_of(array.place, &found.values, &found.head, weight);
                 let effect = |change: &[f32]| {
@@ -243,7 +243,7 @@ impl<'a> Search<'a> {
         let fits = |candidate: &Candidate| candidate.expected.mean + candidate.expected.deviation <= bound;
         let exact = Latent {
             arrays: self.parts.iter().flat_map(|part| &part.arrays).map(|array| array.values.clone()).collect(),
-            bias: self.state.head[self.state.head.len() - self.patch.task().kind().outputs()..].to_vec(),
+            bias: self.patch.head().output.as_ref().map(|output| output.bias.values(None)).unwrap_or_default(),
         };
         let mut best: Option<Candidate> = None;
         let (mut holds, mut fails) = (0, self.steps.len() + 1);

@@ -118,10 +118,11 @@ pub(super) fn parts(encoder: &Encoder, patch: &Patch, state: &State) -> Result<V
             parts.push(Part { name: term_name(manifest, at), arrays });
         }
     }
-    let output = &patch.head().output;
-    let weight = output.weight.values(None);
-    let head = Array::new(Place::Head, None, &weight, None, output.inputs as usize)?;
-    parts.push(Part { name: "head".to_owned(), arrays: vec![head] });
+    if let Some(output) = &patch.head().output {
+        let weight = output.weight.values(None);
+        let head = Array::new(Place::Head, None, &weight, None, output.inputs as usize)?;
+        parts.push(Part { name: "head".to_owned(), arrays: vec![head] });
+    }
     Ok(parts)
 }
 
@@ -259,7 +260,7 @@ pub(super) fn build(
                 encodings.push((id, encoding));
             }
             None => {
-                head = Linear::exact(values, bias)?;
+                head = Some(Linear::exact(values, bias)?);
                 of_head = encoding;
             }
         }

@@ -25,15 +25,14 @@ impl State {
     /// # Errors
     /// When the patch does not fit the encoder, or its head has a hidden layer.
     pub fn of(encoder: &Encoder, patch: &Patch) -> Result<Self> {
-        if patch.head().dense.is_some() {
+        let (None, Some(output)) = (&patch.head().dense, &patch.head().output) else {
             return Err(Error::Recipe {
                 field: "head of the patch to search for".to_owned(),
                 expected: "one linear layer (convert --encoding stores other heads)".to_owned(),
-                found: "one after a hidden layer".to_owned(),
+                found: format!("{} layers", patch.head().linears().count()),
             });
-        }
+        };
         let values = patch.apply(&encoder.bundle().manifest().shape(), encoder.base().slots())?;
-        let output = &patch.head().output;
         Ok(State { values, head: [output.weight.values(None), output.bias.values(None)].concat() })
     }
 

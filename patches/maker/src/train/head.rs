@@ -27,15 +27,25 @@ pub(crate) struct Loss {
     pub d_pooled: Option<Array1<f32>>,
 }
 
+/// Outputs of the head. An embedding's is not trained: its texts have no gold labels, so reading them fails before.
+fn outputs(task: &Task) -> usize {
+    task.kind().outputs().unwrap_or_default()
+}
+
 impl<'a> Head<'a> {
     /// How many parameters it has.
     pub fn count(task: &Task, hidden: usize) -> usize {
-        task.kind().outputs() * (hidden + 1)
+        outputs(task) * (hidden + 1)
+    }
+
+    /// How many of them are its weight.
+    pub fn weights(task: &Task, hidden: usize) -> usize {
+        outputs(task) * hidden
     }
 
     /// A head of these parameters.
     pub fn new(task: &Task, parameters: &'a [f32], hidden: usize) -> Self {
-        Head { parameters, kind: tasks::of(task.kind()), outputs: task.kind().outputs(), hidden }
+        Head { parameters, kind: tasks::of(task.kind()), outputs: outputs(task), hidden }
     }
 
     /// With losses that are multiplied by the weights of the task's labels, if there are any.

@@ -124,6 +124,10 @@ fn example_fields(example: &Example, fields: &mut Fields) {
     match &example.gold {
         Gold::Class(label) => fields.number("class", *label as u64),
         Gold::Value(value) => fields.bytes("value", &value.to_le_bytes()),
+        Gold::Classes(labels) => {
+            fields.number("classes", labels.len() as u64);
+            labels.iter().for_each(|label| fields.number("class", *label as u64));
+        }
         Gold::Tags(labels) => {
             fields.number("tags", labels.len() as u64);
             labels.iter().for_each(|label| fields.number("tag", *label as u64));

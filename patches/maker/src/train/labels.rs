@@ -1,8 +1,8 @@
 //! What each label counts in the loss.
 //!
-//! In: labelled texts. Out: a weight for each of the task's labels. Refused: a task whose texts or words have no labels.
+//! In: labelled texts. Out: a weight for each of the task's labels. Refused: a task in which no label excludes the others.
 
-use bias_patch::Task;
+use bias_patch::{Kind, Task};
 
 use super::{ClassWeights, wrong};
 use crate::{Result, data::Example};
@@ -15,14 +15,18 @@ pub(super) fn label_weights(task: &Task, texts: &[Example], how: ClassWeights) -
     if how == ClassWeights::None {
         return Ok(Vec::new());
     }
+    if !matches!(task.kind(), Kind::Classification { .. } | Kind::Tagging { .. }) {
+        return Err(wrong(
+            "--class-weights",
+            "none, or a task in which one label excludes the others",
+            task.kind().name(),
+        ));
+    }
     let mut counts = vec![0usize; task.kind().labels().len()];
     for class in texts.iter().flat_map(|example| example.gold.classes()) {
         counts[*class] += 1;
     }
     let (n, classes) = (counts.iter().sum::<usize>(), counts.iter().filter(|count| **count > 0).count());
-    if n == 0 {
-        return Err(wrong("--class-weights", "none for a task without labels", task.kind().name()));
-    }
     let weight = |count: usize| if count == 0 { 0.0 } else { n as f64 / (classes * count) as f64 };
     Ok(counts.into_iter().map(weight).collect())
 }

@@ -203,9 +203,10 @@ impl<'a> Trainer<'a> {
                 }
             }
         }
-        let (outputs, mut of_head) = (self.task.kind().outputs(), Random::new(seed, 0));
-        parameters.extend((0..outputs * self.hidden()).map(|_| (0.02 * of_head.normal()) as f32));
-        parameters.extend(std::iter::repeat_n(0.0, outputs));
+        let (count, mut of_head) = (Head::count(self.task, self.hidden()), Random::new(seed, 0));
+        let weight = Head::weights(self.task, self.hidden());
+        parameters.extend((0..weight).map(|_| (0.02 * of_head.normal()) as f32));
+        parameters.extend(std::iter::repeat_n(0.0, count - weight));
         let adam = AdamW::new(parameters.len());
         Current { parameters, adam, averaged: Averaged::default(), loss: 0.0, best: None, since_best: 0 }
     }
@@ -373,8 +374,8 @@ impl<'a> Trainer<'a> {
             }
         }
         slots.sort_by_key(|slot| slot.id);
-        let (weight, bias) = head.split_at(self.task.kind().outputs() * self.hidden());
-        let head = PatchHead { dense: None, output: Linear::exact(weight, bias)? };
+        let (weight, bias) = head.split_at(Head::weights(self.task, self.hidden()));
+        let head = PatchHead::of(Linear::exact(weight, bias)?);
         Ok(Patch::new(manifest.encoder, self.task.clone(), slots, head, [])?)
     }
 }

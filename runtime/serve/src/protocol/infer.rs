@@ -26,11 +26,9 @@ pub(crate) async fn infer(resident: &Arc<Resident>, body: &[u8], header_bytes: O
     for (at, answer) in ask(questions).await?.into_iter().enumerate() {
         answers.push(answer.map_err(|refusal| refusal.of(format_args!("text {}", at + 1)))?);
     }
-    let output = |(tensor, binary): (Tensor, bool)| OutputTensor {
-        tensor,
-        shape: [answers.len()].into_iter().chain(tensor.columns).collect(),
-        binary,
-        data: tensor.data(answers.iter().map(|answer| &answer.prediction)),
+    let output = |(tensor, binary): (Tensor, bool)| {
+        let data = tensor.data(answers.iter().map(|answer| &answer.prediction));
+        OutputTensor { tensor, shape: tensor.shape(answers.len(), data.count()), binary, data }
     };
     let tensors: Vec<OutputTensor> = wanted.into_iter().map(output).collect();
     Ok(write(StatusCode::OK, &resident.name, &resident.version(), id.as_deref(), &tensors))

@@ -60,11 +60,8 @@ pub(crate) fn server() -> Reply {
 pub(crate) fn metadata(resident: &Resident) -> Reply {
     let spec = resident.task.spec();
     let text = |name| Tensor { name, datatype: "BYTES", shape: vec![-1] };
-    let output = |tensor: &tasks::Tensor| Tensor {
-        name: tensor.name,
-        datatype: tensor.datatype(),
-        shape: [-1].into_iter().chain(tensor.columns.map(|columns| columns as i64)).collect(),
-    };
+    let output =
+        |tensor: &tasks::Tensor| Tensor { name: tensor.name, datatype: tensor.datatype(), shape: tensor.any_shape() };
     let model = Model {
         name: &resident.name,
         versions: [resident.version()],

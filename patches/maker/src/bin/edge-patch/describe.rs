@@ -1,6 +1,6 @@
 //! The text output of edge-patch, line by line.
 
-use bias_patch::{Encoding, Pooling};
+use bias_patch::{Embedding, Encoding, Kind, Pooling};
 use edge_patch::{
     Difference, Evaluation, Kept, Loss, Report, Searched,
     train::{RateScores, Run, Spread, best_rate, by_learning_rate},
@@ -145,6 +145,25 @@ pub(crate) fn describe_difference(difference: &Difference) -> String {
     }
 }
 
+/// What only some kinds of task have, a line each.
+fn settings(kind: &Kind) -> Vec<String> {
+    match kind {
+        Kind::Classification { .. } | Kind::Tagging { .. } | Kind::Regression { sigmoid: false, .. } => Vec::new(),
+        Kind::Regression { sigmoid: true, .. } => vec!["answers   the sigmoid of the output".to_owned()],
+        Kind::Span { max_answer_length } => vec![format!("answers   at most {max_answer_length} tokens")],
+        Kind::MultiLabel { thresholds, .. } => {
+            let thresholds: Vec<String> = thresholds.iter().map(f32::to_string).collect();
+            vec![format!("from      {}", thresholds.join(", "))]
+        }
+        Kind::Embedding(Embedding { dimensions, normalize, prompts, .. }) => {
+            let cut = dimensions.map_or("all values".to_owned(), |count| format!("the first {count} values"));
+            let length = if *normalize { ", of length 1" } else { "" };
+            let prompts = prompts.iter().map(|(name, prompt)| format!("prompt    {name}: {prompt:?}"));
+            [format!("answers   {cut}{length}")].into_iter().chain(prompts).collect()
+        }
+    }
+}
+
 pub(crate) fn describe(report: &Report, lines: &mut Vec<String>) {
     let task = &report.task;
     lines.push(format!("task      {} ({})", task.name(), task.kind().name()));
@@ -158,9 +177,7 @@ pub(crate) fn describe(report: &Report, lines: &mut Vec<String>) {
         if task.inputs() == 2 { "s" } else { "" },
         task.max_length()
     ));
-    if let Some(max_answer_length) = task.kind().max_answer_length() {
-        lines.push(format!("answers   at most {max_answer_length} tokens"));
-    }
+    lines.extend(settings(task.kind()));
     lines.push(format!("encoder   {}", report.encoder));
     lines.push(format!("bytes     {}", report.bytes));
     for (outputs, inputs, encoding) in &report.head {

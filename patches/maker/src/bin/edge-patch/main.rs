@@ -21,7 +21,10 @@ use std::{
 use bias_patch::{Patch, SlotKind, Task, atomic};
 use clap::{Parser, Subcommand, ValueEnum};
 use edge_bundle::{Base, Bundle, Store};
-use edge_patch::{Error, Result, data::read_examples, difference, evaluate, extract, extract_peft, import, inspect};
+use edge_patch::{
+    Error, Result, data::read_examples, difference, embedding, evaluate, extract, extract_peft, import, inspect,
+    of_sentence_transformers,
+};
 use edge_run::{Encoder, EngineOptions};
 
 use crate::{
@@ -88,6 +91,25 @@ enum Command {
         /// Store a note in the patch, as KEY=VALUE; repeat the flag for more
         #[arg(long = "note", value_name = "KEY=VALUE", value_parser = note)]
         notes: Vec<(String, String)>,
+    },
+    /// Make a patch that gives embeddings, of an encoder as it is
+    Embed {
+        /// Make the patch for the encoder of this bundle
+        #[arg(long, value_name = "BUNDLE")]
+        encoder: PathBuf,
+        /// Embed as the sentence-transformers model in this directory: pooling, dense layers, normalization and prompts
+        #[arg(long, value_name = "DIR", required_unless_present = "task", conflicts_with = "task")]
+        from: Option<PathBuf>,
+        /// Read the task from this JSON file: name and kind embedding; optionally pooling (default cls), dimensions
+        /// (all), normalize (true), prompts (none) and max_length (128)
+        #[arg(long, value_name = "JSON")]
+        task: Option<PathBuf>,
+        /// Call the task this, with --from
+        #[arg(long, value_name = "NAME", default_value = "embedding", conflicts_with = "task")]
+        name: String,
+        /// Write the patch to this file
+        #[arg(short, long, value_name = "FILE")]
+        output: PathBuf,
     },
     /// Show what is in a patch
     Inspect {
@@ -168,6 +190,7 @@ Examples:
   edge-patch evaluate sst2.bias dev.tsv
   edge-patch import --encoder minilm --from biases.safetensors --task sst2.json -o sst2.bias
   edge-patch import --encoder minilm --from lora-sst2 --task sst2.json -o sst2.bias
+  edge-patch embed --encoder minilm --from all-MiniLM-L6-v2 -o embed.bias
   edge-patch extract sst2.bias --format peft -o lora-sst2
   edge-patch inspect sst2.bias
   edge-patch plot changes sst2.bias -o changes.svg
@@ -255,6 +278,16 @@ fn run(command: Command, out: &mut impl Write) -> Result<(), Failure> {
                     "the adapter names {base} as its base model; nothing in it proves that encoder {encoder} is that model"
                 ));
             }
+        }
+        Command::Embed { encoder, from, task, name, output } => {
+            let bundle = Bundle::open(&encoder)?;
+            let patch = match task {
+                Some(task) => embedding(&bundle, read_task(&task)?)?,
+                // Without a task there is a directory, as the flags say.
+                None => of_sentence_transformers(&bundle, &from.unwrap_or_default(), &name)?,
+            };
+            patch.save(&output)?;
+            lines.push(format!("{}: {} bytes", output.display(), patch.to_bytes()?.len()));
         }
         Command::Inspect { patch, encoder, json } => {
             let opened = Patch::open(&patch)?;

@@ -1,0 +1,184 @@
+//! Kinds of task that answer with several labels or with a vector: training, answers, and the commands that make them.
+
+use std::fs;
+
+use bias_patch::Patch;
+use edge_run::{Encoder, Request, Text};
+use safetensors::Dtype;
+use serde_json::{Value, json};
+use system_tests::{assert_refused, assert_succeeded, place::Place, task, write_tensors};
+
+/// The product of two vectors, and their lengths.
+fn cosine(a: &[f64], b: &[f64]) -> f64 {
+    let product = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    product(a, b) / (product(a, a) * product(b, b)).sqrt()
+}
+
+fn vector(row: &Value) -> Vec<f64> {
+    row["embedding"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect()
+}
+
+#[test]
+fn an_embedding_is_the_pooled_hidden_state() {
+    let place = Place::new("bert");
+    let task = json!({ "name": "embed", "kind": "embedding", "pooling": "mean", "max_length": 40 });
+    fs::write(place.home.path().join("embed.json"), task.to_string()).unwrap();
+    let made = place.patch(&["embed", "--encoder", "bundle", "--task", "embed.json", "-o", "embed.bias"]);
+    assert_succeeded(&made);
+    let rows = place.rows(&["-p", "embed.bias"], b"a film to see\nno\n");
+    let encoder = Encoder::load(place.bundle.clone(), Default::default()).unwrap();
+    for (row, text) in rows.iter().zip(["a film to see", "no"]) {
+        let (tokens, _) = encoder.hidden(&Text::one(text)).unwrap();
+        let mean: Vec<f64> = tokens
+            .columns()
+            .into_iter()
+            .map(|c| c.iter().map(|v| f64::from(*v)).sum::<f64>() / c.len() as f64)
+            .collect();
+        let found = vector(row);
+        let length: f64 = found.iter().map(|v| v * v).sum();
+        assert!((length - 1.0).abs() < 1e-6 && cosine(&found, &mean) > 1.0 - 1e-6, "{text}: {row}");
+    }
+}
+
+/// Pooling, dense layers, prompts and limits come from the files of a sentence-transformers model.
+#[test]
+fn a_model_of_sentence_transformers_becomes_a_patch() {
+    let place = Place::new("bert");
+    let hidden = place.bundle.manifest().config.hidden as usize;
+    let model = place.home.path().join("model");
+    for dir in ["1_Pooling", "2_Dense"] {
+        fs::create_dir_all(model.join(dir)).unwrap();
+    }
+    let module = |name: &str, class: &str, path: &str| json!({ "idx": 0, "name": name, "path": path, "type": format!("sentence_transformers.models.{class}") });
+    let write = |file: &str, content: Value| fs::write(model.join(file), content.to_string()).unwrap();
+    let modules = [
+        module("0", "Transformer", ""),
+        module("1", "Pooling", "1_Pooling"),
+        module("2", "Dense", "2_Dense"),
+        module("3", "Normalize", "3_Normalize"),
+    ];
+    write("modules.json", json!(modules));
+    write("sentence_bert_config.json", json!({ "max_seq_length": 30, "do_lower_case": false }));
+    let prompts = json!({ "query": "query: ", "document": "" });
+    write("config_sentence_transformers.json", json!({ "prompts": prompts, "default_prompt_name": "query" }));
+    write(
+        "1_Pooling/config.json",
+        json!({ "word_embedding_dimension": hidden, "pooling_mode_cls_token": true, "pooling_mode_mean_tokens": false }),
+    );
+    write(
+        "2_Dense/config.json",
+        json!({ "in_features": hidden, "out_features": 2, "bias": false,
+            "activation_function": "torch.nn.modules.linear.Identity" }),
+    );
+    let weight: Vec<f32> = (0..2 * hidden).map(|at| (at % 5) as f32 - 2.0).collect();
+    write_tensors(
+        &model.join("2_Dense/model.safetensors"),
+        Dtype::F32,
+        &[("linear.weight".to_owned(), vec![2, hidden], weight.clone())],
+    );
+
+    let arguments = ["embed", "--encoder", "bundle", "--from", "model", "-o", "st.bias"];
+    assert_succeeded(&place.patch(&arguments));
+    let patch = Patch::open(&place.home.path().join("st.bias")).unwrap();
+    assert_eq!(
+        serde_json::to_value(patch.task()).unwrap(),
+        json!({ "name": "embedding", "kind": "embedding", "labels": null, "pooling": "cls", "inputs": 1, "max_length": 30,
+            "prompts": { "default": "query: ", "query": "query: " } })
+    );
+    let row = &place.rows(&["-p", "st.bias"], b"a film\n")[0];
+    let encoder = Encoder::load(place.bundle.clone(), Default::default()).unwrap();
+    let (tokens, _) = encoder.hidden(&Text::one("query: a film")).unwrap();
+    let due: Vec<f64> =
+        weight.chunks(hidden).map(|row| row.iter().zip(tokens.row(0)).map(|(w, x)| f64::from(w * x)).sum()).collect();
+    let found = vector(row);
+    assert!(found.len() == 2 && cosine(&found, &due) > 1.0 - 1e-6, "{row}, expected {due:?}");
+
+    write("1_Pooling/config.json", json!({ "pooling_mode_max_tokens": true }));
+    assert_refused(&place.patch(&arguments), &["1_Pooling/config.json", "cls_token, mean_tokens and lasttoken"]);
+    write("modules.json", json!([module("0", "Transformer", ""), module("1", "WordWeights", "1")]));
+    assert_refused(&place.patch(&arguments), &["modules.json", "WordWeights"]);
+}
+
+#[test]
+fn several_labels_are_trained_scored_and_given() {
+    let place = Place::new("bert");
+    let task = json!({ "name": "topics", "kind": "multi-label", "labels": ["film", "food", "sport"], "pooling": "mean",
+        "max_length": 40 });
+    fs::write(place.home.path().join("topics.json"), task.to_string()).unwrap();
+    let parts = [("film", "a film to see"), ("food", "the soup is hot"), ("sport", "they won the game")];
+    let mut lines = Vec::new();
+    for set in 0..8usize {
+        let chosen: Vec<&(&str, &str)> =
+            parts.iter().enumerate().filter(|(at, _)| set >> at & 1 == 1).map(|(_, p)| p).collect();
+        let labels: Vec<&str> = chosen.iter().map(|(label, _)| *label).collect();
+        let text = chosen.iter().map(|(_, text)| *text).collect::<Vec<_>>().join(" , ");
+        let text = if text.is_empty() { "nothing at all".to_owned() } else { text };
+        lines.push(json!({ "sentence": text, "labels": labels }).to_string());
+    }
+    fs::write(place.home.path().join("train.jsonl"), lines.join("\n")).unwrap();
+    let trained = place.patch(&[
+        "train",
+        "--encoder",
+        "bundle",
+        "--task",
+        "topics.json",
+        "--train",
+        "train.jsonl",
+        "--dev",
+        "train.jsonl",
+        "-o",
+        "topics.bias",
+        "--epochs",
+        "150",
+        "--batch",
+        "4",
+        "--lr",
+        "1e-2",
+    ]);
+    assert_succeeded(&trained);
+    let scored = place.patch(&["evaluate", "topics.bias", "train.jsonl", "--encoder", "bundle", "--json"]);
+    let scores: Value = serde_json::from_slice(&scored.stdout).unwrap();
+    assert!(scores.to_string().contains("micro F1"), "{scores}");
+
+    let rows = place.rows(&["-p", "topics.bias"], b"a film to see , they won the game\nnothing at all\n");
+    let given = |row: &Value| -> Vec<String> {
+        let mut labels: Vec<String> =
+            row["labels"].as_array().unwrap().iter().map(|l| l["label"].as_str().unwrap().to_owned()).collect();
+        labels.sort();
+        labels
+    };
+    assert_eq!((given(&rows[0]), given(&rows[1])), (vec!["film".to_owned(), "sport".to_owned()], vec![]), "{rows:?}");
+}
+
+/// Texts of every kind in one batch have the answers that each has alone.
+#[test]
+fn kinds_mix_in_a_batch() {
+    let place = Place::new("bert");
+    let encoder = Encoder::load(place.bundle.clone(), Default::default()).unwrap();
+    let kinds = [
+        ("label", "classification", 1),
+        ("number", "regression", 1),
+        ("tags", "tagging", 1),
+        ("several", "multi-label", 1),
+        ("vector", "embedding", 1),
+        ("span", "span", 2),
+    ];
+    let tasks: Vec<_> = kinds
+        .iter()
+        .map(|(name, kind, inputs)| {
+            encoder.attach(&system_tests::patch(&place.bundle, task(name, kind, *inputs), name)).unwrap()
+        })
+        .collect();
+    let (one, two) = (Text::one("a film to see"), Text::pair("what", "a film to see with friends"));
+    let requests: Vec<Request<'_>> =
+        tasks.iter().map(|task| Request { task, text: if task.spec().inputs() == 2 { &two } else { &one } }).collect();
+    let answers = |requests: &[Request<'_>]| -> Vec<String> {
+        let answered = encoder.predict(requests).into_iter();
+        answered.map(|answer| serde_json::to_string(&answer.unwrap().answer).unwrap()).collect()
+    };
+    let together = answers(&requests);
+    let alone: Vec<String> = requests.iter().flat_map(|request| answers(&[*request])).collect();
+    assert_eq!(together, alone);
+    let found: Vec<Value> = together.iter().map(|answer| serde_json::from_str(answer).unwrap()).collect();
+    assert!(found[3]["labels"].is_array() && found[4]["embedding"].is_array(), "{found:?}");
+}
