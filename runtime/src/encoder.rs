@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bias_patch::{Patch, SlotKind, Task as TaskSpec};
+use bias_patch::{Patch, SlotKind, Task as TaskSpec, quoted};
 use edge_bundle::{Base, Bundle};
 use ndarray::{Array1, Array2, Axis};
 
@@ -401,10 +401,10 @@ impl Task {
     /// # Errors
     /// When the task has no such prompt.
     pub fn prompted(self, name: &str) -> Result<Self> {
-        let kind = tasks::prompted(self.spec().kind(), name).map_err(|reason| Error::Input {
-            place: format!("task {}", self.spec().name()),
-            expected: "a prompt of the task".to_owned(),
-            found: reason,
+        let kind = tasks::prompted(self.spec().kind(), name).map_err(|expected| Error::Input {
+            place: format!("prompt of task {}", self.spec().name()),
+            expected,
+            found: quoted(name),
         })?;
         Ok(Task { kind, ..self })
     }

@@ -62,6 +62,9 @@ struct Arguments {
     /// Read N lines, then answer them together
     #[arg(short, long, value_name = "N", default_value_t = 32, value_parser = at_least_one)]
     batch: usize,
+    /// Put this prompt of each task before its texts; for embeddings [default: the one called default, if there is one]
+    #[arg(long, value_name = "NAME")]
+    prompt: Option<String>,
     /// Cut texts to N tokens, or to the patch's own limit if that is lower
     #[arg(long, value_name = "N", value_parser = at_least_three)]
     max_length: Option<u32>,
@@ -279,7 +282,12 @@ fn answer(arguments: &Arguments) -> Result<bool> {
             other => other,
         })
     };
-    let tasks: Vec<Task> = patches.iter().zip(&arguments.patches).map(attach).collect::<Result<_>>()?;
+    let prompted = |task: Task| match &arguments.prompt {
+        Some(name) => task.prompted(name),
+        None => Ok(task),
+    };
+    let pairs = patches.iter().zip(&arguments.patches);
+    let tasks: Vec<Task> = pairs.map(|pair| attach(pair).and_then(prompted)).collect::<Result<_>>()?;
     let attached = begun.elapsed();
 
     let (mut reader, name, length) = open(arguments)?;

@@ -93,6 +93,14 @@ fn a_model_of_sentence_transformers_becomes_a_patch() {
     let found = vector(row);
     assert!(found.len() == 2 && cosine(&found, &due) > 1.0 - 1e-6, "{row}, expected {due:?}");
 
+    assert_eq!(place.rows(&["-p", "st.bias", "--prompt", "query"], b"a film\n")[0]["embedding"], row["embedding"]);
+    let unknown = place.run(&["-p", "st.bias", "--prompt", "document"], b"a film\n");
+    assert_refused(&unknown, &["prompt of task embedding", "one of default, query", "\"document\""]);
+    assert_refused(
+        &place.run(&["-p", "label.bias", "--prompt", "query"], b"a\n"),
+        &["no prompt for a classification task"],
+    );
+
     write("1_Pooling/config.json", json!({ "pooling_mode_max_tokens": true }));
     assert_refused(&place.patch(&arguments), &["1_Pooling/config.json", "cls_token, mean_tokens and lasttoken"]);
     write("modules.json", json!([module("0", "Transformer", ""), module("1", "WordWeights", "1")]));

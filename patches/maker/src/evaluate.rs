@@ -44,10 +44,17 @@ pub fn metric_names(kind: &Kind) -> &'static [&'static str] {
 /// The metric of this name, ignoring case; the first one if no name is given.
 ///
 /// # Errors
-/// When the task has no such metric.
+/// When the task has no such metric, or is of a kind that is not scored.
 pub fn metric_named(kind: &Kind, name: Option<&str>) -> Result<&'static str> {
     let names = metric_names(kind);
-    let Some(name) = name else { return Ok(names[0]) };
+    let Some(first) = names.first() else {
+        return Err(Error::Recipe {
+            field: "kind of the task".to_owned(),
+            expected: "one that is scored".to_owned(),
+            found: kind.name().to_owned(),
+        });
+    };
+    let Some(name) = name else { return Ok(first) };
     names.iter().find(|known| known.eq_ignore_ascii_case(name)).copied().ok_or_else(|| Error::Recipe {
         field: "metric".to_owned(),
         expected: format!("one of {} for a {} task", names.join(", "), kind.name()),
@@ -85,5 +92,21 @@ pub(crate) fn compare(task: &Task, predictions: &[Prediction], examples: &[Examp
         metrics: kind.metrics().iter().copied().zip(metrics).collect(),
         confusion,
         calibration,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bias_patch::Task;
+
+    use super::*;
+
+    #[test]
+    fn a_kind_that_is_not_scored_has_no_metric() {
+        let task: Task = serde_json::from_str(r#"{"name":"e","kind":"embedding"}"#).unwrap();
+        for name in [None, Some("F1")] {
+            let error = metric_named(task.kind(), name).unwrap_err().to_string();
+            assert!(error.contains("expected one that is scored, found embedding"), "{error}");
+        }
     }
 }

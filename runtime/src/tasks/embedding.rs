@@ -26,13 +26,13 @@ impl Embedding {
     /// With the prompt of a name.
     ///
     /// # Errors
-    /// When there is none of that name, saying which there are.
+    /// When there is none of that name: what was expected.
     pub fn prompted(spec: &Spec, name: &str) -> Result<Self, String> {
         let prompt = spec.prompts.get(name).cloned().ok_or_else(|| {
             let names: Vec<&str> = spec.prompts.keys().map(String::as_str).collect();
             match names.is_empty() {
-                true => format!("expected no name of a prompt, for the task has none, found {name:?}"),
-                false => format!("expected the name of a prompt ({}), found {name:?}", names.join(", ")),
+                true => "no prompt, for the task has none".to_owned(),
+                false => format!("one of {}", names.join(", ")),
             }
         })?;
         Ok(Embedding { spec: spec.clone(), prompt })

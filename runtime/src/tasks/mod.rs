@@ -56,11 +56,11 @@ pub fn of(kind: &Kind) -> Box<dyn TaskKind> {
 /// As [`of`], with the prompt of a name before each text.
 ///
 /// # Errors
-/// When the task has no prompt of that name.
+/// When the task has no prompt of that name: what was expected.
 pub fn prompted(kind: &Kind, name: &str) -> Result<Box<dyn TaskKind>, String> {
     match kind {
         Kind::Embedding(spec) => Ok(Box::new(embedding::Embedding::prompted(spec, name)?)),
-        other => Err(format!("expected no prompt for a {} task, found {name:?}", other.name())),
+        other => Err(format!("no prompt for a {} task", other.name())),
     }
 }
 

@@ -26,7 +26,7 @@ use self::labels::{LabelColumns, NAMES, label_of};
 use crate::{Error, Result};
 
 /// What some programs write before UTF-8. It is no part of the text.
-const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+pub const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// A text and its gold label.
 #[derive(Clone, Debug, PartialEq)]

@@ -22,8 +22,9 @@ use bias_patch::{Patch, SlotKind, Task, atomic};
 use clap::{Parser, Subcommand, ValueEnum};
 use edge_bundle::{Base, Bundle, Store};
 use edge_patch::{
-    Error, Result, data::read_examples, difference, embedding, evaluate, extract, extract_peft, import, inspect,
-    of_sentence_transformers,
+    Error, Result,
+    data::{BYTE_ORDER_MARK, read_examples},
+    difference, embedding, evaluate, extract, extract_peft, import, inspect, of_sentence_transformers,
 };
 use edge_run::{Encoder, EngineOptions};
 
@@ -81,8 +82,8 @@ enum Command {
         /// Read values and head from this safetensors file of biases, fine-tuned checkpoint or PEFT adapter (LoRA, BEFT)
         #[arg(long, value_name = "FILE_OR_DIR")]
         from: PathBuf,
-        /// Read the task from this JSON file: name, kind and labels; optionally pooling (default cls), inputs (1),
-        /// max_length (128) and max_answer_length (30)
+        /// Read the task from this JSON file: name, kind and labels; optionally pooling (default cls), inputs (1;
+        /// 2 for spans), max_length (128) and max_answer_length (30)
         #[arg(long, value_name = "JSON")]
         task: PathBuf,
         /// Write the patch to this file
@@ -381,7 +382,7 @@ fn check_apart(output: &Path, inputs: &[&Path]) -> Result<()> {
 fn read_task(path: &Path) -> Result<Task> {
     let failed = |reason: String| Error::Task { path: path.to_owned(), reason };
     let text = fs::read(path).map_err(|e| failed(e.to_string()))?;
-    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&text);
+    let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&text);
     serde_json::from_slice(text).map_err(|e| failed(e.to_string()))
 }
 
