@@ -1,7 +1,7 @@
 """Prints the reference values of the metrics' unit tests (runtime/src/tasks/metrics/).
 
 Run:  pip install numpy scikit-learn scipy seqeval && python metrics.py
-The two functions below are those of SQuAD 1.1's official evaluation script.
+The first three functions are those of SQuAD's official evaluation scripts.
 """
 
 import re
@@ -27,6 +27,24 @@ def answer_f1(prediction, gold):
         return 0
     precision, recall = same / len(found), same / len(due)
     return 2 * precision * recall / (precision + recall)
+
+
+def squad_2(golds, answers, above):
+    """The scores of SQuAD 2.0's official script, and its best F1 over thresholds. Of each text: the gold answers, the
+    best answer, and by how much no answer is likelier."""
+    f1 = lambda found, gold: max(answer_f1(found, g) for g in gold) if gold and found else float(not gold and not found)
+    exact = lambda found, gold: float(any(normalize_answer(found) == normalize_answer(g) for g in gold or [""]))
+    mean = lambda list: sum(list) / len(list)
+    given = ["" if a > 0 else answer for answer, a in zip(answers, above)]
+    scores = [(f1(answer, gold), exact(answer, gold), bool(gold)) for answer, gold in zip(given, golds)]
+    print("no answer", mean([f for f, *_ in scores]), mean([e for _, e, _ in scores]),
+          mean([f for f, _, has in scores if has]), mean([e for _, e, has in scores if has]),
+          mean([e for _, e, has in scores if not has]))
+    now = best = sum(not gold for gold in golds)
+    for at in sorted(range(len(golds)), key=above.__getitem__):
+        now += f1(answers[at], golds[at]) if golds[at] else -1 if answers[at] else 0
+        best = max(best, now)
+    print("best F1", best / len(golds))
 
 
 if __name__ == "__main__":
@@ -57,5 +75,7 @@ if __name__ == "__main__":
     ]:
         exact = max(normalize_answer(found) == normalize_answer(g) for g in gold)
         print("answer", repr(found), float(exact), max(answer_f1(found, g) for g in gold))
+    squad_2([["the red fox"], [], ["a dog", "dog"], [], ["blue"]], ["red fox ran", "nothing", "dog", "here", "blue sky"],
+            [-2, 1, 0.5, -1, -3])
     for text in ["The  Denver Broncos!", 'an-other "A" day', "theatre\tof the absurd", "1,200 $", "a — the"]:
         print("normalized", repr(normalize_answer(text)))

@@ -66,6 +66,9 @@ pub enum Kind {
     Span {
         /// Tokens in the longest answer.
         max_answer_length: u32,
+        /// For tasks that may have no answer: there is none where the logit of none, the sum of both of the first
+        /// token, is above the best answer's by more than this. None if there always is an answer.
+        no_answer: Option<f32>,
     },
     /// Any number of labels for a text or a pair. Outputs: one logit for each label.
     MultiLabel {
@@ -129,6 +132,7 @@ pub(crate) struct Fields {
     pub dimensions: Option<u32>,
     pub normalize: Option<bool>,
     pub prompts: Option<BTreeMap<String, String>>,
+    pub no_answer: Option<f32>,
 }
 
 static CLASSIFICATION: Entry = Entry {
@@ -162,9 +166,12 @@ static SPAN: Entry = Entry {
     name: "span",
     number: 3,
     outputs: Outputs::Fixed(2),
-    fields: &["max_answer_length"],
+    fields: &["max_answer_length", "no_answer"],
     inputs: &[2],
-    make: |fields| Kind::Span { max_answer_length: fields.max_answer_length.unwrap_or(BERT_ANSWER) },
+    make: |fields| Kind::Span {
+        max_answer_length: fields.max_answer_length.unwrap_or(BERT_ANSWER),
+        no_answer: fields.no_answer,
+    },
 };
 
 static MULTI_LABEL: Entry = Entry {
@@ -221,6 +228,7 @@ impl Fields {
             ("dimensions", self.dimensions.is_some()),
             ("normalize", self.normalize.is_some()),
             ("prompts", self.prompts.is_some()),
+            ("no_answer", self.no_answer.is_some()),
         ];
         fields.into_iter().filter(|(_, present)| *present).map(|(name, _)| name)
     }
@@ -269,8 +277,9 @@ impl Kind {
                 Fields { pooling: Some(*pooling), sigmoid: sigmoid.then_some(true), ..Fields::default() }
             }
             Kind::Tagging { labels } => Fields { labels: Some(labels.clone()), ..Fields::default() },
-            Kind::Span { max_answer_length } => Fields {
+            Kind::Span { max_answer_length, no_answer } => Fields {
                 max_answer_length: (*max_answer_length != BERT_ANSWER).then_some(*max_answer_length),
+                no_answer: *no_answer,
                 ..Fields::default()
             },
             Kind::MultiLabel { labels, pooling, thresholds } => Fields {
@@ -337,8 +346,11 @@ impl Kind {
         }
         match self {
             Kind::Classification { .. } | Kind::Regression { .. } | Kind::Tagging { .. } => Ok(()),
-            Kind::Span { max_answer_length: length } if !(1..=1 << 20).contains(length) => {
+            Kind::Span { max_answer_length: length, .. } if !(1..=1 << 20).contains(length) => {
                 Err(Error::field("max_answer_length", "1 to 1048576 tokens", length))
+            }
+            Kind::Span { no_answer: Some(threshold), .. } if !threshold.is_finite() => {
+                Err(Error::field("no_answer", "a number", threshold))
             }
             Kind::Span { .. } => Ok(()),
             Kind::MultiLabel { labels, thresholds, .. } => check_thresholds(thresholds, labels.len()),

@@ -10,7 +10,7 @@ use std::{
     path::Path,
 };
 
-use crate::{Activation, Digest, Encoding, Error, Result, SlotId, SlotKind, Stored, Task, atomic, wire};
+use crate::{Activation, Digest, Encoding, Error, Kind, Result, SlotId, SlotKind, Stored, Task, atomic, wire};
 
 /// One slot as a patch stores it.
 #[derive(Clone, Debug, PartialEq)]
@@ -258,6 +258,15 @@ impl Patch {
     /// Free text about the patch: metric, data, date, how it was made.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.metadata
+    }
+
+    /// The same patch with values of its kind that are set otherwise, such as thresholds.
+    ///
+    /// # Errors
+    /// When the patch does not suit the kind.
+    pub fn with_kind(self, kind: Kind) -> Result<Self> {
+        let task = self.task.with_kind(kind)?;
+        Patch::new(self.encoder, task, self.slots, self.head, self.metadata)
     }
 
     /// The same patch with other free text.

@@ -20,6 +20,7 @@ enum Setting {
     Dimensions(u32),
     NotNormalized,
     Prompts(Vec<(String, String)>),
+    NoAnswer(f32),
 }
 
 impl Setting {
@@ -31,14 +32,24 @@ impl Setting {
             Setting::Dimensions(_) => 3,
             Setting::NotNormalized => 4,
             Setting::Prompts(_) => 5,
+            Setting::NoAnswer(_) => 6,
         }
     }
 }
 
 /// The settings of a task, in the order of their numbers.
 fn settings(fields: &Fields) -> Vec<Setting> {
-    let Fields { labels: _, pooling: _, max_answer_length, thresholds, sigmoid, dimensions, normalize, prompts } =
-        fields;
+    let Fields {
+        labels: _,
+        pooling: _,
+        max_answer_length,
+        thresholds,
+        sigmoid,
+        dimensions,
+        normalize,
+        prompts,
+        no_answer,
+    } = fields;
     let prompts = prompts.as_ref().map(|prompts| prompts.iter().map(|(n, p)| (n.clone(), p.clone())).collect());
     let each = [
         max_answer_length.map(Setting::MaxAnswerLength),
@@ -47,6 +58,7 @@ fn settings(fields: &Fields) -> Vec<Setting> {
         dimensions.map(Setting::Dimensions),
         normalize.and_then(|normalize| (!normalize).then_some(Setting::NotNormalized)),
         prompts.map(Setting::Prompts),
+        no_answer.map(Setting::NoAnswer),
     ];
     each.into_iter().flatten().collect()
 }
@@ -93,6 +105,7 @@ pub(crate) fn read(bytes: &[u8], version: u16, fields: &mut Fields) -> Result<()
             Setting::Sigmoid => fields.sigmoid = Some(true),
             Setting::Dimensions(dimensions) => fields.dimensions = Some(dimensions),
             Setting::NotNormalized => fields.normalize = Some(false),
+            Setting::NoAnswer(threshold) => fields.no_answer = Some(threshold),
             Setting::Prompts(prompts) => {
                 if let Some(pair) = prompts.windows(2).find(|pair| pair[0].0 >= pair[1].0) {
                     return Err(Error::field(format!("prompt {:?}", pair[1].0), "names in order, each once", "here"));
@@ -118,10 +131,11 @@ mod tests {
             dimensions: Some(1),
             normalize: Some(false),
             prompts: Some([("a".to_owned(), "b".to_owned())].into()),
+            no_answer: Some(0.5),
             ..Fields::default()
         };
         let settings = settings(&all);
-        assert_eq!(settings.len(), 6);
+        assert_eq!(settings.len(), 7);
         for setting in &settings {
             assert_eq!(postcard::to_stdvec(setting).unwrap()[0], setting.number());
         }

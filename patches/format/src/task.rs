@@ -49,6 +49,8 @@ pub(crate) struct TaskFields {
     pub(crate) normalize: Option<bool>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) prompts: Option<BTreeMap<String, String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) no_answer: Option<f32>,
 }
 
 fn bert_length() -> u32 {
@@ -78,6 +80,14 @@ impl Task {
             return Err(Error::field("max_length", "3 to 1048576 tokens", max_length));
         }
         Ok(Task { name: name.to_owned(), kind, inputs, max_length })
+    }
+
+    /// The same task with values of its kind that are set otherwise, such as thresholds.
+    ///
+    /// # Errors
+    /// When a value is not allowed.
+    pub fn with_kind(&self, kind: Kind) -> Result<Self> {
+        Task::new(&self.name, kind, self.inputs, self.max_length)
     }
 
     /// The task's name.
@@ -122,6 +132,7 @@ impl TryFrom<TaskFields> for Task {
             dimensions: fields.dimensions,
             normalize: fields.normalize,
             prompts: fields.prompts,
+            no_answer: fields.no_answer,
         };
         let kind = Kind::from_fields(&kind, of_kind)?;
         let inputs = inputs.unwrap_or(kind.usual_inputs());
@@ -142,6 +153,7 @@ impl From<Task> for TaskFields {
             dimensions: fields.dimensions,
             normalize: fields.normalize,
             prompts: fields.prompts,
+            no_answer: fields.no_answer,
             name: task.name,
             inputs: Some(task.inputs),
             max_length: task.max_length,

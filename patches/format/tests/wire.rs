@@ -34,12 +34,13 @@ const SLOTS: [(Module, Option<u16>, usize); 5] = [
 ];
 
 /// Every kind, and some with settings.
-const KINDS: [&str; 10] = [
+const KINDS: [&str; 11] = [
     "classification",
     "regression",
     "tagging",
     "span",
     "long span",
+    "no answer",
     "sigmoid",
     "multi-label",
     "thresholds",
@@ -55,6 +56,7 @@ fn task(kind: &str) -> Task {
         "regression" => r#"{"name":"t","kind":"regression","pooling":"mean","inputs":2}"#,
         "tagging" => r#"{"name":"t","kind":"tagging","labels":["A","B"]}"#,
         "long span" => r#"{"name":"t","kind":"span","inputs":2,"max_answer_length":300}"#,
+        "no answer" => r#"{"name":"t","kind":"span","inputs":2,"no_answer":-1.5}"#,
         "sigmoid" => r#"{"name":"t","kind":"regression","pooling":"mean","inputs":2,"sigmoid":true}"#,
         "multi-label" => r#"{"name":"t","kind":"multi-label","labels":["A","B","C"],"pooling":"last"}"#,
         "thresholds" => {
@@ -194,6 +196,7 @@ fn version_3_stays_readable() {
     for (kind, golden) in [
         ("thresholds", &include_bytes!("golden-v3-thresholds.bias")[..]),
         ("cut embedding", include_bytes!("golden-v3-embedding.bias")),
+        ("no answer", include_bytes!("golden-v3-no-answer.bias")),
     ] {
         let expected = patch_with_terms(kind, "i4".parse().unwrap());
         assert_eq!(Patch::from_bytes(golden).unwrap(), expected);

@@ -70,22 +70,37 @@ pub fn evaluate(encoder: &Encoder, patch: &Patch, examples: &[Example]) -> Resul
     Ok(compare(patch.task(), &answers(encoder, patch, examples)?, examples))
 }
 
+/// The patch with thresholds that do best on labelled texts, where the task has thresholds that it does not set itself.
+pub(crate) fn fitted(encoder: &Encoder, patch: Patch, examples: &[Example]) -> Result<Patch> {
+    let kind = tasks::of(patch.task().kind());
+    if kind.fitted(&[]).is_none() {
+        return Ok(patch);
+    }
+    let every = Options { top: usize::MAX, ..Options::default() };
+    let predictions = answers_with(encoder, &patch, examples, every)?;
+    match kind.fitted(&answered(&predictions, examples)) {
+        Some(kind) => Ok(patch.with_kind(kind)?),
+        None => Ok(patch),
+    }
+}
+
 /// The answers of a patch to texts.
 pub(crate) fn answers(encoder: &Encoder, patch: &Patch, examples: &[Example]) -> Result<Vec<Prediction>> {
+    answers_with(encoder, patch, examples, Options::default())
+}
+
+fn answers_with(encoder: &Encoder, patch: &Patch, examples: &[Example], options: Options) -> Result<Vec<Prediction>> {
     let task = encoder.attach(patch)?;
     let requests: Vec<Request<'_>> =
         examples.iter().map(|example| Request { task: &task, text: &example.text }).collect();
-    let predictions = encoder.predict_with(&requests, Options::default());
+    let predictions = encoder.predict_with(&requests, options);
     Ok(predictions.into_iter().collect::<edge_run::Result<_>>()?)
 }
 
 /// Scores answers against gold labels.
 pub(crate) fn compare(task: &Task, predictions: &[Prediction], examples: &[Example]) -> Evaluation {
     let kind = tasks::of(task.kind());
-    let pairs = predictions.iter().zip(examples);
-    let answered: Vec<Answered<'_>> =
-        pairs.map(|(prediction, Example { text, gold })| Answered { text, answer: &prediction.answer, gold }).collect();
-    let Scores { metrics, confusion, calibration } = kind.scores(&answered);
+    let Scores { metrics, confusion, calibration } = kind.scores(&answered(predictions, examples));
     Evaluation {
         texts: examples.len(),
         truncated: predictions.iter().filter(|p| p.truncated).count(),
@@ -93,6 +108,11 @@ pub(crate) fn compare(task: &Task, predictions: &[Prediction], examples: &[Examp
         confusion,
         calibration,
     }
+}
+
+fn answered<'a>(predictions: &'a [Prediction], examples: &'a [Example]) -> Vec<Answered<'a>> {
+    let pairs = predictions.iter().zip(examples);
+    pairs.map(|(prediction, Example { text, gold })| Answered { text, answer: &prediction.answer, gold }).collect()
 }
 
 #[cfg(test)]

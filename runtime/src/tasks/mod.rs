@@ -45,7 +45,9 @@ pub fn of(kind: &Kind) -> Box<dyn TaskKind> {
         Kind::Classification { labels, pooling } => Box::new(classification::Classification::new(labels, *pooling)),
         Kind::Regression { pooling, sigmoid } => Box::new(regression::Regression::new(*pooling, *sigmoid)),
         Kind::Tagging { labels } => Box::new(tagging::Tagging::new(labels)),
-        Kind::Span { max_answer_length } => Box::new(span::SpanExtraction::new(*max_answer_length)),
+        Kind::Span { max_answer_length, no_answer } => {
+            Box::new(span::SpanExtraction::new(*max_answer_length, *no_answer))
+        }
         Kind::MultiLabel { labels, pooling, thresholds } => {
             Box::new(multi_label::MultiLabel::new(labels, *pooling, thresholds))
         }
@@ -200,6 +202,12 @@ pub trait TaskKind: Send + Sync {
 
     /// The scores of answers; metrics in the order of their names.
     fn scores(&self, answered: &[Answered<'_>]) -> Scores;
+
+    /// The kind with thresholds that do best on answers with all their alternatives; none of kinds without thresholds,
+    /// and where the task sets its own.
+    fn fitted(&self, _answered: &[Answered<'_>]) -> Option<Kind> {
+        None
+    }
 
     /// What the outputs `[R, C]` are, for comparing them with those of another patch.
     fn output_form(&self) -> Outputs {

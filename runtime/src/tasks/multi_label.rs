@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use bias_patch::Pooling;
+use bias_patch::{Kind, Pooling};
 use serde::{Serialize, Serializer};
 
 use super::{
@@ -16,6 +16,9 @@ use super::{
     tensor::listed,
 };
 use crate::{Prediction, Text, Tokenized, head};
+
+/// The threshold of a label that is given when it is more likely than not.
+const EVEN: f32 = 0.5;
 
 /// The labels of a text.
 #[derive(Clone, Debug)]
@@ -114,6 +117,29 @@ impl TaskKind for MultiLabel {
         let logits = outputs.first().map_or(&[][..], Vec::as_slice).iter().enumerate();
         let drawn = logits.filter(|(_, logit)| random() < 1.0 / (1.0 + (-**logit).exp()));
         Gold::Classes(drawn.map(|(at, _)| at).collect())
+    }
+
+    /// For each label the threshold of its highest F1, half way between two texts; of a label that no text has, the even
+    /// one.
+    fn fitted(&self, answered: &[Answered<'_>]) -> Option<Kind> {
+        if self.thresholds.iter().any(|threshold| *threshold != EVEN) {
+            return None;
+        }
+        let thresholds = self.labels.iter().enumerate().map(|(at, label)| {
+            let texts = answered.iter().filter_map(|one| match (one.answer, one.gold) {
+                (Answer::Several(labels), Gold::Classes(classes)) => {
+                    let (found, _) = labels.ranked.iter().find(|(ranked, _)| ranked.label == *label)?;
+                    Some((found.score, classes.contains(&at)))
+                }
+                _ => None,
+            });
+            metrics::best_threshold(texts.collect()).unwrap_or(EVEN)
+        });
+        Some(Kind::MultiLabel {
+            labels: self.labels.iter().map(|label| (**label).to_owned()).collect(),
+            pooling: self.pooling,
+            thresholds: thresholds.collect(),
+        })
     }
 
     fn metrics(&self) -> &'static [&'static str] {

@@ -47,17 +47,24 @@ impl LabelColumns {
     /// The label of a row, or its answer.
     pub fn label(&self, cells: &[&str]) -> Option<Label> {
         if let Some((answer, start)) = self.answer {
+            let answer = *cells.get(answer)?;
+            if answer.trim().is_empty() {
+                return Some(Label::Answers(Vec::new()));
+            }
             let start = cells.get(start)?.trim().parse().ok()?;
-            return Some(Label::Answers(vec![((*cells.get(answer)?).to_owned(), start)]));
+            return Some(Label::Answers(vec![(answer.to_owned(), start)]));
         }
         Some(Label::Name((*cells.get(self.label?)?).to_owned()))
     }
 }
 
 /// The label of a JSON object; answers as SQuAD has them (a list of `text` and `answer_start`), as its copies have them
-/// (a list of each), or one, as `answer` and `answer_start`.
+/// (a list of each), or one, as `answer` and `answer_start`. An empty list, an empty answer and null are no answer.
 pub(super) fn label_of(value: &Value) -> Option<Label> {
     let answer = |text: &Value, start: &Value| Some((text.as_str()?.to_owned(), start.as_u64()?.try_into().ok()?));
+    if value.get("answer").is_some_and(|text| text.is_null() || text.as_str().is_some_and(|t| t.trim().is_empty())) {
+        return Some(Label::Answers(Vec::new()));
+    }
     if let (Some(text), Some(start)) = (value.get("answer"), value.get("answer_start")) {
         return Some(Label::Answers(vec![answer(text, start)?]));
     }
@@ -97,6 +104,22 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn there_may_be_no_answer() {
+        let none = Some(Label::Answers(Vec::new()));
+        for label in [
+            json!({ "answers": [], "is_impossible": true }),
+            json!({ "answers": { "text": [], "answer_start": [] } }),
+            json!({ "answer": "", "answer_start": -1 }),
+            json!({ "answer": null }),
+        ] {
+            assert_eq!(label_of(&label), none, "{label}");
+        }
+        let columns = LabelColumns::of(&["question", "context", "answer", "answer_start"]).unwrap();
+        assert_eq!(columns.label(&["q", "c", "", ""]), none);
+        assert_eq!(columns.label(&["q", "c", "a", ""]), None);
+    }
 
     #[test]
     fn tags_may_be_numbers() {

@@ -6,6 +6,7 @@
 //! field is [`VERSION`].
 
 use bias_patch::{Digest, Digester, Task};
+use edge_run::tasks;
 
 use super::{Average, ClassWeights, Recipe, Sets, Weights};
 use crate::{
@@ -39,6 +40,9 @@ pub(super) fn identity(
     })?;
     fields.bytes("task", &json);
     recipe_fields(recipe, &mut fields);
+    if tasks::of(task.kind()).fitted(&[]).is_some() {
+        fields.text("thresholds", "fitted to the dev set");
+    }
     if let Some(weights) = weights {
         fields.text("weights", weights.name());
     }

@@ -110,7 +110,7 @@ pub fn train(
     let state = run_all(&trainer, sets.train.len(), recipe, checkpoint, event)?;
     let best = state.best.as_ref().ok_or_else(|| wrong("learning rates", "one that does not diverge", "none"))?;
     let metric = trainer.metric;
-    let patch = trainer.patch(&best.parameters)?;
+    let patch = trainer.fitted(&best.parameters)?;
     let made = format!("at most {} epochs over {} texts, {} to a step", recipe.epochs, sets.train.len(), recipe.batch);
     let score = format!("{metric} {:.4} on {} texts", best.dev, sets.dev.len());
     let notes = [("made", made), ("metric", score), ("slots", trainer.trained())];

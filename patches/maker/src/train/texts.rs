@@ -1,6 +1,6 @@
 //! Training texts as tokens.
 //!
-//! In: labelled texts. Out: their tokens; of a span task, the windows that hold the whole answer. Refused: texts that the
+//! In: labelled texts. Out: their tokens; of a span task, the windows that can be trained on. Refused: texts that the
 //! tokenizer refuses.
 
 use bias_patch::Task;
@@ -11,7 +11,7 @@ use crate::{
     data::{Example, Gold},
 };
 
-/// A tokenized training text, or a window of one that holds the whole answer.
+/// A tokenized training text, or a window of one.
 pub(super) struct TrainingText<'a> {
     /// The index of its text among the training texts.
     pub example: usize,
@@ -19,11 +19,10 @@ pub(super) struct TrainingText<'a> {
     pub gold: &'a Gold,
 }
 
-/// Tokenizes training texts; of a span task only the windows that hold the whole answer. Also gives how many texts have
+/// Tokenizes training texts; of a span task only the windows that can be trained on. Also gives how many texts have
 /// none.
 ///
-/// A window without the answer has no target for the loss: its answer is no span of it, and there is no output for "no
-/// answer", since prediction takes the best span over all windows.
+/// A window without the answer has no target for the loss, unless the task allows that there is none.
 pub(super) fn tokenize<'a>(
     encoder: &Encoder,
     task: &Task,

@@ -30,7 +30,9 @@ use super::{
 use crate::{
     Error, Result,
     data::{Example, Gold},
-    evaluate, metric_named,
+    evaluate,
+    evaluate::fitted,
+    metric_named,
     random::Random,
 };
 
@@ -270,14 +272,11 @@ impl<'a> Trainer<'a> {
             event(Event::Step { step: step + 1, loss, norm });
             if (step + 1).is_multiple_of(epoch_steps) {
                 let evaluated = current.averaged.epoch_end(self.recipe.average, &current.parameters);
-                let patch = self.patch(&evaluated)?;
-                let score = |examples: &[Example]| -> Result<f64> {
-                    let found = match &weights {
-                        Some(weights) => evaluate(&weights.encoder(self.encoder)?, &patch, examples)?,
-                        None => evaluate(self.encoder, &patch, examples)?,
-                    };
-                    Ok(found.metric(self.metric))
-                };
+                let changed = weights.as_ref().map(|weights| weights.encoder(self.encoder)).transpose()?;
+                let encoder = changed.as_ref().unwrap_or(self.encoder);
+                let patch = fitted(encoder, self.patch(&evaluated)?, self.sets.dev)?;
+                let score =
+                    |examples: &[Example]| Ok::<_, Error>(evaluate(encoder, &patch, examples)?.metric(self.metric));
                 let (epoch, metric, dev) = (epoch + 1, self.metric, score(self.sets.dev)?);
                 let better = current.best.as_ref().is_none_or(|best| dev > best.dev);
                 // Now, because trained weights are not kept.
@@ -354,6 +353,11 @@ impl<'a> Trainer<'a> {
         current.adam.step(&mut current.parameters, &gradients, rates, self.recipe.weight_decay);
         current.averaged.step(self.recipe.average, current.adam.steps, &current.parameters);
         Ok((loss, norm))
+    }
+
+    /// As [`Trainer::patch`], with thresholds that do best on the dev set.
+    pub fn fitted(&self, parameters: &[f32]) -> Result<Patch> {
+        fitted(self.encoder, self.patch(parameters)?, self.sets.dev)
     }
 
     /// The patch of given parameters, without the biases that equal the encoder's and the terms that are zero.

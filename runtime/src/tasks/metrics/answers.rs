@@ -1,4 +1,4 @@
-//! Exact match and F1 of extracted answers, as in the official script of SQuAD 1.1. Case, punctuation, articles and
+//! Exact match and F1 of extracted answers, as in the official scripts of SQuAD 1.1 and 2.0. Case, punctuation, articles and
 //! extra white space are ignored, and the best-matching gold answer counts.
 
 use std::collections::BTreeMap;

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 pub use answers::{answer_f1, exact_match};
 pub use entities::{are_entities, span_f1};
-pub use sets::{label_ranking, macro_f1_of_sets, micro_f1_of_sets};
+pub use sets::{best_threshold, label_ranking, macro_f1_of_sets, micro_f1_of_sets};
 
 /// The scores of answers.
 #[derive(Clone, Debug, PartialEq)]

@@ -21,6 +21,24 @@ fn f1<'a>(pairs: impl Iterator<Item = (&'a bool, &'a bool)>) -> f64 {
     if all > 0.0 { 2.0 * both / all } else { 0.0 }
 }
 
+/// The threshold at which one label has its highest F1, from its score in each text and whether it is gold: half way
+/// between two scores, and of several that are equally good the highest. None if no text has the label.
+pub fn best_threshold(mut texts: Vec<(f32, bool)>) -> Option<f32> {
+    texts.sort_by(|(a, _), (b, _)| b.total_cmp(a));
+    let gold = texts.iter().filter(|(_, gold)| *gold).count();
+    let (mut both, mut best, mut chosen) = (0, 0.0, None);
+    for (at, (score, is_gold)) in texts.iter().enumerate() {
+        both += usize::from(*is_gold);
+        let f1 = 2.0 * both as f64 / (at + 1 + gold) as f64;
+        let next = texts.get(at + 1).map_or(0.0, |(next, _)| *next);
+        if f1 > best && next < *score {
+            best = f1;
+            chosen = Some(next + (score - next) / 2.0);
+        }
+    }
+    chosen
+}
+
 /// The mean over texts of label ranking average precision: for each gold label, the fraction of gold labels among
 /// those that score as high. A text of which no label or every label is gold has 1.
 pub fn label_ranking(scores: &[Vec<f32>], gold: &[Vec<bool>]) -> f64 {
@@ -42,6 +60,17 @@ pub fn label_ranking(scores: &[Vec<f32>], gold: &[Vec<bool>]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_best_threshold_has_the_highest_f1() {
+        let texts = vec![(0.25, true), (0.75, true), (0.5, false), (0.125, false), (0.5, false), (0.0, false)];
+        // From 0.75: 2/3; from 0.25: 2 of 4 and 2 of 2, 2/3 too; of equals the highest.
+        assert_eq!(best_threshold(texts.clone()), Some(0.625));
+        assert_eq!(best_threshold(texts[..2].to_vec()), Some(0.125));
+        assert_eq!(best_threshold(vec![(0.5, false), (0.75, false)]), None);
+        // Between equal scores there is no threshold.
+        assert_eq!(best_threshold(vec![(0.5, false), (0.5, true), (0.25, false)]), Some(0.375));
+    }
 
     /// Values of scikit-learn 1.9.1, by tests/reference/metrics.py.
     #[test]

@@ -150,7 +150,11 @@ fn settings(kind: &Kind) -> Vec<String> {
     match kind {
         Kind::Classification { .. } | Kind::Tagging { .. } | Kind::Regression { sigmoid: false, .. } => Vec::new(),
         Kind::Regression { sigmoid: true, .. } => vec!["answers   the sigmoid of the output".to_owned()],
-        Kind::Span { max_answer_length } => vec![format!("answers   at most {max_answer_length} tokens")],
+        Kind::Span { max_answer_length, no_answer } => {
+            let mut lines = vec![format!("answers   at most {max_answer_length} tokens")];
+            lines.extend(no_answer.map(|threshold| format!("no answer if its logit is above by {threshold}")));
+            lines
+        }
         Kind::MultiLabel { thresholds, .. } => {
             let thresholds: Vec<String> = thresholds.iter().map(f32::to_string).collect();
             vec![format!("from      {}", thresholds.join(", "))]
