@@ -158,6 +158,101 @@ fn several_labels_are_trained_scored_and_given() {
     assert_eq!((given(&rows[0]), given(&rows[1])), (vec!["film".to_owned(), "sport".to_owned()], vec![]), "{rows:?}");
 }
 
+/// Trains `task` on `data`, which is the dev set too, and gives the scores before and after, by their names.
+fn trained(place: &Place, task: &Value, data: &[Value], options: &[&str]) -> (Value, Value) {
+    let name = task["name"].as_str().unwrap();
+    let file = |ending: &str| format!("{name}.{ending}");
+    fs::write(place.home.path().join(file("json")), task.to_string()).unwrap();
+    let lines: Vec<String> = data.iter().map(Value::to_string).collect();
+    fs::write(place.home.path().join(file("jsonl")), lines.join("\n")).unwrap();
+    let scores = |patch: &str| -> Value {
+        let scored = place.patch(&["evaluate", patch, &file("jsonl"), "--encoder", "bundle", "--json"]);
+        assert_succeeded(&scored);
+        serde_json::from_slice::<Value>(&scored.stdout).unwrap()["metrics"].take()
+    };
+    let (json, jsonl, bias) = (file("json"), file("jsonl"), file("bias"));
+    let fixed = ["train", "--encoder", "bundle", "--task", &json, "--train", &jsonl, "--dev", &jsonl, "-o", &bias];
+    // One step of a rate that changes nothing: the head as it starts.
+    let start = ["--epochs", "1", "--batch", "1000", "--lr", "1e-12"];
+    assert_succeeded(&place.patch(&[&fixed[..], &start].concat()));
+    let before = scores(&bias);
+    fs::remove_file(place.home.path().join(&bias)).unwrap();
+    assert_succeeded(&place.patch(&[&fixed[..], options].concat()));
+    (before, scores(&bias))
+}
+
+/// The value of a metric.
+fn metric(scores: &Value, name: &str) -> f64 {
+    let found = scores.as_array().unwrap().iter().find(|metric| metric[0] == name);
+    found.unwrap_or_else(|| panic!("{name} is not in {scores}"))[1].as_f64().unwrap()
+}
+
+#[test]
+fn embeddings_are_trained_on_pairs() {
+    let place = Place::new("bert");
+    let words = ["film", "good", "bad", "very", "happy", "cafe", "not", "it", "one", "two", "three", "who"];
+    let options = ["--epochs", "60", "--batch", "12", "--lr", "1e-2"];
+    let task = |name: &str| json!({ "name": name, "kind": "embedding", "pooling": "mean", "max_length": 20 });
+
+    // Pairs that belong together, with one that does not.
+    let pairs: Vec<Value> = (0..words.len())
+        .map(|at| {
+            let (word, other) = (words[at], words[(at + 1) % words.len()]);
+            json!({ "anchor": format!("why is {word}"), "positive": format!("{} was a", words[(at + 5) % 12]),
+                "negative": format!("the {other} !") })
+        })
+        .collect();
+    let (before, after) = trained(&place, &task("pairs"), &pairs, &options);
+    assert!(metric(&before, "nDCG@10") < 0.7 && metric(&after, "nDCG@10") > 0.95, "{before} {after}");
+    assert!(metric(&after, "recall@1") > 0.9 && metric(&after, "recall@10") == 1.0, "{after}");
+    assert_eq!(after.as_array().unwrap().len(), 3, "without numbers there is no correlation: {after}");
+
+    // Pairs with a number; vectors are cut to eight dimensions.
+    let scored: Vec<Value> = (0..words.len())
+        .flat_map(|at| (1..4).map(move |by| (at, by)))
+        .map(|(at, by)| json!({ "sentence1": words[at], "sentence2": words[(at + by) % 12], "score": (at * by) % 5 }))
+        .collect();
+    let mut cut = task("scored");
+    cut["dimensions"] = json!(8);
+    let (before, after) = trained(&place, &cut, &scored, &options);
+    assert!(metric(&after, "Spearman") > metric(&before, "Spearman") + 0.3, "{before} {after}");
+
+    // The patch gives vectors of the task.
+    let row = &place.rows(&["-p", "scored.bias"], b"film\n")[0];
+    assert_eq!(vector(row).len(), 8, "{row}");
+    let wrong = json!({ "sentence1": "a", "sentence2": "b", "score": "alike" });
+    fs::write(place.home.path().join("wrong.jsonl"), wrong.to_string()).unwrap();
+    assert_refused(
+        &place.patch(&["evaluate", "pairs.bias", "wrong.jsonl", "--encoder", "bundle"]),
+        &["a number that says how alike two texts are", "\"alike\""],
+    );
+}
+
+#[test]
+fn a_question_may_have_no_answer() {
+    let place = Place::new("bert");
+    let names = ["b", "c", "d", "e"];
+    let texts: Vec<Value> = (0..16)
+        .map(|at| {
+            let context = format!("the film {} was good", names[(at / 2) % 4]);
+            let found = if at % 2 == 0 { names[(at / 2) % 4] } else { "" };
+            let start = if found.is_empty() { -1 } else { 9 };
+            let question = if found.is_empty() { "why" } else { "who" };
+            json!({ "question": question, "context": context, "answer": found, "answer_start": start })
+        })
+        .collect();
+    let task = json!({ "name": "answer", "kind": "span", "inputs": 2, "max_length": 40, "no_answer": 0 });
+    let (before, after) = trained(&place, &task, &texts, &["--epochs", "60", "--batch", "8", "--lr", "1e-2"]);
+    assert!(metric(&before, "F1") < 0.8 && metric(&after, "F1") > 0.95, "{before} {after}");
+    assert!(metric(&after, "HasAns F1") > 0.9 && metric(&after, "NoAns accuracy") > 0.9, "{after}");
+    let patch = Patch::open(&place.home.path().join("answer.bias")).unwrap();
+    let spec = serde_json::to_value(patch.task()).unwrap();
+    assert!(spec["no_answer"].as_f64().unwrap() != 0.0, "the threshold is chosen on dev: {spec}");
+    let asked = json!({ "question": "why", "context": "the film d was good" }).to_string();
+    let row = &place.rows(&["-p", "answer.bias", "--input", "jsonl"], asked.as_bytes())[0];
+    assert!(row["label"] == "" && row["spans"][0]["start"] == 0 && row["spans"][0]["end"] == 0, "{row}");
+}
+
 /// Texts of every kind in one batch have the answers that each has alone.
 #[test]
 fn kinds_mix_in_a_batch() {

@@ -3,14 +3,19 @@
 //! In: a patch and labelled texts. Out: an [`Evaluation`]. Refused: a patch that does not fit the encoder, and an
 //! unknown metric.
 
+use std::borrow::Cow;
+
 use bias_patch::{Kind, Patch, Task};
 use edge_run::{
-    Encoder, Options, Prediction, Request,
-    tasks::{self, Answered, Scores},
+    Encoder, Options, Prediction, Request, Text,
+    tasks::{self, Answered, Scores, TaskKind},
 };
 use serde::Serialize;
 
-use crate::{Error, Result, data::Example};
+use crate::{
+    Error, Result,
+    data::{Example, Gold},
+};
 
 /// What a patch scores on labelled texts.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -41,24 +46,21 @@ pub fn metric_names(kind: &Kind) -> &'static [&'static str] {
     tasks::of(kind).metrics()
 }
 
-/// The metric of this name, ignoring case; the first one if no name is given.
+/// The metric of this name, ignoring case; the usual one for such labels if no name is given.
 ///
 /// # Errors
-/// When the task has no such metric, or is of a kind that is not scored.
-pub fn metric_named(kind: &Kind, name: Option<&str>) -> Result<&'static str> {
-    let names = metric_names(kind);
-    let Some(first) = names.first() else {
-        return Err(Error::Recipe {
-            field: "kind of the task".to_owned(),
-            expected: "one that is scored".to_owned(),
-            found: kind.name().to_owned(),
-        });
+/// When the task has no such metric.
+pub fn metric_named(kind: &Kind, examples: &[Example], name: Option<&str>) -> Result<&'static str> {
+    let of_kind = tasks::of(kind);
+    let usual = of_kind.usual_metric(examples.first().map(|example| &example.gold));
+    let found = match name {
+        None => usual,
+        Some(name) => of_kind.metrics().iter().find(|known| known.eq_ignore_ascii_case(name)).copied(),
     };
-    let Some(name) = name else { return Ok(first) };
-    names.iter().find(|known| known.eq_ignore_ascii_case(name)).copied().ok_or_else(|| Error::Recipe {
+    found.ok_or_else(|| Error::Recipe {
         field: "metric".to_owned(),
-        expected: format!("one of {} for a {} task", names.join(", "), kind.name()),
-        found: name.to_owned(),
+        expected: format!("one of {} for a {} task", of_kind.metrics().join(", "), kind.name()),
+        found: name.unwrap_or("none").to_owned(),
     })
 }
 
@@ -78,21 +80,23 @@ pub(crate) fn fitted(encoder: &Encoder, patch: Patch, examples: &[Example]) -> R
     }
     let every = Options { top: usize::MAX, ..Options::default() };
     let predictions = answers_with(encoder, &patch, examples, every)?;
-    match kind.fitted(&answered(&predictions, examples)) {
+    let texts = texts(&*kind, examples);
+    match kind.fitted(&answered(&texts, &predictions)) {
         Some(kind) => Ok(patch.with_kind(kind)?),
         None => Ok(patch),
     }
 }
 
-/// The answers of a patch to texts.
+/// The answers of a patch to texts: to those of [`Example::answered`].
 pub(crate) fn answers(encoder: &Encoder, patch: &Patch, examples: &[Example]) -> Result<Vec<Prediction>> {
     answers_with(encoder, patch, examples, Options::default())
 }
 
 fn answers_with(encoder: &Encoder, patch: &Patch, examples: &[Example], options: Options) -> Result<Vec<Prediction>> {
     let task = encoder.attach(patch)?;
-    let requests: Vec<Request<'_>> =
-        examples.iter().map(|example| Request { task: &task, text: &example.text }).collect();
+    let kind = tasks::of(patch.task().kind());
+    let texts: Vec<Cow<'_, Text>> = examples.iter().flat_map(|example| example.answered(&*kind)).collect();
+    let requests: Vec<Request<'_>> = texts.iter().map(|text| Request { task: &task, text }).collect();
     let predictions = encoder.predict_with(&requests, options);
     Ok(predictions.into_iter().collect::<edge_run::Result<_>>()?)
 }
@@ -100,33 +104,24 @@ fn answers_with(encoder: &Encoder, patch: &Patch, examples: &[Example], options:
 /// Scores answers against gold labels.
 pub(crate) fn compare(task: &Task, predictions: &[Prediction], examples: &[Example]) -> Evaluation {
     let kind = tasks::of(task.kind());
-    let Scores { metrics, confusion, calibration } = kind.scores(&answered(predictions, examples));
+    let texts = texts(&*kind, examples);
+    let Scores { metrics, confusion, calibration } = kind.scores(&answered(&texts, predictions));
     Evaluation {
         texts: examples.len(),
         truncated: predictions.iter().filter(|p| p.truncated).count(),
-        metrics: kind.metrics().iter().copied().zip(metrics).collect(),
+        metrics: kind.metrics().iter().copied().zip(metrics).filter(|(_, value)| !value.is_nan()).collect(),
         confusion,
         calibration,
     }
 }
 
-fn answered<'a>(predictions: &'a [Prediction], examples: &'a [Example]) -> Vec<Answered<'a>> {
-    let pairs = predictions.iter().zip(examples);
-    pairs.map(|(prediction, Example { text, gold })| Answered { text, answer: &prediction.answer, gold }).collect()
+/// The texts that are answered, each with its gold label.
+fn texts<'e>(kind: &dyn TaskKind, examples: &'e [Example]) -> Vec<(Cow<'e, Text>, &'e Gold)> {
+    let each = examples.iter().flat_map(|example| example.answered(kind).into_iter().map(|text| (text, &example.gold)));
+    each.collect()
 }
 
-#[cfg(test)]
-mod tests {
-    use bias_patch::Task;
-
-    use super::*;
-
-    #[test]
-    fn a_kind_that_is_not_scored_has_no_metric() {
-        let task: Task = serde_json::from_str(r#"{"name":"e","kind":"embedding"}"#).unwrap();
-        for name in [None, Some("F1")] {
-            let error = metric_named(task.kind(), name).unwrap_err().to_string();
-            assert!(error.contains("expected one that is scored, found embedding"), "{error}");
-        }
-    }
+fn answered<'a>(texts: &'a [(Cow<'_, Text>, &'a Gold)], predictions: &'a [Prediction]) -> Vec<Answered<'a>> {
+    let pairs = predictions.iter().zip(texts);
+    pairs.map(|(prediction, (text, gold))| Answered { text, answer: &prediction.answer, gold }).collect()
 }

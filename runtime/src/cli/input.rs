@@ -71,11 +71,33 @@ pub enum Row<'a> {
 }
 
 /// Names of columns and fields that hold the only text, or the first of two.
-const FIRST: [&str; 9] =
-    ["text", "sentence", "sentence1", "question", "premise", "text_a", "question1", "tokens", "#1 string"];
+const FIRST: [&str; 11] = [
+    "text",
+    "sentence",
+    "sentence1",
+    "question",
+    "premise",
+    "text_a",
+    "question1",
+    "tokens",
+    "#1 string",
+    "anchor",
+    "query",
+];
 /// Names of columns and fields that hold the second of two texts.
-const SECOND: [&str; 8] =
-    ["text_pair", "sentence2", "context", "hypothesis", "text_b", "question2", "passage", "#2 string"];
+const SECOND: [&str; 11] = [
+    "text_pair",
+    "sentence2",
+    "context",
+    "hypothesis",
+    "text_b",
+    "question2",
+    "passage",
+    "#2 string",
+    "positive",
+    "document",
+    "pos",
+];
 
 /// Reads records one at a time.
 pub struct Records<R> {

@@ -59,7 +59,7 @@ impl TaskKind for Classification {
     fn gold(&self, _text: &Text, label: &Label) -> Result<Gold, String> {
         match label {
             Label::Name(label) => Ok(Gold::Class(class_of(&self.labels, label.trim())?)),
-            Label::Names(_) | Label::Answers(_) => Err(other_form(self.expects())),
+            Label::Names(_) | Label::Answers(_) | Label::Negatives(_) => Err(other_form(self.expects())),
         }
     }
 

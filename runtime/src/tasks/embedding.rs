@@ -1,10 +1,15 @@
 //! Embeddings: a vector for a text. The head, where there is one, reads the pooled vector. The result is cut to the
-//! task's dimensions and divided by its length. Training and evaluation of embeddings are refused.
+//! task's dimensions and divided by its length.
+//!
+//! Gold labels are of pairs of texts: how alike they are, as a number, or that they belong together. Scores are
+//! of the cosines of their vectors. The loss compares all texts of a step, so it is not here but with the training.
 
 use bias_patch::{Embedding as Spec, Pooling};
 use serde::{Serialize, Serializer};
 
-use super::{Answer, Answered, Gold, Label, Loss, Outputs, Scores, TaskKind, Tensor, Window, row::Row};
+use super::{
+    Answer, Answered, Gold, Label, Loss, Outputs, Scores, TaskKind, Tensor, Window, gold::other_form, metrics, row::Row,
+};
 use crate::{Prediction, Text, Tokenized};
 
 /// The prompt that is used where none is named.
@@ -69,8 +74,27 @@ impl TaskKind for Embedding {
         vec![Tensor::vectors("embedding", vector)]
     }
 
-    fn gold(&self, _text: &Text, _label: &Label) -> Result<Gold, String> {
-        Err("an embedding has no labels, so it is neither trained nor scored".to_owned())
+    fn expects(&self) -> &'static str {
+        "a number that says how alike two texts are"
+    }
+
+    fn compares(&self) -> bool {
+        true
+    }
+
+    fn unlabelled(&self) -> Option<Gold> {
+        Some(Gold::Pair(Vec::new()))
+    }
+
+    fn gold(&self, _text: &Text, label: &Label) -> Result<Gold, String> {
+        match label {
+            Label::Name(value) => match value.trim().parse::<f32>() {
+                Ok(value) if value.is_finite() => Ok(Gold::Value(value)),
+                _ => Err(format!("expected {}, found {value:?}", self.expects())),
+            },
+            Label::Negatives(texts) => Ok(Gold::Pair(texts.clone())),
+            _ => Err(other_form(self.expects())),
+        }
     }
 
     fn loss(&self, _text: &Tokenized, _gold: &Gold, outputs: &[Vec<f64>], _weight: f64) -> Loss {
@@ -86,12 +110,55 @@ impl TaskKind for Embedding {
     }
 
     fn metrics(&self) -> &'static [&'static str] {
-        &[]
+        &["Spearman", "Pearson", "nDCG@10", "recall@1", "recall@10"]
     }
 
-    fn scores(&self, _answered: &[Answered<'_>]) -> Scores {
-        Scores { metrics: Vec::new(), confusion: Vec::new(), calibration: None }
+    fn usual_metric(&self, gold: Option<&Gold>) -> Option<&'static str> {
+        Some(if matches!(gold, Some(Gold::Pair(_))) { "nDCG@10" } else { "Spearman" })
     }
+
+    fn scores(&self, answered: &[Answered<'_>]) -> Scores {
+        let (mut cosines, mut values, mut found) = (Vec::new(), Vec::new(), metrics::Retrieval::default());
+        let mut rest = answered;
+        while let [first, second, others @ ..] = rest {
+            let count = match first.gold {
+                Gold::Pair(negatives) => negatives.len().min(others.len()),
+                _ => 0,
+            };
+            let (negatives, after) = others.split_at(count);
+            rest = after;
+            if let Gold::Value(value) = first.gold {
+                cosines.push(cosine(vector(first.answer), vector(second.answer)));
+                values.push(f64::from(*value));
+                continue;
+            }
+            found.query(vector(first.answer), second.text.first());
+            for text in std::iter::once(second).chain(negatives) {
+                found.candidate(text.text.first(), vector(text.answer));
+            }
+        }
+        let correlation = |of: fn(&[f64], &[f64]) -> f64| match cosines.is_empty() {
+            true => f64::NAN,
+            false => of(&cosines, &values),
+        };
+        let mut scores = vec![correlation(metrics::spearman), correlation(metrics::pearson)];
+        scores.extend(found.scores(cosine));
+        Scores { metrics: scores, confusion: Vec::new(), calibration: None }
+    }
+}
+
+fn vector(answer: &Answer) -> &[f32] {
+    match answer {
+        Answer::Vector(vector) => vector,
+        _ => &[],
+    }
+}
+
+/// The cosine of the angle between two vectors; 0 if one is zero.
+fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    let product = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+    let lengths = (product(a, a) * product(b, b)).sqrt();
+    if lengths > 0.0 { product(a, b) / lengths } else { 0.0 }
 }
 
 /// The first values, for people.

@@ -11,6 +11,8 @@ pub enum Label {
     Names(Vec<String>),
     /// Answers in the second text, each with the position of its first character.
     Answers(Vec<(String, usize)>),
+    /// Texts that are unlike the first of a pair.
+    Negatives(Vec<String>),
 }
 
 /// What is right of a text.
@@ -26,6 +28,8 @@ pub enum Gold {
     Tags(Vec<usize>),
     /// Answers, each as characters of the second text. Training uses the first; evaluation accepts all.
     Span(Vec<(usize, usize)>),
+    /// Both texts of a pair belong together, and these do not belong to the first.
+    Pair(Vec<String>),
 }
 
 impl Gold {
@@ -35,13 +39,18 @@ impl Gold {
             Gold::Class(class) => std::slice::from_ref(class),
             Gold::Tags(tags) => tags,
             Gold::Classes(classes) => classes,
-            Gold::Value(_) | Gold::Span(_) => &[],
+            Gold::Value(_) | Gold::Span(_) | Gold::Pair(_) => &[],
         }
     }
 
     /// Whether one text alone has several different labels.
     pub fn varies(&self) -> bool {
-        matches!(self, Gold::Tags(tags) if tags.windows(2).any(|pair| pair[0] != pair[1]))
+        match self {
+            Gold::Tags(tags) => tags.windows(2).any(|pair| pair[0] != pair[1]),
+            // Pairs are compared with each other.
+            Gold::Pair(_) => true,
+            _ => false,
+        }
     }
 }
 

@@ -178,6 +178,16 @@ pub trait TaskKind: Send + Sync {
         "a label"
     }
 
+    /// Whether a gold label is of a pair of texts, each of which is answered by itself.
+    fn compares(&self) -> bool {
+        false
+    }
+
+    /// The gold label of a text without one; none where labels are needed.
+    fn unlabelled(&self) -> Option<Gold> {
+        None
+    }
+
     /// The gold label of a text, from its label in a file.
     ///
     /// # Errors
@@ -200,7 +210,14 @@ pub trait TaskKind: Send + Sync {
     /// The names of the metrics. Training selects by the first unless told otherwise.
     fn metrics(&self) -> &'static [&'static str];
 
-    /// The scores of answers; metrics in the order of their names.
+    /// The metric that training selects by, if not told otherwise, for gold labels of this form.
+    fn usual_metric(&self, _gold: Option<&Gold>) -> Option<&'static str> {
+        self.metrics().first().copied()
+    }
+
+    /// The scores of answers; metrics in the order of their names, and not a number where gold labels of this form have
+    /// none. Where the kind compares, the texts of a pair follow each other, then those that are unlike the first, all
+    /// with the gold label of the pair.
     fn scores(&self, answered: &[Answered<'_>]) -> Scores;
 
     /// The kind with thresholds that do best on answers with all their alternatives; none of kinds without thresholds,

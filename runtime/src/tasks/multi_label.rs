@@ -88,7 +88,7 @@ impl TaskKind for MultiLabel {
             Label::Name(label) if label.trim().is_empty() => Vec::new(),
             Label::Name(label) if class_of(&self.labels, label.trim()).is_ok() => vec![label],
             Label::Name(label) => label.split(',').collect(),
-            Label::Answers(_) => return Err(other_form(self.expects())),
+            Label::Answers(_) | Label::Negatives(_) => return Err(other_form(self.expects())),
         };
         let classes = named.into_iter().map(|label| class_of(&self.labels, label.trim()));
         let mut classes = classes.collect::<Result<Vec<_>, _>>()?;

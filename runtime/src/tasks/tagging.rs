@@ -78,7 +78,7 @@ impl TaskKind for Tagging {
         let tags: Vec<&str> = match label {
             Label::Name(label) => label.split_whitespace().collect(),
             Label::Names(labels) => labels.iter().map(String::as_str).collect(),
-            Label::Answers(_) => return Err(other_form(self.expects())),
+            Label::Answers(_) | Label::Negatives(_) => return Err(other_form(self.expects())),
         };
         let tags: Vec<usize> = tags.into_iter().map(|tag| class_of(&self.labels, tag)).collect::<Result<_, _>>()?;
         let words = text.words().len();

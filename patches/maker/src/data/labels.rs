@@ -12,24 +12,31 @@ use crate::Result;
 pub(super) const NAMES: [&str; 8] =
     ["label", "labels", "gold_label", "score", "tags", "gold", "quality", "is_duplicate"];
 
+/// Names of columns and fields that hold what is unlike the first of two texts.
+const NEGATIVES: [&str; 3] = ["negative", "negatives", "neg"];
+
 /// The columns of a table's labels.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LabelColumns {
     label: Option<usize>,
     /// Columns of an answer and of its first character.
     answer: Option<(usize, usize)>,
+    /// The column of a text that is unlike the first.
+    negative: Option<usize>,
 }
 
 impl LabelColumns {
     /// The columns of a table without a header, which is CoLA's.
-    pub const HEADLESS: LabelColumns = LabelColumns { label: Some(1), answer: None };
+    pub const HEADLESS: LabelColumns = LabelColumns { label: Some(1), answer: None, negative: None };
 
     /// The columns of labels in a header; none if there are none.
     pub fn of<S: AsRef<str>>(header: &[S]) -> Option<Self> {
         let find = |wanted: &str| header.iter().position(|name| name.as_ref().trim().eq_ignore_ascii_case(wanted));
         let label = NAMES.iter().find_map(|name| find(name));
         let answer = find("answer").zip(find("answer_start"));
-        (label.is_some() || answer.is_some()).then_some(LabelColumns { label, answer })
+        let negative = NEGATIVES.iter().find_map(|name| find(name));
+        let there = label.is_some() || answer.is_some() || negative.is_some();
+        there.then_some(LabelColumns { label, answer, negative })
     }
 
     /// The columns of labels in the header of a file; where they are optional, perhaps none.
@@ -39,7 +46,7 @@ impl LabelColumns {
     pub fn required<S: AsRef<str>>(header: &[S], path: &Path, labels: Labels) -> Result<Self> {
         match (Self::of(header), labels) {
             (Some(columns), _) => Ok(columns),
-            (None, Labels::Optional) => Ok(LabelColumns { label: None, answer: None }),
+            (None, Labels::Optional) => Ok(LabelColumns { label: None, answer: None, negative: None }),
             (None, Labels::Required) => Err(no_labels(path)),
         }
     }
@@ -53,6 +60,9 @@ impl LabelColumns {
             }
             let start = cells.get(start)?.trim().parse().ok()?;
             return Some(Label::Answers(vec![(answer.to_owned(), start)]));
+        }
+        if let Some(negative) = self.negative {
+            return Some(Label::Negatives(vec![(*cells.get(negative)?).to_owned()]));
         }
         Some(Label::Name((*cells.get(self.label?)?).to_owned()))
     }
@@ -77,6 +87,16 @@ pub(super) fn label_of(value: &Value) -> Option<Label> {
             }
         };
         return answers.map(Label::Answers);
+    }
+    if let Some(negatives) = NEGATIVES.iter().find_map(|name| value.get(name)) {
+        return match negatives {
+            Value::String(text) => Some(Label::Negatives(vec![text.clone()])),
+            Value::Array(texts) => {
+                let texts = texts.iter().map(|text| text.as_str().map(str::to_owned));
+                Some(Label::Negatives(texts.collect::<Option<_>>()?))
+            }
+            _ => None,
+        };
     }
     match NAMES.iter().find_map(|name| value.get(name))? {
         Value::String(label) => Some(Label::Name(label.clone())),

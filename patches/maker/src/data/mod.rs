@@ -12,14 +12,14 @@ mod csv;
 mod json;
 mod labels;
 
-use std::{collections::BTreeSet, fs::File, io::BufReader, path::Path};
+use std::{borrow::Cow, collections::BTreeSet, fs::File, io::BufReader, path::Path};
 
 use bias_patch::Task;
 pub use edge_run::tasks::Gold;
 use edge_run::{
     Text, TextError,
     cli::{InputFormat, Records, Row},
-    tasks::{self, Label},
+    tasks::{self, Label, TaskKind},
 };
 
 use self::labels::{LabelColumns, NAMES, label_of};
@@ -35,6 +35,21 @@ pub struct Example {
     pub text: Text,
     /// What is right.
     pub gold: Gold,
+}
+
+impl Example {
+    /// The texts that are answered: the text, or where the kind compares each of a pair, and what is unlike the first.
+    pub fn answered(&self, kind: &dyn TaskKind) -> Vec<Cow<'_, Text>> {
+        if !kind.compares() {
+            return vec![Cow::Borrowed(&self.text)];
+        }
+        let negatives = match &self.gold {
+            Gold::Pair(negatives) => &negatives[..],
+            _ => &[],
+        };
+        let pair = std::iter::once(self.text.first()).chain(self.text.second());
+        pair.chain(negatives.iter().map(String::as_str)).map(|text| Cow::Owned(Text::one(text))).collect()
+    }
 }
 
 /// A row of a file.
@@ -74,11 +89,16 @@ pub struct Texts {
 pub fn read_examples(path: &Path, task: &Task, skip_bad: bool) -> Result<Examples> {
     let mut read = Examples::default();
     let kind = tasks::of(task.kind());
-    for record in records(path, Labels::Required)? {
+    let labels = if kind.unlabelled().is_some() { Labels::Optional } else { Labels::Required };
+    let inputs = if kind.compares() { 2 } else { task.inputs() };
+    for record in records(path, labels)? {
         let label = record.label.ok_or_else(|| format!("expected {}, found none", kind.expects()));
         let example = record.text.map_err(|e| e.to_string()).and_then(|text| {
-            check_inputs(task, &text)?;
-            let gold = kind.gold(&text, &label?)?;
+            check_inputs(inputs, &text)?;
+            let gold = match (label, kind.unlabelled()) {
+                (Err(_), Some(gold)) => gold,
+                (label, _) => kind.gold(&text, &label?)?,
+            };
             Ok(Example { text, gold })
         });
         match example {
@@ -98,7 +118,7 @@ pub fn read_texts(path: &Path, task: &Task, skip_bad: bool) -> Result<Texts> {
     let (mut texts, mut skipped) = (Vec::new(), Vec::new());
     for record in records(path, Labels::Optional)? {
         let text = record.text.map_err(|e| e.to_string());
-        match text.and_then(|text| check_inputs(task, &text).map(|()| text)) {
+        match text.and_then(|text| check_inputs(task.inputs(), &text).map(|()| text)) {
             Ok(text) => texts.push(text),
             Err(reason) => skipped.push((record.line, reason)),
         }
@@ -205,9 +225,9 @@ fn content(path: &Path, field: &str, expected: String, found: String) -> Error {
     Error::Content { path: path.to_owned(), field: field.to_owned(), expected, found }
 }
 
-fn check_inputs(task: &Task, text: &Text) -> Result<(), String> {
+fn check_inputs(inputs: u8, text: &Text) -> Result<(), String> {
     let blank = |text: &str| text.trim().is_empty();
-    match (task.inputs(), text.second()) {
+    match (inputs, text.second()) {
         _ if blank(text.first()) || text.second().is_some_and(blank) => Err("empty text".to_owned()),
         (1, None) | (2, Some(_)) => Ok(()),
         (due, _) => Err(format!("expected {due} texts, found {}", 1 + usize::from(text.second().is_some()))),

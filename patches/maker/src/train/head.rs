@@ -27,7 +27,7 @@ pub(crate) struct Loss {
     pub d_pooled: Option<Array1<f32>>,
 }
 
-/// Outputs of the head. An embedding's is not trained: its texts have no gold labels, so reading them fails before.
+/// Outputs of the head that is trained. Embeddings are trained without one.
 fn outputs(task: &Task) -> usize {
     task.kind().outputs().unwrap_or_default()
 }

@@ -136,6 +136,10 @@ fn example_fields(example: &Example, fields: &mut Fields) {
             fields.number("tags", labels.len() as u64);
             labels.iter().for_each(|label| fields.number("tag", *label as u64));
         }
+        Gold::Pair(negatives) => {
+            fields.number("negatives", negatives.len() as u64);
+            negatives.iter().for_each(|text| fields.text("negative", text));
+        }
         Gold::Span(answers) => {
             fields.number("answers", answers.len() as u64);
             for (start, end) in answers {

@@ -8,6 +8,7 @@
 
 mod average;
 mod checkpoint;
+mod contrast;
 pub(crate) mod head;
 mod identity;
 mod labels;
@@ -29,7 +30,7 @@ mod weights;
 use std::path::Path;
 
 use bias_patch::{Digest, Patch, Task, Values};
-use edge_run::{Encoder, Tokenized};
+use edge_run::{Encoder, LossFn, Tokenized};
 use ndarray::{ArrayView1, ArrayView2};
 
 pub use recipe::{Average, ClassWeights, Event, Recipe};
@@ -248,14 +249,27 @@ pub fn gradient_with_weights(
         loss += found.value;
         (found.d_tokens, found.d_pooled)
     };
-    let values = match d_weights {
+    let values = backward(encoder, values, &tokenized, wanted, tokens, d_weights, &mut of_text)?;
+    Ok(Gradient { loss, values, head: d_head })
+}
+
+/// The gradients of a loss with respect to a task's values and, if `d_weights` is given, to weights.
+fn backward(
+    encoder: &Encoder,
+    values: &Values,
+    texts: &[&Tokenized],
+    wanted: &[bool],
+    tokens: usize,
+    d_weights: Option<&mut [f32]>,
+    loss: &mut LossFn<'_>,
+) -> Result<Values> {
+    Ok(match d_weights {
         #[cfg(feature = "research")]
-        Some(d) => encoder.gradient_with_weights(values, &tokenized, wanted, tokens, d, &mut of_text)?,
+        Some(d) => encoder.gradient_with_weights(values, texts, wanted, tokens, d, loss)?,
         #[cfg(not(feature = "research"))]
         Some(_) => return Err(weights::no_research()),
-        None => encoder.gradient(values, &tokenized, wanted, tokens, &mut of_text)?,
-    };
-    Ok(Gradient { loss, values, head: d_head })
+        None => encoder.gradient(values, texts, wanted, tokens, loss)?,
+    })
 }
 
 fn wrong(field: &str, expected: &str, found: &str) -> Error {

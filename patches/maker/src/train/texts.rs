@@ -16,7 +16,16 @@ pub(super) struct TrainingText<'a> {
     /// The index of its text among the training texts.
     pub example: usize,
     pub text: Tokenized,
+    /// Of a pair whose texts are compared the second text, and those that are unlike the first.
+    pub with: Vec<Tokenized>,
     pub gold: &'a Gold,
+}
+
+impl TrainingText<'_> {
+    /// The number of tokens of each of its texts.
+    pub fn lengths(&self) -> impl Iterator<Item = usize> {
+        std::iter::once(&self.text).chain(&self.with).map(Tokenized::len)
+    }
 }
 
 /// Tokenizes training texts; of a span task only the windows that can be trained on. Also gives how many texts have
@@ -30,11 +39,21 @@ pub(super) fn tokenize<'a>(
 ) -> Result<(Vec<TrainingText<'a>>, usize)> {
     let (mut tokenized, mut left_out) = (Vec::new(), 0);
     let kind = tasks::of(task.kind());
-    for (number, Example { text, gold }) in train_texts.iter().enumerate() {
+    for (number, example) in train_texts.iter().enumerate() {
+        let gold = &example.gold;
+        if kind.compares() {
+            let mut texts = Vec::new();
+            for text in example.answered(&*kind) {
+                texts.extend(encoder.tokenized(task, &text)?);
+            }
+            let text = texts.remove(0);
+            tokenized.push(TrainingText { example: number, text, with: texts, gold });
+            continue;
+        }
         let before = tokenized.len();
-        for text in encoder.tokenized(task, text)? {
+        for text in encoder.tokenized(task, &example.text)? {
             if kind.holds(&text, gold) {
-                tokenized.push(TrainingText { example: number, text, gold });
+                tokenized.push(TrainingText { example: number, text, with: Vec::new(), gold });
             }
         }
         left_out += usize::from(tokenized.len() == before);

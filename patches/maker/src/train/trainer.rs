@@ -7,7 +7,8 @@
 use std::path::Path;
 
 use bias_patch::{
-    Digest, Encoding, Head as PatchHead, Linear, LowRank, Patch, Pooling, SlotKind, Stored, StoredSlot, Task, Values,
+    Digest, Encoding, Head as PatchHead, Kind, Linear, LowRank, Patch, Pooling, SlotKind, Stored, StoredSlot, Task,
+    Values,
 };
 use edge_bundle::Slot;
 use edge_run::{Encoder, Tokenized};
@@ -16,7 +17,7 @@ use super::{
     Average, Event, Recipe, Sets, Slots, Weights,
     average::Averaged,
     checkpoint::{Best, Checkpoint, Current},
-    fingerprint, gradient_with_weights,
+    contrast, fingerprint, gradient_with_weights,
     head::Head,
     labels::label_weights,
     memory::{Load, fitting},
@@ -135,9 +136,9 @@ impl<'a> Trainer<'a> {
         let texts = sets.train.iter().chain(sets.dev).chain(sets.test.unwrap_or_default());
         let load = Load {
             texts: texts.map(|example| 200 + example.text.bytes()).sum::<usize>()
-                + tokenized.iter().map(|text| 200 + 8 * text.text.len()).sum::<usize>(),
+                + tokenized.iter().flat_map(TrainingText::lengths).map(|tokens| 200 + 8 * tokens).sum::<usize>(),
             parameters: rates.len(),
-            longest: tokenized.iter().map(|text| text.text.len()).max().unwrap_or_default(),
+            longest: tokenized.iter().flat_map(TrainingText::lengths).max().unwrap_or_default(),
             inputs: kept_inputs(manifest, &initial),
         };
         let tokens = fitting(&manifest.config, load, recipe.memory_limit)?;
@@ -154,7 +155,7 @@ impl<'a> Trainer<'a> {
             label_weights: label_weights(task, sets.train, recipe.class_weights)?,
             tokens,
             fingerprint: fingerprint(encoder, task, sets, recipe, weights)?,
-            metric: metric_named(task.kind(), recipe.metric.as_deref())?,
+            metric: metric_named(task.kind(), sets.dev, recipe.metric.as_deref())?,
             left_out,
         })
     }
@@ -311,19 +312,21 @@ impl<'a> Trainer<'a> {
     ) -> Result<(f64, f64)> {
         let (values, head) = self.values(&current.parameters);
         let batch = batch.iter().map(|at| &self.train_texts[*at]);
-        let texts: Vec<(&Tokenized, &Gold)> = batch.clone().map(|text| (&text.text, text.gold)).collect();
         let changed = weights.as_ref().map(|weights| weights.encoder(self.encoder)).transpose()?;
         let encoder = changed.as_ref().unwrap_or(self.encoder);
-        let (values, d_weights) = ((&values, &head[..]), weights.as_mut().map(|weights| weights.gradient()));
-        let found = gradient_with_weights(
-            encoder,
-            (self.task, &self.label_weights),
-            values,
-            &texts,
-            &self.wanted,
-            self.tokens,
-            d_weights,
-        )?;
+        let d_weights = weights.as_mut().map(|weights| weights.gradient());
+        let (wanted, tokens) = (&self.wanted[..], self.tokens);
+        let found = match self.task.kind() {
+            Kind::Embedding(spec) => {
+                let pairs: Vec<&TrainingText<'_>> = batch.clone().collect();
+                contrast::gradient(encoder, spec, &values, &pairs, wanted, tokens, d_weights)?
+            }
+            _ => {
+                let texts: Vec<(&Tokenized, &Gold)> = batch.clone().map(|text| (&text.text, text.gold)).collect();
+                let task = (self.task, &self.label_weights[..]);
+                gradient_with_weights(encoder, task, (&values, &head), &texts, wanted, tokens, d_weights)?
+            }
+        };
         drop(changed);
         let loss = found.loss;
         let mut gradients: Vec<f32> = Vec::with_capacity(current.parameters.len());
@@ -379,7 +382,7 @@ impl<'a> Trainer<'a> {
         }
         slots.sort_by_key(|slot| slot.id);
         let (weight, bias) = head.split_at(Head::weights(self.task, self.hidden()));
-        let head = PatchHead::of(Linear::exact(weight, bias)?);
+        let head = if bias.is_empty() { PatchHead::default() } else { PatchHead::of(Linear::exact(weight, bias)?) };
         Ok(Patch::new(manifest.encoder, self.task.clone(), slots, head, [])?)
     }
 }

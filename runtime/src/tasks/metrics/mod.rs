@@ -2,12 +2,14 @@
 
 mod answers;
 mod entities;
+mod retrieval;
 mod sets;
 
 use std::collections::BTreeSet;
 
 pub use answers::{answer_f1, exact_match};
 pub use entities::{are_entities, span_f1};
+pub use retrieval::Retrieval;
 pub use sets::{best_threshold, label_ranking, macro_f1_of_sets, micro_f1_of_sets};
 
 /// The scores of answers.

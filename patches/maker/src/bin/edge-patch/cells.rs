@@ -76,7 +76,7 @@ impl Cell {
                 }
                 done => done?,
             };
-            let metric = metric_named(job.task.kind(), job.recipe.metric.as_deref())?.to_owned();
+            let metric = metric_named(job.task.kind(), job.sets.dev, job.recipe.metric.as_deref())?.to_owned();
             let (name, texts) = (name.to_owned(), job.sets.train.len());
             let cell = Cell { name, fingerprint: digest, metric, texts, runs, patch };
             // A cell holds only numbers, strings and lists.

@@ -128,7 +128,7 @@ pub(crate) fn run_conversion(arguments: &ConvertArguments) -> Result<Vec<String>
         (_, Some(points)) => {
             let data = arguments.data.as_deref();
             let (texts, labelled) = arguments.search.read(opened.task(), data, arguments.skip_bad)?;
-            let metric = metric_named(opened.task().kind(), arguments.metric.as_deref())?;
+            let metric = metric_named(opened.task().kind(), &labelled, arguments.metric.as_deref())?;
             let engine = EngineOptions { threads: arguments.threads as usize, ..EngineOptions::default() };
             let encoder = load_encoder(bundle.clone(), engine)?;
             let bar = SearchBar::new();

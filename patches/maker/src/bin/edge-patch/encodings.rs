@@ -49,7 +49,6 @@ pub(crate) fn run_encodings(arguments: &EncodingsArguments) -> Result<Vec<String
     }
     let patch = Patch::open(&arguments.patch)?;
     let bundle = open_encoder(arguments.encoder.as_deref(), &patch)?.0;
-    let metric = metric_named(patch.task().kind(), arguments.metric.as_deref())?;
     let (texts, labelled) = match arguments.max_loss.is_empty() {
         true => {
             let read = read_examples(&arguments.data, patch.task(), arguments.skip_bad)?;
@@ -58,6 +57,7 @@ pub(crate) fn run_encodings(arguments: &EncodingsArguments) -> Result<Vec<String
         }
         false => arguments.search.read(patch.task(), Some(&arguments.data), arguments.skip_bad)?,
     };
+    let metric = metric_named(patch.task().kind(), &labelled, arguments.metric.as_deref())?;
     let engine = EngineOptions { threads: arguments.threads as usize, ..EngineOptions::default() };
     let encoder = load_encoder(bundle, engine)?;
     let mut rows = uniform(&encoder, &patch, &labelled, metric)?;
