@@ -305,6 +305,7 @@ fn a_checkpoint_that_computes_something_else_is_refused() {
         ("hidden_act", Value::from("relu"), ["hidden_act", "expected gelu, found relu"]),
         ("layer_norm_eps", Value::from(0.001), ["layer_norm_eps", "found 0.001"]),
         ("id2label", serde_json::json!({"0": "yes", "1": "no"}), ["id2label 0", "\"no\", as the task says"]),
+        ("problem_type", Value::from("regression"), ["kind of task", "expected regression, for config.json"]),
     ] {
         fine_tuned(&place.path("tuned"), "roberta", &head, |_| ());
         let path = place.path("tuned/config.json");
@@ -313,6 +314,22 @@ fn a_checkpoint_that_computes_something_else_is_refused() {
         fs::write(&path, config.to_string()).unwrap();
         assert_refused(&place.import("tuned"), &parts);
     }
+}
+
+/// transformers reads the outputs of such a checkpoint as sigmoids.
+#[test]
+fn labels_that_do_not_exclude_each_other_stay_so() {
+    let place = Place::new("bert");
+    fs::write(place.path("task.json"), TASK.replace("cls", "pooler")).unwrap();
+    fine_tuned(&place.path("tuned"), "bert", &linear_head(), |_| ());
+    let path = place.path("tuned/config.json");
+    let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    config["problem_type"] = "multi_label_classification".into();
+    fs::write(&path, config.to_string()).unwrap();
+    let said = assert_succeeded(&place.import("tuned"));
+    assert!(said.contains("its kind is multi-label"), "{said}");
+    let task = serde_json::to_value(Patch::open(&place.path("t.bias")).unwrap().task()).unwrap();
+    assert!(task["kind"] == "multi-label" && task["labels"].as_array().unwrap().len() == 2, "{task}");
 }
 
 #[test]

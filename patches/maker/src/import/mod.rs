@@ -15,9 +15,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use bias_patch::{Encoding, Patch, SlotId, SlotKind, Stored, StoredSlot, Task};
+use bias_patch::{Encoding, Kind, Patch, SlotId, SlotKind, Stored, StoredSlot, Task};
 use edge_bundle::{Bundle, Family, Slot};
 use hf_checkpoint::{Checkpoint, NamedTensor, to_safetensors};
+use serde_json::Value;
 
 use self::{heads::HeadLayers, peft::Adapter};
 use crate::{Error, Result};
@@ -35,6 +36,8 @@ pub struct Imported {
     pub keys: usize,
     /// The model that an adapter names as the one that it was trained on.
     pub base_model: Option<String>,
+    /// Whether the task became a multi-label one, because the checkpoint says so.
+    pub became_multi_label: bool,
 }
 
 /// What slots and head are read from.
@@ -65,6 +68,7 @@ pub fn import(bundle: &Bundle, from: &Path, task: Task, metadata: &[(String, Str
         let expected = "a kind that has a head; edge-patch embed makes embeddings of an encoder";
         return Err(content(from, format!("kind of task {}", task.name()), expected, task.kind().name()));
     }
+    let (task, became_multi_label) = as_its_problem(task, tensors)?;
     let head = HeadLayers::find(tensors, task.kind(), manifest.config.family, source.advice())?;
     match &source {
         Source::Whole(checkpoint) => whole::check(checkpoint, bundle, &task)?,
@@ -112,7 +116,7 @@ pub fn import(bundle: &Bundle, from: &Path, task: Task, metadata: &[(String, Str
         Source::Adapter(adapter) => adapter.base_model(),
         Source::Whole(_) | Source::Biases(_) => None,
     };
-    Ok(Imported { patch, unchanged, keys, base_model })
+    Ok(Imported { patch, unchanged, keys, base_model, became_multi_label })
 }
 
 /// The reverse of [`import`]: every bias of the encoder with the patch applied, and the head, as the bytes of a
@@ -178,6 +182,32 @@ impl Source {
             }
             Source::Adapter(adapter) => adapter.bias(slot, base, family),
         }
+    }
+}
+
+/// The task of a checkpoint, by the `problem_type` of its config.json: transformers reads a classifier's outputs by it. Says
+/// whether the kind changed, which happens to a classification whose labels do not exclude each other.
+fn as_its_problem(task: Task, checkpoint: &Checkpoint) -> Result<(Task, bool)> {
+    let problem = checkpoint.config().get("problem_type").and_then(Value::as_str);
+    let refused = |problem: &str, expected: &str| {
+        let field = format!("kind of task {}", task.name());
+        let expected = format!("{expected}, for config.json has problem_type {problem}");
+        Err(content(checkpoint.path(), field, expected, task.kind().name()))
+    };
+    match (problem, task.kind()) {
+        (Some("multi_label_classification"), Kind::Classification { labels, pooling }) => {
+            let thresholds = vec![0.5; labels.len()];
+            let kind = Kind::MultiLabel { labels: labels.clone(), pooling: *pooling, thresholds };
+            Ok((task.with_kind(kind)?, true))
+        }
+        (Some(problem @ "single_label_classification"), Kind::MultiLabel { .. } | Kind::Regression { .. }) => {
+            refused(problem, "classification")
+        }
+        (Some(problem @ "regression"), Kind::Classification { .. } | Kind::MultiLabel { .. }) => {
+            refused(problem, "regression")
+        }
+        (Some(problem @ "multi_label_classification"), Kind::Regression { .. }) => refused(problem, "multi-label"),
+        _ => Ok((task, false)),
     }
 }
 
