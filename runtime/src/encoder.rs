@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bias_patch::{Patch, SlotKind, Task as TaskSpec, quoted};
+use bias_patch::{Patch, SlotKind, Task as TaskSpec};
 use edge_bundle::{Base, Bundle};
 use ndarray::{Array1, Array2, Axis};
 
@@ -20,10 +20,10 @@ use crate::OwnWeights;
 use crate::{
     Error, Prediction, Result, Text, Timing,
     engine::{Engine, EngineOptions, Hidden, Sequence, TaskValues},
-    head::Head,
     memory::ask_memory,
     recent::{Recent, TaskNumber},
-    tasks::{self, TaskKind, Window, pooling},
+    task::Task,
+    tasks::{TaskKind, Window, pooling},
     text::{Tokenizer, Tokens},
 };
 
@@ -50,14 +50,6 @@ pub struct LoadTiming {
     pub tokenizer: Duration,
     /// Reading the base values, checking files, mapping the weights and lowering the graph.
     pub engine: Duration,
-}
-
-/// A task attached to an encoder: its values as the patch stores them, and its head.
-pub struct Task {
-    number: TaskNumber,
-    patch: Patch,
-    kind: Box<dyn TaskKind>,
-    head: Head,
 }
 
 /// A text and the task it is for.
@@ -166,7 +158,7 @@ impl Encoder {
     pub fn attach(&self, patch: &Patch) -> Result<Task> {
         let number = TaskNumber::next();
         self.recent.get(number, || self.decode(patch))?;
-        Ok(Task { number, kind: tasks::of(patch.task().kind()), head: Head::new(patch.head()), patch: patch.clone() })
+        Ok(Task::new(number, patch))
     }
 
     /// The values of a patch, as this engine runs them. It is refused here, not when a task is attached: a task may be
@@ -240,7 +232,9 @@ impl Encoder {
                 run.iter().for_each(|(at, _)| pending[*at] = Err(failed()));
             }
         }
-        let answer = |(pending, request): (Result<Pending>, &Request<'_>)| pending.map(|p| p.answer(*request, options));
+        let answer = |(pending, request): (Result<Pending>, &Request<'_>)| {
+            pending.map(|p| p.answer(&self.tokenizer, *request, options))
+        };
         pending.into_iter().zip(requests).map(answer).collect()
     }
 
@@ -372,46 +366,21 @@ struct Pending {
 
 impl Pending {
     /// The answer, once every window has run.
-    fn answer(mut self, Request { task, text }: Request<'_>, options: Options) -> Prediction {
+    fn answer(mut self, tokenizer: &Tokenizer, Request { task, text }: Request<'_>, options: Options) -> Prediction {
         let begun = Instant::now();
         let truncated = self.windows.iter().any(|w| w.truncated);
-        let windows = self.windows.iter().zip(&self.outputs);
-        let windows: Vec<Window<'_>> =
-            windows.map(|(tokens, outputs)| Window { places: &tokens.places, outputs: outputs.view() }).collect();
-        let answer = task.kind.answer(text, &windows, options.top);
+        let grouped = task.kind.groups_tokens();
+        let continues = |tokens| if grouped { tokenizer.continuing(text.first(), tokens) } else { Vec::new() };
+        let continuing: Vec<Vec<bool>> = self.windows.iter().map(continues).collect();
+        let parts = self.windows.iter().zip(&continuing).zip(&self.outputs);
+        let windows = parts.map(|((tokens, continuing), outputs)| Window {
+            places: &tokens.places,
+            continuing,
+            outputs: outputs.view(),
+        });
+        let answer = task.kind.answer(text, &windows.collect::<Vec<_>>(), options.top);
         let logits = if task.kind.pooling().is_some() { self.outputs[0].row(0).to_vec() } else { Vec::new() };
         self.timing.answer += begun.elapsed();
         Prediction { answer, logits, truncated, timing: self.timing }
-    }
-}
-
-impl Task {
-    /// What the task is.
-    pub fn spec(&self) -> &TaskSpec {
-        self.patch.task()
-    }
-
-    /// What its kind of task does.
-    pub fn kind(&self) -> &dyn TaskKind {
-        &*self.kind
-    }
-
-    /// The same task with the prompt of a name before each text.
-    ///
-    /// # Errors
-    /// When the task has no such prompt.
-    pub fn prompted(self, name: &str) -> Result<Self> {
-        let kind = tasks::prompted(self.spec().kind(), name).map_err(|expected| Error::Input {
-            place: format!("prompt of task {}", self.spec().name()),
-            expected,
-            found: quoted(name),
-        })?;
-        Ok(Task { kind, ..self })
-    }
-
-    /// Bytes its values take in memory, without the head. The values of the last tasks that were used are there decoded
-    /// too.
-    pub fn resident_bytes(&self) -> usize {
-        self.patch.slots().iter().map(|slot| slot.values.memory_bytes()).sum()
     }
 }

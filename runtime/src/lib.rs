@@ -39,6 +39,8 @@ mod own_weights;
 mod panels;
 mod prediction;
 mod recent;
+mod subwords;
+mod task;
 pub mod tasks;
 mod text;
 #[cfg(feature = "tract")]
@@ -48,7 +50,7 @@ mod word_piece;
 
 pub use bias_patch::Patch;
 pub use edge_bundle::{Bundle, Store};
-pub use encoder::{Encoder, LoadTiming, Options, RUN_TOKENS, Request, Task};
+pub use encoder::{Encoder, LoadTiming, Options, RUN_TOKENS, Request};
 pub use engine::{Activations, EngineKind, EngineOptions};
 pub use error::{Error, Result, TextError};
 pub use gradient::{LossFn, Tokenized};
@@ -57,5 +59,6 @@ pub use memory::{MappedMemory, Memory, ask_memory};
 #[cfg(feature = "research")]
 pub use own_weights::OwnWeights;
 pub use prediction::{Prediction, Timing};
-pub use tasks::{Answer, Ranked, Span, Tag};
+pub use task::Task;
+pub use tasks::{Answer, Entity, Ranked, Span, Strategy, Tag};
 pub use text::Text;

@@ -18,7 +18,7 @@ use tokenizers::{
     TokenizerImpl, models::wordpiece::WordPieceTrainer,
 };
 
-use crate::{bpe, charsmap::Normalizers, mapped::Mapped, unigram, word_piece};
+use crate::{bpe, charsmap::Normalizers, mapped::Mapped, subwords::Subwords, unigram, word_piece};
 
 /// The crate's tokenizer with a model and normalizers of ours.
 pub(crate) type MappedTokenizer =
@@ -47,12 +47,15 @@ struct Settings {
     model: Value,
 }
 
-/// The tokenizer of a mapped vocabulary, and the post-processor that adds special tokens.
+/// The tokenizer of a mapped vocabulary, the post-processor that adds special tokens, and what continues a word.
 ///
 /// # Errors
 /// When the settings in it are not those of a tokenizer.
-pub(crate) fn mapped_tokenizer(words: Vocabulary<Mapped>) -> Result<(MappedTokenizer, Option<PostProcessorWrapper>)> {
+pub(crate) fn mapped_tokenizer(
+    words: Vocabulary<Mapped>,
+) -> Result<(MappedTokenizer, Option<PostProcessorWrapper>, Subwords)> {
     let settings: Settings = serde_json::from_slice(words.settings())?;
+    let subwords = Subwords::deserialize(&settings.model)?;
     let method = match words.kind() {
         VocabularyKind::WordPiece => Method::WordPiece(word_piece::Options::deserialize(settings.model)?),
         VocabularyKind::Bpe => Method::Bpe(bpe::Options::deserialize(settings.model)?),
@@ -68,7 +71,7 @@ pub(crate) fn mapped_tokenizer(words: Vocabulary<Mapped>) -> Result<(MappedToken
         .with_decoder(None)
         .build()?;
     tokenizer.add_tokens(settings.added_tokens)?;
-    Ok((tokenizer, settings.post_processor))
+    Ok((tokenizer, settings.post_processor, subwords))
 }
 
 impl Model for MappedModel {

@@ -11,6 +11,7 @@ use std::{
 };
 
 use edge_bundle::{Bundle, VOCABULARY, Vocabulary};
+use serde::Deserialize;
 use tokenizers::{
     Encoding, PostProcessorWrapper, Tokenizer as WholeTokenizer,
     tokenizer::PostProcessor,
@@ -24,6 +25,7 @@ use crate::{
     mapped::Mapped,
     mapped_tokenizer::{MappedTokenizer, mapped_tokenizer},
     memory::ask_memory,
+    subwords::Subwords,
 };
 
 /// The input of a task: one text, or two that belong together.
@@ -151,7 +153,14 @@ pub(crate) struct Tokenizer {
     inner: Inner,
     /// Removed from `inner`, which would run it on each text alone and then on both, and it moves offsets every time.
     processor: Option<PostProcessorWrapper>,
+    subwords: Subwords,
     path: PathBuf,
+}
+
+/// The part of a `tokenizer.json` that says which tokens continue a word.
+#[derive(Deserialize)]
+struct Settings {
+    model: Subwords,
 }
 
 /// The `tokenizers` crate's, with its words in memory or in a mapped file.
@@ -191,16 +200,32 @@ impl Tokenizer {
         if bundle.manifest().files.contains_key(VOCABULARY) {
             let path = bundle.file(VOCABULARY)?;
             let words = Vocabulary::parse(Mapped::open(&path)?).map_err(|e| e.in_file(&path))?;
-            let (inner, processor) = mapped_tokenizer(words).map_err(failed(&path))?;
-            return Ok(Tokenizer { inner: Inner::Mapped(Box::new(inner)), processor, path });
+            let (inner, processor, subwords) = mapped_tokenizer(words).map_err(failed(&path))?;
+            return Ok(Tokenizer { inner: Inner::Mapped(Box::new(inner)), processor, subwords, path });
         }
         let path = bundle.file("tokenizer.json")?;
-        let mut inner = WholeTokenizer::from_file(&path).map_err(failed(&path))?;
+        let json = std::fs::read(&path).map_err(|source| Error::Io { path: path.clone(), action: "read", source })?;
+        let mut inner = WholeTokenizer::from_bytes(&json).map_err(failed(&path))?;
+        let settings: Settings = serde_json::from_slice(&json).map_err(|error| failed(&path)(error.into()))?;
         // The task sets the limit, and sequences are never padded.
         inner.with_truncation(None).map_err(failed(&path))?.with_padding(None);
         let processor = inner.get_post_processor().cloned();
         inner.with_post_processor(None::<PostProcessorWrapper>);
-        Ok(Tokenizer { inner: Inner::Whole(Box::new(inner)), processor, path })
+        Ok(Tokenizer { inner: Inner::Whole(Box::new(inner)), processor, subwords: settings.model, path })
+    }
+
+    /// Whether each token of `text` continues the word of the token before it.
+    pub fn continuing(&self, text: &str, tokens: &Tokens) -> Vec<bool> {
+        let places = tokens.places.iter().map(|place| place.map(|(_, place)| place));
+        let tokens = tokens.ids.iter().copied().zip(places);
+        match &self.inner {
+            Inner::Whole(inner) => {
+                self.subwords.continuing(text, tokens, |t| inner.token_to_id(t), |id| inner.id_to_token(id))
+            }
+            Inner::Mapped(inner) => {
+                self.subwords.continuing(text, tokens, |t| inner.token_to_id(t), |id| inner.id_to_token(id))
+            }
+        }
     }
 
     /// Tokens of one text or a pair, at most `limit`; of a pair the longer text is cut first.

@@ -63,6 +63,8 @@ if __name__ == "__main__":
         ("I-A I-A I-B B-B I-B | O", "B-A I-A B-B I-B I-B | B-C"),
         ("B-A B-A I-B I-A | O O", "B-A I-A I-B I-A | O O"),
         ("O O", "O O"),
+        # IOBES; seqeval takes L- and U- for other letters unless a scheme is named.
+        ("B-A E-A S-A S-A I-B E-B | E-A E-A O", "B-A E-A B-A E-A I-B E-B | S-A E-A S-B"),
     ]:
         lists = [[sentence.split() for sentence in text.split(" | ")] for text in (gold, found)]
         print("span F1", repr(found), span_f1(*lists, zero_division=0))

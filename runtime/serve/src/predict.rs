@@ -1,11 +1,11 @@
 //! The plain JSON call: one text in, the answers of one task or of every task out.
 //!
 //! In: `{"text": "..."}`, with `"text_pair"` for tasks on two texts. A call to all tasks may list names in `"tasks"`.
-//! Out: label, score and times. Refused: other fields, so that a misspelled field is an error.
+//! `"entities": STRATEGY` asks tagging tasks for entities in place of tags. Out: label, score and times. Refused: other fields, so that a misspelled field is an error.
 
 use std::{sync::Arc, time::Instant};
 
-use edge_run::Text;
+use edge_run::{Strategy, Text};
 use hyper::StatusCode;
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +21,7 @@ struct Question {
     text: String,
     text_pair: Option<String>,
     tasks: Option<Vec<String>>,
+    entities: Option<Strategy>,
 }
 
 /// A task's answer to a text, or why there is none.
@@ -65,8 +66,12 @@ pub(crate) async fn one(listing: &Listing, task: &str, body: &[u8]) -> Result<Re
     if question.tasks.is_some() {
         return Err(Refusal::expected("tasks", "none, for the address names the task", "a list"));
     }
+    let resident = match question.entities {
+        Some(strategy) => resident.with_entities(strategy).map_err(|error| Refusal::bad(error.to_string()))?,
+        None => resident.clone(),
+    };
     let answer = ask(vec![(resident.clone(), question.into_text())]).await?.remove(0)?;
-    Ok(json(StatusCode::OK, &row(resident, &Ok(answer))))
+    Ok(json(StatusCode::OK, &row(&resident, &Ok(answer))))
 }
 
 /// The answers of all tasks, or of the named ones, to one text.
@@ -83,10 +88,14 @@ pub(crate) async fn all(listing: &Listing, body: &[u8]) -> Result<Reply, Refusal
             .map(|name| listing.tasks.get(name).ok_or_else(|| Refusal::no_task(listing, name)))
             .collect::<Result<_, _>>()?,
     };
+    // Tasks that do not tag answer as ever.
+    let grouped = |resident: &Arc<Resident>| question.entities.and_then(|how| resident.with_entities(how).ok());
+    let residents: Vec<Arc<Resident>> =
+        residents.into_iter().map(|resident| grouped(resident).unwrap_or_else(|| resident.clone())).collect();
     let text = question.into_text();
-    let questions = residents.iter().map(|resident| ((*resident).clone(), text.clone())).collect();
+    let questions = residents.iter().map(|resident| (resident.clone(), text.clone())).collect();
     let answers = ask(questions).await?;
-    let rows = residents.into_iter().zip(&answers).map(|(resident, answer)| row(resident, answer)).collect();
+    let rows = residents.iter().zip(&answers).map(|(resident, answer)| row(resident, answer)).collect();
     Ok(json(StatusCode::OK, &Rows { answers: rows, ms: begun.elapsed().as_secs_f64() * 1e3 }))
 }
 

@@ -10,12 +10,13 @@ use std::{
 };
 
 use bias_patch::Digest;
-use edge_run::Task;
+use edge_run::{Strategy, Task};
 use serde::Serialize;
 
 use crate::batcher::Worker;
 
 /// A task that answers.
+#[derive(Clone)]
 pub(crate) struct Resident {
     /// The task's name.
     pub name: String,
@@ -35,6 +36,14 @@ impl Resident {
     /// The version of the task's patch: the first digits of its digest.
     pub fn version(&self) -> String {
         self.digest.short()
+    }
+
+    /// The same task, answering with entities in place of tags.
+    ///
+    /// # Errors
+    /// When it is no tagging task.
+    pub fn with_entities(&self, strategy: Strategy) -> edge_run::Result<Arc<Self>> {
+        Ok(Arc::new(Resident { task: Arc::new(self.task.with_entities(strategy)?), ..self.clone() }))
     }
 }
 

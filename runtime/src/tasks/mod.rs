@@ -9,6 +9,7 @@
 
 mod classification;
 mod embedding;
+mod entities;
 mod gold;
 pub mod loss;
 pub mod metrics;
@@ -28,6 +29,7 @@ use serde::Serialize;
 pub(crate) use self::row::{Row, cell};
 pub use self::{
     classification::Ranked,
+    entities::{Entity, Strategy},
     gold::{Gold, Label},
     loss::Loss,
     metrics::Scores,
@@ -66,6 +68,14 @@ pub fn prompted(kind: &Kind, name: &str) -> Result<Box<dyn TaskKind>, String> {
     }
 }
 
+/// As [`of`], with entities in place of tags; none for a kind without tags.
+pub fn with_entities(kind: &Kind, strategy: Strategy) -> Option<Box<dyn TaskKind>> {
+    match kind {
+        Kind::Tagging { labels } => Some(Box::new(tagging::Tagging::new(labels).with_entities(strategy))),
+        _ => None,
+    }
+}
+
 /// The place of a token: its text (0 or 1) and its characters there; none for special tokens.
 pub type Place = Option<(usize, (usize, usize))>;
 
@@ -74,6 +84,8 @@ pub type Place = Option<(usize, (usize, usize))>;
 pub struct Window<'a> {
     /// The place of each of the S tokens.
     pub places: &'a [Place],
+    /// Whether each of the S tokens continues the word of the token before it; empty unless [`TaskKind::groups_tokens`].
+    pub continuing: &'a [bool],
     /// `[S, C]`, or `[1, C]` of a kind that reads one vector.
     pub outputs: ArrayView2<'a, f32>,
 }
@@ -111,6 +123,9 @@ pub enum Answer {
     /// Token tagging: one tag for each word, in order.
     #[serde(serialize_with = "tagging::json")]
     Tags(Vec<Tag>),
+    /// Token tagging: the entities that the tags mark, in order.
+    #[serde(serialize_with = "entities::json")]
+    Entities(Vec<Entity>),
     /// Span extraction: parts of the second text, the likeliest first.
     #[serde(serialize_with = "span::json")]
     Spans(Vec<Span>),
@@ -129,6 +144,7 @@ impl Answer {
             Answer::Labels(ranked) => ranked,
             Answer::Value(value) => value,
             Answer::Tags(tags) => tags,
+            Answer::Entities(entities) => entities,
             Answer::Spans(spans) => spans,
             Answer::Several(labels) => labels,
             Answer::Vector(vector) => vector,
@@ -154,6 +170,11 @@ pub trait TaskKind: Send + Sync {
 
     /// Whether a long second text is read in windows instead of being cut.
     fn in_windows(&self) -> bool {
+        false
+    }
+
+    /// Whether [`Window::continuing`] is read.
+    fn groups_tokens(&self) -> bool {
         false
     }
 

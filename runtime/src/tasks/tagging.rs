@@ -1,4 +1,4 @@
-//! Token tagging: one label for each word of one text. The head reads every token and gives a logit for each of C
+//! Token tagging: one label for each word of one text, or the entities that the labels mark. The head reads every token and gives a logit for each of C
 //! labels. A word's logits are those of its first token, a lone space before the word included. The loss is the mean cross-entropy over the words.
 
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use serde::{Serialize, Serializer};
 use super::{
     Answer, Answered, Gold, Label, Loss, Place, Scores, TaskKind, Tensor, TokenPlaces, Window,
     classification::rank,
+    entities::{self, Strategy},
     gold::{class_of, other_form, weight_of},
     loss::cross_entropy,
     metrics,
@@ -37,15 +38,30 @@ pub(super) struct Tagging {
     labels: Vec<Arc<str>>,
     /// Weights of the labels in the loss; none where all are 1.
     weights: Vec<f64>,
+    /// How tokens become entities; none where the answer has a tag for each word.
+    entities: Option<Strategy>,
 }
 
 impl Tagging {
     pub fn new(labels: &[String]) -> Self {
-        Tagging { labels: labels.iter().map(|label| label.as_str().into()).collect(), weights: Vec::new() }
+        Tagging {
+            labels: labels.iter().map(|label| label.as_str().into()).collect(),
+            weights: Vec::new(),
+            entities: None,
+        }
+    }
+
+    /// Answers with entities.
+    pub fn with_entities(self, strategy: Strategy) -> Self {
+        Tagging { entities: Some(strategy), ..self }
     }
 }
 
 impl TaskKind for Tagging {
+    fn groups_tokens(&self) -> bool {
+        self.entities.is_some()
+    }
+
     fn token_places(&self, text: &Text, places: &[Place]) -> TokenPlaces {
         let words = first_tokens(text, places).into_iter().map(|(_, token)| token).collect();
         TokenPlaces { words, ..TokenPlaces::default() }
@@ -56,6 +72,10 @@ impl TaskKind for Tagging {
     }
 
     fn answer(&self, text: &Text, windows: &[Window<'_>], _top: usize) -> Answer {
+        if let Some(strategy) = self.entities {
+            let found = windows.first().map(|window| entities::entities(&self.labels, strategy, text.first(), window));
+            return Answer::Entities(found.unwrap_or_default());
+        }
         let Some(window) = windows.first() else { return Answer::Tags(Vec::new()) };
         let named = first_tokens(text, window.places).into_iter().map(|((start, end), token)| {
             let logits = token.map(|at| window.outputs.row(at).to_vec());
@@ -67,6 +87,9 @@ impl TaskKind for Tagging {
     }
 
     fn tensors(&self) -> Vec<Tensor> {
+        if self.entities.is_some() {
+            return vec![entities::tensor()];
+        }
         let tags = |prediction: &Prediction| match &prediction.answer {
             Answer::Tags(tags) => listed(tags),
             _ => String::new(),

@@ -1,9 +1,9 @@
-//! Span F1 of tagged words, as seqeval counts by default: entities of B-, I- and O labels. An entity is correct if its
-//! label and both ends are.
+//! Span F1 of tagged words, as seqeval counts by default: entities of B-, I- and O labels, with E- and S- too where
+//! there are such; L- and U- are other names of these. An entity is correct if its label and both ends are.
 
-/// Whether labels mark entities: each is O, B-something or I-something.
+/// Whether labels mark entities: each is O, or something after B-, I-, E-, S-, L- or U-.
 pub fn are_entities(labels: &[impl AsRef<str>]) -> bool {
-    let begins = |label: &str| label.starts_with("B-") || label.starts_with("I-");
+    let begins = |label: &str| ["B-", "I-", "E-", "S-", "L-", "U-"].iter().any(|prefix| label.starts_with(prefix));
     let labels = || labels.iter().map(AsRef::as_ref);
     labels().any(begins) && labels().all(|label| label == "O" || begins(label))
 }
@@ -29,11 +29,12 @@ fn entities<'a>(labels: &[&'a str]) -> Vec<(&'a str, usize, usize)> {
             open = false;
             continue;
         };
-        match entities.last_mut().filter(|last| open && prefix == "I" && last.0 == name) {
+        let begins = matches!(prefix, "B" | "S" | "U");
+        match entities.last_mut().filter(|last| open && !begins && last.0 == name) {
             Some(last) => last.2 = at + 1,
             None => entities.push((name, at, at + 1)),
         }
-        open = true;
+        open = !matches!(prefix, "E" | "L" | "S" | "U");
     }
     entities
 }
@@ -48,6 +49,9 @@ mod tests {
         assert_eq!(of("B-A I-A O B-B"), [("A", 0, 2), ("B", 3, 4)]);
         assert_eq!(of("I-A I-A I-B B-B I-B"), [("A", 0, 2), ("B", 2, 3), ("B", 3, 5)]);
         assert_eq!(of("O O"), []);
+        let due = [("A", 0, 2), ("A", 2, 3), ("A", 3, 4), ("B", 4, 6), ("B", 6, 7)];
+        assert_eq!(of("B-A E-A S-A E-A I-B E-B I-B"), due);
+        assert_eq!(of("B-A L-A U-A L-A I-B L-B I-B"), due);
     }
 
     #[test]
@@ -61,17 +65,19 @@ mod tests {
         }
     }
 
-    const SEQEVAL: [(&str, &str, f64); 4] = [
+    const SEQEVAL: [(&str, &str, f64); 5] = [
         ("B-A I-A O B-B | O B-A", "B-A I-A O B-B | B-A I-A", 0.666_666_666_7),
         ("I-A I-A I-B B-B I-B | O", "B-A I-A B-B I-B I-B | B-C", 0.333_333_333_3),
         ("B-A B-A I-B I-A | O O", "B-A I-A I-B I-A | O O", 0.571_428_571_4),
         ("O O", "O O", 0.0),
+        ("B-A E-A S-A S-A I-B E-B | E-A E-A O", "B-A E-A B-A E-A I-B E-B | S-A E-A S-B", 0.666_666_666_7),
     ];
 
     #[test]
     fn labels_of_entities_are_told_from_others() {
         let list = |labels: &[&str]| labels.iter().map(|label| (*label).to_owned()).collect::<Vec<_>>();
         assert!(are_entities(&list(&["O", "B-PER", "I-PER"])));
+        assert!(are_entities(&list(&["O", "B-PER", "I-PER", "L-PER", "U-PER"])));
         assert!(!are_entities(&list(&["NOUN", "VERB"])) && !are_entities(&list(&["O", "X"])));
     }
 }

@@ -314,7 +314,7 @@ mod tests {
             (24, 0) | (26, 1) => 1.0,
             _ => -9.0,
         });
-        let windows = [Window { places: &places, outputs: logits.view() }];
+        let windows = [Window { places: &places, continuing: &[], outputs: logits.view() }];
         let answer = |longest| match SpanExtraction::new(longest, None).answer(&Text::pair("q", &*context), &windows, 1)
         {
             Answer::Spans(spans) => (spans[0].start, spans[0].end),

@@ -39,7 +39,7 @@ struct Candidate {
 fn candidates(window: &Window<'_>, longest: usize) -> Vec<Candidate> {
     /// How many starts are combined with how many ends, as in BERT's SQuAD reader.
     const BEST: usize = 20;
-    let Window { places, outputs: logits } = *window; // [S, 2]: start and end
+    let Window { places, outputs: logits, .. } = *window; // [S, 2]: start and end
     let inside = second_tokens(places);
     let best = |column: usize| {
         let mut sorted: Vec<usize> = inside.iter().map(|(at, _)| *at).collect();
@@ -129,7 +129,7 @@ mod tests {
         });
         let context: Vec<char> = "x ".repeat(40).chars().collect();
         for (longest, last) in [(25, 25), (30, 30), (40, 40), (usize::MAX, 40)] {
-            let window = Window { places: &places, outputs: logits.view() };
+            let window = Window { places: &places, continuing: &[], outputs: logits.view() };
             let best = spans(&context, candidates(&window, longest), None, 1);
             assert_eq!((best[0].start, best[0].end), (0, 2 * last - 1), "{longest}");
         }
