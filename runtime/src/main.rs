@@ -6,18 +6,20 @@
 
 use std::{
     fs::File,
-    io::{self, BufRead, BufReader, BufWriter, IsTerminal, Write},
+    io::{self, BufRead, BufReader, IsTerminal, Write},
     path::{Path, PathBuf},
     process::ExitCode,
     time::{Duration, Instant},
 };
 
-use clap::{Args, CommandFactory, Parser, Subcommand, error::ErrorKind};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, error::ErrorKind};
 use edge_run::{
-    Activations, Bundle, Encoder, EngineKind, EngineOptions, Error, LoadTiming, Memory, Options, Patch, Result, Store,
-    Task,
+    Activations, Bundle, Encoder, EngineKind, EngineOptions, Error, Options, Patch, Result, Store, Strategy,
     bench::{BenchOptions, bench},
-    cli::{InputFormat, Outcome, OutputFormat, Records, Session, SessionOptions, Writer, run, write_report},
+    cli::{
+        Destination, InputFormat, LabelVectors, Outcome, OutputFormat, Records, Session, SessionOptions, TaskOptions,
+        Times, Writer, check_format, names, run, tasks, write_report, write_times,
+    },
     cpu_is_known,
 };
 use indicatif::{ProgressBar, ProgressStyle};
@@ -65,6 +67,21 @@ struct Arguments {
     /// Put this prompt of each task before its texts; for embeddings [default: the one called default, if there is one]
     #[arg(long, value_name = "NAME")]
     prompt: Option<String>,
+    /// Answer tagging tasks with entities: neighbouring tags of one name together, with their characters and a score
+    ///
+    /// STRATEGY is one of transformers' token-classification pipeline. Without it, words have the tags that they have
+    /// without the flag: that of their first token, the only one that edge-patch trains.
+    #[arg(long, value_enum, value_name = "STRATEGY", num_args = 0..=1, require_equals = true,
+        default_missing_value = "first")]
+    entities: Option<Strategy>,
+    /// Rank these labels for each text of an embedding task, by the cosine of their embeddings (zero-shot)
+    ///
+    /// The score is a similarity from -1 to 1, not the probability that a trained head gives.
+    #[arg(long, value_name = "LABEL,...", value_delimiter = ',')]
+    labels: Vec<String>,
+    /// Embed each label in this text, in the place of {}; such as "This text is about {}."
+    #[arg(long, value_name = "TEXT", default_value = "{}", requires = "labels")]
+    template: String,
     /// Cut texts to N tokens, or to the patch's own limit if that is lower
     #[arg(long, value_name = "N", value_parser = at_least_three)]
     max_length: Option<u32>,
@@ -90,6 +107,10 @@ impl Arguments {
             let texts = texts.iter().map(|text| format!(" {}", text.display()));
             message += "; give each patch its own -p:\n  edge-run";
             message.extend(patches.chain(texts));
+        }
+        if self.file.as_ref().and_then(|file| file.to_str()).is_some_and(|file| Strategy::from_str(file, false).is_ok())
+        {
+            message += "; a strategy stands behind =, as in --entities=max";
         }
         Self::command().error(ErrorKind::TooManyValues, message)
     }
@@ -160,6 +181,10 @@ Examples:
   edge-run --patch sst2.bias reviews.txt              a label for each line
   edge-run -p sst2.bias -p topic.bias reviews.txt     two tasks over one encoder
   edge-run -p mrpc.bias -o jsonl pairs.tsv            columns sentence1 and sentence2
+  edge-run -p ner.bias --entities news.txt            people and places with their characters
+  edge-run -p embed.bias -o npy docs.txt > docs.npy   a vector for each line, for NumPy
+  edge-run -p embed.bias --labels sports,politics docs.txt
+                                                      labels by similarity, without training
   tail -f log | edge-run -p alarm.bias --unbuffered   answers each line as it comes
   edge-run bench minilm --lengths 8,32 --threads 2    how fast is this machine?
   edge-run prepare minilm                             once, before the first answer is needed
@@ -276,18 +301,13 @@ fn answer(arguments: &Arguments) -> Result<bool> {
     let encoder = Encoder::load(bundle, arguments.engine.options())?;
     report_tract(encoder.uncovered());
     let begun = Instant::now();
-    let attach = |(patch, path): (&Patch, &PathBuf)| {
-        encoder.attach(patch).map_err(|e| match e {
-            Error::Patch(e) => Error::Patch(e.in_file(path)),
-            other => other,
-        })
+    let how = TaskOptions { prompt: arguments.prompt.as_deref(), entities: arguments.entities };
+    let tasks = tasks(&encoder, &patches, &arguments.patches, how)?;
+    let labels = match &arguments.labels[..] {
+        [] => None,
+        labels => Some(LabelVectors::new(&encoder, &tasks, labels, &arguments.template)?),
     };
-    let prompted = |task: Task| match &arguments.prompt {
-        Some(name) => task.prompted(name),
-        None => Ok(task),
-    };
-    let pairs = patches.iter().zip(&arguments.patches);
-    let tasks: Vec<Task> = pairs.map(|pair| attach(pair).and_then(prompted)).collect::<Result<_>>()?;
+    check_format(arguments.output, &tasks, labels.is_some())?;
     let attached = begun.elapsed();
 
     let (mut reader, name, length) = open(arguments)?;
@@ -303,24 +323,34 @@ fn answer(arguments: &Arguments) -> Result<bool> {
     let bar = progress_bar(length);
     let mut records = Records::new(reader, format, &name)?;
     let names = names(&tasks, &arguments.patches);
-    let shown = names.iter().zip(&tasks).map(|(name, task)| (name.as_str(), task.spec().kind().labels()));
-    let mut writer = Writer::new(BufWriter::new(io::stdout().lock()), arguments.output, arguments.logits, shown);
+    let shown = names.iter().zip(&tasks).map(|(name, task)| {
+        let labels = task.spec().kind().labels();
+        (name.as_str(), if labels.is_empty() { &arguments.labels[..] } else { labels })
+    });
+    let out = Destination::of(arguments.output).map_err(unwritten)?;
+    let mut writer = Writer::new(out, arguments.output, arguments.logits, shown);
     let how = SessionOptions {
         options: Options { top: arguments.top_k, max_length: arguments.max_length, most_windows: None },
         batch: arguments.batch,
         unbuffered: arguments.unbuffered,
     };
-    let session = Session { encoder: &encoder, tasks: &tasks, names: &names };
+    let session = Session { encoder: &encoder, tasks: &tasks, names: &names, labels: labels.as_ref() };
     let outcome = run(&session, &mut records, &mut writer, how, |bytes| bar.set_position(bytes));
     bar.finish_and_clear();
+    // The rows before a failure stay.
+    let (out, shape) = writer.into_parts();
+    let finished = out.finish(shape).map_err(unwritten);
     let outcome = outcome?;
+    finished?;
     // A pipe without lines is usual. A file without lines may be the wrong one.
     if outcome.records == 0 && arguments.file.as_ref().is_some_and(|file| file.as_os_str() != "-") {
         eprintln!("edge-run: {name}: no texts");
     }
     report(&outcome);
     if arguments.timing {
-        report_timing(&encoder.load_timing(), opened, attached, &tasks, &outcome);
+        let times = Times { opened, load: encoder.load_timing(), attached };
+        // Standard error may be closed; the answers are written all the same.
+        let _ = write_times(&mut io::stderr(), times, &tasks, &outcome);
     }
     Ok(outcome.refused == 0)
 }
@@ -362,35 +392,5 @@ fn report(outcome: &Outcome) {
     if outcome.refused > 0 {
         let all = outcome.refused + outcome.answers;
         eprintln!("edge-run: answers refused, marked in their place: {} of {all}", outcome.refused);
-    }
-}
-
-/// The name of each task in its rows: the task's own, or the patch's path if several tasks have the same name.
-fn names(tasks: &[Task], paths: &[PathBuf]) -> Vec<String> {
-    let alone = |name: &str| tasks.iter().filter(|task| task.spec().name() == name).count() == 1;
-    let file = |path: &PathBuf| path.display().to_string();
-    let pairs = tasks.iter().zip(paths);
-    pairs
-        .map(|(task, path)| if alone(task.spec().name()) { task.spec().name().to_owned() } else { file(path) })
-        .collect()
-}
-
-fn report_timing(load: &LoadTiming, opened: Duration, attached: Duration, tasks: &[Task], outcome: &Outcome) {
-    let milliseconds = |d: Duration| d.as_secs_f64() * 1e3;
-    let each = |d: Duration| d.as_secs_f64() * 1e6 / outcome.answers.max(1) as f64;
-    let t = &outcome.timing;
-    eprintln!("open patches and bundle {:10.3} ms", milliseconds(opened));
-    eprintln!("load tokenizer          {:10.3} ms", milliseconds(load.tokenizer));
-    eprintln!("load encoder, once      {:10.3} ms", milliseconds(load.engine));
-    eprintln!("attach {:3} tasks        {:10.3} ms", tasks.len(), milliseconds(attached));
-    eprintln!("tokenize                {:10.3} us an answer", each(t.tokenize));
-    eprintln!("switch task             {:10.3} us an answer", each(t.switch));
-    eprintln!("run encoder             {:10.3} us an answer, {} tokens", each(t.encode), t.tokens);
-    eprintln!("run head                {:10.3} us an answer", each(t.answer));
-    let resident: usize = tasks.iter().map(Task::resident_bytes).sum();
-    eprintln!("task values             {:10.3} MB", resident as f64 / 1e6);
-    if let Some(memory) = Memory::now() {
-        eprintln!("anonymous memory        {:10.3} MB", memory.anonymous_bytes as f64 / 1e6);
-        eprintln!("file-backed memory      {:10.3} MB", memory.file_bytes as f64 / 1e6);
     }
 }

@@ -2,11 +2,17 @@
 
 mod array;
 mod input;
+mod labels;
 mod output;
 mod report;
 mod session;
+mod tasks;
+mod vectors;
 
 pub use input::{Columns, InputFormat, Record, Records, Row};
+pub use labels::LabelVectors;
 pub use output::{OutputFormat, Writer};
-pub use report::write_report;
+pub use report::{Times, write_report, write_times};
 pub use session::{Outcome, Session, SessionOptions, run};
+pub use tasks::{TaskOptions, names, tasks};
+pub use vectors::{Destination, check_format};

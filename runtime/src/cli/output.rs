@@ -1,4 +1,4 @@
-//! Writes answers as a table for people, or as TSV or JSON lines for programs.
+//! Writes answers as a table for people, as TSV or JSON lines for programs, or as an array of vectors.
 //!
 //! In: an answer or an error for each line and task. Out: rows in one format. Refused: nothing; an error becomes a row.
 
@@ -7,6 +7,7 @@ use std::io::{self, Write};
 use clap::ValueEnum;
 use serde::Serialize;
 
+use super::vectors::Rows;
 use crate::{Answer, Error, Prediction, Result, Text, tasks::cell};
 
 /// The format of answers.
@@ -18,6 +19,17 @@ pub enum OutputFormat {
     Tsv,
     /// One JSON object for each line and task
     Jsonl,
+    /// Vectors of one embedding task as NumPy's array of float32, a row for each line
+    Npy,
+    /// The same values alone: float32, little-endian, one row after the other
+    F32,
+}
+
+impl OutputFormat {
+    /// Whether answers are an array of vectors.
+    pub(super) fn is_array(self) -> bool {
+        matches!(self, OutputFormat::Npy | OutputFormat::F32)
+    }
 }
 
 /// Characters of the text that a table shows.
@@ -31,6 +43,7 @@ pub struct Writer<W> {
     task_width: usize,
     label_width: usize,
     begun: bool,
+    vectors: Rows,
 }
 
 /// An answer as a JSON object.
@@ -64,7 +77,7 @@ impl<W: Write> Writer<W> {
         }
         // With one task a table need not repeat its name.
         let task_width = if count > 1 { task_width } else { 0 };
-        Writer { inner, format, logits, task_width, label_width, begun: false }
+        Writer { inner, format, logits, task_width, label_width, begun: false, vectors: Rows::default() }
     }
 
     /// Writes the answer of one task to one line, or why there is none.
@@ -82,7 +95,13 @@ impl<W: Write> Writer<W> {
             OutputFormat::Table => self.table(line, task, text, answer),
             OutputFormat::Tsv => self.tsv(line, task, answer),
             OutputFormat::Jsonl => self.jsonl(line, task, answer),
+            OutputFormat::Npy | OutputFormat::F32 => self.vectors.write(&mut self.inner, answer.ok()),
         }
+    }
+
+    /// What it wrote to, and the shape of the array of vectors, if it wrote one.
+    pub fn into_parts(self) -> (W, (usize, usize)) {
+        (self.inner, self.vectors.shape())
     }
 
     /// Flushes the output.

@@ -1,8 +1,48 @@
-//! A benchmark's report as tables for people.
+//! A benchmark's report, and the times of a session, as tables for people.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    time::Duration,
+};
 
-use crate::bench::Report;
+use super::Outcome;
+use crate::{LoadTiming, Memory, Task, bench::Report};
+
+/// What a session took before its first text.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    /// Opening patches and the bundle.
+    pub opened: Duration,
+    /// Loading the encoder.
+    pub load: LoadTiming,
+    /// Attaching all tasks.
+    pub attached: Duration,
+}
+
+/// Writes the times and the memory of a session.
+///
+/// # Errors
+/// When the output cannot be written.
+pub fn write_times(out: &mut impl Write, times: Times, tasks: &[Task], outcome: &Outcome) -> io::Result<()> {
+    let milliseconds = |d: Duration| d.as_secs_f64() * 1e3;
+    let each = |d: Duration| d.as_secs_f64() * 1e6 / outcome.answers.max(1) as f64;
+    let t = &outcome.timing;
+    writeln!(out, "open patches and bundle {:10.3} ms", milliseconds(times.opened))?;
+    writeln!(out, "load tokenizer          {:10.3} ms", milliseconds(times.load.tokenizer))?;
+    writeln!(out, "load encoder, once      {:10.3} ms", milliseconds(times.load.engine))?;
+    writeln!(out, "attach {:3} tasks        {:10.3} ms", tasks.len(), milliseconds(times.attached))?;
+    writeln!(out, "tokenize                {:10.3} us an answer", each(t.tokenize))?;
+    writeln!(out, "switch task             {:10.3} us an answer", each(t.switch))?;
+    writeln!(out, "run encoder             {:10.3} us an answer, {} tokens", each(t.encode), t.tokens)?;
+    writeln!(out, "run head                {:10.3} us an answer", each(t.answer))?;
+    let resident: usize = tasks.iter().map(Task::resident_bytes).sum();
+    writeln!(out, "task values             {:10.3} MB", resident as f64 / 1e6)?;
+    if let Some(memory) = Memory::now() {
+        writeln!(out, "anonymous memory        {:10.3} MB", memory.anonymous_bytes as f64 / 1e6)?;
+        writeln!(out, "file-backed memory      {:10.3} MB", memory.file_bytes as f64 / 1e6)?;
+    }
+    Ok(())
+}
 
 /// Writes a report.
 ///

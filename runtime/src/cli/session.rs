@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Record, Records, Writer};
+use super::{LabelVectors, Record, Records, Writer};
 use crate::{Encoder, Error, Options, Prediction, Request, Result, Task, Timing};
 
 /// Tasks over one encoder.
@@ -19,6 +19,8 @@ pub struct Session<'a> {
     pub tasks: &'a [Task],
     /// What each task is called in its rows.
     pub names: &'a [String],
+    /// Labels that take the place of vectors, if there are any.
+    pub labels: Option<&'a LabelVectors>,
 }
 
 /// How a session runs.
@@ -99,7 +101,7 @@ fn answer<W: Write>(
     let mut answers = session.encoder.predict_with(&requests, options).into_iter();
     for record in batch {
         outcome.records += 1;
-        for name in session.names {
+        for (task, name) in session.names.iter().enumerate() {
             let answer = match &record.text {
                 // One answer for each request, and one request for each text and task.
                 Ok(_) => answers.next().expect("an answer for every request"),
@@ -116,6 +118,10 @@ fn answer<W: Write>(
                 }
                 Err(error) if !matches!(error, Error::Text(_)) => return Err(error),
                 answer => answer,
+            };
+            let answer = match session.labels {
+                Some(labels) => answer.map(|prediction| labels.rank(task, prediction, options.top)),
+                None => answer,
             };
             count(outcome, record.line, &answer);
             let row = writer.row(record.line, name, record.text.as_ref().ok(), answer.as_ref());

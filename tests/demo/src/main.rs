@@ -110,6 +110,6 @@ fn answer(out: &mut impl Write, encoder: &Encoder, tasks: &[Task], path: &Path) 
     let shown = tasks.iter().map(|task| (task.spec().name(), task.spec().kind().labels()));
     let mut writer = Writer::new(&mut *out, OutputFormat::Table, false, shown);
     let how = SessionOptions { options: Options::default(), batch: 32, unbuffered: false };
-    run(&Session { encoder, tasks, names: &names }, &mut records, &mut writer, how, |_| ())?;
+    run(&Session { encoder, tasks, names: &names, labels: None }, &mut records, &mut writer, how, |_| ())?;
     Ok(())
 }

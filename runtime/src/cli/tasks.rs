@@ -1,0 +1,57 @@
+//! The tasks of a command's patches.
+//!
+//! In: patches and an encoder. Out: tasks, and what each is called in its rows. Refused: patches for another encoder,
+//! prompts that a task does not have, and entities where no task tags.
+
+use std::path::PathBuf;
+
+use bias_patch::Kind;
+
+use crate::{Encoder, Error, Patch, Result, Strategy, Task};
+
+/// How tasks answer, where there is a choice.
+#[derive(Clone, Copy, Debug)]
+pub struct TaskOptions<'a> {
+    /// The prompt of each task.
+    pub prompt: Option<&'a str>,
+    /// How tagging tasks group tokens into entities; none to give tags.
+    pub entities: Option<Strategy>,
+}
+
+/// The tasks of patches, which were read from `paths`.
+///
+/// # Errors
+/// When a patch does not fit the encoder, or no task has what the options ask for.
+pub fn tasks(encoder: &Encoder, patches: &[Patch], paths: &[PathBuf], options: TaskOptions<'_>) -> Result<Vec<Task>> {
+    let tags = |patch: &Patch| matches!(patch.task().kind(), Kind::Tagging { .. });
+    if options.entities.is_some() && !patches.iter().any(tags) {
+        let kinds: Vec<&str> = patches.iter().map(|patch| patch.task().kind().name()).collect();
+        return Err(Error::Input {
+            place: "--entities".to_owned(),
+            expected: "a tagging task".to_owned(),
+            found: kinds.join(" and "),
+        });
+    }
+    let task = |(patch, path): (&Patch, &PathBuf)| {
+        let task = encoder.attach(patch).map_err(|e| match e {
+            Error::Patch(e) => Error::Patch(e.in_file(path)),
+            other => other,
+        })?;
+        match (options.prompt, options.entities) {
+            (Some(name), _) => task.prompted(name),
+            (None, Some(strategy)) if tags(patch) => task.with_entities(strategy),
+            _ => Ok(task),
+        }
+    };
+    patches.iter().zip(paths).map(task).collect()
+}
+
+/// The name of each task in its rows: the task's own, or the patch's path if several tasks have the same name.
+pub fn names(tasks: &[Task], paths: &[PathBuf]) -> Vec<String> {
+    let alone = |name: &str| tasks.iter().filter(|task| task.spec().name() == name).count() == 1;
+    let file = |path: &PathBuf| path.display().to_string();
+    let pairs = tasks.iter().zip(paths);
+    pairs
+        .map(|(task, path)| if alone(task.spec().name()) { task.spec().name().to_owned() } else { file(path) })
+        .collect()
+}
