@@ -72,7 +72,7 @@ pub(crate) fn activate(activation: Activation, x: f32) -> f32 {
 }
 
 /// The probability of one logit.
-pub(crate) fn sigmoid(logit: f32) -> f32 {
+pub fn sigmoid(logit: f32) -> f32 {
     1.0 / (1.0 + (-logit).exp())
 }
 

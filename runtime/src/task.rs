@@ -39,17 +39,17 @@ impl Task {
         &*self.kind
     }
 
-    /// The same task with the prompt of a name before each text.
+    /// The same task with the prompt of a name before each text. Its values and head are shared.
     ///
     /// # Errors
     /// When the task has no such prompt.
-    pub fn prompted(self, name: &str) -> Result<Self> {
+    pub fn prompted(&self, name: &str) -> Result<Self> {
         let kind = tasks::prompted(self.spec().kind(), name).map_err(|expected| Error::Input {
             place: format!("prompt of task {}", self.spec().name()),
             expected,
             found: quoted(name),
         })?;
-        Ok(Task { kind, ..self })
+        Ok(Task { number: self.number, patch: self.patch.clone(), kind, head: self.head.clone() })
     }
 
     /// The same task, answering with entities in place of tags. Its values and head are shared.

@@ -1,7 +1,7 @@
-"""Uses edge-serve's page in headless Chromium as a person would: three tasks answer, and the page shows a swapped file.
+"""Uses edge-serve's page in headless Chromium as a person would: tasks of five kinds answer, and the page shows a swapped file.
 
 usage: browser.py [--edge-serve PATH] [--bundle DIR] [--patches DIR] [--screenshot FILE]
-(apt-get install chromium chromium-driver; cargo build --release --bin edge-serve)
+(apt-get install chromium chromium-driver; cargo build --release --bin edge-serve --bin edge-patch)
 
 WebDriver is spoken as plain HTTP, so nothing else has to be installed. Exits with 1 at the first thing that is not so.
 """
@@ -10,6 +10,7 @@ import argparse
 import base64
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -17,6 +18,8 @@ import sys
 import tempfile
 import time
 import urllib.request
+
+from store import bundle_of
 
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
 
@@ -53,6 +56,12 @@ class Browser:
         sys.exit(f"{what} was not seen; the page says: {self.run('return document.body.innerText')}")
 
 
+def check(what, holds, found):
+    if not holds:
+        sys.exit(f"{what}: found {found}")
+    print(f"ok    {what}", flush=True)
+
+
 def free_port():
     with socket.create_server(("127.0.0.1", 0)) as free:
         return free.getsockname()[1]
@@ -74,11 +83,37 @@ def put(patch, patches, name):
     os.rename(os.path.join(patches, ".new"), os.path.join(patches, name))
 
 
+# Tasks that the library does not have, and what the first of them is trained on.
+KINDS = {
+    "topics": {"kind": "multi-label", "labels": ["music", "praise", "sport"]},
+    "vector": {"kind": "embedding"},
+}
+TOPICS = """sentence\tlabel
+A man is playing a guitar, and it is wonderful.\tmusic,praise
+The band plays a song.\tmusic
+What a joy!\tpraise
+The team won the game.\tsport
+"""
+
 ANSWERS = "return [...document.querySelectorAll('#answers li')].map(item => item.dataset.task).join()"
 VERSION = "return document.querySelector('#answers [data-task=sst2] .facts')?.lastChild.textContent"
 
 
-def look(browser, url, library, patches, small, screenshot):
+def make_kinds(edge_patch, encoder, home):
+    """Makes a patch of each of KINDS in the directory `home`."""
+    file = lambda name: os.path.join(home, name)
+    for name, task in KINDS.items():
+        with open(file(f"{name}.json"), "w") as out:
+            json.dump({"name": name, "pooling": "mean", "max_length": 64, **task}, out)
+    with open(file("topics.tsv"), "w") as out:
+        out.write(TOPICS)
+    data = ["--train", file("topics.tsv"), "--dev", file("topics.tsv"), "--epochs", "30", "--batch", "4", "--lr", "1e-2"]
+    for verb, name, more in [("train", "topics", data), ("embed", "vector", [])]:
+        command = [edge_patch, verb, *encoder, "--task", file(f"{name}.json"), *more, "-o", file(f"{name}.bias")]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+def look(browser, url, library, patches, home, screenshot):
     browser.call("POST", "/url", {"url": url})
     browser.wait("three tasks to tick", "return document.querySelectorAll('#tasks input').length === 3")
     browser.type("#text", "A man is playing a guitar, and it is wonderful.")
@@ -86,6 +121,18 @@ def look(browser, url, library, patches, small, screenshot):
     browser.type("#second", "Someone plays the guitar.")
     browser.wait("answers of three tasks", f"{ANSWERS} === 'mrpc,sst2,stsb'")
     browser.wait("a bar of the right width", "return document.querySelector('[role=meter] i').offsetWidth > 0")
+    for name in KINDS:
+        put(os.path.join(home, f"{name}.bias"), patches, f"{name}.bias")
+    browser.wait("answers of two more kinds", f"{ANSWERS} === 'mrpc,sst2,stsb,topics,vector'")
+    shown = "return document.querySelector('#answers [data-task=%s]')?.innerText"
+    topics = browser.wait("a task of several labels", shown % "topics")
+    check("the labels that hold are named", "topics music, praise" in topics, topics)
+    bars = "return [...document.querySelectorAll('#answers [data-task=topics] [role=meter]')].map(bar => bar.ariaLabel).join()"
+    bars = browser.run(bars)
+    due = ["topics: music", "topics: praise", "topics: sport, not given"]
+    check("every label has a bar", sorted(bars.split(",")) == sorted(",".join(due).split(",")), bars)
+    vector = browser.run(shown % "vector")
+    check("a vector is shown by its size and first values", re.search(r"384 values: (-?\d\.\d{4} ){4}\.\.\.", vector), vector)
     fits = "return document.documentElement.scrollWidth <= window.innerWidth"
     browser.wait("a page as wide as a phone's window", fits)
     with open(screenshot, "wb") as out:
@@ -93,8 +140,10 @@ def look(browser, url, library, patches, small, screenshot):
     print(f"      {screenshot}", flush=True)
 
     before = browser.run(VERSION)
-    put(small, patches, "sst2.bias")
+    put(os.path.join(home, "small.bias"), patches, "sst2.bias")
     browser.wait("a swapped file", f"const now = (() => {{ {VERSION} }})(); return now && now !== arguments[0]", before)
+    for name in KINDS:
+        os.remove(os.path.join(patches, f"{name}.bias"))
     os.remove(os.path.join(patches, "mrpc.bias"))
     browser.wait("a removed file", f"{ANSWERS} === 'sst2,stsb'")
     with open(os.path.join(patches, "bad.bias"), "wb") as out:
@@ -123,6 +172,8 @@ def main():
             put(os.path.join(arguments.patches, f"{name}.bias"), patches, f"{name}.bias")
         bundle = ["--bundle", arguments.bundle] if arguments.bundle else []
         encoder = ["--encoder", arguments.bundle] if arguments.bundle else []
+        made = arguments.bundle or bundle_of(os.path.join(arguments.patches, "sst2.bias"), arguments.edge_patch)
+        make_kinds(arguments.edge_patch, ["--encoder", made], home)
         convert = ["convert", os.path.join(patches, "sst2.bias"), "--encoding", "i2", "-o", small]
         subprocess.run([arguments.edge_patch, *convert, *encoder], check=True, stdout=subprocess.DEVNULL)
         try:
@@ -133,7 +184,7 @@ def main():
                 wait_for(at, process)
             browser = Browser(driver_port)
             try:
-                look(browser, f"http://127.0.0.1:{port}/", arguments.patches, patches, small, arguments.screenshot)
+                look(browser, f"http://127.0.0.1:{port}/", arguments.patches, patches, home, arguments.screenshot)
             finally:
                 browser.call("DELETE", "")
         finally:

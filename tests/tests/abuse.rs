@@ -43,7 +43,7 @@ fn limits_are_named() {
 
 /// Requests that are wrong in one way each.
 fn malformed() -> Vec<Vec<u8>> {
-    let bodies: [&[u8]; 16] = [
+    let bodies: [&[u8]; 22] = [
         b"",
         b"{",
         b"[]",
@@ -58,6 +58,12 @@ fn malformed() -> Vec<Vec<u8>> {
         b"{\"text\":\"\\ud800\"}",
         b"{\"text\":\"a\",\"text_pair\":\"b\"}",
         b"{\"inputs\":{}}",
+        b"{\"inputs\":[[1,2],3]}",
+        b"{\"inputs\":\"a\",\"dimensions\":-1}",
+        b"{\"model\":\"../../etc/passwd\",\"input\":\"a\"}",
+        b"{\"model\":\"a\",\"input\":[1,2]}",
+        b"{\"query\":\"a\",\"texts\":\"b\"}",
+        b"{\"query\":\"a\",\"documents\":[{\"text\":7},{}]}",
         b"{\"inputs\":[{\"name\":\"text\",\"shape\":[1e99],\"datatype\":\"BYTES\"}]}",
         b"{\"inputs\":[{\"name\":\"text\",\"shape\":[18446744073709551615,2],\"datatype\":\"BYTES\",\"data\":[]}]}",
     ];
@@ -66,6 +72,11 @@ fn malformed() -> Vec<Vec<u8>> {
         "/v2/models/a/infer",
         "/v2/models/..%2f..%2fetc/infer",
         "/predict/../../etc/passwd",
+        "/v1/embeddings",
+        "/embed",
+        "/embed/..%2f..%2fetc",
+        "/rerank/a",
+        "/v1/rerank",
         "/predict/%00",
         "/v2/models//infer",
         "/v2/models/a.bias/infer",
@@ -125,7 +136,12 @@ fn survive(address: SocketAddr, request: &[u8], valid: bool) -> bool {
             let open = [Ok(1), Err(ErrorKind::WouldBlock), Err(ErrorKind::TimedOut)];
             assert!(!open.contains(&rest), "still open after {}", found.head);
         }
-        false => assert!(!found.error().is_empty()),
+        false => {
+            // OpenAI's errors are objects.
+            let body = found.json();
+            let said = body["error"].as_str().or_else(|| body["error"]["message"].as_str());
+            assert!(said.is_some_and(|said| !said.is_empty()), "{body} for {shown:?}");
+        }
     }
     true
 }

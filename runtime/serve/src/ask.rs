@@ -27,21 +27,7 @@ pub(crate) struct Answer {
 /// # Errors
 /// When there are more questions than a request may have, a text is too long, or a queue is full.
 pub(crate) async fn ask(questions: Vec<(Arc<Resident>, Arc<Text>)>) -> Result<Vec<Result<Answer, Refusal>>, Refusal> {
-    if questions.len() > limits::ANSWERS {
-        let found = questions.len();
-        let expected = limits::ANSWERS;
-        return Err(Refusal::too_large(format!(
-            "expected at most {expected} answers for a request, its texts times its tasks, found {found}"
-        )));
-    }
-    let bytes = |text: &Text| text.first().len() + text.second().map_or(0, str::len);
-    let found: usize = questions.iter().map(|(_, text)| bytes(text)).sum();
-    if found > limits::ASKED_BYTES {
-        let expected = limits::ASKED_BYTES;
-        return Err(Refusal::too_large(format!(
-            "expected at most {expected} bytes of texts times tasks, found {found}"
-        )));
-    }
+    check(questions.len(), questions.iter().map(|(_, text)| text.bytes()).sum())?;
     let mut workers: Vec<(Arc<Worker>, Vec<Job>)> = Vec::new();
     let mut receivers = Vec::with_capacity(questions.len());
     for (resident, text) in questions {
@@ -69,6 +55,26 @@ pub(crate) async fn ask(questions: Vec<(Arc<Resident>, Arc<Text>)>) -> Result<Ve
     Ok(answers)
 }
 
+/// Checks how many answers a request asks for, and how many bytes of texts.
+///
+/// # Errors
+/// When there are more than a request may have.
+pub(crate) fn check(answers: usize, bytes: usize) -> Result<(), Refusal> {
+    if answers > limits::ANSWERS {
+        let expected = limits::ANSWERS;
+        return Err(Refusal::too_large(format!(
+            "expected at most {expected} answers for a request, its texts times its tasks, found {answers}"
+        )));
+    }
+    if bytes > limits::ASKED_BYTES {
+        let expected = limits::ASKED_BYTES;
+        return Err(Refusal::too_large(format!(
+            "expected at most {expected} bytes of texts times tasks, found {bytes}"
+        )));
+    }
+    Ok(())
+}
+
 fn answer((answered, waited): Answered) -> Result<Answer, Refusal> {
     match answered {
         Ok(prediction) => Ok(Answer { prediction, waited }),
@@ -92,6 +98,7 @@ mod tests {
     use hyper::header::RETRY_AFTER;
 
     use super::*;
+    use crate::reply::Form;
 
     #[test]
     fn who_asks_when_memory_is_short_is_told_to_ask_again_and_no_flags() {
@@ -100,7 +107,7 @@ mod tests {
         let refusal = answer((Err(short), Duration::ZERO)).err().unwrap();
         let due = "a run of 9 tokens: expected 1073741824 bytes of memory, found less; ask again in a second";
         assert_eq!(refusal.message, due);
-        let reply = refusal.into_reply();
+        let reply = refusal.into_reply(Form::Own);
         assert_eq!(reply.status(), StatusCode::TOO_MANY_REQUESTS);
         assert_eq!(reply.headers()[RETRY_AFTER], "1");
     }

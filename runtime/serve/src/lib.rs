@@ -2,7 +2,8 @@
 //! answered over the Open Inference Protocol.
 //!
 //! Where a request goes: `listen` takes its connection, `server` its HTTP, `guard` and `route` say whether and where it
-//! goes on, `predict` or `protocol` makes texts of it, `ask` keeps it to its limits, `batcher` runs it beside others.
+//! goes on. `predict`, `protocol`, `openai`, `tei` or `rerank` makes texts of it; for the last three, `choice` finds the
+//! task, and `embeddings` makes the vectors. `ask` keeps it to its limits, `batcher` runs it beside others.
 //! Where a patch goes: `watch` hears of it, `directory` checks it, `encoders` runs what it names, `tasks` lets it
 //! answer. `sandbox` keeps the process to its own files.
 #![forbid(unsafe_code)]
@@ -12,21 +13,26 @@ compile_error!("edge-serve needs a Unix system");
 
 mod ask;
 mod batcher;
+mod choice;
 mod directory;
+mod embeddings;
 mod encoders;
 mod error;
 mod guard;
 mod limits;
 mod listen;
 mod metrics;
+mod openai;
 mod predict;
 mod protocol;
 mod reply;
+mod rerank;
 mod route;
 mod sandbox;
 mod serve;
 mod server;
 mod tasks;
+mod tei;
 mod watch;
 
 pub use batcher::Batching;

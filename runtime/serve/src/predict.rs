@@ -122,7 +122,8 @@ fn row<'a>(resident: &'a Resident, answer: &'a Result<Answer, Refusal>) -> Row<'
     let took = timing.tokenize + timing.switch + timing.encode + timing.answer;
     let said = Prediction {
         answer: &prediction.answer,
-        logits: &prediction.logits,
+        // Of a vector, they are that vector again, before it is cut and normalized.
+        logits: if matches!(prediction.answer, edge_run::Answer::Vector(_)) { &[] } else { &prediction.logits },
         tokens: timing.tokens,
         truncated: prediction.truncated,
         ms: took.as_secs_f64() * 1e3,

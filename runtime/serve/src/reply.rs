@@ -19,12 +19,14 @@ pub(crate) type Reply = Response<Full<Bytes>>;
 pub(crate) struct Refusal {
     pub status: StatusCode,
     pub message: String,
+    /// The field of the request that is wrong, where the form of the answer names it.
+    field: Option<&'static str>,
     headers: Vec<(HeaderName, &'static str)>,
 }
 
 impl Refusal {
     pub fn new(status: StatusCode, message: impl Into<String>) -> Self {
-        Refusal { status, message: message.into(), headers: Vec::new() }
+        Refusal { status, message: message.into(), field: None, headers: Vec::new() }
     }
 
     /// The request is malformed.
@@ -81,13 +83,32 @@ impl Refusal {
         Refusal { message: format!("{place}: {}", self.message), ..self }
     }
 
+    /// Adds more to the message.
+    pub fn and(self, more: impl std::fmt::Display) -> Self {
+        Refusal { message: format!("{}; {more}", self.message), ..self }
+    }
+
+    /// Says which field of the request is wrong.
+    pub fn about(self, field: &'static str) -> Self {
+        Refusal { field: Some(field), ..self }
+    }
+
     fn with(mut self, name: HeaderName, value: &'static str) -> Self {
         self.headers.push((name, value));
         self
     }
 
-    pub fn into_reply(self) -> Reply {
-        let mut reply = json(self.status, &Failure { error: &self.message });
+    /// The response, in the form in which clients of the address read errors.
+    pub fn into_reply(self, form: Form) -> Reply {
+        let (status, message) = (self.status, &*self.message);
+        let mut reply = match form {
+            Form::Own => json(status, &Failure { error: message, error_type: None }),
+            Form::Tei => json(status, &Failure { error: message, error_type: Some(tei_type(status)) }),
+            Form::OpenAi => {
+                let (kind, code) = openai_type(status);
+                json(status, &Failure { error: OpenAi { message, kind, param: self.field, code }, error_type: None })
+            }
+        };
         for (name, value) in self.headers {
             reply.headers_mut().insert(name, HeaderValue::from_static(value));
         }
@@ -95,10 +116,52 @@ impl Refusal {
     }
 }
 
+/// Forms of errors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// `{"error": "..."}`, as the Open Inference Protocol has it.
+    Own,
+    /// The same with the type that text-embeddings-inference gives.
+    Tei,
+    /// OpenAI's, whose error is an object.
+    OpenAi,
+}
+
 /// The body of every refusal.
 #[derive(Serialize)]
-struct Failure<'a> {
-    error: &'a str,
+struct Failure<E> {
+    error: E,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error_type: Option<&'static str>,
+}
+
+#[derive(Serialize)]
+struct OpenAi<'a> {
+    message: &'a str,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    param: Option<&'static str>,
+    code: Option<&'static str>,
+}
+
+fn tei_type(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::TOO_MANY_REQUESTS => "overloaded",
+        StatusCode::SERVICE_UNAVAILABLE => "unhealthy",
+        status if status.is_server_error() => "backend",
+        _ => "validation",
+    }
+}
+
+/// OpenAI's type and code of an error.
+fn openai_type(status: StatusCode) -> (&'static str, Option<&'static str>) {
+    match status {
+        StatusCode::UNAUTHORIZED => ("invalid_request_error", Some("invalid_api_key")),
+        StatusCode::NOT_FOUND => ("invalid_request_error", Some("model_not_found")),
+        StatusCode::TOO_MANY_REQUESTS => ("requests", Some("rate_limit_exceeded")),
+        status if status.is_server_error() => ("server_error", None),
+        _ => ("invalid_request_error", None),
+    }
 }
 
 /// JSON.

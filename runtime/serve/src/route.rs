@@ -1,7 +1,9 @@
 //! Addresses: which path leads where.
 //!
-//! In: the path of a request. Out: a route, or none. Names of tasks are parts of the path. Nothing is decoded, and no
-//! part ever becomes the path of a file.
+//! In: the path of a request, and whether it is a POST. Out: a route, or none. Names of tasks are parts of the path.
+//! Nothing is decoded, and no part ever becomes the path of a file.
+
+use crate::reply::Form;
 
 /// A route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,13 +22,24 @@ pub(crate) enum Route<'a> {
     Index,
     Load(&'a str),
     Unload(&'a str),
+    /// OpenAI's form.
+    Embeddings,
+    Models,
+    OneModel(&'a str),
+    /// The form of text-embeddings-inference.
+    Embed(Option<&'a str>),
+    Rerank(Option<&'a str>),
+    Info(Option<&'a str>),
+    Health,
 }
 
 impl<'a> Route<'a> {
-    /// The route of a path; none if there is no such address.
-    pub fn of(path: &'a str) -> Option<Self> {
+    /// The route of a path; none if there is no such address. `post` is whether the request is a POST.
+    pub fn of(path: &'a str, post: bool) -> Option<Self> {
         let parts: Vec<&str> = path.strip_prefix('/')?.split('/').collect();
         Some(match parts[..] {
+            // Clients of text-embeddings-inference that know only a server ask there.
+            [""] if post => Route::Embed(None),
             [""] => Route::Page,
             ["metrics"] => Route::Metrics,
             ["tasks"] => Route::Tasks,
@@ -44,6 +57,16 @@ impl<'a> Route<'a> {
             ["v2", "repository", "index"] => Route::Index,
             ["v2", "repository", "models", task, "load"] => Route::Load(task),
             ["v2", "repository", "models", task, "unload"] => Route::Unload(task),
+            ["v1", "embeddings"] => Route::Embeddings,
+            ["v1", "models"] => Route::Models,
+            ["v1", "models", task] => Route::OneModel(task),
+            ["embed"] => Route::Embed(None),
+            ["embed", task] => Route::Embed(Some(task)),
+            ["rerank"] | ["v1" | "v2", "rerank"] => Route::Rerank(None),
+            ["rerank", task] => Route::Rerank(Some(task)),
+            ["info"] => Route::Info(None),
+            ["info", task] => Route::Info(Some(task)),
+            ["health"] => Route::Health,
             _ => return None,
         })
     }
@@ -55,8 +78,12 @@ impl<'a> Route<'a> {
             Route::Metrics => "metrics",
             Route::Tasks => "tasks",
             Route::PredictAll | Route::Predict(_) => "predict",
-            Route::Live | Route::Ready => "health",
+            Route::Live | Route::Ready | Route::Health => "health",
             Route::Server | Route::Model(..) | Route::ModelReady(..) => "metadata",
+            Route::Models | Route::OneModel(_) | Route::Info(_) => "metadata",
+            Route::Embeddings => "embeddings",
+            Route::Embed(_) => "embed",
+            Route::Rerank(_) => "rerank",
             Route::Infer(..) => "infer",
             Route::Index | Route::Load(_) | Route::Unload(_) => "repository",
         }
@@ -67,14 +94,25 @@ impl<'a> Route<'a> {
         match self {
             Route::PredictAll | Route::Predict(_) | Route::Infer(..) => true,
             Route::Index | Route::Load(_) | Route::Unload(_) => true,
+            Route::Embeddings | Route::Embed(_) | Route::Rerank(_) => true,
             Route::Page | Route::Metrics | Route::Tasks | Route::Live | Route::Ready => false,
             Route::Server | Route::Model(..) | Route::ModelReady(..) => false,
+            Route::Models | Route::OneModel(_) | Route::Info(_) | Route::Health => false,
         }
     }
 
     /// Whether it needs no token, because it reveals nothing.
     pub fn is_open(self) -> bool {
-        matches!(self, Route::Page | Route::Live | Route::Ready)
+        matches!(self, Route::Page | Route::Live | Route::Ready | Route::Health)
+    }
+
+    /// The form of its errors.
+    pub fn form(self) -> Form {
+        match self {
+            Route::Embeddings | Route::Models | Route::OneModel(_) => Form::OpenAi,
+            Route::Embed(_) | Route::Rerank(_) | Route::Info(_) | Route::Health => Form::Tei,
+            _ => Form::Own,
+        }
     }
 }
 
@@ -96,7 +134,14 @@ mod tests {
             ("*", None),
             ("", None),
         ] {
-            assert_eq!(Route::of(path), route, "{path}");
+            assert_eq!(Route::of(path, false), route, "{path}");
         }
+    }
+
+    #[test]
+    fn the_page_needs_no_token_and_what_is_posted_there_does() {
+        assert!(Route::of("/", false).unwrap().is_open());
+        let posted = Route::of("/", true).unwrap();
+        assert_eq!((posted, posted.is_open()), (Route::Embed(None), false));
     }
 }

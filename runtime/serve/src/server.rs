@@ -37,10 +37,12 @@ use crate::{
     limits,
     listen::{Acceptor, Stream},
     metrics::Metrics,
-    predict, protocol,
-    reply::{Refusal, Reply, bytes, json},
+    openai, predict, protocol,
+    reply::{Form, Refusal, Reply, bytes, json},
+    rerank::rerank,
     route::Route,
     tasks::{CurrentListing, Listing, Resident, Unavailable},
+    tei,
     watch::Wake,
 };
 
@@ -147,12 +149,13 @@ impl Server {
     async fn answer(&self, request: Request<Incoming>) -> Result<Reply, Infallible> {
         let begun = Instant::now();
         let path = request.uri().path().to_owned();
-        let route = Route::of(&path);
+        let route = Route::of(&path, request.method() == Method::POST);
         let reply = match route {
             None => Err(Refusal::new(StatusCode::NOT_FOUND, "no such address; the README lists them")),
             Some(route) => self.route(route, request).await,
         };
-        let reply = reply.unwrap_or_else(Refusal::into_reply);
+        let form = route.map_or(Form::Own, Route::form);
+        let reply = reply.unwrap_or_else(|refusal| refusal.into_reply(form));
         self.metrics.request(route.map_or("other", Route::name), reply.status(), begun.elapsed());
         Ok(reply)
     }
@@ -192,6 +195,9 @@ impl Server {
             Route::Index => protocol::index(&listing, &body),
             Route::Load(task) => protocol::load(&self.wakes, &listing, task, &body).await,
             Route::Unload(task) => protocol::unload(&self.wakes, &listing, task, &body).await,
+            Route::Embeddings => openai::embeddings(&listing, &body).await,
+            Route::Embed(task) => tei::embeddings(&listing, task, &body).await,
+            Route::Rerank(task) => rerank(&listing, task, &body).await,
             _ => self.tell(route, &listing),
         }
     }
@@ -217,7 +223,7 @@ impl Server {
             Route::Metrics => Ok(bytes(StatusCode::OK, "text/plain; version=0.0.4", self.metrics.text())),
             Route::Tasks => Ok(json(StatusCode::OK, &tasks(listing))),
             Route::Live => Ok(json(StatusCode::OK, &Live { live: true })),
-            Route::Ready => {
+            Route::Ready | Route::Health => {
                 let ready = self.ready_without_tasks || !listing.tasks.is_empty();
                 let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
                 Ok(json(status, &Ready { name: None, ready }))
@@ -228,6 +234,9 @@ impl Server {
                 let resident = protocol::find(listing, task, version)?;
                 Ok(json(StatusCode::OK, &Ready { name: Some(&resident.name), ready: true }))
             }
+            Route::Models => Ok(openai::models(listing)),
+            Route::OneModel(task) => openai::model(listing, task),
+            Route::Info(task) => tei::info(listing, task),
             _ => Err(Refusal::method("POST")),
         }
     }

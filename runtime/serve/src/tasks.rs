@@ -10,10 +10,10 @@ use std::{
 };
 
 use bias_patch::Digest;
-use edge_run::{Strategy, Task};
+use edge_run::{Prediction, Strategy, Task};
 use serde::Serialize;
 
-use crate::batcher::Worker;
+use crate::{batcher::Worker, reply::Refusal};
 
 /// A task that answers.
 #[derive(Clone)]
@@ -44,6 +44,30 @@ impl Resident {
     /// When it is no tagging task.
     pub fn with_entities(&self, strategy: Strategy) -> edge_run::Result<Arc<Self>> {
         Ok(Arc::new(Resident { task: Arc::new(self.task.with_entities(strategy)?), ..self.clone() }))
+    }
+
+    /// The same task with the prompt of a name before each text.
+    ///
+    /// # Errors
+    /// When the task has no such prompt.
+    pub fn prompted(&self, name: &str) -> Result<Arc<Self>, Refusal> {
+        let task = self.task.prompted(name).map_err(|error| Refusal::bad(error.to_string()))?;
+        Ok(Arc::new(Resident { task: Arc::new(task), ..self.clone() }))
+    }
+
+    /// Refuses an answer to a text that was cut, for a request that asks for whole texts. `place` is what the request
+    /// calls the text.
+    ///
+    /// # Errors
+    /// When the text was cut.
+    pub fn refuse_cut(&self, place: &str, prediction: &Prediction) -> Result<(), Refusal> {
+        if !prediction.truncated {
+            return Ok(());
+        }
+        let most = self.task.spec().max_length().min(self.worker.encoder().bundle().manifest().config.max_length);
+        Err(Refusal::too_large(format!(
+            "{place}: expected at most {most} tokens, found more; `truncate: true` cuts it"
+        )))
     }
 }
 

@@ -59,9 +59,7 @@ impl TaskKind for Embedding {
             vector.truncate(usize::try_from(dimensions).unwrap_or(usize::MAX));
         }
         if self.spec.normalize {
-            let length = vector.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
-            // As PyTorch's `normalize`: a vector of zeros stays one.
-            vector.iter_mut().for_each(|v| *v = (f64::from(*v) / length.max(1e-12)) as f32);
+            normalize(&mut vector);
         }
         Answer::Vector(vector)
     }
@@ -159,6 +157,12 @@ fn cosine(a: &[f32], b: &[f32]) -> f64 {
     let product = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
     let lengths = (product(a, a) * product(b, b)).sqrt();
     if lengths > 0.0 { product(a, b) / lengths } else { 0.0 }
+}
+
+/// Divides a vector by its length. As PyTorch's `normalize`: a vector of zeros stays one.
+pub fn normalize(vector: &mut [f32]) {
+    let length = vector.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
+    vector.iter_mut().for_each(|v| *v = (f64::from(*v) / length.max(1e-12)) as f32);
 }
 
 /// The first values, for people.

@@ -29,6 +29,7 @@ use serde::Serialize;
 pub(crate) use self::row::{Row, cell};
 pub use self::{
     classification::Ranked,
+    embedding::normalize,
     entities::{Entity, Strategy},
     gold::{Gold, Label},
     loss::Loss,
@@ -39,6 +40,7 @@ pub use self::{
     tagging::Tag,
     tensor::{Data, Tensor},
 };
+pub use crate::head::sigmoid;
 use crate::{Text, Tokenized};
 
 /// The kind of a task, with the labels or limits of that task.
