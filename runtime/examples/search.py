@@ -22,15 +22,18 @@ EDGE_RUN = os.environ.get("EDGE_RUN", "edge-run")
 def vectors(patch, documents):
     """The vectors of a file's lines, `[lines, D]`."""
     with tempfile.NamedTemporaryFile(suffix=".npy") as file:
-        subprocess.run([EDGE_RUN, "-p", patch, "-o", "npy", documents], stdout=file, check=True)
+        done = subprocess.run([EDGE_RUN, "-p", patch, "-o", "npy", documents], stdout=file)
+        # 3: some lines have no vector, such as empty ones.
+        if done.returncode not in (0, 3):
+            sys.exit(done.returncode)
         return np.load(file.name)
 
 
 def index(patch, documents, path):
     found = vectors(patch, documents)
-    # Vectors of length 1: their product is their cosine.
-    made = Index(ndim=found.shape[1], metric="ip", dtype="f32")
-    made.add(np.arange(len(found)), found)
+    made = Index(ndim=found.shape[1], metric="cos", dtype="f32")
+    there = np.flatnonzero(~np.isnan(found).any(axis=1))
+    made.add(there, found[there])
     made.save(path)
     print(f"{path}: {len(made)} vectors of {found.shape[1]}")
 
@@ -39,7 +42,8 @@ def ask(patch, documents, path, query):
     done = subprocess.run([EDGE_RUN, "-p", patch, "-o", "f32"], input=f"{query}\n".encode(), capture_output=True,
                           check=True)
     found = Index.restore(path, view=True).search(np.frombuffer(done.stdout, "<f4"), 3)
-    lines = open(documents, encoding="utf-8").read().splitlines()
+    with open(documents, encoding="utf-8", newline="\n") as file:
+        lines = file.read().split("\n")
     for line, distance in zip(found.keys, found.distances):
         print(f"{1 - distance:.4f}  {line + 1:>4}  {lines[line]}")
 

@@ -303,9 +303,10 @@ fn answer(arguments: &Arguments) -> Result<bool> {
     let begun = Instant::now();
     let how = TaskOptions { prompt: arguments.prompt.as_deref(), entities: arguments.entities };
     let tasks = tasks(&encoder, &patches, &arguments.patches, how)?;
+    let options = Options { top: arguments.top_k, max_length: arguments.max_length, most_windows: None };
     let labels = match &arguments.labels[..] {
         [] => None,
-        labels => Some(LabelVectors::new(&encoder, &tasks, labels, &arguments.template)?),
+        labels => Some(LabelVectors::new(&encoder, &tasks, labels, &arguments.template, options)?),
     };
     check_format(arguments.output, &tasks, labels.is_some())?;
     let attached = begun.elapsed();
@@ -329,11 +330,7 @@ fn answer(arguments: &Arguments) -> Result<bool> {
     });
     let out = Destination::of(arguments.output).map_err(unwritten)?;
     let mut writer = Writer::new(out, arguments.output, arguments.logits, shown);
-    let how = SessionOptions {
-        options: Options { top: arguments.top_k, max_length: arguments.max_length, most_windows: None },
-        batch: arguments.batch,
-        unbuffered: arguments.unbuffered,
-    };
+    let how = SessionOptions { options, batch: arguments.batch, unbuffered: arguments.unbuffered };
     let session = Session { encoder: &encoder, tasks: &tasks, names: &names, labels: labels.as_ref() };
     let outcome = run(&session, &mut records, &mut writer, how, |bytes| bar.set_position(bytes));
     bar.finish_and_clear();

@@ -1,17 +1,10 @@
 """Prints the reference values of the losses of embeddings (patches/maker/src/train/contrast.rs).
 
-Run:  pip install sentence-transformers && python contrast.py
+Run:  pip install sentence-transformers==6.2.0 && python contrast.py
 """
 
 import torch
 from sentence_transformers.sentence_transformer.losses import CoSENTLoss, MultipleNegativesRankingLoss
-
-
-class Given:
-    """Similarities that are given, in place of those of vectors."""
-
-    def __init__(self, values):
-        self.values = torch.tensor(values)
 
 
 def cosent(cosines, values):

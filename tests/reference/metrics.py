@@ -1,7 +1,7 @@
 """Prints the reference values of the metrics' unit tests (runtime/src/tasks/metrics/).
 
 Run:  pip install numpy scikit-learn scipy seqeval && python metrics.py
-The first three functions are those of SQuAD's official evaluation scripts.
+The first two functions are those of SQuAD's official evaluation scripts; squad_2 computes what that of 2.0 does.
 """
 
 import re
@@ -32,7 +32,8 @@ def answer_f1(prediction, gold):
 def squad_2(golds, answers, above):
     """The scores of SQuAD 2.0's official script, and its best F1 over thresholds. Of each text: the gold answers, the
     best answer, and by how much no answer is likelier."""
-    f1 = lambda found, gold: max(answer_f1(found, g) for g in gold) if gold and found else float(not gold and not found)
+    f1 = lambda found, gold: (max(answer_f1(found, g) for g in gold) if gold and normalize_answer(found)
+                              else float(not gold and not normalize_answer(found)))
     exact = lambda found, gold: float(any(normalize_answer(found) == normalize_answer(g) for g in gold or [""]))
     mean = lambda list: sum(list) / len(list)
     given = ["" if a > 0 else answer for answer, a in zip(answers, above)]

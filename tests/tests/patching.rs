@@ -327,9 +327,34 @@ fn labels_that_do_not_exclude_each_other_stay_so() {
     config["problem_type"] = "multi_label_classification".into();
     fs::write(&path, config.to_string()).unwrap();
     let said = assert_succeeded(&place.import("tuned"));
-    assert!(said.contains("its kind is multi-label"), "{said}");
+    assert!(said.contains("the task is multi-label, for config.json has problem_type multi_label"), "{said}");
     let task = serde_json::to_value(Patch::open(&place.path("t.bias")).unwrap().task()).unwrap();
     assert!(task["kind"] == "multi-label" && task["labels"].as_array().unwrap().len() == 2, "{task}");
+}
+
+/// A cross-encoder of sentence-transformers says whether its number is a sigmoid.
+#[test]
+fn the_sigmoid_of_a_cross_encoder_is_kept() {
+    let place = Place::new("bert");
+    let task = r#"{"name": "rank", "kind": "regression", "pooling": "pooler", "inputs": 2, "max_length": 40}"#;
+    fs::write(place.path("task.json"), task).unwrap();
+    let head = [("classifier.weight", vec![1, 32]), ("classifier.bias", vec![1])];
+    for (field, value, sigmoid) in [
+        ("sentence_transformers", serde_json::json!({ "activation_fn": "torch.nn.modules.activation.Sigmoid" }), true),
+        ("sentence_transformers", serde_json::json!({ "activation_fn": "torch.nn.modules.linear.Identity" }), false),
+        ("sbert_ce_default_activation_function", "torch.nn.modules.activation.Sigmoid".into(), true),
+    ] {
+        fine_tuned(&place.path("tuned"), "bert", &head, |_| ());
+        let path = place.path("tuned/config.json");
+        let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        config[field] = value;
+        config["id2label"] = serde_json::json!({ "0": "LABEL_0" });
+        fs::write(&path, config.to_string()).unwrap();
+        let said = assert_succeeded(&place.import("tuned"));
+        assert_eq!(said.contains("the task is a sigmoid"), sigmoid, "{said}");
+        let task = serde_json::to_value(Patch::open(&place.path("t.bias")).unwrap().task()).unwrap();
+        assert_eq!(task["sigmoid"] == true, sigmoid, "{task}");
+    }
 }
 
 #[test]

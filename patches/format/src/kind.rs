@@ -66,8 +66,8 @@ pub enum Kind {
     Span {
         /// Tokens in the longest answer.
         max_answer_length: u32,
-        /// For tasks that may have no answer: there is none where the logit of none, the sum of both of the first
-        /// token, is above the best answer's by more than this. None if there always is an answer.
+        /// For tasks that may have no answer; none if there always is one. The logit of no answer is the first token's
+        /// start logit plus its end logit. There is no answer where it is above the best answer's by more than this.
         no_answer: Option<f32>,
     },
     /// Any number of labels for a text or a pair. Outputs: one logit for each label.

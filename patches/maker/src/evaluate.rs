@@ -22,22 +22,22 @@ use crate::{
 pub struct Evaluation {
     /// Texts.
     pub texts: usize,
-    /// Texts that were cut to the limit.
+    /// Answers to texts that were cut to the limit.
     pub truncated: usize,
-    /// Metrics by name, 0 to 1 (correlations -1 to 1), those of [`metric_names`] in their order.
+    /// Metrics by name, 0 to 1 (correlations -1 to 1), those of [`metric_names`] in their order that the labels have.
     pub metrics: Vec<(&'static str, f64)>,
-    /// The confusion matrix: for each gold label, how often each label was predicted; empty for regression and spans.
+    /// The confusion matrix: for each gold label, how often each label was predicted; empty for kinds
+    /// without one label a text or word.
     pub confusion: Vec<Vec<usize>>,
     /// The expected calibration error: the mean difference between predicted probability and accuracy, over ten ranges
-    /// of probability; none for regression.
+    /// of probability; none for kinds without probabilities.
     pub calibration: Option<f64>,
 }
 
 impl Evaluation {
-    /// The value of a metric; of the first metric if there is none of this name.
+    /// The value of a metric; not a number if there is none of this name.
     pub fn metric(&self, name: &str) -> f64 {
-        let named = self.metrics.iter().find(|(known, _)| *known == name).or(self.metrics.first());
-        named.map_or(0.0, |(_, value)| *value)
+        self.metrics.iter().find(|(known, _)| *known == name).map_or(f64::NAN, |(_, value)| *value)
     }
 }
 
@@ -49,17 +49,17 @@ pub fn metric_names(kind: &Kind) -> &'static [&'static str] {
 /// The metric of this name, ignoring case; the usual one for such labels if no name is given.
 ///
 /// # Errors
-/// When the task has no such metric.
+/// When such labels have no such metric.
 pub fn metric_named(kind: &Kind, examples: &[Example], name: Option<&str>) -> Result<&'static str> {
     let of_kind = tasks::of(kind);
-    let usual = of_kind.usual_metric(examples.first().map(|example| &example.gold));
+    let metrics = of_kind.metrics_of(examples.first().map(|example| &example.gold));
     let found = match name {
-        None => usual,
-        Some(name) => of_kind.metrics().iter().find(|known| known.eq_ignore_ascii_case(name)).copied(),
+        None => metrics.first().copied(),
+        Some(name) => metrics.iter().find(|known| known.eq_ignore_ascii_case(name)).copied(),
     };
     found.ok_or_else(|| Error::Recipe {
         field: "metric".to_owned(),
-        expected: format!("one of {} for a {} task", of_kind.metrics().join(", "), kind.name()),
+        expected: format!("one of {} for a {} task with such labels", metrics.join(", "), kind.name()),
         found: name.unwrap_or("none").to_owned(),
     })
 }

@@ -71,33 +71,11 @@ pub enum Row<'a> {
 }
 
 /// Names of columns and fields that hold the only text, or the first of two.
-const FIRST: [&str; 11] = [
-    "text",
-    "sentence",
-    "sentence1",
-    "question",
-    "premise",
-    "text_a",
-    "question1",
-    "tokens",
-    "#1 string",
-    "anchor",
-    "query",
-];
+const FIRST: [&str; 9] =
+    ["text", "sentence", "sentence1", "question", "premise", "text_a", "question1", "tokens", "#1 string"];
 /// Names of columns and fields that hold the second of two texts.
-const SECOND: [&str; 11] = [
-    "text_pair",
-    "sentence2",
-    "context",
-    "hypothesis",
-    "text_b",
-    "question2",
-    "passage",
-    "#2 string",
-    "positive",
-    "document",
-    "pos",
-];
+const SECOND: [&str; 8] =
+    ["text_pair", "sentence2", "context", "hypothesis", "text_b", "question2", "passage", "#2 string"];
 
 /// Reads records one at a time.
 pub struct Records<R> {
@@ -165,6 +143,10 @@ fn places<T>(find: impl Fn(&str) -> Option<T>) -> Option<(T, Option<T>)> {
         return Some((first, Some(second)));
     }
     let any = |names: &[&str]| names.iter().find_map(|name| find(name));
+    // Only together: other data has such columns beside its text.
+    if let (Some(first), Some(second)) = (any(&["anchor", "query"]), any(&["positive", "pos", "document"])) {
+        return Some((first, Some(second)));
+    }
     Some((any(&FIRST)?, any(&SECOND)))
 }
 

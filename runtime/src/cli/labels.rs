@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bias_patch::quoted;
 
-use crate::{Answer, Encoder, Error, Options, Prediction, Ranked, Request, Result, Task, Text};
+use crate::{Answer, Encoder, Error, Options, Prediction, Ranked, Request, Result, Task, Text, tasks::cosine};
 
 /// Where a template has its label.
 const PLACE: &str = "{}";
@@ -26,7 +26,7 @@ impl LabelVectors {
     ///
     /// # Errors
     /// When a label or the template is refused, no task gives vectors, or the engine fails.
-    pub fn new(encoder: &Encoder, tasks: &[Task], labels: &[String], template: &str) -> Result<Self> {
+    pub fn new(encoder: &Encoder, tasks: &[Task], labels: &[String], template: &str, options: Options) -> Result<Self> {
         let refused = |place: &str, expected: &str, found: String| {
             Err(Error::Input { place: place.to_owned(), expected: expected.to_owned(), found })
         };
@@ -46,7 +46,7 @@ impl LabelVectors {
             let mut vectors = Vec::new();
             if matches!(task.spec().kind(), bias_patch::Kind::Embedding(_)) {
                 let requests: Vec<Request<'_>> = texts.iter().map(|text| Request { task, text }).collect();
-                for prediction in encoder.predict_with(&requests, Options::default()) {
+                for prediction in encoder.predict_with(&requests, options) {
                     if let Answer::Vector(vector) = prediction?.answer {
                         vectors.push(vector);
                     }
@@ -61,10 +61,11 @@ impl LabelVectors {
         Ok(LabelVectors { names, of_tasks })
     }
 
-    /// The answer of the task with number `task`: of a vector, the `top` nearest labels. Other answers stay as they are.
+    /// The answer of the task with number `task`, as counted in [`LabelVectors::new`]: of a vector, the `top` nearest
+    /// labels. Other answers stay as they are.
     pub fn rank(&self, task: usize, prediction: Prediction, top: usize) -> Prediction {
         let Answer::Vector(vector) = &prediction.answer else { return prediction };
-        let cosines = self.of_tasks[task].iter().map(|label| cosine(vector, label));
+        let cosines = self.of_tasks.get(task).into_iter().flatten().map(|label| cosine(vector, label) as f32);
         let mut ranked: Vec<Ranked> =
             self.names.iter().zip(cosines).map(|(name, score)| Ranked { label: name.clone(), score }).collect();
         // Stable: of equal cosines the first label stays first.
@@ -73,13 +74,6 @@ impl LabelVectors {
         // The values of the vector are no logits of labels.
         Prediction { answer: Answer::Labels(ranked), logits: Vec::new(), ..prediction }
     }
-}
-
-/// The cosine of two vectors; 0 where one of them is all zeros.
-fn cosine(a: &[f32], b: &[f32]) -> f32 {
-    let product = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
-    let lengths = (product(a, a) * product(b, b)).sqrt();
-    if lengths > 0.0 { (product(a, b) / lengths) as f32 } else { 0.0 }
 }
 
 #[cfg(test)]

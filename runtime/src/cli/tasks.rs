@@ -32,14 +32,17 @@ pub fn tasks(encoder: &Encoder, patches: &[Patch], paths: &[PathBuf], options: T
             found: kinds.join(" and "),
         });
     }
+    // Tasks without prompts read texts as they are, unless no task has one: that is refused.
+    let has_prompts = |patch: &Patch| matches!(patch.task().kind(), Kind::Embedding(_));
+    let any_prompts = patches.iter().any(has_prompts);
     let task = |(patch, path): (&Patch, &PathBuf)| {
         let task = encoder.attach(patch).map_err(|e| match e {
             Error::Patch(e) => Error::Patch(e.in_file(path)),
             other => other,
         })?;
         match (options.prompt, options.entities) {
-            (Some(name), _) => task.prompted(name),
-            (None, Some(strategy)) if tags(patch) => task.with_entities(strategy),
+            (Some(name), _) if !any_prompts || has_prompts(patch) => task.prompted(name),
+            (_, Some(strategy)) if tags(patch) => task.with_entities(strategy),
             _ => Ok(task),
         }
     };

@@ -67,17 +67,19 @@ impl Rows {
             Answer::Vector(vector) => Some(vector),
             _ => None,
         });
-        let before = self.count;
-        self.count += 1;
         if let Some(vector) = vector.filter(|_| self.width == 0) {
             // Texts without a vector came first, when nobody knew how wide their rows are.
             self.width = vector.len();
-            (0..before).try_for_each(|_| self.blank(out))?;
+            let blank = self.blank();
+            (0..self.count).try_for_each(|_| out.write_all(&blank))?;
         }
+        // A row is written whole and then counted, so that the header never counts a part of one.
         match vector {
-            Some(vector) => vector.iter().try_for_each(|value| out.write_all(&value.to_le_bytes())),
-            None => self.blank(out),
+            Some(vector) => out.write_all(&vector.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>())?,
+            None => out.write_all(&self.blank())?,
         }
+        self.count += 1;
+        Ok(())
     }
 
     /// Texts, and D.
@@ -85,8 +87,8 @@ impl Rows {
         (self.count, self.width)
     }
 
-    fn blank(&self, out: &mut impl Write) -> io::Result<()> {
-        (0..self.width).try_for_each(|_| out.write_all(&f32::NAN.to_le_bytes()))
+    fn blank(&self) -> Vec<u8> {
+        f32::NAN.to_le_bytes().repeat(self.width)
     }
 }
 

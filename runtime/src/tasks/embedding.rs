@@ -1,5 +1,5 @@
 //! Embeddings: a vector for a text. The head, where there is one, reads the pooled vector. The result is cut to the
-//! task's dimensions and divided by its length.
+//! task's dimensions, and divided by its length if the task says so.
 //!
 //! Gold labels are of pairs of texts: how alike they are, as a number, or that they belong together. Scores are
 //! of the cosines of their vectors. The loss compares all texts of a step, so it is not here but with the training.
@@ -90,11 +90,15 @@ impl TaskKind for Embedding {
                 Ok(value) if value.is_finite() => Ok(Gold::Value(value)),
                 _ => Err(format!("expected {}, found {value:?}", self.expects())),
             },
+            Label::Negatives(texts) if texts.iter().any(|text| text.trim().is_empty()) => {
+                Err("expected negatives that are texts, found an empty one".to_owned())
+            }
             Label::Negatives(texts) => Ok(Gold::Pair(texts.clone())),
             _ => Err(other_form(self.expects())),
         }
     }
 
+    // Neither is called: the loss is of all texts of a step, and a search refuses embeddings.
     fn loss(&self, _text: &Tokenized, _gold: &Gold, outputs: &[Vec<f64>], _weight: f64) -> Loss {
         Loss::none(outputs)
     }
@@ -104,15 +108,16 @@ impl TaskKind for Embedding {
     }
 
     fn drawn(&self, _: &Tokenized, _: &[Vec<f64>], _: &Answer, _: &mut dyn FnMut() -> f64) -> Gold {
-        Gold::Classes(Vec::new())
+        Gold::Pair(Vec::new())
     }
 
     fn metrics(&self) -> &'static [&'static str] {
         &["Spearman", "Pearson", "nDCG@10", "recall@1", "recall@10"]
     }
 
-    fn usual_metric(&self, gold: Option<&Gold>) -> Option<&'static str> {
-        Some(if matches!(gold, Some(Gold::Pair(_))) { "nDCG@10" } else { "Spearman" })
+    fn metrics_of(&self, gold: Option<&Gold>) -> &'static [&'static str] {
+        let (of_numbers, of_pairs) = self.metrics().split_at(2);
+        if matches!(gold, Some(Gold::Pair(_))) { of_pairs } else { of_numbers }
     }
 
     fn scores(&self, answered: &[Answered<'_>]) -> Scores {
@@ -130,7 +135,7 @@ impl TaskKind for Embedding {
                 values.push(f64::from(*value));
                 continue;
             }
-            found.query(vector(first.answer), second.text.first());
+            found.query(first.text.first(), vector(first.answer), second.text.first());
             for text in std::iter::once(second).chain(negatives) {
                 found.candidate(text.text.first(), vector(text.answer));
             }
@@ -140,7 +145,7 @@ impl TaskKind for Embedding {
             false => of(&cosines, &values),
         };
         let mut scores = vec![correlation(metrics::spearman), correlation(metrics::pearson)];
-        scores.extend(found.scores(cosine));
+        scores.extend(found.scores());
         Scores { metrics: scores, confusion: Vec::new(), calibration: None }
     }
 }
@@ -152,8 +157,8 @@ fn vector(answer: &Answer) -> &[f32] {
     }
 }
 
-/// The cosine of the angle between two vectors; 0 if one is zero.
-fn cosine(a: &[f32], b: &[f32]) -> f64 {
+/// The cosine of the angle between two vectors; 0 if one is all zeros.
+pub(crate) fn cosine(a: &[f32], b: &[f32]) -> f64 {
     let product = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
     let lengths = (product(a, a) * product(b, b)).sqrt();
     if lengths > 0.0 { product(a, b) / lengths } else { 0.0 }

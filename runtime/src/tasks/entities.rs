@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use super::{
     Answer, Tensor, Window,
+    metrics::are_entities,
     row::{Row, cell, join},
     tensor::listed,
 };
@@ -118,9 +119,7 @@ pub(super) fn tensor() -> Tensor {
 
 fn tags(labels: &[Arc<str>]) -> Vec<Tag<'_>> {
     let prefixed = |label: &str, prefixes: &[&str]| prefixes.iter().any(|prefix| label.starts_with(prefix));
-    let marked = |label: &str| label == "O" || prefixed(label, &["B-", "I-", "L-", "U-", "E-", "S-"]);
-    let with_ends = labels.iter().all(|label| marked(label))
-        && labels.iter().any(|label| prefixed(label, &["L-", "U-", "E-", "S-"]));
+    let with_ends = are_entities(labels) && labels.iter().any(|label| prefixed(label, &["L-", "U-", "E-", "S-"]));
     let tag = |label| match with_ends {
         true => {
             let (_, name) = str::split_once(label, '-').unwrap_or(("", label));

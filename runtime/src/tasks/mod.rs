@@ -2,7 +2,7 @@
 //!
 //! In: hidden states, the head's outputs and, for training and evaluation, gold labels. Out: losses with their
 //! gradients, scores, and [`Answer`]s as rows, JSON and tensors. Refused: labels that the task does not have. All other
-//! code calls the trait [`TaskKind`]: [`of`] is the only `match` over kinds outside the format.
+//! code calls the trait [`TaskKind`]. Only this file, import, and what is for embeddings alone match over kinds.
 //!
 //! Three enums list forms of data, which several kinds may share: [`Answer`], [`Gold`] and [`Label`]. CONTRIBUTING.md
 //! says how to add a kind or a form.
@@ -26,7 +26,6 @@ use bias_patch::{Kind, Pooling};
 use ndarray::ArrayView2;
 use serde::Serialize;
 
-pub(crate) use self::row::{Row, cell};
 pub use self::{
     classification::Ranked,
     embedding::normalize,
@@ -39,6 +38,10 @@ pub use self::{
     span::Span,
     tagging::Tag,
     tensor::{Data, Tensor},
+};
+pub(crate) use self::{
+    embedding::cosine,
+    row::{Row, cell},
 };
 pub use crate::head::sigmoid;
 use crate::{Text, Tokenized};
@@ -233,9 +236,9 @@ pub trait TaskKind: Send + Sync {
     /// The names of the metrics. Training selects by the first unless told otherwise.
     fn metrics(&self) -> &'static [&'static str];
 
-    /// The metric that training selects by, if not told otherwise, for gold labels of this form.
-    fn usual_metric(&self, _gold: Option<&Gold>) -> Option<&'static str> {
-        self.metrics().first().copied()
+    /// Those of the metrics that gold labels of this form have.
+    fn metrics_of(&self, _gold: Option<&Gold>) -> &'static [&'static str] {
+        self.metrics()
     }
 
     /// The scores of answers; metrics in the order of their names, and not a number where gold labels of this form have

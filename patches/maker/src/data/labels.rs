@@ -61,10 +61,11 @@ impl LabelColumns {
             let start = cells.get(start)?.trim().parse().ok()?;
             return Some(Label::Answers(vec![(answer.to_owned(), start)]));
         }
-        if let Some(negative) = self.negative {
-            return Some(Label::Negatives(vec![(*cells.get(negative)?).to_owned()]));
+        match (self.label, self.negative) {
+            (Some(label), _) => Some(Label::Name((*cells.get(label)?).to_owned())),
+            (None, Some(negative)) => Some(Label::Negatives(vec![(*cells.get(negative)?).to_owned()])),
+            (None, None) => None,
         }
-        Some(Label::Name((*cells.get(self.label?)?).to_owned()))
     }
 }
 
@@ -72,7 +73,10 @@ impl LabelColumns {
 /// (a list of each), or one, as `answer` and `answer_start`. An empty list, an empty answer and null are no answer.
 pub(super) fn label_of(value: &Value) -> Option<Label> {
     let answer = |text: &Value, start: &Value| Some((text.as_str()?.to_owned(), start.as_u64()?.try_into().ok()?));
-    if value.get("answer").is_some_and(|text| text.is_null() || text.as_str().is_some_and(|t| t.trim().is_empty())) {
+    let labelled = || NAMES.iter().any(|name| value.get(name).is_some());
+    if !labelled()
+        && value.get("answer").is_some_and(|text| text.is_null() || text.as_str().is_some_and(|t| t.trim().is_empty()))
+    {
         return Some(Label::Answers(Vec::new()));
     }
     if let (Some(text), Some(start)) = (value.get("answer"), value.get("answer_start")) {
@@ -88,17 +92,8 @@ pub(super) fn label_of(value: &Value) -> Option<Label> {
         };
         return answers.map(Label::Answers);
     }
-    if let Some(negatives) = NEGATIVES.iter().find_map(|name| value.get(name)) {
-        return match negatives {
-            Value::String(text) => Some(Label::Negatives(vec![text.clone()])),
-            Value::Array(texts) => {
-                let texts = texts.iter().map(|text| text.as_str().map(str::to_owned));
-                Some(Label::Negatives(texts.collect::<Option<_>>()?))
-            }
-            _ => None,
-        };
-    }
-    match NAMES.iter().find_map(|name| value.get(name))? {
+    let Some(label) = NAMES.iter().find_map(|name| value.get(name)) else { return negatives_of(value) };
+    match label {
         Value::String(label) => Some(Label::Name(label.clone())),
         Value::Array(parts) => {
             let part = |part: &Value| match part {
@@ -112,6 +107,15 @@ pub(super) fn label_of(value: &Value) -> Option<Label> {
         Value::Null => None,
         other => Some(Label::Name(other.to_string())),
     }
+}
+
+/// What a JSON object says is unlike the first of two texts; an empty text where it is no text.
+fn negatives_of(value: &Value) -> Option<Label> {
+    let text = |text: &Value| text.as_str().unwrap_or_default().to_owned();
+    Some(Label::Negatives(match NEGATIVES.iter().find_map(|name| value.get(name))? {
+        Value::Array(texts) => texts.iter().map(text).collect(),
+        other => vec![text(other)],
+    }))
 }
 
 #[cfg(test)]
@@ -139,6 +143,19 @@ mod tests {
         let columns = LabelColumns::of(&["question", "context", "answer", "answer_start"]).unwrap();
         assert_eq!(columns.label(&["q", "c", "", ""]), none);
         assert_eq!(columns.label(&["q", "c", "a", ""]), None);
+    }
+
+    #[test]
+    fn negatives_are_labels_where_there_is_no_other() {
+        let negatives = |texts: &[&str]| Some(Label::Negatives(texts.iter().map(|text| (*text).to_owned()).collect()));
+        assert_eq!(label_of(&json!({ "negative": "a" })), negatives(&["a"]));
+        assert_eq!(label_of(&json!({ "neg": ["a", "b"] })), negatives(&["a", "b"]));
+        // An embedding task refuses an empty text.
+        assert_eq!(label_of(&json!({ "negative": 7 })), negatives(&[""]));
+        let named = Some(Label::Name("x".to_owned()));
+        assert_eq!(label_of(&json!({ "negative": "a", "label": "x" })), named);
+        assert_eq!(label_of(&json!({ "answer": "", "label": "x" })), named);
+        assert_eq!(LabelColumns::of(&["text", "label", "negative"]).unwrap().label(&["t", "x", "a"]), named);
     }
 
     #[test]

@@ -85,7 +85,8 @@ pub struct Texts {
 /// names are numbers.
 ///
 /// # Errors
-/// When the file has no rows or no labels, or, unless `skip_bad`, a row that is not a labelled text.
+/// When the file has no rows or no labels, or, unless `skip_bad`, a row that is not a labelled text; also when some
+/// pairs have a number and others none.
 pub fn read_examples(path: &Path, task: &Task, skip_bad: bool) -> Result<Examples> {
     let mut read = Examples::default();
     let kind = tasks::of(task.kind());
@@ -107,6 +108,11 @@ pub fn read_examples(path: &Path, task: &Task, skip_bad: bool) -> Result<Example
         }
     }
     check_rows(path, read.examples.len(), &read.skipped, skip_bad, "labelled texts for this task")?;
+    let numbers = read.examples.iter().filter(|example| matches!(example.gold, Gold::Value(_))).count();
+    if kind.compares() && numbers > 0 && numbers < read.examples.len() {
+        let found = format!("{numbers} of {} with one", read.examples.len());
+        return Err(content(path, "rows", "a number on every row or on none".to_owned(), found));
+    }
     Ok(read)
 }
 

@@ -36,8 +36,8 @@ pub struct Imported {
     pub keys: usize,
     /// The model that an adapter names as the one that it was trained on.
     pub base_model: Option<String>,
-    /// Whether the task became a multi-label one, because the checkpoint says so.
-    pub became_multi_label: bool,
+    /// What the checkpoint says of the task that the task did not say.
+    pub of_checkpoint: Option<String>,
 }
 
 /// What slots and head are read from.
@@ -68,7 +68,7 @@ pub fn import(bundle: &Bundle, from: &Path, task: Task, metadata: &[(String, Str
         let expected = "a kind that has a head; edge-patch embed makes embeddings of an encoder";
         return Err(content(from, format!("kind of task {}", task.name()), expected, task.kind().name()));
     }
-    let (task, became_multi_label) = as_its_problem(task, tensors)?;
+    let (task, of_checkpoint) = as_its_outputs(task, tensors)?;
     let head = HeadLayers::find(tensors, task.kind(), manifest.config.family, source.advice())?;
     match &source {
         Source::Whole(checkpoint) => whole::check(checkpoint, bundle, &task)?,
@@ -116,7 +116,7 @@ pub fn import(bundle: &Bundle, from: &Path, task: Task, metadata: &[(String, Str
         Source::Adapter(adapter) => adapter.base_model(),
         Source::Whole(_) | Source::Biases(_) => None,
     };
-    Ok(Imported { patch, unchanged, keys, base_model, became_multi_label })
+    Ok(Imported { patch, unchanged, keys, base_model, of_checkpoint })
 }
 
 /// The reverse of [`import`]: every bias of the encoder with the patch applied, and the head, as the bytes of a
@@ -185,29 +185,48 @@ impl Source {
     }
 }
 
-/// The task of a checkpoint, by the `problem_type` of its config.json: transformers reads a classifier's outputs by it. Says
-/// whether the kind changed, which happens to a classification whose labels do not exclude each other.
-fn as_its_problem(task: Task, checkpoint: &Checkpoint) -> Result<(Task, bool)> {
-    let problem = checkpoint.config().get("problem_type").and_then(Value::as_str);
-    let refused = |problem: &str, expected: &str| {
-        let field = format!("kind of task {}", task.name());
-        let expected = format!("{expected}, for config.json has problem_type {problem}");
-        Err(content(checkpoint.path(), field, expected, task.kind().name()))
+/// The task as the config.json of a checkpoint says that its outputs are read, and what that changed. transformers goes by
+/// `problem_type`, sentence-transformers' CrossEncoder by an activation.
+fn as_its_outputs(task: Task, checkpoint: &Checkpoint) -> Result<(Task, Option<String>)> {
+    let config = checkpoint.config();
+    let text = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned);
+    let problem = text(config.get("problem_type"));
+    let activation = text(config.pointer("/sentence_transformers/activation_fn"))
+        .or_else(|| text(config.get("sbert_ce_default_activation_function")));
+    let refused = |expected: &str, field: &str, value: &str| {
+        let kind = format!("kind of task {}", task.name());
+        let expected = format!("{expected}, for config.json has {field} {value}");
+        Err(content(checkpoint.path(), kind, expected, task.kind().name()))
     };
-    match (problem, task.kind()) {
-        (Some("multi_label_classification"), Kind::Classification { labels, pooling }) => {
+    let becomes = |kind: Kind, what: &str, field: &str, value: &str| {
+        Ok((task.with_kind(kind)?, Some(format!("the task is {what}, for config.json has {field} {value}"))))
+    };
+    match (task.kind(), problem.as_deref(), activation.as_deref()) {
+        (Kind::Classification { labels, pooling }, Some(problem @ "multi_label_classification"), _) => {
             let thresholds = vec![0.5; labels.len()];
             let kind = Kind::MultiLabel { labels: labels.clone(), pooling: *pooling, thresholds };
-            Ok((task.with_kind(kind)?, true))
+            becomes(kind, "multi-label", "problem_type", problem)
         }
-        (Some(problem @ "single_label_classification"), Kind::MultiLabel { .. } | Kind::Regression { .. }) => {
-            refused(problem, "classification")
+        (Kind::MultiLabel { .. } | Kind::Regression { .. }, Some(problem @ "single_label_classification"), _) => {
+            refused("classification", "problem_type", problem)
         }
-        (Some(problem @ "regression"), Kind::Classification { .. } | Kind::MultiLabel { .. }) => {
-            refused(problem, "regression")
+        (Kind::Classification { .. } | Kind::MultiLabel { .. }, Some(problem @ "regression"), _) => {
+            refused("regression", "problem_type", problem)
         }
-        (Some(problem @ "multi_label_classification"), Kind::Regression { .. }) => refused(problem, "multi-label"),
-        _ => Ok((task, false)),
+        (Kind::Regression { .. }, Some(problem @ "multi_label_classification"), _) => {
+            refused("multi-label", "problem_type", problem)
+        }
+        (Kind::Regression { pooling, sigmoid }, _, Some(activation)) => {
+            match (activation.rsplit('.').next().unwrap_or_default(), sigmoid) {
+                ("Sigmoid", false) => {
+                    let kind = Kind::Regression { pooling: *pooling, sigmoid: true };
+                    becomes(kind, "a sigmoid", "the activation", activation)
+                }
+                ("Sigmoid", true) | ("Identity", false) => Ok((task, None)),
+                _ => refused("one without sigmoid, or another checkpoint", "the activation", activation),
+            }
+        }
+        _ => Ok((task, None)),
     }
 }
 

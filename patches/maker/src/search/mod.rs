@@ -163,7 +163,7 @@ impl<'a> Search<'a> {
     /// Measures the effects of all encodings on texts.
     ///
     /// # Errors
-    /// When the patch does not fit the encoder or its head has a hidden layer, there are fewer than two texts, or tract
+    /// When the patch does not fit the encoder, embeds, or has a head with a hidden layer, there are fewer than two texts, or tract
     /// runs the encoder.
     pub fn new(
         encoder: &'a Encoder,
@@ -176,6 +176,13 @@ impl<'a> Search<'a> {
         const JUDGED: usize = 1000;
         /// Texts that are fitted on.
         const FITTED: usize = 4000;
+        if tasks::of(patch.task().kind()).compares() {
+            return Err(Error::Recipe {
+                field: "kind of the patch to search for".to_owned(),
+                expected: "one whose texts are scored alone (convert --encoding stores embeddings)".to_owned(),
+                found: patch.task().kind().name().to_owned(),
+            });
+        }
         if texts.len() < 2 {
             return Err(Error::Recipe {
                 field: "texts to search on".to_owned(),

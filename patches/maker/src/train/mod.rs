@@ -30,7 +30,7 @@ mod weights;
 use std::path::Path;
 
 use bias_patch::{Digest, Patch, Task, Values};
-use edge_run::{Encoder, LossFn, Tokenized};
+use edge_run::{Encoder, LossFn, Tokenized, tasks};
 use ndarray::{ArrayView1, ArrayView2};
 
 pub use recipe::{Average, ClassWeights, Event, Recipe};
@@ -207,7 +207,7 @@ pub struct Gradient {
 /// [`edge_run::RUN_TOKENS`], or fewer to save memory.
 ///
 /// # Errors
-/// When the encoder cannot run backward.
+/// When the encoder cannot run backward, or the loss of the task is not of one text, as that of embeddings.
 pub fn gradient(
     encoder: &Encoder,
     task: &Task,
@@ -237,6 +237,9 @@ pub fn gradient_with_weights(
     tokens: usize,
     d_weights: Option<&mut [f32]>,
 ) -> Result<Gradient> {
+    if tasks::of(task.kind()).compares() {
+        return Err(wrong("kind of task", "one whose loss is of one text", task.kind().name()));
+    }
     let hidden = encoder.bundle().manifest().config.hidden as usize;
     let weight = 1.0 / texts.len().max(1) as f64;
     let mut loss = 0.0;

@@ -6,6 +6,7 @@
 use bias_patch::Task;
 use edge_run::{Encoder, Tokenized, tasks};
 
+use super::wrong;
 use crate::{
     Result,
     data::{Example, Gold},
@@ -45,6 +46,9 @@ pub(super) fn tokenize<'a>(
             let mut texts = Vec::new();
             for text in example.answered(&*kind) {
                 texts.extend(encoder.tokenized(task, &text)?);
+            }
+            if texts.len() < 2 {
+                return Err(wrong("training texts", "pairs of texts", "one text"));
             }
             let text = texts.remove(0);
             tokenized.push(TrainingText { example: number, text, with: texts, gold });

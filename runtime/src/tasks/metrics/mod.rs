@@ -9,8 +9,9 @@ use std::collections::BTreeSet;
 
 pub use answers::{answer_f1, exact_match};
 pub use entities::{are_entities, span_f1};
-pub use retrieval::Retrieval;
-pub use sets::{best_threshold, label_ranking, macro_f1_of_sets, micro_f1_of_sets};
+pub(crate) use retrieval::Retrieval;
+pub(crate) use sets::best_threshold;
+pub use sets::{label_ranking, macro_f1_of_sets, micro_f1_of_sets};
 
 /// The scores of answers.
 #[derive(Clone, Debug, PartialEq)]

@@ -5,38 +5,45 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::tasks::normalize;
+
 /// How many of the nearest texts count.
 const NEAREST: usize = 10;
 
-/// Queries and candidates, each with its vector.
+/// Queries and candidates, each with its vector divided by its length.
 #[derive(Debug, Default)]
-pub struct Retrieval<'a> {
-    /// By the bits of the vector, for equal texts have equal vectors.
-    queries: BTreeMap<Vec<u32>, (&'a [f32], BTreeSet<&'a str>)>,
-    candidates: BTreeMap<&'a str, &'a [f32]>,
+pub(crate) struct Retrieval<'a> {
+    queries: BTreeMap<&'a str, (Vec<f32>, BTreeSet<&'a str>)>,
+    candidates: BTreeMap<&'a str, Vec<f32>>,
 }
 
 impl<'a> Retrieval<'a> {
     /// Adds a query and a text that belongs to it.
-    pub fn query(&mut self, vector: &'a [f32], right: &'a str) {
-        let key = vector.iter().map(|v| v.to_bits()).collect();
-        self.queries.entry(key).or_insert((vector, BTreeSet::new())).1.insert(right);
+    pub fn query(&mut self, text: &'a str, vector: &[f32], right: &'a str) {
+        self.queries.entry(text).or_insert_with(|| (unit(vector), BTreeSet::new())).1.insert(right);
     }
 
     /// Adds a text that may be found.
-    pub fn candidate(&mut self, text: &'a str, vector: &'a [f32]) {
-        self.candidates.insert(text, vector);
+    pub fn candidate(&mut self, text: &'a str, vector: &[f32]) {
+        self.candidates.entry(text).or_insert_with(|| unit(vector));
     }
 
-    /// nDCG of the nearest ten, recall of the nearest, and recall of the nearest ten; not a number without queries.
-    pub fn scores(&self, nearness: impl Fn(&[f32], &[f32]) -> f64) -> [f64; 3] {
+    /// nDCG of the nearest ten by the cosine, recall of the nearest, and recall of the nearest ten; not a number without
+    /// queries.
+    pub fn scores(&self) -> [f64; 3] {
         let mut sums = [0.0; 3];
         for (vector, right) in self.queries.values() {
-            let mut all: Vec<(f64, &str)> =
-                self.candidates.iter().map(|(text, candidate)| (nearness(vector, candidate), *text)).collect();
-            all.sort_by(|(a, _), (b, _)| b.total_cmp(a));
+            let cosine = |other: &[f32]| vector.iter().zip(other).map(|(a, b)| a * b).sum::<f32>();
+            let mut all: Vec<(f32, &str)> =
+                self.candidates.iter().map(|(text, candidate)| (cosine(candidate), *text)).collect();
+            let nearer = |(a, x): &(f32, &str), (b, y): &(f32, &str)| b.total_cmp(a).then(x.cmp(y));
+            if all.len() > NEAREST {
+                all.select_nth_unstable_by(NEAREST, nearer);
+                all.truncate(NEAREST);
+            }
+            all.sort_unstable_by(nearer);
             let gain = |rank: usize| 1.0 / (rank as f64 + 2.0).log2();
-            let hits = all.iter().take(NEAREST).enumerate().filter(|(_, (_, text))| right.contains(text));
+            let hits = all.iter().enumerate().filter(|(_, (_, text))| right.contains(text));
             let ranks: Vec<usize> = hits.map(|(rank, _)| rank).collect();
             let best: f64 = (0..right.len().min(NEAREST)).map(gain).sum();
             sums[0] += ranks.iter().map(|rank| gain(*rank)).sum::<f64>() / best;
@@ -47,27 +54,34 @@ impl<'a> Retrieval<'a> {
     }
 }
 
+fn unit(vector: &[f32]) -> Vec<f32> {
+    let mut vector = vector.to_vec();
+    normalize(&mut vector);
+    vector
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Values by sklearn.metrics.ndcg_score with k=10, and by hand.
+    /// Values by hand, from the definitions.
     #[test]
     fn the_nearest_texts_count() {
-        let vectors: Vec<[f32; 1]> = (0..12u8).map(|at| [f32::from(at)]).collect();
+        // Angles from 0 to 165 degrees.
+        let vectors: Vec<[f32; 2]> = (0..12u8).map(|at| (f32::from(at) * 15.0).to_radians().sin_cos().into()).collect();
         let names: Vec<String> = (0..12).map(|at| format!("{at:02}")).collect();
         let mut found = Retrieval::default();
         for (name, vector) in names.iter().zip(&vectors) {
-            found.candidate(name, vector);
+            found.candidate(name, &vector.map(|v| 3.0 * v));
         }
-        // Near 0 are 0, 1, 2, ...: the right ones have ranks 0 and 2.
-        found.query(&vectors[0], "00");
-        found.query(&vectors[0], "02");
-        // Near 11 are 11, 10, ...: the right one has rank 11, which is not among the ten.
-        found.query(&vectors[11], "00");
-        let scores = found.scores(|a, b| -f64::from((a[0] - b[0]).abs()));
+        // Near the first are 0, 1, 2, ...: the right ones have ranks 0 and 2.
+        found.query("a", &vectors[0], "00");
+        found.query("a", &vectors[0], "02");
+        // Near the last are 11, 10, ...: the right one has rank 11, which is not among the ten.
+        found.query("b", &vectors[11], "00");
         let due = [(1.0 + 0.5) / (1.0 + 1.0 / 3f64.log2()) / 2.0, 0.25, 0.5];
+        let scores = found.scores();
         assert!(scores.iter().zip(due).all(|(found, due)| (found - due).abs() < 1e-12), "{scores:?}, expected {due:?}");
-        assert!(Retrieval::default().scores(|_, _| 0.0)[0].is_nan());
+        assert!(Retrieval::default().scores()[0].is_nan());
     }
 }

@@ -23,7 +23,7 @@ fn f1<'a>(pairs: impl Iterator<Item = (&'a bool, &'a bool)>) -> f64 {
 
 /// The threshold at which one label has its highest F1, from its score in each text and whether it is gold: half way
 /// between two scores, and of several that are equally good the highest. None if no text has the label.
-pub fn best_threshold(mut texts: Vec<(f32, bool)>) -> Option<f32> {
+pub(crate) fn best_threshold(mut texts: Vec<(f32, bool)>) -> Option<f32> {
     texts.sort_by(|(a, _), (b, _)| b.total_cmp(a));
     let gold = texts.iter().filter(|(_, gold)| *gold).count();
     let (mut both, mut best, mut chosen) = (0, 0.0, None);

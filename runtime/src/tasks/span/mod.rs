@@ -3,8 +3,9 @@
 //! token and of its last. Each is over a softmax of the tokens of the second text, because answers are only there. A
 //! long second text is read in windows.
 //!
-//! A task may allow that there is no answer, as SQuAD 2.0 does. The first token then stands for it: its start and end
-//! logits, where a text has several windows the least sum of both. In training, windows without the answer have none.
+//! A task may allow that there is no answer, as SQuAD 2.0 does. The first token stands for it: its
+//! logit is the sum of that token's start and end logits, the least over windows. A window that does not hold the answer is
+//! trained as having none.
 
 mod search;
 
@@ -226,7 +227,7 @@ fn spans_and_gold<'a>(one: &Answered<'a>) -> Option<(&'a [Span], Vec<String>)> {
 /// F1 of an answer; of a text without an answer, whether there is none.
 fn f1(found: &str, gold: &[String]) -> f64 {
     match gold[0].is_empty() {
-        true => f64::from(u8::from(found.is_empty())),
+        true => metrics::exact_match(found, gold),
         false => metrics::answer_f1(found, gold),
     }
 }

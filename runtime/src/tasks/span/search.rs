@@ -3,6 +3,8 @@
 //! In: start and end logits of each window's tokens. Out: [`Span`]s, the likeliest first. Nothing is refused: a text of
 //! one token or more has a span.
 
+use std::collections::BTreeSet;
+
 use super::{Span, second_tokens};
 use crate::{head::softmax, tasks::Window};
 
@@ -83,12 +85,9 @@ fn trimmed(context: &[char], candidate: Candidate) -> Option<Candidate> {
 /// The best `top` candidates, with probabilities among the best twenty. No answer is a span without characters.
 fn spans(context: &[char], mut found: Vec<Candidate>, none: Option<f32>, top: usize) -> Vec<Span> {
     found.sort_by(|a, b| b.logit.total_cmp(&a.logit).then(a.start.cmp(&b.start)).then(a.end.cmp(&b.end)));
-    let mut best: Vec<Candidate> = Vec::new();
-    for candidate in found {
-        if best.len() < top.max(20) && best.iter().all(|b| (b.start, b.end) != (candidate.start, candidate.end)) {
-            best.push(candidate);
-        }
-    }
+    let mut seen = BTreeSet::new();
+    let distinct = found.into_iter().filter(|candidate| seen.insert((candidate.start, candidate.end)));
+    let mut best: Vec<Candidate> = distinct.take(top.max(20)).collect();
     // Of equal logits, an answer comes first.
     if let Some(logit) = none {
         let place = best.iter().position(|candidate| candidate.logit < logit).unwrap_or(best.len());

@@ -273,9 +273,7 @@ fn run(command: Command, out: &mut impl Write) -> Result<(), Failure> {
                 imported.keys,
                 if terms > 0 { format!(", {terms} low-rank terms") } else { String::new() },
             ));
-            if imported.became_multi_label {
-                lines.push("its kind is multi-label, for config.json says multi_label_classification".to_owned());
-            }
+            lines.extend(imported.of_checkpoint);
             if let Some(base) = imported.base_model {
                 let encoder = &bundle.manifest().name;
                 lines.push(format!(
