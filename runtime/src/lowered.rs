@@ -59,6 +59,11 @@ impl<E: Into<Error>> From<E> for Refused {
 impl Lowered {
     /// Lowers the graph of a bundle and maps its weights.
     pub fn load(bundle: &Bundle, options: EngineOptions) -> Result<Self, Refused> {
+        // Known before panels are made, which would be of no use.
+        if bundle.manifest().config.family.is_graph() {
+            let found = "a graph of another program, as it was";
+            return Err(Refused::Uncovered(Uncovered::at("encoder.onnx", "a graph that edge-export built", found)));
+        }
         let activations = match bundle.manifest().weights() {
             Element::F32 => Activations::F32,
             Element::I8 => options.activations,

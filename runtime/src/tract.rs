@@ -43,6 +43,7 @@ pub(crate) struct Tract {
     inputs: Vec<Input>,
     path: PathBuf,
     pooler: bool,
+    hidden: usize,
 }
 
 impl Tract {
@@ -61,7 +62,10 @@ impl Tract {
         };
         let (model, inputs) = parse(&path, bundle).map_err(failed("read the graph"))?;
         let plan = model.into_optimized().and_then(|m| m.into_runnable()).map_err(failed("plan the graph"))?;
-        Ok(Tract { plan, inputs, path: bundle.dir().to_owned(), pooler: bundle.manifest().config.pooler })
+        let config = &bundle.manifest().config;
+        // Below 2^24, as a Config is.
+        let (pooler, hidden) = (config.pooler, config.hidden as usize);
+        Ok(Tract { plan, inputs, path: bundle.dir().to_owned(), pooler, hidden })
     }
 
     /// Whether the graph has inputs for the low-rank term of a slot's module.
@@ -104,26 +108,45 @@ impl Tract {
 
     /// Runs one sequence of at least one token.
     pub fn run(&self, sequence: Sequence<'_>) -> Result<Hidden> {
-        self.evaluate(self.bind(sequence)).map_err(|e| Error::Engine {
+        self.evaluate(self.bind(sequence), sequence.ids.len()).map_err(|e| Error::Engine {
             path: self.path.clone(),
             action: "run the graph",
             reason: format!("{e:#}"),
         })
     }
 
-    fn evaluate(&self, inputs: TVec<TValue>) -> TractResult<Hidden> {
+    /// The outputs for so many tokens. What a graph of another program gives may have other dimensions.
+    fn evaluate(&self, inputs: TVec<TValue>, length: usize) -> TractResult<Hidden> {
         let outputs = self.plan.run(inputs)?;
         let tokens = outputs[0].to_plain_array_view::<f32>()?;
-        let tokens: Array2<f32> = tokens.index_axis(tract_ndarray::Axis(0), 0).into_dimensionality::<Ix2>()?.to_owned();
+        let tokens: Array2<f32> = row(tokens)?.into_dimensionality::<Ix2>()?.to_owned();
+        check_shape("last_hidden_state", &[length, self.hidden], tokens.shape())?;
         let pooled: Option<Array1<f32>> = match self.pooler {
             true => {
                 let pooled =
                     outputs.get(1).context("the graph has no pooler's output")?.to_plain_array_view::<f32>()?;
-                Some(pooled.index_axis(tract_ndarray::Axis(0), 0).into_dimensionality::<Ix1>()?.to_owned())
+                let pooled = row(pooled)?.into_dimensionality::<Ix1>()?.to_owned();
+                check_shape("pooler_output", &[self.hidden], pooled.shape())?;
+                Some(pooled)
             }
             false => None,
         };
         Ok(Hidden { tokens, pooled })
+    }
+}
+
+/// The part of an output that is the batch's one sequence.
+fn row<T>(output: tract_ndarray::ArrayViewD<'_, T>) -> TractResult<tract_ndarray::ArrayViewD<'_, T>> {
+    match output.shape() {
+        [1, ..] => Ok(output.index_axis_move(tract_ndarray::Axis(0), 0)),
+        other => None.with_context(|| format!("expected an output of one sequence, found shape {other:?}")),
+    }
+}
+
+fn check_shape(output: &str, due: &[usize], found: &[usize]) -> TractResult<()> {
+    match due == found {
+        true => Ok(()),
+        false => None.with_context(|| format!("{output}: expected shape {due:?} for a sequence, found {found:?}")),
     }
 }
 

@@ -104,7 +104,31 @@ pub struct Window {
 }
 
 impl Config {
-    /// Every slot of such an encoder with its length, in the order of the forward pass.
+    /// The shape of a graph that is of no family. What only a family has is as FORMAT.md says.
+    pub fn of_graph(slots: u32, hidden: u32, vocabulary: u32, max_length: u32, token_types: u32, pooler: bool) -> Self {
+        Config {
+            family: Family::Onnx,
+            layers: slots,
+            hidden,
+            embedding: hidden,
+            heads: 1,
+            intermediate: hidden,
+            vocabulary,
+            max_length,
+            position_offset: 0,
+            token_types,
+            activation: Activation::Gelu,
+            layer_norm_epsilon: 1e-12,
+            pooler,
+            relative: None,
+            disentangled: None,
+            rotary: None,
+            window: None,
+        }
+    }
+
+    /// Every slot of such an encoder with its length, in the order of the forward pass; none of a graph, which has those
+    /// that its manifest lists.
     ///
     /// # Errors
     /// When there are more layers than a slot can name.
@@ -160,7 +184,8 @@ impl Config {
             | Module::Gate
             | Module::OutputNorm
             | Module::FinalNorm
-            | Module::Pooler => self.hidden,
+            | Module::Pooler
+            | Module::Graph => self.hidden,
         }
     }
 
@@ -212,6 +237,20 @@ impl Config {
         }
         if !self.hidden.is_multiple_of(self.heads) {
             return Err(Error::field("hidden", format!("a multiple of the {} heads", self.heads), self.hidden));
+        }
+        if self.family.is_graph() {
+            let plain = Self::of_graph(
+                self.layers,
+                self.hidden,
+                self.vocabulary,
+                self.max_length,
+                self.token_types,
+                self.pooler,
+            );
+            return match *self == plain && self.layers <= u32::from(u16::MAX) {
+                true => Ok(()),
+                false => Err(Error::field("config", "what FORMAT.md says of family onnx", "another")),
+            };
         }
         let has = |module| self.family.modules()[0].contains(&module);
         if self.embedding != self.hidden && !has(Module::EmbeddingProjection) {

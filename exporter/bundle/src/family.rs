@@ -27,6 +27,8 @@ pub enum Family {
     Gte,
     /// DeBERTa-v2 and DeBERTa-v3.
     DebertaV2,
+    /// Any encoder, as an ONNX graph that another program wrote. Its slots are those that the manifest lists.
+    Onnx,
 }
 
 impl Family {
@@ -43,6 +45,7 @@ impl Family {
             Family::NomicBert => "nomicbert",
             Family::Gte => "gte",
             Family::DebertaV2 => "debertav2",
+            Family::Onnx => "onnx",
         }
     }
 
@@ -58,8 +61,14 @@ impl Family {
             | Family::Electra
             | Family::MpNet
             | Family::Albert
-            | Family::DebertaV2 => false,
+            | Family::DebertaV2
+            | Family::Onnx => false,
         }
+    }
+
+    /// Whether only its graph says what it computes: its modules have no names of ours.
+    pub fn is_graph(self) -> bool {
+        self == Family::Onnx
     }
 
     /// Whether the middle of its MLP is multiplied by a gate.
@@ -117,6 +126,7 @@ impl Family {
             Family::ModernBert => [&[Module::EmbeddingNorm, Module::FinalNorm], &GATED_LAYER],
             Family::DebertaV2 => [&[Module::EmbeddingNorm, Module::DistanceNorm], &BERT_LAYER],
             Family::NomicBert | Family::Gte => [&[Module::EmbeddingNorm, Module::Pooler], &GATED_LAYER],
+            Family::Onnx => [&[], &[]],
         }
     }
 }

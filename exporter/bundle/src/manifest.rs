@@ -130,7 +130,7 @@ pub struct Manifest {
     pub slots: Vec<Slot>,
     /// Every frozen tensor.
     pub tensors: Vec<TensorEntry>,
-    /// A check of the whole.
+    /// A check of the whole; without token ids for a graph that is of no family.
     pub golden: Golden,
     /// Every other file of the bundle.
     pub files: BTreeMap<String, FileEntry>,
@@ -166,8 +166,8 @@ impl Manifest {
         if quantized { Element::I8 } else { Element::F32 }
     }
 
-    /// The encoder digest, computed from its parts; `base` is the digest of `base.bias`.
-    pub fn identity(config: &Config, tokenizer: Digest, base: Digest, tensors: &[TensorEntry]) -> Digest {
+    /// The encoder digest, computed from its parts; `base` is the digest of `base.bias`, `graph` that of `encoder.onnx`.
+    pub fn identity(config: &Config, tokenizer: Digest, [base, graph]: [Digest; 2], tensors: &[TensorEntry]) -> Digest {
         let c = config;
         let numbers = [
             ("layers", c.layers),
@@ -206,6 +206,9 @@ impl Manifest {
         }
         lines.push(format!("tokenizer {tokenizer}"));
         lines.push(format!("base {base}"));
+        if c.family.is_graph() {
+            lines.push(format!("graph {graph}"));
+        }
         let mut sorted: Vec<&TensorEntry> = tensors.iter().collect();
         sorted.sort_by(|a, b| a.name.cmp(&b.name));
         let shape = |t: &TensorEntry| t.shape.iter().map(u64::to_string).collect::<Vec<_>>().join("x");
@@ -234,10 +237,23 @@ impl Manifest {
         Ok(manifest)
     }
 
+    /// The slots of a graph that is of no family: as many as it says, by their numbers; their lengths are the graph's.
+    fn slots_of_graph(&self) -> Result<Vec<(SlotId, u32)>> {
+        let lengths = self.slots.iter().map(|slot| slot.len).chain(std::iter::repeat(1));
+        let slot = |(number, len): (u32, u32)| {
+            let number = u16::try_from(number).map_err(|_| Error::field("layers", "at most 65535", number))?;
+            if !(1..=1 << 24).contains(&len) {
+                return Err(Error::field(format!("slot {number}"), "1 to 16777216 values", len));
+            }
+            Ok((SlotId::new(Module::Graph, Some(number))?, len))
+        };
+        (0..self.config.layers).zip(lengths).map(slot).collect()
+    }
+
     fn check(&self) -> Result<()> {
         self.config.check()?;
-        let expected = self.config.slots()?;
         let found: Vec<(SlotId, u32)> = self.slots.iter().map(|slot| (slot.id(), slot.len)).collect();
+        let expected = if self.config.family.is_graph() { self.slots_of_graph()? } else { self.config.slots()? };
         if expected != found {
             let at = expected.iter().zip(&found).take_while(|(a, b)| a == b).count();
             let show = |slots: &[(SlotId, u32)]| {
@@ -282,14 +298,15 @@ impl Manifest {
         if self.tokenizer != self.file("tokenizer.json")?.sha256 {
             return Err(Error::field("tokenizer", "the digest of tokenizer.json", self.tokenizer));
         }
-        self.file("encoder.onnx")?;
+        let graph = self.file("encoder.onnx")?.sha256;
         for name in self.files.keys() {
             let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
             if name.starts_with('.') || !name.chars().all(plain) || name == MANIFEST {
                 return Err(Error::field("files", "plain file names", name));
             }
         }
-        let identity = Self::identity(&self.config, self.tokenizer, self.file("base.bias")?.sha256, &self.tensors);
+        let digests = [self.file("base.bias")?.sha256, graph];
+        let identity = Self::identity(&self.config, self.tokenizer, digests, &self.tensors);
         if identity != self.encoder {
             return Err(Error::field("encoder", format!("{identity}, by its tensors and shape"), self.encoder));
         }

@@ -43,7 +43,8 @@ impl Family {
             | Family::Electra
             | Family::MpNet
             | Family::Albert
-            | Family::DebertaV2 => &[],
+            | Family::DebertaV2
+            | Family::Onnx => &[],
         }
     }
 

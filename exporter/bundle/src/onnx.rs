@@ -181,12 +181,27 @@ pub struct Tensor {
     /// [`FLOAT`], [`INT8`], [`INT64`] or another `TensorProto.DataType`.
     #[prost(int32, optional, tag = "2")]
     pub data_type: Option<i32>,
+    /// Values of floats, unless they are elsewhere.
+    #[prost(float, repeated, tag = "4")]
+    pub float_data: Vec<f32>,
+    /// Values of the types of at most 32 bits, likewise.
+    #[prost(int32, repeated, tag = "5")]
+    pub int32_data: Vec<i32>,
+    /// Values of [`INT64`], likewise.
+    #[prost(int64, repeated, tag = "7")]
+    pub int64_data: Vec<i64>,
     /// Its name.
     #[prost(string, optional, tag = "8")]
     pub name: Option<String>,
     /// Values, little-endian, unless they are in a file.
     #[prost(bytes = "vec", optional, tag = "9")]
     pub raw_data: Option<Vec<u8>>,
+    /// Values of floats of 64 bits, likewise.
+    #[prost(double, repeated, tag = "10")]
+    pub double_data: Vec<f64>,
+    /// Values of unsigned integers of 32 and 64 bits, likewise.
+    #[prost(uint64, repeated, tag = "11")]
+    pub uint64_data: Vec<u64>,
     /// Where they are in a file: `location`, `offset`, `length`.
     #[prost(message, repeated, tag = "13")]
     pub external_data: Vec<Entry>,

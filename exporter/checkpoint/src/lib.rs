@@ -86,6 +86,16 @@ impl Checkpoint {
         Ok(Checkpoint { dir: path.to_owned(), config: serde_json::Value::Null, tensors })
     }
 
+    /// A directory of a model's other files: `config.json`, if there is one, and those of its tokenizer. It has no
+    /// tensors.
+    ///
+    /// # Errors
+    /// When `config.json` cannot be read.
+    pub fn open_without_tensors(dir: &Path) -> Result<Self> {
+        let config = if dir.join("config.json").exists() { config(dir)? } else { serde_json::Value::Null };
+        Ok(Checkpoint { dir: dir.to_owned(), config, tensors: BTreeMap::new() })
+    }
+
     /// The same tensors under other names. Those for which `rename` gives none are left out.
     ///
     /// # Errors

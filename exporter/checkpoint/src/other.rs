@@ -67,8 +67,8 @@ pub fn found(source: &str, files: &[String], config: &Value, adapter: Option<&Va
         }
     }
     if let Some(graph) = files.iter().find(|file| file.ends_with(".onnx")) {
-        let remedy =
-            "export the checkpoint that the graph was made of: a directory with model.safetensors, or hf:ORG/NAME";
+        let remedy = "export the checkpoint that the graph was made of: a directory with model.safetensors, or \
+                      hf:ORG/NAME; or a graph on this machine by its own name: edge-export DIR/model.onnx";
         return other(format!("only {graph}, an ONNX graph"), remedy.to_owned());
     }
     None

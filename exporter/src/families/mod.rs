@@ -143,6 +143,7 @@ impl FamilyTable {
             Module::Output => Some(m.output),
             Module::OutputNorm => Some(m.output_norm),
             Module::Pooler => m.pooler,
+            Module::Graph => None,
         };
         let name = name.unwrap_or_else(|| panic!("encoders of family {} have no {term:?}", self.family.name()));
         match layer {
@@ -192,7 +193,13 @@ pub(crate) fn config(checkpoint: &Checkpoint) -> Result<Config> {
         return Err(unsupported(checkpoint, "model_type", &expected, "none"));
     };
     let Some(table) = FAMILIES.into_iter().find(|table| table.model_types.contains(&model_type)) else {
-        return Err(unsupported(checkpoint, "model_type", &known.join(", "), model_type));
+        let expected = format!(
+            "{}; of another encoder of texts export the ONNX graph: `optimum-cli export onnx --model {} --task \
+             feature-extraction graph`, then `edge-export graph/model.onnx`",
+            known.join(", "),
+            checkpoint.path().display()
+        );
+        return Err(unsupported(checkpoint, "model_type", &expected, model_type));
     };
     let given = |field: &str| checkpoint.config().get(field).filter(|value| !value.is_null());
     for (field, expected) in table.required {

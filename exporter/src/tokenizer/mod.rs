@@ -10,7 +10,7 @@ mod json;
 mod sentencepiece;
 mod settings;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use hf_checkpoint::Checkpoint;
 use tokenizers::Tokenizer;
@@ -21,9 +21,12 @@ use crate::{Error, Result};
 
 /// The checkpoint's tokenizer, checked against an embedding table of `rows` rows, and what is odd about it.
 pub(crate) fn of_checkpoint(checkpoint: &Checkpoint, rows: u32) -> Result<(Vec<u8>, Option<String>)> {
-    let dir = checkpoint.path();
+    of_file(checkpoint, checkpoint.path().join("tokenizer.json"), rows)
+}
+
+/// As [`of_checkpoint`], of a file that may have another name than `tokenizer.json`. The checkpoint has the settings.
+pub(crate) fn of_file(checkpoint: &Checkpoint, ready: PathBuf, rows: u32) -> Result<(Vec<u8>, Option<String>)> {
     let settings = Settings::of_checkpoint(checkpoint)?;
-    let ready = dir.join("tokenizer.json");
     let (path, bytes) = if ready.exists() {
         let bytes = read(&ready)?;
         (ready, bytes)

@@ -43,6 +43,8 @@ pub enum Module {
     FinalNorm,
     /// The pooler's dense layer.
     Pooler,
+    /// A module of a graph that is of no family. What else is a layer's number is that of its bias in the graph.
+    Graph,
 }
 
 /// The three parts of a forward pass.
@@ -55,7 +57,7 @@ enum Part {
 
 impl Module {
     /// Every module, in the order of the forward pass.
-    pub const ALL: [Module; 14] = [
+    pub const ALL: [Module; 15] = [
         Module::EmbeddingNorm,
         Module::EmbeddingProjection,
         Module::DistanceNorm,
@@ -70,6 +72,7 @@ impl Module {
         Module::OutputNorm,
         Module::FinalNorm,
         Module::Pooler,
+        Module::Graph,
     ];
 
     /// The number in patch files, below 32. It never changes, and says nothing about the order.
@@ -89,6 +92,7 @@ impl Module {
             Module::Gate => 11,
             Module::FinalNorm => 12,
             Module::DistanceNorm => 13,
+            Module::Graph => 14,
         }
     }
 
@@ -107,6 +111,7 @@ impl Module {
             Module::Gate => (Part::Layer, 6),
             Module::Output => (Part::Layer, 7),
             Module::OutputNorm => (Part::Layer, 8),
+            Module::Graph => (Part::Layer, 9),
             Module::FinalNorm => (Part::After, 0),
             Module::Pooler => (Part::After, 1),
         }
@@ -129,10 +134,11 @@ impl Module {
             Module::OutputNorm => "bln2",
             Module::FinalNorm => "bfln",
             Module::Pooler => "bpool",
+            Module::Graph => "bgraph",
         }
     }
 
-    /// Whether it is a linear layer, not a LayerNorm. Only linear layers have low-rank terms.
+    /// Whether it is known to be a linear layer. Only linear layers have low-rank terms.
     pub fn is_linear(self) -> bool {
         !matches!(
             self,
@@ -141,6 +147,7 @@ impl Module {
                 | Module::AttentionNorm
                 | Module::OutputNorm
                 | Module::FinalNorm
+                | Module::Graph
         )
     }
 
@@ -244,13 +251,13 @@ impl SlotId {
     /// Another slot of the same module and layer.
     ///
     /// # Errors
-    /// When the module has none of this kind: a LayerNorm has no low-rank term.
+    /// When the module has none of this kind: a LayerNorm, or a module of a graph, has no low-rank term.
     pub fn with_kind(self, kind: SlotKind) -> Result<Self> {
         if kind.is_low_rank() && !self.module.is_linear() {
             return Err(Error::field(
                 format!("low-rank term of {}", self.module.short()),
                 "a linear layer",
-                "a LayerNorm",
+                if self.module == Module::Graph { "a module of a graph" } else { "a LayerNorm" },
             ));
         }
         Ok(SlotId { kind, ..self })

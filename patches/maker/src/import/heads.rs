@@ -66,8 +66,8 @@ impl HeadLayers {
                 Some((HeadLayers::classification_head(family), Pooling::Cls))
             }
             Family::DebertaV2 => Some((HeadLayers::context_pooler(), Pooling::Cls)),
-            // Its head has a LayerNorm.
-            Family::ModernBert => None,
+            // The head of the one has a LayerNorm, and what the other's is nobody knows.
+            Family::ModernBert | Family::Onnx => None,
         }
     }
 

@@ -59,8 +59,9 @@ pub fn import(bundle: &Bundle, from: &Path, task: Task, metadata: &[(String, Str
     let manifest = bundle.manifest();
     let tensors = source.tensors();
     let family = manifest.config.family;
-    if family.has_rotary_positions() && matches!(source, Source::Whole(_)) {
-        // Its config.json may rotate queries and keys by other angles, which no tensor shows.
+    if (family.has_rotary_positions() || family.is_graph()) && matches!(source, Source::Whole(_)) {
+        // Its config.json may rotate queries and keys by other angles, which no tensor shows; a graph may compute
+        // anything.
         let expected = format!("biases or an adapter, for a whole checkpoint of {} is not compared", family.name());
         return Err(content(from, "source", expected, "a checkpoint"));
     }
