@@ -254,7 +254,7 @@ fn texts_are_ranked_by_their_scores() {
         ("/rerank", json!({ "query": "a", "texts": ["b"] }), 400, "those that answer here: number, sigmoid"),
         ("/rerank", json!({ "query": "a", "texts": ["b"], "model": "x" }), 404, "no task \"x\""),
         ("/rerank/number", json!({ "query": "a", "texts": [] }), 400, "texts: expected at least one text"),
-        ("/rerank/number", json!({ "query": "a" }), 400, "neither texts nor documents"),
+        ("/rerank/number", json!({ "query": "a" }), 400, "texts or documents, found neither"),
         ("/rerank/number", json!({ "query": "a", "texts": ["b"], "documents": ["b"] }), 400, "found both"),
         (
             "/rerank/number",

@@ -37,7 +37,7 @@ impl Values<'_> {
             }
         };
         if tensor.is_external() {
-            return self.from_file(tensor, 4, &mut finite);
+            return self.read_file(tensor, 4, &mut finite);
         }
         let bytes = match &tensor.raw_data {
             Some(raw) if tensor.float_data.is_empty() => raw.clone(),
@@ -61,7 +61,7 @@ impl Values<'_> {
             other => return Err(self.wrong(tensor, "numbers of a type that has a fixed width", other)),
         };
         let mut bytes = Vec::new();
-        self.from_file(tensor, each, &mut |block| {
+        self.read_file(tensor, each, &mut |block| {
             bytes.extend_from_slice(block);
             Ok(())
         })?;
@@ -70,14 +70,14 @@ impl Values<'_> {
 
     /// Bytes that the dimensions ask for.
     fn bytes(&self, tensor: &Tensor, each: u64) -> Result<u64> {
-        let dims = tensor.dims.iter().map(|dim| u64::try_from(*dim).ok());
-        let bytes = dims.fold(Some(each), |bytes, dim| bytes?.checked_mul(dim?));
+        let mut dims = tensor.dims.iter().map(|dim| u64::try_from(*dim).ok());
+        let bytes = dims.try_fold(each, |bytes, dim: Option<u64>| bytes.checked_mul(dim?));
         bytes.filter(|bytes| *bytes < 1 << 48).ok_or_else(|| {
             self.wrong(tensor, "dimensions of 0 or more, and at most 2^48 bytes", format!("{:?}", tensor.dims))
         })
     }
 
-    fn from_file(&self, tensor: &Tensor, each: u64, take: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+    fn read_file(&self, tensor: &Tensor, each: u64, take: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
         let due = self.bytes(tensor, each)?;
         let location = tensor.external("location").unwrap_or_default();
         let plain = |part: Component<'_>| matches!(part, Component::Normal(_) | Component::CurDir);

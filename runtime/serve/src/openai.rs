@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::{
     choice::{Sort, choose},
     embeddings::{Wanted, embed, texts},
-    reply::{Refusal, Reply, json},
+    reply::{self, Refusal, Reply, json},
     tasks::Listing,
 };
 
@@ -83,8 +83,7 @@ struct Model<'a> {
 /// # Errors
 /// When the body is not such a question, the model is no embedding task, or a text has no answer.
 pub(crate) async fn embeddings(listing: &Listing, body: &[u8]) -> Result<Reply, Refusal> {
-    let question: Question = serde_json::from_slice(body)
-        .map_err(|e| Refusal::expected("body", r#"JSON such as {"model": "NAME", "input": "..."}"#, e))?;
+    let question: Question = reply::question(body, r#"{"model": "NAME", "input": "..."}"#)?;
     let resident = choose(listing, Some(&question.model), Sort::Embedding).map_err(|r| r.about("model"))?;
     let wanted = Wanted { dimensions: question.dimensions, ..Wanted::default() };
     let embedded = embed(resident, "input", texts("input", question.input)?, wanted).await?;

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     ask::{Answer, ask},
-    reply::{Refusal, Reply, json},
+    reply::{self, Refusal, Reply, json},
     tasks::{Listing, Resident},
 };
 
@@ -100,7 +100,7 @@ pub(crate) async fn all(listing: &Listing, body: &[u8]) -> Result<Reply, Refusal
 }
 
 fn parse(body: &[u8]) -> Result<Question, Refusal> {
-    serde_json::from_slice(body).map_err(|e| Refusal::expected("body", r#"JSON such as {"text": "..."}"#, e))
+    reply::question(body, r#"{"text": "..."}"#)
 }
 
 impl Question {

@@ -7,7 +7,7 @@ use hyper::{
     body::Bytes,
     header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE},
 };
-use serde::Serialize;
+use serde::{Serialize, de::DeserializeOwned};
 
 use crate::tasks::Listing;
 
@@ -177,4 +177,17 @@ pub(crate) fn bytes(status: StatusCode, kind: &'static str, bytes: impl Into<Byt
     reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     reply.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     reply
+}
+
+/// The question in a body: a JSON object. `example` is one.
+///
+/// # Errors
+/// When the body is no such object.
+pub(crate) fn question<T: DeserializeOwned>(body: &[u8], example: &str) -> Result<T, Refusal> {
+    let refused = |found: &dyn std::fmt::Display| Refusal::expected("body", format!("JSON such as {example}"), found);
+    // serde takes an array for an object, its elements for the fields in their order.
+    if body.trim_ascii_start().first() == Some(&b'[') {
+        return Err(refused(&"an array"));
+    }
+    serde_json::from_slice(body).map_err(|e| refused(&e))
 }

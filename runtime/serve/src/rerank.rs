@@ -19,7 +19,7 @@ use serde_json::Value;
 use crate::{
     ask::{ask, check},
     choice::{Sort, choose},
-    reply::{Refusal, Reply, json},
+    reply::{self, Refusal, Reply, json},
     tasks::Listing,
     tei::takes_whole,
 };
@@ -77,15 +77,14 @@ struct Usage {
 /// # Errors
 /// When the body is not such a question, no one task is meant, or a text has no answer.
 pub(crate) async fn rerank(listing: &Listing, task: Option<&str>, body: &[u8]) -> Result<Reply, Refusal> {
-    let expected = r#"JSON such as {"query": "...", "texts": ["..."]}"#;
-    let question: Question = serde_json::from_slice(body).map_err(|e| Refusal::expected("body", expected, e))?;
+    let question: Question = reply::question(body, r#"{"query": "...", "texts": ["..."]}"#)?;
     let resident = choose(listing, task.or(question.model.as_deref()), Sort::Ranking)?;
     let whole = takes_whole(question.truncate, question.truncation_direction.as_deref())?;
     let (field, texts) = match (question.texts, question.documents) {
         (Some(texts), None) => ("texts", texts),
         (None, Some(documents)) => ("documents", documents.into_iter().map(document).collect::<Result<_, _>>()?),
         (Some(_), Some(_)) => return Err(Refusal::expected("body", "texts or documents", "both")),
-        (None, None) => return Err(Refusal::expected("body", expected, "neither texts nor documents")),
+        (None, None) => return Err(Refusal::expected("body", "texts or documents", "neither")),
     };
     if texts.is_empty() {
         return Err(Refusal::expected(field, "at least one text", "none"));

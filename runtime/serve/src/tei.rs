@@ -53,8 +53,7 @@ pub(crate) fn takes_whole(truncate: Option<bool>, direction: Option<&str>) -> Re
 /// # Errors
 /// When the body is not such a question, no one task is meant, or a text has no answer.
 pub(crate) async fn embeddings(listing: &Listing, task: Option<&str>, body: &[u8]) -> Result<Reply, Refusal> {
-    let question: Question =
-        serde_json::from_slice(body).map_err(|e| Refusal::expected("body", r#"JSON such as {"inputs": "..."}"#, e))?;
+    let question: Question = reply::question(body, r#"{"inputs": "..."}"#)?;
     let resident = choose(listing, task, Sort::Embedding)?;
     let resident = match &question.prompt_name {
         None => Cow::Borrowed(resident),

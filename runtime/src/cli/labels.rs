@@ -46,8 +46,16 @@ impl LabelVectors {
             let mut vectors = Vec::new();
             if matches!(task.spec().kind(), bias_patch::Kind::Embedding(_)) {
                 let requests: Vec<Request<'_>> = texts.iter().map(|text| Request { task, text }).collect();
-                for prediction in encoder.predict_with(&requests, options) {
-                    if let Answer::Vector(vector) = prediction?.answer {
+                for (prediction, name) in encoder.predict_with(&requests, options).into_iter().zip(&names) {
+                    let prediction = prediction?;
+                    if prediction.truncated {
+                        return refused(
+                            "--labels",
+                            "labels and a template within the task's limit of tokens",
+                            quoted(name),
+                        );
+                    }
+                    if let Answer::Vector(vector) = prediction.answer {
                         vectors.push(vector);
                     }
                 }

@@ -70,9 +70,13 @@ impl LabelColumns {
 }
 
 /// The label of a JSON object; answers as SQuAD has them (a list of `text` and `answer_start`), as its copies have them
-/// (a list of each), or one, as `answer` and `answer_start`. An empty list, an empty answer and null are no answer.
+/// (a list of each), or one, as `answer` and `answer_start`. An empty list, an empty answer, null, and
+/// SQuAD's `is_impossible` are no answer.
 pub(super) fn label_of(value: &Value) -> Option<Label> {
     let answer = |text: &Value, start: &Value| Some((text.as_str()?.to_owned(), start.as_u64()?.try_into().ok()?));
+    if value.get("is_impossible") == Some(&Value::Bool(true)) {
+        return Some(Label::Answers(Vec::new()));
+    }
     let labelled = || NAMES.iter().any(|name| value.get(name).is_some());
     if !labelled()
         && value.get("answer").is_some_and(|text| text.is_null() || text.as_str().is_some_and(|t| t.trim().is_empty()))
@@ -137,6 +141,7 @@ mod tests {
             json!({ "answers": { "text": [], "answer_start": [] } }),
             json!({ "answer": "", "answer_start": -1 }),
             json!({ "answer": null }),
+            json!({ "is_impossible": true, "plausible_answers": [{ "text": "a", "answer_start": 0 }] }),
         ] {
             assert_eq!(label_of(&label), none, "{label}");
         }

@@ -159,7 +159,8 @@ impl TaskKind for SpanExtraction {
             probabilities.push(best.map_or(0.0, |span| f64::from(span.score)));
             right.push(exact > 0.0);
         }
-        let mean = |sum: f64, texts: f64| if texts > 0.0 { sum / texts } else { 0.0 };
+        // Not a number of no texts.
+        let mean = |sum: f64, texts: f64| sum / texts;
         let all = with.texts + without.texts;
         let mut metrics = vec![mean(with.f1 + without.f1, all), mean(with.exact + without.exact, all)];
         if self.no_answer.is_some() {
@@ -186,6 +187,10 @@ impl TaskKind for SpanExtraction {
                 let gain = f1(&best.text, &gold) - f1("", &gold);
                 texts.push((none - score(best), gain));
             }
+        }
+        if answered.iter().all(|one| matches!(one.gold, Gold::Span(answers) if !answers.is_empty())) {
+            // Every threshold that is high enough would do.
+            return Some(Kind::Span { max_answer_length: self.longest, no_answer: Some(threshold) });
         }
         texts.sort_by(|(a, _), (b, _)| a.total_cmp(b));
         let (mut gained, mut most, mut chosen) = (0.0, 0.0, None);
