@@ -61,7 +61,7 @@ impl Lowered {
     pub fn load(bundle: &Bundle, options: EngineOptions) -> Result<Self, Refused> {
         // Known before panels are made, which would be of no use.
         if bundle.manifest().config.family.is_graph() {
-            let found = "a graph of another program, as it was";
+            let found = "a graph of another program, which tract runs forward only";
             return Err(Refused::Uncovered(Uncovered::at("encoder.onnx", "a graph that edge-export built", found)));
         }
         let activations = match bundle.manifest().weights() {

@@ -102,7 +102,8 @@ impl Patch {
             }
         }
         if self.task.max_length() > encoder.max_length {
-            let expected = format!("at most {}, as the encoder takes", encoder.max_length);
+            let expected =
+                format!("at most {}, as the encoder takes (a task that does not say has 128)", encoder.max_length);
             return Err(Error::field("max_length", expected, self.task.max_length()));
         }
         if self.task.kind().pooling() == Some(Pooling::Pooler) && !encoder.pooler {

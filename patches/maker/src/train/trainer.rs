@@ -133,9 +133,6 @@ impl<'a> Trainer<'a> {
             rates.extend(std::iter::repeat_n(rate, part.len()));
         }
         rates.extend(std::iter::repeat_n(1.0, Head::count(task, hidden)));
-        if rates.is_empty() && weights.is_none() {
-            return Err(wrong("--slots", "some, for an embedding has no head to train", &recipe.slots.to_string()));
-        }
         let texts = sets.train.iter().chain(sets.dev).chain(sets.test.unwrap_or_default());
         let load = Load {
             texts: texts.map(|example| 200 + example.text.bytes()).sum::<usize>()

@@ -152,7 +152,9 @@ fn settings(kind: &Kind) -> Vec<String> {
         Kind::Regression { sigmoid: true, .. } => vec!["answers   the sigmoid of the output".to_owned()],
         Kind::Span { max_answer_length, no_answer } => {
             let mut lines = vec![format!("answers   at most {max_answer_length} tokens")];
-            lines.extend(no_answer.map(|threshold| format!("no answer if its logit is above by {threshold}")));
+            lines.extend(no_answer.map(|threshold| {
+                format!("no answer where its logit is above the best answer's by more than {threshold:.4}")
+            }));
             lines
         }
         Kind::MultiLabel { thresholds, .. } => {

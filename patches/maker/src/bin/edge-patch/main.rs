@@ -83,7 +83,7 @@ enum Command {
         #[arg(long, value_name = "FILE_OR_DIR")]
         from: PathBuf,
         /// Read the task from this JSON file: name, kind and labels; optionally pooling (default cls), inputs (1;
-        /// 2 for spans), max_length (128) and max_answer_length (30)
+        /// 2 for spans), max_length (128) and fields of one kind, which patches/maker/README.md lists
         #[arg(long, value_name = "JSON")]
         task: PathBuf,
         /// Write the patch to this file

@@ -26,7 +26,7 @@ pub(crate) struct TrainArguments {
     #[arg(long, value_name = "BUNDLE")]
     encoder: PathBuf,
     /// Read the task from this JSON file: name, kind and labels; optionally pooling (default cls), inputs (1; 2 for spans),
-    /// max_length (128) and max_answer_length (30)
+    /// max_length (128) and fields of one kind, such as no_answer, which patches/maker/README.md lists
     #[arg(long, value_name = "JSON")]
     task: PathBuf,
     /// Train on these texts
@@ -197,6 +197,13 @@ pub(crate) fn run_training(arguments: &TrainArguments) -> Result<Vec<String>> {
         task = with_pooling(&task, pooling, &arguments.task)?;
     }
     let slots = arguments.slots.clone().from_layer(arguments.layers.unwrap_or(0));
+    if slots == Slots::frozen() && arguments.weights.is_none() && task.kind().outputs().is_none() {
+        return Err(Error::Recipe {
+            field: "--slots".to_owned(),
+            expected: "some, for an embedding has no head to train".to_owned(),
+            found: slots.to_string(),
+        });
+    }
     let (learning_rates, metric) = (&arguments.recipe.learning_rates, arguments.metric.clone());
     let recipe = arguments.recipe.recipe(slots, arguments.weights, learning_rates, metric);
     let texts = arguments.recipe.read(&task, &arguments.train, &arguments.dev, arguments.test.as_deref())?;
