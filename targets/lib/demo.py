@@ -3,10 +3,11 @@
 In: what the weights are stored as. Out: a bundle in the user's store, exported if need be, and a patch for each task.
 """
 
+import fcntl
 import re
 from pathlib import Path
 
-from lib.shell import ROOT, Failure, run, target_dir
+from lib.shell import ROOT, Failure, cache_dir, run, target_dir
 
 FIXTURES = ROOT / "tests/fixtures"
 LIBRARY = ROOT / "patches/library"
@@ -31,7 +32,10 @@ class Host:
         named = re.search(r'EXAMPLE: &str =\s*"([^"]+)"', source)
         if named is None:
             raise Failure("exporter/src/lib.rs: expected a string EXAMPLE, found none")
-        said = self.run("edge-export", named[1], "--weights", weights, capture=True)
+        # Two boards may be checked at a time: the second finds what the first has exported.
+        with open(cache_dir("export.lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            said = self.run("edge-export", named[1], "--weights", weights, capture=True)
         return Path(re.search(r"^bundle +(.+)$", said, re.MULTILINE)[1])
 
     def patches(self, weights, bundle, directory):
