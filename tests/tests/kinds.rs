@@ -194,7 +194,7 @@ fn embeddings_are_trained_on_pairs() {
     let options = ["--epochs", "60", "--batch", "12", "--lr", "1e-2"];
     let task = |name: &str| json!({ "name": name, "kind": "embedding", "pooling": "mean", "max_length": 20 });
 
-    // Pairs that belong together, with one that does not.
+    // Positives, each with a negative.
     let pairs: Vec<Value> = (0..words.len())
         .map(|at| {
             let (word, other) = (words[at], words[(at + 1) % words.len()]);

@@ -1,7 +1,7 @@
 //! Embeddings: a vector for a text. The head, where there is one, reads the pooled vector. The result is cut to the
 //! task's dimensions, and divided by its length if the task says so.
 //!
-//! Gold labels are of pairs of texts: how alike they are, as a number, or that they belong together. Scores are
+//! A gold label is of a pair of texts: a similarity, or that the second text is a positive of the first. Scores are
 //! of the cosines of their vectors. The loss compares all texts of a step, so it is not here but with the training.
 
 use bias_patch::{Embedding as Spec, Pooling};

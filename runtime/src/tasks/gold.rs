@@ -11,7 +11,7 @@ pub enum Label {
     Names(Vec<String>),
     /// Answers in the second text, each with the position of its first character.
     Answers(Vec<(String, usize)>),
-    /// Texts that are unlike the first of a pair.
+    /// Negatives: texts that do not match the first of a pair.
     Negatives(Vec<String>),
 }
 
@@ -28,7 +28,7 @@ pub enum Gold {
     Tags(Vec<usize>),
     /// Answers, each as characters of the second text. Training uses the first; evaluation accepts all.
     Span(Vec<(usize, usize)>),
-    /// Both texts of a pair belong together, and these do not belong to the first.
+    /// The second text is a positive of the first; these are its negatives.
     Pair(Vec<String>),
 }
 

@@ -241,9 +241,9 @@ pub trait TaskKind: Send + Sync {
         self.metrics()
     }
 
-    /// The scores of answers; metrics in the order of their names, and not a number where gold labels of this form have
-    /// none. Where the kind compares, the texts of a pair follow each other, then those that are unlike the first, all
-    /// with the gold label of the pair.
+    /// The scores of answers. Metrics come in the order of their names; one that gold labels of this form do not have is
+    /// not a number. Where the kind compares, both texts of a pair follow each other, then its negatives, and all have
+    /// the pair's gold label.
     fn scores(&self, answered: &[Answered<'_>]) -> Scores;
 
     /// The kind with thresholds that do best on answers with all their alternatives; none of kinds without thresholds,

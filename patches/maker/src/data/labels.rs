@@ -12,7 +12,7 @@ use crate::Result;
 pub(super) const NAMES: [&str; 8] =
     ["label", "labels", "gold_label", "score", "tags", "gold", "quality", "is_duplicate"];
 
-/// Names of columns and fields that hold what is unlike the first of two texts.
+/// Names of columns and fields that hold a negative: a text that does not match the first of a pair.
 const NEGATIVES: [&str; 3] = ["negative", "negatives", "neg"];
 
 /// The columns of a table's labels.
@@ -21,7 +21,7 @@ pub(super) struct LabelColumns {
     label: Option<usize>,
     /// Columns of an answer and of its first character.
     answer: Option<(usize, usize)>,
-    /// The column of a text that is unlike the first.
+    /// The column of a negative.
     negative: Option<usize>,
 }
 
@@ -113,7 +113,7 @@ pub(super) fn label_of(value: &Value) -> Option<Label> {
     }
 }
 
-/// What a JSON object says is unlike the first of two texts; an empty text where it is no text.
+/// The negatives of a JSON object; an empty text in place of a value that is no text.
 fn negatives_of(value: &Value) -> Option<Label> {
     let text = |text: &Value| text.as_str().unwrap_or_default().to_owned();
     Some(Label::Negatives(match NEGATIVES.iter().find_map(|name| value.get(name))? {

@@ -38,7 +38,7 @@ pub struct Example {
 }
 
 impl Example {
-    /// The texts that are answered: the text, or where the kind compares each of a pair, and what is unlike the first.
+    /// The texts that are answered. Where the kind compares, these are both texts of the pair, then its negatives.
     pub fn answered(&self, kind: &dyn TaskKind) -> Vec<Cow<'_, Text>> {
         if !kind.compares() {
             return vec![Cow::Borrowed(&self.text)];

@@ -1,6 +1,6 @@
 //! The loss of embeddings, which compares the texts of a step with each other, and its gradient.
 //!
-//! In: pairs of texts, which all have a number that says how alike they are, or all none. Out: the loss and the gradient
+//! In: pairs of texts, which all have a similarity or all have none. Out: the loss and the gradient
 //! of the task's values. Nothing is refused. With numbers the loss is CoSENT (Huang et al. 2024); without it is InfoNCE
 //! (van den Oord et al. 2018), in which the candidates for a first text are the second texts of the step and all texts
 //! that are unlike a first one. Candidates with the same tokens as the right one are left out. Both losses multiply
@@ -85,8 +85,8 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
-/// The loss of a step, and its gradients of the divided vectors. Of each pair: how many texts it has, and its gold label. Of
-/// each text, pair after pair: its tokens and its vector.
+/// The loss of a step, and its gradients of the normalized vectors. Of each pair: how many texts it has, and its gold
+/// label. Of each text, pair after pair: its tokens and its vector.
 fn loss(pairs: &[(usize, &Gold)], ids: &[&[u32]], vectors: &[Unit]) -> (f64, Vec<Vec<f64>>) {
     // The places of each pair's first text among all.
     let firsts = pairs.iter().scan(0, |next, (texts, _)| {

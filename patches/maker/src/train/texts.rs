@@ -17,7 +17,7 @@ pub(super) struct TrainingText<'a> {
     /// The index of its text among the training texts.
     pub example: usize,
     pub text: Tokenized,
-    /// Of a pair whose texts are compared the second text, and those that are unlike the first.
+    /// Of a pair whose texts are compared: the second text, then the negatives.
     pub with: Vec<Tokenized>,
     pub gold: &'a Gold,
 }
