@@ -2,7 +2,8 @@
 //!
 //! In: a bundle, and which lengths to try. Out: a [`Report`]. Refused: lengths that the encoder does not take. Token
 //! ids follow a formula, so that another program can run the same ones: id number `at` is `(7919 at + 1) mod
-//! vocabulary`. Times are wall-clock times of the encoder alone.
+//! vocabulary`. In a run of several sequences of one length, sequence number `n` begins at id number `n`, for equal ones
+//! would be computed once. Times are wall-clock times of the encoder alone.
 
 use std::{
     hint::black_box,
@@ -67,6 +68,10 @@ pub struct Report {
     pub switch_us: f64,
     /// Eight sequences of 32 tokens, of one task and of eight.
     pub mixed: Mixed,
+    /// One sequence of 32 tokens, for one task and for eight that differ in the upper third of the layers; none with
+    /// tract, which shares nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shared: Option<Mixed>,
     /// Thirty-two sequences of 4 to 128 tokens, shortest first.
     pub batch: Batch,
     /// Values of one task in memory.
@@ -144,9 +149,11 @@ pub fn bench(bundle: Bundle, options: &BenchOptions) -> Result<Report> {
     let manifest = encoder.bundle().manifest();
     let config = &manifest.config;
     let longest = usize::try_from(config.max_length).unwrap_or(usize::MAX);
-    let tokens = |length: usize| -> Vec<u32> {
-        (0..length as u64).map(|at| ((7919 * at + 1) % u64::from(config.vocabulary)) as u32).collect()
+    let tokens_of = |length: usize, number: usize| -> Vec<u32> {
+        let numbers = (number as u64..).take(length);
+        numbers.map(|at| ((7919 * at + 1) % u64::from(config.vocabulary)) as u32).collect()
     };
+    let tokens = |length: usize| tokens_of(length, 0);
     let engine = &encoder.engine;
     let values = match &options.patch {
         Some(patch) => {
@@ -156,15 +163,15 @@ pub fn bench(bundle: Bundle, options: &BenchOptions) -> Result<Report> {
         }
         None => Values::of_slots(encoder.base().slots()),
     };
-    let tasks: Vec<TaskValues> = (0..8).map(|task| TaskValues::of(&nudged(&values, task))).collect();
+    let tasks: Vec<TaskValues> = (0..8).map(|task| TaskValues::of(&nudged(&values, task, |_| true))).collect();
     let base = TaskValues::of(&values);
 
     let mut lengths = Vec::new();
     for length in &options.lengths {
         let ids = tokens(*length as usize);
         let zeros = vec![0; ids.len()];
-        let one = Sequence { ids: &ids, type_ids: &zeros, values: &base };
-        let batch = vec![one; options.batch];
+        let all: Vec<_> = (0..options.batch).map(|number| tokens_of(*length as usize, number)).collect();
+        let batch: Vec<_> = all.iter().map(|ids| Sequence { ids, type_ids: &zeros, values: &base }).collect();
         let hidden = engine.run(&engine.bind(&batch))?;
         let times = repeat(options.time, || run(engine, &batch))?;
         let products = f64::from(config.layers)
@@ -202,37 +209,37 @@ pub fn bench(bundle: Bundle, options: &BenchOptions) -> Result<Report> {
         });
     }
 
-    let (ids, zeros) = (tokens(32.min(longest)), vec![0; 32.min(longest)]);
-    let of_task = |task: &'_ usize| Sequence { ids: &ids, type_ids: &zeros, values: &tasks[*task] };
+    let zeros = vec![0; 32.min(longest)];
+    let texts: Vec<_> = (0..tasks.len()).map(|number| tokens_of(zeros.len(), number)).collect();
+    let sequence = |text: usize, values| Sequence { ids: &texts[text], type_ids: &zeros, values };
     let mut at = 0;
     let switch = repeat(options.time, || {
         // Reading the clock takes longer than one switch, so 64 are measured together.
         for _ in 0..64 {
             at = (at + 1) % tasks.len();
-            black_box(engine.bind(&[of_task(&at)]));
+            black_box(engine.bind(&[sequence(0, &tasks[at])]));
         }
         Ok(())
     })?;
-    let (same, mixed): (Vec<_>, Vec<_>) = ([0; 8].iter().map(of_task).collect(), (0..8).collect::<Vec<_>>());
-    let mixed: Vec<_> = mixed.iter().map(of_task).collect();
-    let mut pairs = Vec::new();
-    let mut first = 0.0;
-    repeat(options.time, || {
-        let begun = Instant::now();
-        run(engine, &same)?;
-        first = begun.elapsed().as_secs_f64() * 1e3;
-        let begun = Instant::now();
-        run(engine, &mixed)?;
-        pairs.push((first, begun.elapsed().as_secs_f64() * 1e3));
-        Ok(())
-    })?;
-    let of_pairs = |f: fn(&(f64, f64)) -> f64| quantile(&pairs.iter().map(f).collect::<Vec<_>>(), 0.5);
+    let same: Vec<_> = (0..8).map(|text| sequence(text, &tasks[0])).collect();
+    let each: Vec<_> = (0..8).map(|text| sequence(text, &tasks[text])).collect();
+    let mixed = in_turns(engine, options.time, &same, &each)?;
+    let shared = match engine.lowered() {
+        Some(_) => {
+            let begins = u16::try_from(config.layers - config.layers / 3).unwrap_or(u16::MAX);
+            let moves = |slot: usize| manifest.slots[slot].id().layer >= Some(begins);
+            let upper: Vec<_> = (0..8).map(|task| TaskValues::of(&nudged(&values, task, moves))).collect();
+            let eight: Vec<_> = upper.iter().map(|values| sequence(0, values)).collect();
+            Some(in_turns(engine, options.time, &eight[..1], &eight)?)
+        }
+        None => None,
+    };
 
     let many: Vec<Vec<u32>> = batch_lengths().map(|length| tokens(length.min(longest))).collect();
     let zeros = vec![0; longest];
     let many: Vec<Sequence<'_>> =
         many.iter().map(|ids| Sequence { ids, type_ids: &zeros[..ids.len()], values: &base }).collect();
-    let runs = crate::encoder::runs(many.iter().map(|sequence| sequence.ids.len()), crate::RUN_TOKENS);
+    let runs = crate::runs::runs(many.iter().map(|sequence| sequence.ids.len()), crate::RUN_TOKENS);
     let times = repeat(options.time, || runs.iter().try_for_each(|run_of| run(engine, &many[run_of.clone()])))?;
     let batch_ms = quantile(&times, 0.5);
     let all: usize = many.iter().map(|sequence| sequence.ids.len()).sum();
@@ -249,11 +256,8 @@ pub fn bench(bundle: Bundle, options: &BenchOptions) -> Result<Report> {
         peak_gflops: peak_gflops(select()?, options.time),
         lengths,
         switch_us: quantile(&switch, 0.5) / 64.0 * 1e3,
-        mixed: Mixed {
-            one_task_ms: of_pairs(|pair| pair.0),
-            eight_tasks_ms: of_pairs(|pair| pair.1),
-            ratio: of_pairs(|pair| pair.1 / pair.0),
-        },
+        mixed,
+        shared,
         batch: Batch {
             median_ms: batch_ms,
             sequences_per_second: many.len() as f64 / batch_ms * 1e3,
@@ -270,10 +274,31 @@ fn run(engine: &Engine, sequences: &[Sequence<'_>]) -> Result<()> {
     Ok(())
 }
 
-/// Values that differ from task to task.
-fn nudged(values: &Values, task: usize) -> Values {
-    let slot = |slot: &Vec<f32>| slot.iter().map(|value| value + 1e-3 * task as f32).collect();
-    Values { slots: values.slots.iter().map(slot).collect(), low_rank: values.low_rank.clone() }
+/// Times one task's sequences and those of eight tasks in turns.
+fn in_turns(engine: &Engine, time: Duration, one: &[Sequence<'_>], eight: &[Sequence<'_>]) -> Result<Mixed> {
+    let mut pairs = Vec::new();
+    repeat(time, || {
+        let begun = Instant::now();
+        run(engine, one)?;
+        let first = begun.elapsed().as_secs_f64() * 1e3;
+        let begun = Instant::now();
+        run(engine, eight)?;
+        pairs.push((first, begun.elapsed().as_secs_f64() * 1e3));
+        Ok(())
+    })?;
+    let of_pairs = |f: fn(&(f64, f64)) -> f64| quantile(&pairs.iter().map(f).collect::<Vec<_>>(), 0.5);
+    Ok(Mixed {
+        one_task_ms: of_pairs(|pair| pair.0),
+        eight_tasks_ms: of_pairs(|pair| pair.1),
+        ratio: of_pairs(|pair| pair.1 / pair.0),
+    })
+}
+
+/// Values that differ from task to task in those slots that `moves` says.
+fn nudged(values: &Values, task: usize, moves: impl Fn(usize) -> bool) -> Values {
+    let by = |slot: usize| if moves(slot) { 1e-3 * task as f32 } else { 0.0 };
+    let slot = |(at, slot): (usize, &Vec<f32>)| slot.iter().map(|value| value + by(at)).collect();
+    Values { slots: values.slots.iter().enumerate().map(slot).collect(), low_rank: values.low_rank.clone() }
 }
 
 /// Times of `work` in milliseconds, one for each run. Runs go on for `time`; there are at least five, after one that is

@@ -5,7 +5,6 @@
 
 use std::{
     borrow::Cow,
-    ops::Range,
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -22,14 +21,11 @@ use crate::{
     engine::{Engine, EngineOptions, Hidden, Sequence, TaskValues},
     memory::ask_memory,
     recent::{Recent, TaskNumber},
+    runs::{RUN_TOKENS, runs},
     task::Task,
     tasks::{TaskKind, Window, pooling},
     text::{Tokenizer, Tokens},
 };
-
-/// The number of tokens that run together: enough rows to keep the kernels busy, and few enough that a layer's values
-/// stay in the cache.
-pub const RUN_TOKENS: usize = 256;
 
 /// A loaded encoder.
 pub struct Encoder {
@@ -209,8 +205,8 @@ impl Encoder {
             .enumerate()
             .flat_map(|(at, p)| (0..p.as_ref().map_or(0, |p| p.windows.len())).map(move |window| (at, window)))
             .collect();
-        let length = |(at, window): &(usize, usize)| pending[*at].as_ref().map_or(0, |p| p.windows[*window].len());
-        for run in runs(places.iter().map(length), RUN_TOKENS) {
+        let costs: Vec<usize> = (0..places.len()).map(|at| self.cost(requests, &pending, &places[..=at])).collect();
+        for run in runs(costs.into_iter(), RUN_TOKENS) {
             // A text of several windows may have failed in an earlier run.
             let run: Vec<_> = places[run].iter().copied().filter(|(at, _)| pending[*at].is_ok()).collect();
             if run.is_empty() {
@@ -268,6 +264,22 @@ impl Encoder {
         let timing =
             Timing { tokens: windows.iter().map(Tokens::len).sum(), tokenize: begun.elapsed(), ..Timing::default() };
         Ok(Pending { windows, outputs: Vec::new(), timing })
+    }
+
+    /// The tokens that a run takes for the last of these places: all of its window's, less those layers that it shares
+    /// with the place before it, if that has the same tokens.
+    fn cost(&self, requests: &[Request<'_>], pending: &[Result<Pending>], places: &[(usize, usize)]) -> usize {
+        let window = |(at, window): &(usize, usize)| Some(&pending[*at].as_ref().ok()?.windows[*window]);
+        let [.., before, last] = places else { return places.last().and_then(window).map_or(0, Tokens::len) };
+        let Some(tokens) = window(last) else { return 0 };
+        if window(before).is_none_or(|other| other.ids != tokens.ids) {
+            return tokens.len();
+        }
+        let layers = self.bundle.manifest().config.layers;
+        let trunk = |(at, _): &(usize, usize)| requests[*at].task.trunk(layers) as usize;
+        let layers = layers as usize;
+        let own = layers.saturating_sub(trunk(before).min(trunk(last)));
+        tokens.len() * own.max(1) / layers.max(1)
     }
 
     /// Runs some windows together and keeps the heads' outputs.
@@ -339,22 +351,6 @@ impl Encoder {
         let limit = self.bundle.manifest().config.max_length.min(task).min(asked.unwrap_or(u32::MAX));
         usize::try_from(limit).unwrap_or(usize::MAX)
     }
-}
-
-/// Which sequences run together: as many as fit into `most` tokens, and at least one.
-pub(crate) fn runs(lengths: impl Iterator<Item = usize>, most: usize) -> Vec<Range<usize>> {
-    let (mut runs, mut tokens) = (Vec::<Range<usize>>::new(), 0);
-    for (at, length) in lengths.enumerate() {
-        tokens += length;
-        match runs.last_mut() {
-            Some(run) if tokens <= most => run.end = at + 1,
-            _ => {
-                runs.push(at..at + 1);
-                tokens = length;
-            }
-        }
-    }
-    runs
 }
 
 /// A request in progress: its tokens, and the head's outputs for the windows that have run.

@@ -11,9 +11,9 @@ use ndarray::{Array1, Array2, ArrayView1, ArrayView2};
 
 use crate::{
     Encoder, Error, Result, Text,
-    encoder::runs,
     engine::TaskValues,
     lowered::Lowered,
+    runs::runs,
     tasks::{self, TaskKind, TokenPlaces},
     text::Tokens,
 };

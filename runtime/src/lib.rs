@@ -39,6 +39,7 @@ mod own_weights;
 mod panels;
 mod prediction;
 mod recent;
+mod runs;
 mod subwords;
 mod task;
 pub mod tasks;
@@ -50,7 +51,7 @@ mod word_piece;
 
 pub use bias_patch::Patch;
 pub use edge_bundle::{Bundle, Store};
-pub use encoder::{Encoder, LoadTiming, Options, RUN_TOKENS, Request};
+pub use encoder::{Encoder, LoadTiming, Options, Request};
 pub use engine::{Activations, EngineKind, EngineOptions};
 pub use error::{Error, Result, TextError};
 pub use gradient::{LossFn, Tokenized};
@@ -59,6 +60,7 @@ pub use memory::{MappedMemory, Memory, ask_memory};
 #[cfg(feature = "research")]
 pub use own_weights::OwnWeights;
 pub use prediction::{Prediction, Timing};
+pub use runs::RUN_TOKENS;
 pub use task::Task;
 pub use tasks::{Answer, Entity, Ranked, Span, Strategy, Tag};
 pub use text::Text;

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use bias_patch::{Patch, Task as TaskSpec, quoted};
+use bias_patch::{Module, Patch, StoredSlot, Task as TaskSpec, quoted};
 
 use crate::{
     Error, Result,
@@ -63,6 +63,15 @@ impl Task {
             found: format!("a {} task", self.spec().kind().name()),
         })?;
         Ok(Task { number: self.number, patch: self.patch.clone(), kind, head: self.head.clone() })
+    }
+
+    /// The number of lowest layers that the patch leaves as they are, embeddings included; `layers` if it leaves all.
+    pub(crate) fn trunk(&self, layers: u32) -> u32 {
+        let lowest = |slot: &StoredSlot| match slot.id.module {
+            Module::Pooler | Module::FinalNorm => layers,
+            _ => slot.id.layer.map_or(0, u32::from),
+        };
+        self.patch.slots().iter().map(lowest).min().unwrap_or(layers)
     }
 
     /// Bytes its values take in memory, without the head. The values of the last tasks that were used are there decoded

@@ -79,6 +79,9 @@ def compare(name, bundle, session, arguments):
     rounds = []
     for _ in range(arguments.rounds):
         ours = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        if "uncovered" in ours:
+            raise SystemExit(f"{bundle}: expected a graph that edge-run's operators cover, found one that tract runs: "
+                             f"{ours['uncovered']}; export it again")
         theirs, cosines = {}, {}
         for found in ours["lengths"]:
             length = found["tokens"]

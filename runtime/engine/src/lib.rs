@@ -74,6 +74,7 @@ mod model;
 pub mod operators;
 #[cfg(feature = "research")]
 mod research;
+mod sharing;
 mod threads;
 mod weights;
 

@@ -71,6 +71,15 @@ impl<'a> TaskTerms<'a> {
         Some(self.place(layer)?.of(self.values, layer))
     }
 
+    /// Whether both have the same bits in the term of a layer, or both have none.
+    pub(crate) fn has_same(&self, other: &TaskTerms<'a>, layer: &Linear) -> bool {
+        let bits = |term: Term<'a>| -> [&'a [u32]; 2] { [bytemuck::cast_slice(term.a), bytemuck::cast_slice(term.b)] };
+        match (self.of(layer), other.of(layer)) {
+            (Some(own), Some(others)) => bits(own) == bits(others),
+            (own, others) => own.is_none() && others.is_none(),
+        }
+    }
+
     /// Checks that the term of a layer lies within the values.
     pub(crate) fn check(&self, layer: &Linear) -> Result<()> {
         match self.place(layer) {

@@ -19,6 +19,7 @@ use crate::{
     low_rank::TaskTerms,
     machine::{Machine, Scratch},
     operators::{Operator, Pass},
+    sharing::Sharing,
     weights::Weights,
 };
 
@@ -185,8 +186,14 @@ impl Model {
         table: Table<'_>,
     ) -> Result<Hidden<'m>> {
         self.check(weights, batch, table)?;
-        let (mut outputs, _) = machine.enter(|| self.forward(machine, weights, batch, table, None))?;
-        let mut output = |at: usize| outputs[at].take();
+        let operators = self.nodes.iter().map(|node| (&*node.operator, &node.inputs[..]));
+        let sharing = Sharing::of(operators, batch, table);
+        let sharing = sharing.as_ref();
+        let (mut outputs, _) = machine.enter(|| self.forward(machine, weights, batch, table, None, sharing))?;
+        let mut output = |at: usize| {
+            let output = outputs[at].take()?;
+            sharing.and_then(|sharing| self.spread(sharing, machine, &output, at, None)).or(Some(output))
+        };
         // The two outputs are different operators, because one has a row for each token and the other for each
         // sequence.
         let pooled = self.outputs.pooled.and_then(&mut output);
@@ -224,7 +231,7 @@ impl Model {
             node.inputs.first().into_iter().for_each(|input| kept[*input] = true);
         }
         machine.enter(|| {
-            let (mut outputs, saved) = self.forward(machine, weights, batch, table, Some(&kept))?;
+            let (mut outputs, saved) = self.forward(machine, weights, batch, table, Some(&kept), None)?;
             let d_outputs = self.loss(machine, batch, &outputs, loss);
             outputs.iter_mut().zip(&kept).filter(|(_, kept)| !**kept).for_each(|(output, _)| *output = None);
             self.backward(machine, weights, batch, table, &outputs, saved, d_outputs, gradients);
@@ -260,7 +267,7 @@ impl Model {
     }
 
     /// Runs all operators; for a backward pass, `kept` says which outputs it needs. Gives the outputs that are left, and
-    /// what each operator saved.
+    /// what each operator saved. With `sharing`, an output has rows for the sequences that its operator ran.
     fn forward<'m>(
         &self,
         machine: &'m Machine,
@@ -268,22 +275,42 @@ impl Model {
         batch: &Batch,
         table: Table<'_>,
         kept: Option<&[bool]>,
+        sharing: Option<&Sharing>,
     ) -> Result<(Values<'m>, Vec<Vec<Scratch<'m>>>)> {
         let mut outputs: Values<'m> = Vec::with_capacity(self.nodes.len());
         let mut all_saved = Vec::with_capacity(self.nodes.len());
-        for node in &self.nodes {
+        for (at, node) in self.nodes.iter().enumerate() {
+            let batch = sharing.map_or(batch, |sharing| sharing.batch(at));
             let rows = if node.of_sequences { batch.sequences() } else { batch.tokens() };
             let pass = Pass { machine, weights, batch, tasks: TaskRows::new(table, batch.tasks(node.of_sequences)) };
             let saves = if kept.is_none() { vec![] } else { node.operator.saves() };
             let mut saved: Vec<Scratch<'m>> = saves.iter().map(|width| machine.scratch(rows * width)).collect();
             let mut out = machine.scratch(rows * node.operator.width());
-            node.operator.forward(&pass, &node.read(&outputs), &mut out, &mut saved)?;
+            let mut read = node.read(&outputs);
+            let spread = |input: &usize| self.spread(sharing?, machine, outputs[*input].as_deref()?, *input, Some(at));
+            let spread: Vec<_> = node.inputs.iter().map(spread).collect();
+            read.iter_mut().zip(&spread).for_each(|(read, spread)| *read = spread.as_deref().unwrap_or(read));
+            node.operator.forward(&pass, &read, &mut out, &mut saved)?;
             outputs.push(Some(out));
             all_saved.push(saved);
             let done = node.done.iter().filter(|input| kept.is_none_or(|kept| !kept[**input]));
             done.for_each(|input| outputs[*input] = None);
         }
         Ok((outputs, all_saved))
+    }
+
+    /// The output of operator `at` for the sequences that operator `reader` runs, or for the whole batch, unless it has
+    /// just those.
+    fn spread<'m>(
+        &self,
+        sharing: &Sharing,
+        machine: &'m Machine,
+        output: &[f32],
+        at: usize,
+        reader: Option<usize>,
+    ) -> Option<Scratch<'m>> {
+        let node = &self.nodes[at];
+        sharing.spread(machine, output, [at, node.operator.width()], node.of_sequences, reader)
     }
 
     /// The gradient of the loss with respect to the model's outputs.

@@ -90,6 +90,14 @@ pub fn write_report(out: &mut impl Write, report: &Report) -> io::Result<()> {
         "mixed     {:.2} ms for 8 texts of 8 tasks, {:.2} ms of one task: {:.3} times",
         mixed.eight_tasks_ms, mixed.one_task_ms, mixed.ratio
     )?;
+    if let Some(shared) = report.shared {
+        writeln!(
+            out,
+            "shared    {:.2} ms for 1 text of 8 tasks that differ in the upper third of the layers, {:.2} ms for one task: \
+             {:.2} times",
+            shared.eight_tasks_ms, shared.one_task_ms, shared.ratio
+        )?;
+    }
     writeln!(
         out,
         "switch    {:.2} us from one decoded task to another; {} bytes each",
