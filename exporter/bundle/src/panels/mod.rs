@@ -4,17 +4,19 @@
 //! bundle. Refused: another layout, another encoder, parts that do not add up. The layout is in `FORMAT.md`. Tensors are
 //! read and written in blocks, so the largest of them does not bound the memory.
 
+mod header;
 mod tiles;
 
 use std::{
     fs::File,
-    io::{BufWriter, Read, Seek, SeekFrom, Write},
+    io::{BufWriter, Seek, SeekFrom, Write},
     path::Path,
 };
 
-use bias_patch::{Digest, Digester, atomic, quoted};
+use bias_patch::{atomic, quoted};
 use serde::{Deserialize, Serialize};
 
+use self::header::{Checksum, Header};
 use crate::{ALIGNMENT, Bundle, Element, Error, Manifest, Result, SCALE_GROUP, checked};
 
 /// Columns in a panel: one register of AVX-512, two of AVX2, four of NEON.
@@ -29,10 +31,6 @@ pub fn panel_layout(weights: Element) -> &'static str {
         Element::I8 => "i8x16x4",
     }
 }
-
-const MAGIC: &[u8; 8] = b"BIASPANL";
-const VERSION: u16 = 1;
-const PREAMBLE_BYTES: usize = 16;
 
 /// Where the tensors of a panels file are.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,14 +53,6 @@ pub struct PanelEntry {
     pub in_panels: bool,
     /// Where it begins in the file, in bytes.
     pub offset: u64,
-}
-
-#[derive(Serialize, Deserialize)]
-struct WireHeader {
-    layout: String,
-    encoder: [u8; 32],
-    data: [u8; 32],
-    tensors: Vec<PanelEntry>,
 }
 
 impl PanelEntry {
@@ -147,39 +137,18 @@ impl PanelIndex {
     ) -> Result<Self> {
         let mut file = File::open(path).map_err(Error::io(path, "open"))?;
         let length = file.metadata().map_err(Error::io(path, "read"))?.len();
-        let read = |file: &mut File, bytes: u64| {
-            let mut buffer = Vec::new();
-            file.take(bytes).read_to_end(&mut buffer).map_err(Error::io(path, "read")).map(|_| buffer)
-        };
-        let preamble = read(&mut file, PREAMBLE_BYTES as u64)?;
-        let number = |at: usize| preamble.get(at..at + 2).map_or(0, |b| u16::from_le_bytes([b[0], b[1]]));
-        if !preamble.starts_with(MAGIC) || preamble.len() < PREAMBLE_BYTES {
-            return Err(Error::field("panels", "a file that begins with \"BIASPANL\"", "another").in_file(path));
-        }
-        if number(8) != VERSION {
-            let found = number(8).into();
-            return Err(Error::Version { what: "panels", expected: "1", found }.in_file(path));
-        }
-        let header_bytes = u64::from(number(12)) | u64::from(number(14)) << 16;
-        let header = read(&mut file, header_bytes)?;
-        let wire: WireHeader = postcard::from_bytes(&header)
-            .map_err(|e| Error::field("header", "fields as FORMAT.md lists them", e).in_file(path))?;
-        let expected = entries(manifest, PREAMBLE_BYTES as u64 + header_bytes)?;
+        let (header, header_bytes) = Header::read(&mut file, path)?;
+        let expected = entries(manifest, header_bytes)?;
         let layout = panel_layout(manifest.weights());
         for (field, same, due, found) in [
             (
                 "layout",
-                wire.layout == layout,
+                header.layout == layout,
                 format!("{layout}, as this program's kernels read"),
-                format!("{}, for others", quoted(&wire.layout)),
+                format!("{}, for others", quoted(&header.layout)),
             ),
-            (
-                "encoder",
-                wire.encoder == manifest.encoder.0,
-                manifest.encoder.to_string(),
-                Digest(wire.encoder).to_string(),
-            ),
-            ("tensors", wire.tensors == expected, "those of the bundle".to_owned(), "others".to_owned()),
+            ("encoder", header.encoder == manifest.encoder, manifest.encoder.to_string(), header.encoder.to_string()),
+            ("tensors", header.tensors == expected, "those of the bundle".to_owned(), "others".to_owned()),
         ] {
             if !same {
                 return Err(Error::field(field, due, found).in_file(path));
@@ -189,15 +158,8 @@ impl PanelIndex {
         if length != end {
             return Err(Error::Length { part: "file".to_owned(), expected: end, found: length }.in_file(path));
         }
-        check(&format!("panels {}", Digest(wire.data)), &mut || {
-            let begin = expected.first().map_or(0, |t| t.offset);
-            file.seek(SeekFrom::Start(begin)).map_err(Error::io(path, "read"))?;
-            let found = Digest::of_reader(&mut file, path, |_| ())?;
-            if found.0 == wire.data {
-                return Ok(());
-            }
-            Err(Error::Checksum { expected: Digest(wire.data), found }.in_file(path))
-        })?;
+        let begin = expected.first().map_or(0, |t| t.offset);
+        check(&header.checksum.name(), &mut || header.checksum.check(&mut file, path, begin))?;
         Ok(PanelIndex { tensors: expected })
     }
 
@@ -207,43 +169,37 @@ impl PanelIndex {
     /// When the bundle's weights cannot be read, are not what the manifest says, or the file cannot be written.
     pub fn write(bundle: &Bundle, path: &Path) -> Result<()> {
         let manifest = bundle.manifest();
-        let header = |data: Digest, tensors: Vec<PanelEntry>| {
+        let header = |tensors: Vec<PanelEntry>| {
             let layout = panel_layout(manifest.weights()).to_owned();
-            let wire = WireHeader { layout, encoder: manifest.encoder.0, data: data.0, tensors };
-            postcard::to_stdvec(&wire).map_err(|e| Error::field("header", "values postcard can write", e))
+            Header { layout, encoder: manifest.encoder, checksum: Checksum::Crc32(0), tensors }
         };
-        let mut header_bytes = 0;
+        let mut begin = 0;
         // Offsets are varints, so a longer header may push one over a boundary: two rounds settle it, a third proves
         // it.
         for _ in 0..3 {
-            header_bytes = header(Digest([0; 32]), entries(manifest, (PREAMBLE_BYTES + header_bytes) as u64)?)?.len();
+            begin = header(entries(manifest, begin as u64)?).bytes(0)?.len();
         }
-        let tensors = entries(manifest, (PREAMBLE_BYTES + header_bytes) as u64)?;
+        let tensors = entries(manifest, begin as u64)?;
         atomic::write_with(path, |file| {
             let mut out = BufWriter::with_capacity(1 << 20, file);
             let begin = tensors.first().map_or(0, |t| t.offset);
             out.seek(SeekFrom::Start(begin)).map_err(Error::io(path, "write"))?;
-            let mut digester = Digester::default();
+            let mut checksum = crc32fast::Hasher::new();
             let mut at = begin;
             for (entry, tensor) in tensors.iter().zip(&manifest.tensors) {
                 let padding =
                     usize::try_from(entry.offset - at).expect("tensors follow each other on the next boundary");
                 let mut put = |bytes: &[u8]| {
-                    digester.update(bytes);
+                    checksum.update(bytes);
                     at += bytes.len() as u64;
                     out.write_all(bytes).map_err(Error::io(path, "write"))
                 };
                 put(&vec![0; padding])?;
                 tiles::write(bundle, entry, tensor, &mut put)?;
             }
-            let header = header(digester.finish(), tensors.clone())?;
-            let length =
-                u32::try_from(header.len()).map_err(|_| Error::field("header", "below 4 GiB", header.len()))?;
             out.seek(SeekFrom::Start(0)).map_err(Error::io(path, "write"))?;
-            let parts = [&MAGIC[..], &VERSION.to_le_bytes(), &[0; 2], &length.to_le_bytes(), &header];
-            for part in parts {
-                out.write_all(part).map_err(Error::io(path, "write"))?;
-            }
+            let header = header(tensors.clone()).bytes(checksum.finalize())?;
+            out.write_all(&header).map_err(Error::io(path, "write"))?;
             out.flush().map_err(Error::io(path, "write"))
         })
     }

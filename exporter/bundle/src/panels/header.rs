@@ -1,0 +1,199 @@
+//! The beginning of a panels file, and the checksum of what follows.
+//!
+//! In: the bytes of a file, or what a new one says. Out: a [`Header`], or its bytes. Refused: another magic or version,
+//! and a header that does not end where its length says.
+//!
+//! A new file has a CRC-32, which processors without instructions for SHA-256 compute many times faster. It finds
+//! accidents, and so did the digest that version 1 has in its place: whoever alters the data can alter either.
+
+use std::{
+    fs::File,
+    io::{Read, Seek, SeekFrom},
+    path::Path,
+};
+
+use bias_patch::Digest;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::PanelEntry;
+use crate::{Error, Result};
+
+pub(super) const MAGIC: &[u8; 8] = b"BIASPANL";
+/// The version that is written.
+pub(super) const VERSION: u16 = 2;
+pub(super) const PREAMBLE_BYTES: usize = 16;
+
+/// What a panels file says of itself.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Header {
+    pub layout: String,
+    pub encoder: Digest,
+    pub checksum: Checksum,
+    pub tensors: Vec<PanelEntry>,
+}
+
+/// The checksum of everything from the first tensor to the end of the file.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Checksum {
+    /// Version 1: SHA-256.
+    Sha256(Digest),
+    /// Version 2: CRC-32 (ISO-HDLC, as in gzip).
+    Crc32(u32),
+}
+
+/// The header as postcard writes it, with a checksum of N bytes: little-endian, and of one length whatever its value.
+#[derive(Serialize, Deserialize)]
+struct Wire<C> {
+    layout: String,
+    encoder: [u8; 32],
+    checksum: C,
+    tensors: Vec<PanelEntry>,
+}
+
+impl Header {
+    /// Reads the preamble and the header. Also gives how many bytes both take.
+    pub fn read(file: &mut File, path: &Path) -> Result<(Self, u64)> {
+        let read = |file: &mut File, bytes: u64| {
+            let mut buffer = Vec::new();
+            file.take(bytes).read_to_end(&mut buffer).map_err(Error::io(path, "read")).map(|_| buffer)
+        };
+        let preamble = read(file, PREAMBLE_BYTES as u64)?;
+        let number = |at: usize| preamble.get(at..at + 2).map_or(0, |b| u16::from_le_bytes([b[0], b[1]]));
+        if !preamble.starts_with(MAGIC) || preamble.len() < PREAMBLE_BYTES {
+            return Err(Error::field("panels", "a file that begins with \"BIASPANL\"", "another").in_file(path));
+        }
+        let bytes = u64::from(number(12)) | u64::from(number(14)) << 16;
+        let header = match number(8) {
+            1 => {
+                let wire: Wire<[u8; 32]> = parse(&read(file, bytes)?, path)?;
+                Header::of(wire, |checksum| Checksum::Sha256(Digest(checksum)))
+            }
+            2 => {
+                let wire: Wire<[u8; 4]> = parse(&read(file, bytes)?, path)?;
+                Header::of(wire, |checksum| Checksum::Crc32(u32::from_le_bytes(checksum)))
+            }
+            other => {
+                return Err(Error::Version { what: "panels", expected: "1 or 2", found: other.into() }.in_file(path));
+            }
+        };
+        Ok((header, PREAMBLE_BYTES as u64 + bytes))
+    }
+
+    fn of<C>(wire: Wire<C>, checksum: impl Fn(C) -> Checksum) -> Self {
+        Header {
+            layout: wire.layout,
+            encoder: Digest(wire.encoder),
+            checksum: checksum(wire.checksum),
+            tensors: wire.tensors,
+        }
+    }
+
+    /// The preamble and the header, in version 2, with `checksum` for its own.
+    pub fn bytes(&self, checksum: u32) -> Result<Vec<u8>> {
+        let checksum = checksum.to_le_bytes();
+        let (layout, tensors) = (self.layout.clone(), self.tensors.clone());
+        let wire = Wire { layout, encoder: self.encoder.0, checksum, tensors };
+        let header = postcard::to_stdvec(&wire).map_err(|e| Error::field("header", "values postcard can write", e))?;
+        let length = u32::try_from(header.len()).map_err(|_| Error::field("header", "below 4 GiB", header.len()))?;
+        Ok([&MAGIC[..], &VERSION.to_le_bytes(), &[0; 2], &length.to_le_bytes(), &header].concat())
+    }
+}
+
+impl Checksum {
+    /// Checks the file's bytes from `begin` on.
+    ///
+    /// # Errors
+    /// When they have another checksum, or cannot be read.
+    pub fn check(self, file: &mut File, path: &Path, begin: u64) -> Result<()> {
+        file.seek(SeekFrom::Start(begin)).map_err(Error::io(path, "read"))?;
+        match self {
+            Checksum::Sha256(expected) => {
+                let found = Digest::of_reader(file, path, |_| ())?;
+                if found != expected {
+                    return Err(Error::Checksum { expected, found }.in_file(path));
+                }
+            }
+            Checksum::Crc32(expected) => {
+                let mut hasher = crc32fast::Hasher::new();
+                let mut buffer = vec![0; 1 << 18];
+                loop {
+                    match file.read(&mut buffer).map_err(Error::io(path, "read"))? {
+                        0 => break,
+                        read => hasher.update(&buffer[..read]),
+                    }
+                }
+                let found = hasher.finalize();
+                if found != expected {
+                    let [expected, found] = [expected, found].map(|sum| format!("{sum:08x}"));
+                    return Err(Error::field("checksum of the data", expected, found).in_file(path));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// How a note of a file that was found intact names what is in it.
+    pub fn name(self) -> String {
+        match self {
+            Checksum::Sha256(digest) => format!("panels {digest}"),
+            Checksum::Crc32(sum) => format!("panels {sum:08x}"),
+        }
+    }
+}
+
+fn parse<C: DeserializeOwned>(header: &[u8], path: &Path) -> Result<Wire<C>> {
+    postcard::from_bytes(header).map_err(|e| Error::field("header", "fields as FORMAT.md lists them", e).in_file(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::Element;
+
+    /// A header and data of a file that the version 1 wrote, and the same of version 2.
+    #[test]
+    fn both_versions_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("panels");
+        let entry = PanelEntry {
+            name: "w".to_owned(),
+            rows: 1,
+            columns: 3,
+            element: Element::F32,
+            in_panels: false,
+            offset: 128,
+        };
+        let data = b"123456789";
+        // The check value that catalogues give of this CRC.
+        let sums = [Checksum::Sha256(Digest::of(data)), Checksum::Crc32(0xcbf4_3926)];
+        for checksum in sums {
+            let header = Header {
+                layout: "f32x16".to_owned(),
+                encoder: Digest::of(b"encoder"),
+                checksum,
+                tensors: vec![entry.clone()],
+            };
+            let bytes = match checksum {
+                Checksum::Crc32(sum) => header.bytes(sum).unwrap(),
+                Checksum::Sha256(digest) => {
+                    let Header { layout, encoder, tensors, .. } = header.clone();
+                    let wire = Wire { layout, encoder: encoder.0, checksum: digest.0, tensors };
+                    let wire = postcard::to_stdvec(&wire).unwrap();
+                    let length = u32::try_from(wire.len()).unwrap().to_le_bytes();
+                    [&MAGIC[..], &[1, 0, 0, 0], &length, &wire].concat()
+                }
+            };
+            fs::write(&path, [&bytes, &data[..]].concat()).unwrap();
+            let mut file = File::open(&path).unwrap();
+            assert_eq!(Header::read(&mut file, &path).unwrap(), (header, bytes.len() as u64));
+            checksum.check(&mut file, &path, bytes.len() as u64).unwrap();
+            let mut altered = data.to_vec();
+            altered[4] ^= 1;
+            fs::write(&path, [&bytes, &altered[..]].concat()).unwrap();
+            let error = checksum.check(&mut File::open(&path).unwrap(), &path, bytes.len() as u64).unwrap_err();
+            assert!(error.to_string().contains("checksum"), "{error}");
+        }
+    }
+}
