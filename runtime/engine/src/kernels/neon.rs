@@ -38,8 +38,6 @@ vector_unit! {
 const LANES: usize = 4;
 /// Registers of a panel's row, or of its group of quantized values.
 const PARTS: usize = PANEL_WIDTH / LANES;
-/// Bytes of a panel's group.
-const LINE: usize = PANEL_GROUP * PANEL_WIDTH;
 /// Maps quantized values from 0..=255 to -128..=127, because NEON multiplies signed bytes.
 const SIGN: u8 = 0x80;
 
@@ -185,18 +183,39 @@ macro_rules! load {
         asm!("ldr {:q}, [{}], #16", out(vreg) one, inout(reg) $from, options(readonly, nostack, preserves_flags));
         one
     }};
-    (four, $from:expr) => {{
+    (four, $from:expr) => {
+        load!($from, "v28", "v29", "v30", "v31")
+    };
+    (next_four, $from:expr) => {
+        load!($from, "v24", "v25", "v26", "v27")
+    };
+    ($from:expr, $a:tt, $b:tt, $c:tt, $d:tt) => {{
         let (a, b, c, d): (int8x16_t, int8x16_t, int8x16_t, int8x16_t);
         asm!(
-            "ld1 {{v28.16b-v31.16b}}, [{}], #64",
+            concat!("ld1 {{", $a, ".16b, ", $b, ".16b, ", $c, ".16b, ", $d, ".16b}}, [{}], #64"),
             inout(reg) $from,
-            out("v28") a,
-            out("v29") b,
-            out("v30") c,
-            out("v31") d,
+            out($a) a,
+            out($b) b,
+            out($c) c,
+            out($d) d,
             options(readonly, nostack, preserves_flags),
         );
         [a, b, c, d]
+    }};
+}
+
+/// Loads two groups of four bytes, each four times, and advances the address.
+macro_rules! load_repeated {
+    ($from:expr) => {{
+        let (even, odd): (int8x16_t, int8x16_t);
+        asm!(
+            "ld2r {{v22.4s, v23.4s}}, [{}], #8",
+            inout(reg) $from,
+            out("v22") even,
+            out("v23") odd,
+            options(readonly, nostack, preserves_flags),
+        );
+        [even, odd]
     }};
 }
 
@@ -271,51 +290,41 @@ unsafe fn add_quantized<const R: usize>(job: &QuantizedJob, first: usize) {
         let mut results = Results::<R>::of(job, first);
         let mut rows: [*const i8; R] = begins(job.x.add(first * job.x_stride).cast(), job.x_stride);
         let mut w = job.w;
-        let weights = |w: *const i8, part: usize| vld1q_s8(w.add(part * 16));
         for groups in each_group(job) {
             // Each register of weights has four columns. Two sums hold two columns each, with the four products of a
             // column in two halves.
             let mut sums: [[[int32x4_t; 2]; PARTS]; R] = [[[vdupq_n_s32(0); 2]; PARTS]; R];
             for _ in 0..groups / 2 {
-                let quantized = rows.map(|row| [four_values(row), four_values(row.add(PANEL_GROUP))]);
-                macro_rules! part {
-                    ($part:literal) => {
-                        let (one, other) = (weights(w, $part), weights(w.add(LINE), $part));
-                        for (row, [even, odd]) in sums.iter_mut().zip(quantized) {
-                            let [low, high] = &mut row[$part];
-                            // The compiler would first move the upper halves to lower ones.
-                            asm!(
-                                "smull {a:v}.8h, {one:v}.8b, {even:v}.8b",
-                                "smull2 {b:v}.8h, {one:v}.16b, {even:v}.16b",
-                                "smlal {a:v}.8h, {other:v}.8b, {odd:v}.8b",
-                                "smlal2 {b:v}.8h, {other:v}.16b, {odd:v}.16b",
-                                "sadalp {low:v}.4s, {a:v}.8h",
-                                "sadalp {high:v}.4s, {b:v}.8h",
-                                a = out(vreg) _,
-                                b = out(vreg) _,
-                                low = inout(vreg) *low,
-                                high = inout(vreg) *high,
-                                one = in(vreg) one,
-                                other = in(vreg) other,
-                                even = in(vreg) even,
-                                odd = in(vreg) odd,
-                                options(pure, nomem, nostack, preserves_flags),
-                            );
-                        }
-                    };
+                let (one, other) = (load!(four, w), load!(next_four, w));
+                for (row, quantized) in sums.iter_mut().zip(&mut rows) {
+                    let [even, odd] = load_repeated!(*quantized);
+                    for (part, [low, high]) in row.iter_mut().enumerate() {
+                        // The compiler would first move the upper halves to lower ones.
+                        asm!(
+                            "smull {a:v}.8h, {one:v}.8b, {even:v}.8b",
+                            "smull2 {b:v}.8h, {one:v}.16b, {even:v}.16b",
+                            "smlal {a:v}.8h, {other:v}.8b, {odd:v}.8b",
+                            "smlal2 {b:v}.8h, {other:v}.16b, {odd:v}.16b",
+                            "sadalp {low:v}.4s, {a:v}.8h",
+                            "sadalp {high:v}.4s, {b:v}.8h",
+                            a = out(vreg) _,
+                            b = out(vreg) _,
+                            low = inout(vreg) *low,
+                            high = inout(vreg) *high,
+                            one = in(vreg) one[part],
+                            other = in(vreg) other[part],
+                            even = in(vreg) even,
+                            odd = in(vreg) odd,
+                            options(pure, nomem, nostack, preserves_flags),
+                        );
+                    }
                 }
-                part!(0);
-                part!(1);
-                part!(2);
-                part!(3);
-                w = w.add(2 * LINE);
-                rows = rows.map(|row| row.add(2 * PANEL_GROUP));
             }
             if groups % 2 == 1 {
                 for (row, quantized) in sums.iter_mut().zip(rows) {
                     let quantized = four_values(quantized);
                     for (part, sums) in row.iter_mut().enumerate() {
-                        let weights = weights(w, part);
+                        let weights = vld1q_s8(w.add(part * 16));
                         let low = vmull_s8(vget_low_s8(weights), vget_low_s8(quantized));
                         *sums = [vpadalq_s16(sums[0], low), vpadalq_s16(sums[1], vmull_high_s8(weights, quantized))];
                     }
