@@ -166,6 +166,9 @@ pub fn bench(bundle: Bundle, options: &BenchOptions) -> Result<Report> {
     let tasks: Vec<TaskValues> = (0..8).map(|task| TaskValues::of(&nudged(&values, task, |_| true))).collect();
     let base = TaskValues::of(&values);
 
+    // Multiplications of the linear layers for a token; of a graph of another program they are not known.
+    let layers = manifest.slots.iter().filter(|slot| slot.module.in_layers() && slot.module.is_linear());
+    let products: f64 = layers.map(|slot| f64::from(config.inputs(slot.module)) * f64::from(slot.len)).sum();
     let mut lengths = Vec::new();
     for length in &options.lengths {
         let ids = tokens(*length as usize);
@@ -174,9 +177,6 @@ pub fn bench(bundle: Bundle, options: &BenchOptions) -> Result<Report> {
         let batch: Vec<_> = all.iter().map(|ids| Sequence { ids, type_ids: &zeros, values: &base }).collect();
         let hidden = engine.run(&engine.bind(&batch))?;
         let times = repeat(options.time, || run(engine, &batch))?;
-        let products = f64::from(config.layers)
-            * f64::from(config.hidden)
-            * (4.0 * f64::from(config.hidden) + 2.0 * f64::from(config.intermediate));
         let median = quantile(&times, 0.5);
         let gradient_ms = match options.gradients {
             true => {
