@@ -1,0 +1,127 @@
+"""Tests of the Python module, over the demo's encoder.
+
+usage: test_edge_run.py MODULE EDGE_RUN
+(pip install numpy; MODULE is the library that cargo built, target/debug/libedge_run_python.so; EDGE_RUN is target/debug/edge-run; the
+demo's encoder is in the store)
+
+Every answer is compared with edge-run's, to the last bit of its logits.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import unittest
+from pathlib import Path
+
+import numpy
+
+ROOT = Path(__file__).parents[3]
+LIBRARY = ROOT / "patches" / "library"
+TEXTS = (ROOT / "tests" / "fixtures" / "reviews.txt").read_text(encoding="utf-8").splitlines()
+PAIRS = [(a, b) for a, b in zip(TEXTS, TEXTS[1:])]
+
+
+def from_command(patches, lines, *options):
+    """The answers of edge-run -o jsonl, a list for each line."""
+    command = [EDGE_RUN, "-o", "jsonl", "--logits", *options]
+    command += [word for patch in patches for word in ("-p", LIBRARY / patch)]
+    found = subprocess.run(command, input="\n".join(lines) + "\n", capture_output=True, text=True, check=True).stdout
+    rows = [json.loads(row) for row in found.splitlines()]
+    return [rows[at : at + len(patches)] for at in range(0, len(rows), len(patches))]
+
+
+class EdgeRun(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.encoder = edge_run.Encoder.of(LIBRARY / "sst2.bias")
+
+    def same(self, found, due):
+        for field, value in due.items():
+            if field not in ("line", "task"):
+                # JSON has the shortest decimal digits of a float of 32 bits.
+                found_field = found[field]
+                if isinstance(value, float) or field == "logits":
+                    self.assertEqual(numpy.float32(found_field).tolist(), numpy.float32(value).tolist(), field)
+                else:
+                    self.assertEqual(json.loads(json.dumps(found_field)), value, field)
+
+    def test_tasks_answer_as_the_command(self):
+        patches = ["sst2.bias", "embed.bias"]
+        tasks = [self.encoder.attach(LIBRARY / patch) for patch in patches]
+        found = self.encoder.predict(TEXTS, tasks)
+        due = from_command(patches, TEXTS)
+        self.assertEqual(len(found), len(TEXTS))
+        for answers, lines in zip(found, due):
+            self.same(answers[0], lines[0])
+            self.assertEqual(numpy.float32(answers[1]["embedding"]).tolist(), numpy.float32(lines[1]["embedding"]).tolist())
+
+    def test_pairs_words_and_entities(self):
+        mrpc = self.encoder.attach(LIBRARY / "mrpc.bias")
+        for pair, due in zip(PAIRS, from_command(["mrpc.bias"], ["\t".join(pair) for pair in PAIRS])):
+            self.same(self.encoder.predict([pair], [mrpc])[0][0], due[0])
+        pos = self.encoder.attach(LIBRARY / "pos.bias")
+        self.assertEqual(pos(["a", "joy"])["tags"], pos("a joy")["tags"])
+        self.assertEqual(pos.kind, "tagging")
+        self.assertIn("NOUN", pos.labels)
+
+    def test_vectors_are_an_array(self):
+        task = self.encoder.attach(LIBRARY / "embed.bias")
+        vectors = self.encoder.embed(TEXTS, task)
+        self.assertEqual((vectors.dtype, vectors.shape), (numpy.float32, (len(TEXTS), 384)))
+        raw = subprocess.run([EDGE_RUN, "-p", LIBRARY / "embed.bias", "-o", "f32"], input="\n".join(TEXTS).encode() + b"\n",
+                             capture_output=True, check=True).stdout
+        self.assertEqual(vectors.tobytes(), raw)
+
+    def test_one_text_is_a_call(self):
+        task = self.encoder.attach(LIBRARY / "sst2.bias")
+        self.assertEqual(task(TEXTS[0]), self.encoder.predict([TEXTS[0]], [task])[0][0])
+        self.assertEqual((task.name, task.kind), ("sst2", "classification"))
+        self.assertEqual(len(self.encoder.digest), 64)
+
+    def test_threads_answer_at_once(self):
+        task = self.encoder.attach(LIBRARY / "sst2.bias")
+        due = [answers[0]["logits"] for answers in self.encoder.predict(TEXTS, [task])]
+        found = [None] * 4
+
+        def answer(at):
+            found[at] = [answers[0]["logits"] for answers in self.encoder.predict(TEXTS, [task])]
+
+        threads = [threading.Thread(target=answer, args=(at,)) for at in range(len(found))]
+        [thread.start() for thread in threads]
+        [thread.join() for thread in threads]
+        self.assertEqual(found, [due] * len(found))
+
+    def test_refusals_say_what_is_wrong(self):
+        task = self.encoder.attach(LIBRARY / "sst2.bias")
+        for said, call in [
+            ("nowhere.bias", lambda: self.encoder.attach("nowhere.bias")),
+            ("nowhere", lambda: edge_run.Encoder("nowhere")),
+            ("expected auto or lowered or tract", lambda: edge_run.Encoder("nowhere", engine="gpu")),
+            ("expected a tagging task", lambda: self.encoder.attach(LIBRARY / "sst2.bias", entities="first")),
+            ("expected simple or first", lambda: self.encoder.attach(LIBRARY / "pos.bias", entities="last")),
+            ("empty", lambda: task(" ")),
+            ("expected one text, found a pair", lambda: task(("a", "b"))),
+            ("expected an embedding task", lambda: self.encoder.embed(["a"], task)),
+            ('expected "raise" or "return"', lambda: self.encoder.predict(["a"], [task], errors="warn")),
+        ]:
+            with self.assertRaisesRegex(edge_run.Error, said):
+                call()
+        kept = self.encoder.predict(["a joy", ""], [task], errors="return")
+        self.assertIn("label", kept[0][0])
+        self.assertEqual(list(kept[1][0]), ["error"])
+        with self.assertRaises(TypeError):
+            task(3)
+
+
+if __name__ == "__main__":
+    library, EDGE_RUN = sys.argv[1:3]
+    with tempfile.TemporaryDirectory() as directory:
+        shutil.copy(library, os.path.join(directory, "edge_run.abi3.so"))
+        sys.path.insert(0, directory)
+        import edge_run
+
+        unittest.main(argv=[sys.argv[0], "-v"])
