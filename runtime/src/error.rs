@@ -81,10 +81,20 @@ pub enum Error {
     /// A text that has no answer.
     #[error("{0}")]
     Text(#[from] TextError),
-    /// An input file or an option has a wrong value.
+    /// An option has a wrong value, or does not suit the task or the other options.
+    #[error("{option}: expected {expected}, found {found}")]
+    Usage {
+        /// The option.
+        option: String,
+        /// What is allowed.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
+    /// An input file or a variable has a wrong value.
     #[error("{place}: expected {expected}, found {found}")]
     Input {
-        /// File and line, or the option.
+        /// File and line, or the variable.
         place: String,
         /// What is allowed.
         expected: String,

@@ -1,7 +1,8 @@
 //! `edge-run`: answers texts, times an encoder, or prepares one.
 //!
 //! In: patches and texts, or a bundle. Out: a row for each text and task on standard output, or a report. Refused: an
-//! unknown flag or value (exit code 2); a file that cannot be used (exit code 1). Only this file prints.
+//! unknown flag or value, or one that does not suit the task (exit code 2); a file that cannot be used (exit code 1). Only
+//! this file prints.
 #![forbid(unsafe_code)]
 
 use std::{
@@ -17,8 +18,8 @@ use edge_run::{
     Activations, Bundle, Encoder, EngineKind, EngineOptions, Error, Options, Patch, Result, Store, Strategy,
     bench::{BenchOptions, bench},
     cli::{
-        Destination, InputFormat, LabelVectors, Outcome, OutputFormat, Records, Session, SessionOptions, TaskOptions,
-        Times, Writer, check_format, names, run, tasks, write_report, write_times,
+        Destination, InputFormat, LabelVectors, OutputFormat, Query, Records, Session, SessionOptions, TaskOptions,
+        Times, Writer, check_format, names, run, tasks, write_report, write_times, write_totals,
     },
     cpu_is_known,
 };
@@ -55,9 +56,9 @@ struct Arguments {
     /// Write answers in this format
     #[arg(short, long, value_enum, default_value = "table")]
     output: OutputFormat,
-    /// Give the N most likely labels or spans, the most likely first
-    #[arg(short = 'k', long, value_name = "N", default_value_t = 1, value_parser = at_least_one)]
-    top_k: usize,
+    /// Give the N most likely labels or spans, the most likely first [default: 1]; with --query, the N best texts [all]
+    #[arg(short = 'k', long, value_name = "N", value_parser = at_least_one)]
+    top_k: Option<usize>,
     /// Also write the head's outputs (logits)
     #[arg(long)]
     logits: bool,
@@ -82,6 +83,9 @@ struct Arguments {
     /// Embed each label in this text, in the place of {}; such as "This text is about {}."
     #[arg(long, value_name = "TEXT", default_value = "{}", requires = "labels")]
     template: String,
+    /// Rank the lines by how well each suits this query, the best first; for a regression task on two texts
+    #[arg(long, value_name = "TEXT", conflicts_with_all = ["unbuffered", "labels", "entities", "prompt"])]
+    query: Option<String>,
     /// Cut texts to N tokens, or to the patch's own limit if that is lower
     #[arg(long, value_name = "N", value_parser = at_least_three)]
     max_length: Option<u32>,
@@ -185,6 +189,8 @@ Examples:
   edge-run -p embed.bias -o npy docs.txt > docs.npy   a vector for each line, for NumPy
   edge-run -p embed.bias --labels sports,politics docs.txt
                                                       labels by similarity, without training
+  edge-run -p rank.bias --query 'how do planes fly?' docs.txt
+                                                      the lines that suit the query best, first
   tail -f log | edge-run -p alarm.bias --unbuffered   answers each line as it comes
   edge-run bench minilm --lengths 8,32 --threads 2    how fast is this machine?
   edge-run prepare minilm                             once, before the first answer is needed
@@ -230,7 +236,7 @@ fn main() -> ExitCode {
         Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("edge-run: {error}");
-            ExitCode::FAILURE
+            if matches!(error, Error::Usage { .. }) { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
 }
@@ -303,11 +309,13 @@ fn answer(arguments: &Arguments) -> Result<bool> {
     let begun = Instant::now();
     let how = TaskOptions { prompt: arguments.prompt.as_deref(), entities: arguments.entities };
     let tasks = tasks(&encoder, &patches, &arguments.patches, how)?;
-    let options = Options { top: arguments.top_k, max_length: arguments.max_length, most_windows: None };
+    let options = Options { top: arguments.top_k.unwrap_or(1), max_length: arguments.max_length, most_windows: None };
     let labels = match &arguments.labels[..] {
         [] => None,
         labels => Some(LabelVectors::new(&encoder, &tasks, labels, &arguments.template, options)?),
     };
+    let query = arguments.query.as_deref();
+    let query = query.map(|text| Query::new(text, arguments.top_k, &tasks, arguments.output)).transpose()?;
     check_format(arguments.output, &tasks, labels.is_some())?;
     let attached = begun.elapsed();
 
@@ -332,7 +340,11 @@ fn answer(arguments: &Arguments) -> Result<bool> {
     let mut writer = Writer::new(out, arguments.output, arguments.logits, shown);
     let how = SessionOptions { options, batch: arguments.batch, unbuffered: arguments.unbuffered };
     let session = Session { encoder: &encoder, tasks: &tasks, names: &names, labels: labels.as_ref() };
-    let outcome = run(&session, &mut records, &mut writer, how, |bytes| bar.set_position(bytes));
+    let progress = |bytes| bar.set_position(bytes);
+    let outcome = match &query {
+        Some(query) => query.rank(&session, &mut records, &mut writer, how, progress),
+        None => run(&session, &mut records, &mut writer, how, progress),
+    };
     bar.finish_and_clear();
     // The rows before a failure stay.
     let (out, shape) = writer.into_parts();
@@ -343,10 +355,11 @@ fn answer(arguments: &Arguments) -> Result<bool> {
     if outcome.records == 0 && arguments.file.as_ref().is_some_and(|file| file.as_os_str() != "-") {
         eprintln!("edge-run: {name}: no texts");
     }
-    report(&outcome);
+    let place = if query.is_some() { "listed last" } else { "marked in their place" };
+    // Standard error may be closed; the answers are written all the same.
+    let _ = write_totals(&mut io::stderr(), &outcome, place);
     if arguments.timing {
         let times = Times { opened, load: encoder.load_timing(), attached };
-        // Standard error may be closed; the answers are written all the same.
         let _ = write_times(&mut io::stderr(), times, &tasks, &outcome);
     }
     Ok(outcome.refused == 0)
@@ -379,15 +392,5 @@ fn progress_bar(length: Option<u64>) -> ProgressBar {
             bar
         }
         _ => ProgressBar::hidden(),
-    }
-}
-
-fn report(outcome: &Outcome) {
-    if let Some(line) = outcome.first_truncated {
-        eprintln!("edge-run: answers on texts cut to the token limit: {}, the first on line {line}", outcome.truncated);
-    }
-    if outcome.refused > 0 {
-        let all = outcome.refused + outcome.answers;
-        eprintln!("edge-run: answers refused, marked in their place: {} of {all}", outcome.refused);
     }
 }

@@ -44,8 +44,8 @@ impl Task {
     /// # Errors
     /// When the task has no such prompt.
     pub fn prompted(&self, name: &str) -> Result<Self> {
-        let kind = tasks::prompted(self.spec().kind(), name).map_err(|expected| Error::Input {
-            place: format!("prompt of task {}", self.spec().name()),
+        let kind = tasks::prompted(self.spec().kind(), name).map_err(|expected| Error::Usage {
+            option: format!("prompt of task {}", self.spec().name()),
             expected,
             found: quoted(name),
         })?;
@@ -57,8 +57,8 @@ impl Task {
     /// # Errors
     /// When it is no tagging task.
     pub fn with_entities(&self, strategy: Strategy) -> Result<Self> {
-        let kind = tasks::with_entities(self.spec().kind(), strategy).ok_or_else(|| Error::Input {
-            place: format!("entities of task {}", self.spec().name()),
+        let kind = tasks::with_entities(self.spec().kind(), strategy).ok_or_else(|| Error::Usage {
+            option: format!("entities of task {}", self.spec().name()),
             expected: "a tagging task".to_owned(),
             found: format!("a {} task", self.spec().kind().name()),
         })?;

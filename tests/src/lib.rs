@@ -341,6 +341,15 @@ pub fn assert_refused(output: &Output, parts: &[&str]) {
     }
 }
 
+/// Asserts that a command was used wrongly, with exit code 2, and said all of `parts`.
+pub fn assert_misused(output: &Output, parts: &[&str]) {
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "exit code; it said: {message}");
+    for part in parts {
+        assert!(message.contains(part), "{part:?} is not in: {message}");
+    }
+}
+
 /// Asserts that a command succeeded, and gives its standard output.
 pub fn assert_succeeded(output: &Output) -> String {
     assert!(output.status.success(), "{}: {}", output.status, String::from_utf8_lossy(&output.stderr));

@@ -7,7 +7,7 @@ use edge_run::{Answer, Encoder, EngineOptions, Request, Strategy, Text};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use system_tests::{
-    Fixture, assert_refused, assert_succeeded, command, fixtures, patch,
+    Fixture, assert_misused, assert_succeeded, command, fixtures, patch,
     place::Place,
     server::{Server, home_of},
     task, with_input,
@@ -113,7 +113,7 @@ fn entities_are_grouped_where_they_are_asked_for() {
         let written = assert_succeeded(&place.run(&["-p", "tags.bias", "--entities", "-o", format], text.as_bytes()));
         assert!(written.contains(&cells), "{written}");
     }
-    assert_refused(
+    assert_misused(
         &place.run(&["-p", "label.bias", "--entities"], b"x\n"),
         &["--entities", "a tagging task", "classification"],
     );

@@ -6,7 +6,7 @@ use bias_patch::Patch;
 use edge_run::{Encoder, Request, Text};
 use safetensors::Dtype;
 use serde_json::{Value, json};
-use system_tests::{assert_refused, assert_succeeded, place::Place, task, write_tensors};
+use system_tests::{assert_misused, assert_refused, assert_succeeded, place::Place, task, write_tensors};
 
 /// The product of two vectors, and their lengths.
 fn cosine(a: &[f64], b: &[f64]) -> f64 {
@@ -95,8 +95,8 @@ fn a_model_of_sentence_transformers_becomes_a_patch() {
 
     assert_eq!(place.rows(&["-p", "st.bias", "--prompt", "query"], b"a film\n")[0]["embedding"], row["embedding"]);
     let unknown = place.run(&["-p", "st.bias", "--prompt", "document"], b"a film\n");
-    assert_refused(&unknown, &["prompt of task embedding", "one of default, query", "\"document\""]);
-    assert_refused(
+    assert_misused(&unknown, &["prompt of task embedding", "one of default, query", "\"document\""]);
+    assert_misused(
         &place.run(&["-p", "label.bias", "--prompt", "query"], b"a\n"),
         &["no prompt for a classification task"],
     );

@@ -6,7 +6,7 @@ use std::{
 };
 
 use serde_json::Value;
-use system_tests::{assert_refused, assert_succeeded, command, place::Place};
+use system_tests::{assert_misused, assert_succeeded, command, place::Place};
 
 /// Texts with one that has no answer.
 const TEXTS: &str = "the film was good\n\nvery bad\nunhappy\n";
@@ -90,7 +90,7 @@ fn vectors_are_an_array_of_numpy() {
 fn only_vectors_of_one_task_are_an_array() {
     let place = Place::new("bert");
     let refused = |arguments: &[&str], parts: &[&str]| {
-        assert_refused(&place.run(&[&["-o", "npy"], arguments].concat(), b"x\n"), parts);
+        assert_misused(&place.run(&[&["-o", "npy"], arguments].concat(), b"x\n"), parts);
     };
     refused(&["-p", "label.bias"], &["--output", "one embedding task", "a classification task"]);
     refused(&["-p", "vector.bias", "-p", "label.bias"], &["one embedding task", "2 tasks"]);
@@ -127,10 +127,10 @@ fn labels_are_ranked_by_their_vectors() {
     assert!(table.contains("good") && table.contains("1.0000"), "{table}");
 
     let refused = |arguments: &[&str], parts: &[&str]| {
-        assert_refused(&place.run(&[&["-p", "vector.bias"], arguments].concat(), b"x\n"), parts);
+        assert_misused(&place.run(&[&["-p", "vector.bias"], arguments].concat(), b"x\n"), parts);
     };
     refused(&["--labels", "good,,bad"], &["--labels", "label 2"]);
     refused(&["--labels", "good,bad, good"], &["each label once", "good"]);
     refused(&["--labels", "good", "--template", "about"], &["--template", "{}", "about"]);
-    assert_refused(&place.run(&["-p", "label.bias", "--labels", "a"], b"x\n"), &["--labels", "an embedding task"]);
+    assert_misused(&place.run(&["-p", "label.bias", "--labels", "a"], b"x\n"), &["--labels", "an embedding task"]);
 }

@@ -28,7 +28,7 @@ impl LabelVectors {
     /// When a label or the template is refused, no task gives vectors, or the engine fails.
     pub fn new(encoder: &Encoder, tasks: &[Task], labels: &[String], template: &str, options: Options) -> Result<Self> {
         let refused = |place: &str, expected: &str, found: String| {
-            Err(Error::Input { place: place.to_owned(), expected: expected.to_owned(), found })
+            Err(Error::Usage { option: place.to_owned(), expected: expected.to_owned(), found })
         };
         let names: Vec<Arc<str>> = labels.iter().map(|label| label.trim().into()).collect();
         if let Some(at) = names.iter().position(|name| name.is_empty()) {

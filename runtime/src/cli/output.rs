@@ -37,9 +37,9 @@ const SHOWN_TEXT: usize = 60;
 
 /// Writes rows in one format.
 pub struct Writer<W> {
-    inner: W,
-    format: OutputFormat,
-    logits: bool,
+    pub(super) inner: W,
+    pub(super) format: OutputFormat,
+    pub(super) logits: bool,
     task_width: usize,
     label_width: usize,
     begun: bool,
@@ -189,7 +189,8 @@ impl<W: Write> Writer<W> {
     }
 }
 
-fn shorten(text: &str) -> String {
+/// What a table shows of a text: one line of at most [`SHOWN_TEXT`] characters.
+pub(super) fn shorten(text: &str) -> String {
     let text = cell(text);
     match text.char_indices().nth(SHOWN_TEXT) {
         Some((at, _)) => format!("{}...", &text[..at]),

@@ -44,6 +44,23 @@ pub fn write_times(out: &mut impl Write, times: Times, tasks: &[Task], outcome: 
     Ok(())
 }
 
+/// Writes what a person has to know of a session's answers: how many texts were cut, and how many have no answer.
+/// `place` is where the rows of the latter are.
+///
+/// # Errors
+/// When the output cannot be written.
+pub fn write_totals(out: &mut impl Write, outcome: &Outcome, place: &str) -> io::Result<()> {
+    if let Some(line) = outcome.first_truncated {
+        let cut = outcome.truncated;
+        writeln!(out, "edge-run: answers on texts cut to the token limit: {cut}, the first on line {line}")?;
+    }
+    if outcome.refused > 0 {
+        let all = outcome.refused + outcome.answers;
+        writeln!(out, "edge-run: answers refused, {place}: {} of {all}", outcome.refused)?;
+    }
+    Ok(())
+}
+
 /// Writes a report.
 ///
 /// # Errors

@@ -66,13 +66,7 @@ pub fn run<R: BufRead, W: Write>(
     let mut outcome = Outcome::default();
     let size = if how.unbuffered { 1 } else { how.batch.max(1) };
     loop {
-        let mut batch = Vec::with_capacity(size);
-        while batch.len() < size {
-            match records.next_record()? {
-                Some(record) => batch.push(record),
-                None => break,
-            }
-        }
+        let batch = next_batch(records, size)?;
         if batch.is_empty() {
             break;
         }
@@ -84,6 +78,32 @@ pub fn run<R: BufRead, W: Write>(
     }
     writer.flush().map_err(output)?;
     Ok(outcome)
+}
+
+/// The next records: `size` of them, or fewer at the end.
+pub(super) fn next_batch<R: BufRead>(records: &mut Records<R>, size: usize) -> Result<Vec<Record>> {
+    let mut batch = Vec::with_capacity(size);
+    while batch.len() < size {
+        match records.next_record()? {
+            Some(record) => batch.push(record),
+            None => break,
+        }
+    }
+    Ok(batch)
+}
+
+/// An answer to a line of `input`, or why there is none.
+///
+/// # Errors
+/// When what is wrong is not the text: that ends the session.
+pub(super) fn of_text(answer: Result<Prediction>, input: &str, line: usize) -> Result<Result<Prediction>> {
+    match answer {
+        Err(Error::Memory { place, bytes, helps }) => {
+            Err(Error::Memory { place: format!("{input}, line {line}: {place}"), bytes, helps })
+        }
+        Err(error) if !matches!(error, Error::Text(_)) => Err(error),
+        answer => Ok(answer),
+    }
 }
 
 /// Answers one batch of records; `input` names their file in errors. The requests of all tasks run together.
@@ -107,18 +127,7 @@ fn answer<W: Write>(
                 Ok(_) => answers.next().expect("an answer for every request"),
                 Err(reason) => Err(reason.clone().into()),
             };
-            // An error of one text becomes a row; any other error ends the session.
-            let answer = match answer {
-                Err(Error::Memory { place, bytes, helps }) => {
-                    return Err(Error::Memory {
-                        place: format!("{input}, line {}: {place}", record.line),
-                        bytes,
-                        helps,
-                    });
-                }
-                Err(error) if !matches!(error, Error::Text(_)) => return Err(error),
-                answer => answer,
-            };
+            let answer = of_text(answer, input, record.line)?;
             let answer = match session.labels {
                 Some(labels) => answer.map(|prediction| labels.rank(task, prediction, options.top)),
                 None => answer,
@@ -131,7 +140,8 @@ fn answer<W: Write>(
     Ok(())
 }
 
-fn count(outcome: &mut Outcome, line: usize, answer: &Result<Prediction>) {
+/// Adds an answer, or that there is none, to the totals.
+pub(super) fn count(outcome: &mut Outcome, line: usize, answer: &Result<Prediction>) {
     let Ok(prediction) = answer else {
         outcome.refused += 1;
         return;
@@ -150,6 +160,7 @@ fn count(outcome: &mut Outcome, line: usize, answer: &Result<Prediction>) {
     add(&mut sum.answer, one.answer);
 }
 
-fn output(source: std::io::Error) -> Error {
+/// The error of an output that cannot be written.
+pub(super) fn output(source: std::io::Error) -> Error {
     Error::Io { path: "standard output".into(), action: "write", source }
 }

@@ -26,8 +26,8 @@ pub fn tasks(encoder: &Encoder, patches: &[Patch], paths: &[PathBuf], options: T
     let tags = |patch: &Patch| matches!(patch.task().kind(), Kind::Tagging { .. });
     if options.entities.is_some() && !patches.iter().any(tags) {
         let kinds: Vec<&str> = patches.iter().map(|patch| patch.task().kind().name()).collect();
-        return Err(Error::Input {
-            place: "--entities".to_owned(),
+        return Err(Error::Usage {
+            option: "--entities".to_owned(),
             expected: "a tagging task".to_owned(),
             found: kinds.join(" and "),
         });

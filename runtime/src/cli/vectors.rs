@@ -47,7 +47,7 @@ pub fn check_format(format: OutputFormat, tasks: &[Task], ranked: bool) -> Resul
     }
     let refused = |found: String| {
         let expected = "one embedding task, without --labels, and a file or a pipe for its vectors".to_owned();
-        Err(Error::Input { place: "--output npy or f32".to_owned(), expected, found })
+        Err(Error::Usage { option: "--output npy or f32".to_owned(), expected, found })
     };
     match tasks {
         _ if ranked => refused("--labels".to_owned()),
