@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bias_patch::{Patch, SlotKind, Task as TaskSpec};
+use bias_patch::{Kind, Patch, SlotKind, Task as TaskSpec};
 use edge_bundle::{Base, Bundle};
 use ndarray::{Array1, Array2, Axis};
 
@@ -185,6 +185,13 @@ impl Encoder {
             });
         }
         Ok(TaskValues::of(&values))
+    }
+
+    /// Values of an embedding task's vectors; none for a task of another kind.
+    pub fn dimensions(&self, task: &Task) -> Option<usize> {
+        let Kind::Embedding(spec) = task.spec().kind() else { return None };
+        let width = task.patch.head().outputs().unwrap_or(self.bundle.manifest().config.hidden);
+        usize::try_from(spec.dimensions.unwrap_or(u32::MAX).min(width)).ok()
     }
 
     /// Answers texts, each for its own task; the answers come in the order of the requests.

@@ -332,14 +332,10 @@ fn answer(arguments: &Arguments) -> Result<bool> {
     let bar = progress_bar(length);
     let mut records = Records::new(reader, format, &name)?;
     let names = names(&tasks, &arguments.patches);
-    let shown = names.iter().zip(&tasks).map(|(name, task)| {
-        let labels = task.spec().kind().labels();
-        (name.as_str(), if labels.is_empty() { &arguments.labels[..] } else { labels })
-    });
-    let out = Destination::of(arguments.output).map_err(unwritten)?;
-    let mut writer = Writer::new(out, arguments.output, arguments.logits, shown);
-    let how = SessionOptions { options, batch: arguments.batch, unbuffered: arguments.unbuffered };
     let session = Session { encoder: &encoder, tasks: &tasks, names: &names, labels: labels.as_ref() };
+    let out = Destination::of(arguments.output).map_err(unwritten)?;
+    let mut writer = Writer::new(out, arguments.output, arguments.logits, &session);
+    let how = SessionOptions { options, batch: arguments.batch, unbuffered: arguments.unbuffered };
     let progress = |bytes| bar.set_position(bytes);
     let outcome = match &query {
         Some(query) => query.rank(&session, &mut records, &mut writer, how, progress),

@@ -26,6 +26,7 @@ fn rows_of_npy(bytes: &[u8]) -> Vec<Vec<f32>> {
     let shape = header.split(['(', ')']).nth(1).unwrap();
     let shape: Vec<usize> = shape.split(", ").map(|n| n.parse().unwrap()).collect();
     assert_eq!(bytes.len(), 128 + 4 * shape[0] * shape[1]);
+    assert!(shape[1] > 0, "the task tells how wide rows are");
     floats(&bytes[128..]).chunks(shape[1].max(1)).map(<[f32]>::to_vec).collect()
 }
 
@@ -72,6 +73,8 @@ fn vectors_are_an_array_of_numpy() {
     same(&plain, "f32");
     let nothing = run(&place, &["-o", "npy"]).stdin(Stdio::null()).output().unwrap();
     assert!(nothing.status.success() && rows_of_npy(&nothing.stdout).is_empty());
+    let shape = format!("'shape': (0, {}), }}", due[0].len());
+    assert!(String::from_utf8_lossy(&nothing.stdout[10..128]).contains(&shape), "{:?}", nothing.stdout);
 
     let read = "import sys, numpy; a = numpy.load(sys.argv[1]); print(a.shape, a.dtype.str, a.flags['C_CONTIGUOUS'], a[2].tobytes().hex())";
     let python = std::env::var("PYTHON").unwrap_or_else(|_| "python3".to_owned());

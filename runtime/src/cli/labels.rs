@@ -69,6 +69,11 @@ impl LabelVectors {
         Ok(LabelVectors { names, of_tasks })
     }
 
+    /// The labels, in their order.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.names.iter().map(|name| &**name)
+    }
+
     /// The answer of the task with number `task`, as counted in [`LabelVectors::new`]: of a vector, the `top` nearest
     /// labels. Other answers stay as they are.
     pub fn rank(&self, task: usize, prediction: Prediction, top: usize) -> Prediction {

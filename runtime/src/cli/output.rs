@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use clap::ValueEnum;
 use serde::Serialize;
 
-use super::vectors::Rows;
+use super::{Session, vectors::Rows};
 use crate::{Answer, Error, Prediction, Result, Text, tasks::cell};
 
 /// The format of answers.
@@ -62,22 +62,20 @@ struct Row<'a> {
 }
 
 impl<W: Write> Writer<W> {
-    /// Writes to `inner`. `tasks` are the names and labels that a table makes room for.
-    pub fn new<'a>(
-        inner: W,
-        format: OutputFormat,
-        logits: bool,
-        tasks: impl Iterator<Item = (&'a str, &'a [String])>,
-    ) -> Self {
-        let (mut task_width, mut label_width, mut count) = (4, 6, 0);
-        for (name, labels) in tasks {
-            count += 1;
+    /// Writes the answers of a session to `inner`. A table makes room for the names and labels of its tasks.
+    pub fn new(inner: W, format: OutputFormat, logits: bool, session: &Session<'_>) -> Self {
+        let (mut task_width, mut label_width) = (4, 6);
+        for (name, task) in session.names.iter().zip(session.tasks) {
             task_width = task_width.max(name.len());
-            label_width = labels.iter().map(|l| l.chars().count()).fold(label_width, usize::max).min(24);
+            let given = session.labels.iter().flat_map(|labels| labels.names());
+            let labels = task.spec().kind().labels().iter().map(String::as_str).chain(given);
+            label_width = labels.map(|label| label.chars().count()).fold(label_width, usize::max).min(24);
         }
         // With one task a table need not repeat its name.
-        let task_width = if count > 1 { task_width } else { 0 };
-        Writer { inner, format, logits, task_width, label_width, begun: false, vectors: Rows::default() }
+        let task_width = if session.tasks.len() > 1 { task_width } else { 0 };
+        let width = session.tasks.first().and_then(|task| session.encoder.dimensions(task));
+        let vectors = Rows::of(width.unwrap_or_default());
+        Writer { inner, format, logits, task_width, label_width, begun: false, vectors }
     }
 
     /// Writes the answer of one task to one line, or why there is none.

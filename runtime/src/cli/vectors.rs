@@ -20,10 +20,9 @@ use crate::{Answer, Error, Prediction, Result, Task};
 const HEADER: usize = 128;
 
 /// The rows of an array, while they are written.
-#[derive(Default)]
 pub(super) struct Rows {
     count: usize,
-    /// D; 0 before the first vector.
+    /// D.
     width: usize,
 }
 
@@ -61,22 +60,21 @@ pub fn check_format(format: OutputFormat, tasks: &[Task], ranked: bool) -> Resul
 }
 
 impl Rows {
+    /// No rows yet, of vectors of `width` values.
+    pub fn of(width: usize) -> Self {
+        Rows { count: 0, width }
+    }
+
     /// Writes the row of one text.
     pub fn write(&mut self, out: &mut impl Write, answer: Option<&Prediction>) -> io::Result<()> {
         let vector = answer.and_then(|prediction| match &prediction.answer {
             Answer::Vector(vector) => Some(vector),
             _ => None,
         });
-        if let Some(vector) = vector.filter(|_| self.width == 0) {
-            // Texts without a vector came first, when nobody knew how wide their rows are.
-            self.width = vector.len();
-            let blank = self.blank();
-            (0..self.count).try_for_each(|_| out.write_all(&blank))?;
-        }
         // A row is written whole and then counted, so that the header never counts a part of one.
         match vector {
             Some(vector) => out.write_all(&vector.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>())?,
-            None => out.write_all(&self.blank())?,
+            None => out.write_all(&f32::NAN.to_le_bytes().repeat(self.width))?,
         }
         self.count += 1;
         Ok(())
@@ -85,10 +83,6 @@ impl Rows {
     /// Texts, and D.
     pub fn shape(&self) -> (usize, usize) {
         (self.count, self.width)
-    }
-
-    fn blank(&self) -> Vec<u8> {
-        f32::NAN.to_le_bytes().repeat(self.width)
     }
 }
 
@@ -208,7 +202,7 @@ mod tests {
 
     #[test]
     fn a_text_without_an_answer_keeps_its_row() {
-        let (mut rows, mut out) = (Rows::default(), Vec::new());
+        let (mut rows, mut out) = (Rows::of(2), Vec::new());
         for answer in [None, None, Some(&vector(&[1.0, -2.5])), None, Some(&vector(&[0.5, 3.0]))] {
             rows.write(&mut out, answer).unwrap();
         }

@@ -107,9 +107,9 @@ fn answer(out: &mut impl Write, encoder: &Encoder, tasks: &[Task], path: &Path) 
     let names: Vec<String> = tasks.iter().map(|task| task.spec().name().to_owned()).collect();
     writeln!(out, "\n{} on {}:", names.join(" and "), path.file_name().unwrap_or_default().to_string_lossy())?;
     let mut records = Records::new(BufReader::new(File::open(path)?), InputFormat::Lines, &path.display().to_string())?;
-    let shown = tasks.iter().map(|task| (task.spec().name(), task.spec().kind().labels()));
-    let mut writer = Writer::new(&mut *out, OutputFormat::Table, false, shown);
+    let session = Session { encoder, tasks, names: &names, labels: None };
+    let mut writer = Writer::new(&mut *out, OutputFormat::Table, false, &session);
     let how = SessionOptions { options: Options::default(), batch: 32, unbuffered: false };
-    run(&Session { encoder, tasks, names: &names, labels: None }, &mut records, &mut writer, how, |_| ())?;
+    run(&session, &mut records, &mut writer, how, |_| ())?;
     Ok(())
 }
