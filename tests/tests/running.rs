@@ -206,6 +206,38 @@ fn formats_agree_with_each_other() {
 }
 
 #[test]
+fn a_table_says_what_its_answers_are() {
+    let place = Place::new("bert");
+    for (arguments, header) in [
+        (&["-p", "label.bias"][..], " line  label    score  text"),
+        (&["-p", "several.bias"], " line  label    score  text"),
+        (&["-p", "number.bias"], " line  value           text"),
+        (&["-p", "tags.bias"], " line  tags"),
+        (&["-p", "tags.bias", "--entities"], " line  entities"),
+        (&["-p", "span.bias"], " line  answer, characters, score"),
+        (&["-p", "vector.bias"], " line  embedding  text"),
+        (&["-p", "vector.bias", "--labels", "good,bad"], " line  label    score  text"),
+        (&["-p", "tags.bias", "-p", "number.bias"], " line  task    label    score  text"),
+    ] {
+        let output = place.run(arguments, b"good\n");
+        let table = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(table.lines().next(), Some(header), "{arguments:?}");
+    }
+}
+
+#[test]
+fn two_columns_for_one_text_are_refused() {
+    let place = Place::new("bert");
+    let table = place.run(&["-p", "label.bias", "-i", "tsv"], b"sentence\ttext\na\tb\n");
+    assert_refused(&table, &["line 1", "one column for a text, found text and sentence"]);
+    let input = b"{\"text\":\"a\",\"sentence\":\"b\"}\n{\"text\":\"a\",\"sentence\":null}\n";
+    let output = place.run(&["-p", "label.bias", "-i", "jsonl", "-o", "jsonl"], input);
+    assert_unanswered(&output, "1 of 2");
+    let rows = String::from_utf8(output.stdout).unwrap();
+    assert!(rows.lines().next().unwrap().contains("one field for a text, found text and sentence"), "{rows}");
+}
+
+#[test]
 fn patches_of_one_name_are_told_apart_by_their_files() {
     let place = Place::new("bert");
     fs::copy(place.home.path().join("label.bias"), place.home.path().join("second.bias")).unwrap();

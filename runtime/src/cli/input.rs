@@ -13,7 +13,10 @@ use std::{
 use clap::ValueEnum;
 use serde_json::Value;
 
-use super::array::Array;
+use super::{
+    array::Array,
+    columns::{Columns, FIRST, places},
+};
 use crate::{Error, Result, Text, error::TextError};
 
 /// The format of texts.
@@ -70,13 +73,6 @@ pub enum Row<'a> {
     Json(&'a Value),
 }
 
-/// Names of columns and fields that hold the only text, or the first of two.
-const FIRST: [&str; 9] =
-    ["text", "sentence", "sentence1", "question", "premise", "text_a", "question1", "tokens", "#1 string"];
-/// Names of columns and fields that hold the second of two texts.
-const SECOND: [&str; 8] =
-    ["text_pair", "sentence2", "context", "hypothesis", "text_b", "question2", "passage", "#2 string"];
-
 /// Reads records one at a time.
 pub struct Records<R> {
     reader: R,
@@ -90,64 +86,6 @@ pub struct Records<R> {
     array: Option<Array>,
     /// A line that was read ahead.
     held: Option<Vec<u8>>,
-}
-
-/// The columns of a table's texts.
-#[derive(Clone, Copy, Debug)]
-pub struct Columns {
-    first: usize,
-    second: Option<usize>,
-}
-
-impl Columns {
-    /// The columns of a header.
-    ///
-    /// # Errors
-    /// When it has no column of text; the error names `place`.
-    pub fn of(header: &[&str], place: &str) -> Result<Self> {
-        let find = |wanted: &str| header.iter().position(|name| name.trim().eq_ignore_ascii_case(wanted));
-        let (first, second) = places(find).ok_or_else(|| Error::Input {
-            place: place.to_owned(),
-            expected: format!("a header with one of the columns {}", FIRST.join(", ")),
-            found: format!("{:?}", header.join("\t").chars().take(80).collect::<String>()),
-        })?;
-        Ok(Columns { first, second })
-    }
-
-    /// CoLA's columns, which no header names: a source, a label, a star or nothing, and the sentence.
-    fn of_cola(cells: &[&str]) -> Option<Self> {
-        let [_, "0" | "1", "" | "*", _] = cells else { return None };
-        Some(Columns { first: 3, second: None })
-    }
-
-    /// The text of a row, or why there is none.
-    ///
-    /// # Errors
-    /// When the row has too few cells.
-    pub fn text(&self, cells: &[&str]) -> Result<Text, TextError> {
-        let cell = |at: usize| {
-            let missing = || TextError::Record(format!("expected at least {} columns, found {}", at + 1, cells.len()));
-            cells.get(at).copied().ok_or_else(missing)
-        };
-        Ok(match self.second {
-            Some(second) => Text::pair(cell(self.first)?, cell(second)?),
-            None => Text::one(cell(self.first)?),
-        })
-    }
-}
-
-/// The places of the first and the second text; `find` gives the place of a name.
-fn places<T>(find: impl Fn(&str) -> Option<T>) -> Option<(T, Option<T>)> {
-    // In QNLI, the second text has the name that a single text has in other data sets.
-    if let (Some(first), Some(second)) = (find("question"), find("sentence")) {
-        return Some((first, Some(second)));
-    }
-    let any = |names: &[&str]| names.iter().find_map(|name| find(name));
-    // Only together: other data has such columns beside its text.
-    if let (Some(first), Some(second)) = (any(&["anchor", "query"]), any(&["positive", "pos", "document"])) {
-        return Some((first, Some(second)));
-    }
-    Some((any(&FIRST)?, any(&SECOND)))
 }
 
 impl<R: BufRead> Records<R> {
@@ -287,8 +225,14 @@ fn json(value: &Value) -> Result<Text, TextError> {
         }
         other => Err(TextError::Record(format!("expected a text, found {other}"))),
     };
-    let (first, second) = places(|name| value.get(name))
-        .ok_or_else(|| TextError::Record(format!("expected one of the fields {}, found none", FIRST.join(", "))))?;
+    // A table that was made JSON may have a null for each empty cell.
+    let field = |name: &str| value.get(name).filter(|value| !value.is_null());
+    let (first, second) = places(field).map_err(|both| {
+        TextError::Record(match both {
+            Some([one, other]) => format!("expected one field for a text, found {one} and {other}"),
+            None => format!("expected one of the fields {}, found none", FIRST.join(", ")),
+        })
+    })?;
     Ok(match second {
         Some(second) => Text::pair(text(first)?.first(), text(second)?.first()),
         None => text(first)?,

@@ -1,6 +1,7 @@
 //! The work behind the `edge-run` command: records in, rows out.
 
 mod array;
+mod columns;
 mod input;
 mod labels;
 mod output;
@@ -10,7 +11,8 @@ mod session;
 mod tasks;
 mod vectors;
 
-pub use input::{Columns, InputFormat, Record, Records, Row};
+pub use columns::Columns;
+pub use input::{InputFormat, Record, Records, Row};
 pub use labels::LabelVectors;
 pub use output::{OutputFormat, Writer};
 pub use ranking::Query;

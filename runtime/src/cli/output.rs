@@ -8,7 +8,10 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use super::{Session, vectors::Rows};
-use crate::{Answer, Error, Prediction, Result, Text, tasks::cell};
+use crate::{
+    Answer, Error, Prediction, Result, Text,
+    tasks::{cell, header_of_labels},
+};
 
 /// The format of answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -42,6 +45,8 @@ pub struct Writer<W> {
     pub(super) logits: bool,
     task_width: usize,
     label_width: usize,
+    /// What a table's header says of answers.
+    header: String,
     begun: bool,
     vectors: Rows,
 }
@@ -73,9 +78,13 @@ impl<W: Write> Writer<W> {
         }
         // With one task a table need not repeat its name.
         let task_width = if session.tasks.len() > 1 { task_width } else { 0 };
+        // That of labels also where kinds differ, and where labels take the place of vectors.
+        let mut headers = session.tasks.iter().map(|task| task.kind().header(label_width));
+        let header = headers.next().filter(|first| session.labels.is_none() && headers.all(|other| other == *first));
+        let header = header.unwrap_or_else(|| header_of_labels(label_width));
         let width = session.tasks.first().and_then(|task| session.encoder.dimensions(task));
         let vectors = Rows::of(width.unwrap_or_default());
-        Writer { inner, format, logits, task_width, label_width, begun: false, vectors }
+        Writer { inner, format, logits, task_width, label_width, header, begun: false, vectors }
     }
 
     /// Writes the answer of one task to one line, or why there is none.
@@ -120,7 +129,8 @@ impl<W: Write> Writer<W> {
         let (tasks, labels) = (self.task_width, self.label_width);
         if !self.begun {
             self.begun = true;
-            self.columns("line", "task", &format!("{:labels$}  {:>6}  text", "label", "score"))?;
+            let header = std::mem::take(&mut self.header);
+            self.columns("line", "task", &header)?;
         }
         let shown = text.map_or(String::new(), |text| {
             let whole = text.second().map_or(text.first().to_owned(), |second| format!("{} | {second}", text.first()));

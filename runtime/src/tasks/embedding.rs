@@ -64,6 +64,10 @@ impl TaskKind for Embedding {
         Answer::Vector(vector)
     }
 
+    fn header(&self, _width: usize) -> String {
+        "embedding  text".to_owned()
+    }
+
     fn tensors(&self) -> Vec<Tensor> {
         let vector = |prediction: &Prediction| match &prediction.answer {
             Answer::Vector(vector) => vector.clone(),

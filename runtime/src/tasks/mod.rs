@@ -41,7 +41,7 @@ pub use self::{
 };
 pub(crate) use self::{
     embedding::cosine,
-    row::{Row, cell},
+    row::{Row, cell, header_of_labels},
 };
 pub use crate::head::sigmoid;
 use crate::{Text, Tokenized};
@@ -195,6 +195,11 @@ pub trait TaskKind: Send + Sync {
 
     /// The answer to a text, from its windows: at most `top` alternatives, the most likely first.
     fn answer(&self, text: &Text, windows: &[Window<'_>], top: usize) -> Answer;
+
+    /// The header over answers in a table for people, whose column of labels is `width` wide.
+    fn header(&self, width: usize) -> String {
+        row::header_of_labels(width)
+    }
 
     /// The answer's tensors, in the order in which a server gives them.
     fn tensors(&self) -> Vec<Tensor>;

@@ -33,6 +33,10 @@ impl TaskKind for Regression {
         Answer::Value(if self.sigmoid { head::sigmoid(output) } else { output })
     }
 
+    fn header(&self, width: usize) -> String {
+        format!("{:width$}  {:6}  text", "value", "")
+    }
+
     fn tensors(&self) -> Vec<Tensor> {
         let value = |prediction: &Prediction| match prediction.answer {
             Answer::Value(value) => vec![value],

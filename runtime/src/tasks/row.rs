@@ -9,6 +9,11 @@ pub(crate) trait Row {
     fn cells(&self) -> (String, String);
 }
 
+/// The header over labels, `width` wide, with their scores.
+pub(crate) fn header_of_labels(width: usize) -> String {
+    format!("{:width$}  {:>6}  text", "label", "score")
+}
+
 /// Several values in one cell.
 pub(super) fn join(values: impl Iterator<Item = String>) -> String {
     values.collect::<Vec<_>>().join(" ; ")

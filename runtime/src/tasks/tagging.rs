@@ -86,6 +86,10 @@ impl TaskKind for Tagging {
         Answer::Tags(named.collect())
     }
 
+    fn header(&self, _width: usize) -> String {
+        if self.entities.is_some() { "entities" } else { "tags" }.to_owned()
+    }
+
     fn tensors(&self) -> Vec<Tensor> {
         if self.entities.is_some() {
             return vec![entities::tensor()];

@@ -78,6 +78,10 @@ impl TaskKind for SpanExtraction {
         Answer::Spans(search::best(&context, windows, longest, none, top))
     }
 
+    fn header(&self, _width: usize) -> String {
+        "answer, characters, score".to_owned()
+    }
+
     fn tensors(&self) -> Vec<Tensor> {
         let label = |prediction: &Prediction| best(prediction).map_or(String::new(), |best| best.text.clone());
         let score = |prediction: &Prediction| vec![best(prediction).map_or(0.0, |best| best.score)];
