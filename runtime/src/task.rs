@@ -60,7 +60,7 @@ impl Task {
         let kind = tasks::with_entities(self.spec().kind(), strategy).ok_or_else(|| Error::Usage {
             option: format!("entities of task {}", self.spec().name()),
             expected: "a tagging task".to_owned(),
-            found: format!("a {} task", self.spec().kind().name()),
+            found: self.spec().in_words(),
         })?;
         Ok(Task { number: self.number, patch: self.patch.clone(), kind, head: self.head.clone() })
     }

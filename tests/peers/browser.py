@@ -1,4 +1,4 @@
-"""Uses edge-serve's page in headless Chromium as a person would: tasks of five kinds answer, and the page shows a swapped file.
+"""Uses edge-serve's page in headless Chromium as a person would: tasks of six kinds answer, and the page shows a swapped file.
 
 usage: browser.py [--edge-serve PATH] [--bundle DIR] [--patches DIR] [--screenshot FILE]
 (apt-get install chromium chromium-driver; cargo build --release --bin edge-serve --bin edge-patch)
@@ -98,6 +98,11 @@ The team won the game.\tsport
 ANSWERS = "return [...document.querySelectorAll('#answers li')].map(item => item.dataset.task).join()"
 VERSION = "return document.querySelector('#answers [data-task=sst2] .facts')?.lastChild.textContent"
 
+POS = "document.querySelector('#answers [data-task=pos]')"
+MARKS = f"return [...({POS}?.querySelectorAll('mark') ?? [])].map(mark => mark.firstChild.textContent)"
+# A text with a character that UTF-16 writes as two.
+ENTITIES = "The 🎸 man is playing the old guitar in Berlin."
+
 
 def make_kinds(edge_patch, encoder, home):
     """Makes a patch of each of KINDS in the directory `home`."""
@@ -140,6 +145,22 @@ def look(browser, url, library, patches, home, screenshot):
     with open(screenshot, "wb") as out:
         out.write(base64.b64decode(browser.call("GET", "/screenshot")))
     print(f"      {screenshot}", flush=True)
+
+    put(os.path.join(library, "pos.bias"), patches, "pos.bias")
+    browser.run("document.querySelector('#text').value = arguments[0]", ENTITIES)
+    tags = browser.wait("tags of words", shown % "pos")
+    check("without the box ticked, nothing is marked", "DET" in tags and not browser.run(MARKS), tags)
+    browser.run("document.querySelector('#entities').click()")
+    marks = browser.wait("entities", f"const found = (() => {{ {MARKS} }})(); return found.length && found")
+    # A character beyond UTF-16's first 65,536 comes before most of them.
+    check("entities are parts of the text, in order", re.search(".*".join(map(re.escape, marks)), ENTITIES), marks)
+    whole = browser.run(f"const p = {POS}.querySelector('mark').parentElement.cloneNode(true);"
+                        " p.querySelectorAll('small').forEach(label => label.previousSibling.remove() ?? label.remove());"
+                        " return p.textContent")
+    check("the text around them stays", whole == ENTITIES, whole)
+    browser.run("document.querySelector('#entities').click()")
+    os.remove(os.path.join(patches, "pos.bias"))
+    browser.wait("a page without a task that tags", "return document.querySelector('#grouping').hidden")
 
     before = browser.run(VERSION)
     put(os.path.join(home, "small.bias"), patches, "sst2.bias")

@@ -93,13 +93,15 @@ fn embeddings_have_the_form_of_openai() {
         (json!({ "input": "x".repeat(70_000) }), 413, "", "a text of at most 65536 bytes"),
         (json!({ "dimensions": width + 1 }), 400, "dimensions", &many),
         (json!({ "dimensions": 0 }), 400, "dimensions", &many),
+        // Before texts run, of which one has no answer.
+        (json!({ "dimensions": 0, "input": ["a", " "] }), 400, "dimensions", &many),
         (json!({ "encoding_format": "int8" }), 400, "", "unknown variant `int8`"),
         (json!({ "colour": 1 }), 400, "", "unknown field `colour`"),
         (
             json!({ "model": "label" }),
             400,
             "model",
-            "found one of kind classification on 1; those that answer here: vector",
+            "task label: expected an embedding task, found a classification task on one text; those that answer here: vector",
         ),
         (json!({ "model": "nothing" }), 404, "model", "no task \"nothing\""),
     ] {
@@ -153,7 +155,7 @@ fn embeddings_have_the_form_of_text_embeddings_inference() {
     assert_eq!(embed("raw", text.clone()), floats(&due[0]));
     assert_near(&embed("plain", json!({ "inputs": "was good", "dimensions": 2 })), &unit(&raw[..2]));
     assert_near(&embed("short", json!({ "inputs": "was good", "dimensions": 2 })), &unit(&raw[..2]));
-    assert_near(&embed("short", json!({ "inputs": "was good", "normalize": false })), &raw[..3]);
+    assert_near(&embed("short", json!({ "inputs": "was good", "normalize": false, "model": "short" })), &raw[..3]);
     for (prompt, whole) in [(json!("query"), "the film was good"), (json!(null), "why was good")] {
         let found = embed("prompts", json!({ "inputs": "was good", "prompt_name": prompt }));
         assert_eq!(found, embed("plain", json!({ "inputs": whole })));
@@ -174,10 +176,16 @@ fn embeddings_have_the_form_of_text_embeddings_inference() {
         ("/embed/prompts", json!({ "inputs": "a", "prompt_name": "x" }), 400, "one of default, query, found \"x\""),
         ("/embed/short", json!({ "inputs": "a", "dimensions": 4 }), 400, "1 to 3, as task short has, found 4"),
         ("/embed/plain", json!({ "inputs": [[7]] }), 400, "found token ids"),
+        ("/embed/plain", json!({ "inputs": "a", "model": "raw" }), 400, "model: expected plain, as the address says"),
         ("/embed/plain", json!({}), 400, "missing field `inputs`"),
         ("/embed/two", json!({ "inputs": "a" }), 400, "those that answer here: plain, prompts, raw, short"),
         ("/embed/nothing", json!({ "inputs": "a" }), 404, "those that answer here: plain, prompts, raw, short"),
-        ("/embed", json!({ "inputs": "a" }), 400, "at its end, found those that answer here: plain, prompts"),
+        (
+            "/embed",
+            json!({ "inputs": "a" }),
+            400,
+            "the name of an embedding task at its end, found none; those that answer here: plain, prompts",
+        ),
     ] {
         assert_tei_error(&server.post(path, fields), status, "validation", part);
     }
@@ -249,10 +257,16 @@ fn texts_are_ranked_by_their_scores() {
             "/rerank/one",
             json!({ "query": "a", "texts": ["b"] }),
             400,
-            "found one of kind regression on 1; those that answer",
+            "task one: expected a regression task on two texts, found a regression task on one text; those that answer",
         ),
         ("/rerank", json!({ "query": "a", "texts": ["b"] }), 400, "those that answer here: number, sigmoid"),
         ("/rerank", json!({ "query": "a", "texts": ["b"], "model": "x" }), 404, "no task \"x\""),
+        (
+            "/rerank/number",
+            json!({ "query": "a", "texts": ["b"], "model": "sigmoid" }),
+            400,
+            "model: expected number, as the address says, found \"sigmoid\"",
+        ),
         ("/rerank/number", json!({ "query": "a", "texts": [] }), 400, "texts: expected at least one text"),
         ("/rerank/number", json!({ "query": "a" }), 400, "texts or documents, found neither"),
         ("/rerank/number", json!({ "query": "a", "texts": ["b"], "documents": ["b"] }), 400, "found both"),

@@ -153,6 +153,20 @@ fn edge_serve_gives_the_entities_that_edge_run_gives() {
             assert_eq!(all["answers"][1]["entities"], due["entities"]);
         }
     }
+    let text = "東 unhappily, the café";
+    let question = |parameters: Value| {
+        let input = json!({ "name": "text", "datatype": "BYTES", "shape": [1], "data": [text] });
+        json!({ "inputs": [input], "parameters": parameters })
+    };
+    let tensors = server.post("/v2/models/tags/infer", question(json!({ "entities": "max" }))).json();
+    let tensor = &tensors["outputs"][0];
+    assert_eq!((&tensor["name"], &tensor["datatype"]), (&json!("entities"), &json!("BYTES")));
+    let found: Value = serde_json::from_str(tensor["data"][0].as_str().unwrap()).unwrap();
+    assert_eq!(found, rows("--entities=max", text)["entities"]);
+    let tags = server.post("/v2/models/tags/infer", question(json!({}))).json();
+    assert_eq!(tags["outputs"][0]["name"], "tags");
+    let refused = server.post("/v2/models/label/infer", question(json!({ "entities": "max" })));
+    assert!(refused.status == 400 && refused.json()["error"].as_str().unwrap().contains("a tagging task"));
     let refused = server.post("/predict/label", json!({ "text": "x", "entities": "max" }));
     assert!(refused.status == 400 && refused.json()["error"].as_str().unwrap().contains("a tagging task"));
     let refused = server.post("/predict/tags", json!({ "text": "x", "entities": "some" }));

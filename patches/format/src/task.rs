@@ -105,6 +105,14 @@ impl Task {
         self.inputs
     }
 
+    /// What the task is, with an article, as errors say it: "an embedding task on one text".
+    pub fn in_words(&self) -> String {
+        let kind = self.kind.name();
+        let article = if kind.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" };
+        let texts = if self.inputs == 2 { "two texts" } else { "one text" };
+        format!("{article} {kind} task on {texts}")
+    }
+
     /// The most tokens a text or pair becomes, special tokens included.
     pub fn max_length(&self) -> u32 {
         self.max_length

@@ -1,11 +1,11 @@
 //! Which task answers a request of a form that knows one model, or that calls a task a model.
 //!
 //! In: the sort of task that can answer, and a name, if the request has one. Out: the task. Refused: a task of another
-//! sort, and no name where none or several could answer. Every refusal names those that could.
+//! sort, two names, and no name where none or several could answer. Every refusal names those that could.
 
 use std::sync::Arc;
 
-use bias_patch::Kind;
+use bias_patch::{Kind, quoted};
 use hyper::StatusCode;
 
 use crate::{
@@ -31,6 +31,10 @@ impl Sort {
             Sort::Ranking => "regression task on two texts",
             Sort::Any => "embedding task or regression task on two texts",
         }
+    }
+
+    fn article(self) -> &'static str {
+        if matches!(self, Sort::Ranking) { "a" } else { "an" }
     }
 
     fn has(self, resident: &Resident) -> bool {
@@ -62,16 +66,32 @@ pub(crate) fn choose<'a>(listing: &'a Listing, name: Option<&str>, sort: Sort) -
         return match able[..] {
             [only] => Ok(only),
             [] => Err(Refusal::new(StatusCode::NOT_FOUND, format!("{}; GET /tasks lists what does", names()))),
-            _ => Err(Refusal::expected("address", format!("the name of one {} at its end", sort.name()), names())),
+            _ => {
+                let expected = format!("the name of {} {} at its end", sort.article(), sort.name());
+                Err(Refusal::expected("address", expected, format!("none; {}", names())))
+            }
         };
     };
     let resident = listing.tasks.get(name).ok_or_else(|| Refusal::no_task(listing, name).and(names()))?;
     match sort.has(resident) {
         true => Ok(resident),
         false => {
-            let (kind, inputs) = (resident.task.spec().kind().name(), resident.task.spec().inputs());
-            let found = format!("one of kind {kind} on {inputs}; {}", names());
-            Err(Refusal::expected(&format!("task {name}"), sort.name(), found))
+            let expected = format!("{} {}", sort.article(), sort.name());
+            let found = format!("{}; {}", resident.task.spec().in_words(), names());
+            Err(Refusal::expected(&format!("task {name}"), expected, found))
         }
+    }
+}
+
+/// The name of a task, from the address or from the field `model`; none where neither has one.
+///
+/// # Errors
+/// When the two differ.
+pub(crate) fn named<'a>(address: Option<&'a str>, model: Option<&'a str>) -> Result<Option<&'a str>, Refusal> {
+    match (address, model) {
+        (Some(task), Some(model)) if task != model => {
+            Err(Refusal::expected("model", format!("{task}, as the address says"), quoted(model)))
+        }
+        _ => Ok(address.or(model)),
     }
 }

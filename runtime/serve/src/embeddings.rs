@@ -62,6 +62,12 @@ pub(crate) async fn embed(
     texts: Vec<String>,
     wanted: Wanted,
 ) -> Result<Embedded, Refusal> {
+    // Before texts run: a request that is refused costs nothing.
+    let width = resident.worker.encoder().dimensions(&resident.task).unwrap_or_default();
+    if let Some(dimensions) = wanted.dimensions.filter(|dimensions| !(1..=width).contains(dimensions)) {
+        let expected = format!("1 to {width}, as task {} has", resident.name);
+        return Err(Refusal::expected("dimensions", expected, dimensions).about("dimensions"));
+    }
     let questions = texts.into_iter().map(|text| (resident.clone(), Arc::new(Text::one(text)))).collect();
     let mut embedded = Embedded { vectors: Vec::new(), tokens: 0 };
     for (at, answer) in ask(questions).await?.into_iter().enumerate() {
@@ -71,25 +77,21 @@ pub(crate) async fn embed(
             resident.refuse_cut(&place, &prediction)?;
         }
         embedded.tokens += prediction.timing.tokens;
-        embedded.vectors.push(vector(resident, prediction, wanted)?);
+        embedded.vectors.push(vector(resident, prediction, wanted));
     }
     Ok(embedded)
 }
 
 /// The vector of one text.
-fn vector(resident: &Resident, prediction: Prediction, wanted: Wanted) -> Result<Vec<f32>, Refusal> {
+fn vector(resident: &Resident, prediction: Prediction, wanted: Wanted) -> Vec<f32> {
     let (Answer::Vector(found), Kind::Embedding(spec)) = (prediction.answer, resident.task.spec().kind()) else {
-        return Ok(Vec::new());
+        return Vec::new();
     };
     let width = found.len();
-    if let Some(dimensions) = wanted.dimensions.filter(|dimensions| !(1..=width).contains(dimensions)) {
-        let expected = format!("1 to {width}, as task {} has", resident.name);
-        return Err(Refusal::expected("dimensions", expected, dimensions).about("dimensions"));
-    }
     let dimensions = wanted.dimensions.unwrap_or(width);
     let unit = wanted.normalize.unwrap_or(spec.normalize);
     if (dimensions, unit) == (width, spec.normalize) {
-        return Ok(found);
+        return found;
     }
     // From the head's outputs, so that nothing is rounded twice.
     let mut vector = prediction.logits;
@@ -97,7 +99,7 @@ fn vector(resident: &Resident, prediction: Prediction, wanted: Wanted) -> Result
     if unit {
         normalize(&mut vector);
     }
-    Ok(vector)
+    vector
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //!
 //! In: `{"query": "...", "texts": [...]}`, with `raw_scores`, `return_text`, `truncate` and `truncation_direction`. Out:
 //! indices and scores, the best first. Or `{"query": "...", "documents": [...]}`, with `top_n` and `return_documents`; out:
-//! the same as `results`. The address may name the task, or `model` may; else it is the only one. A score is the sigmoid of
+//! the same as `results`. The address may name the task, or `model` may, or both the same; else it is the only one. A score is the sigmoid of
 //! the head's output, or with `raw_scores` that output. Refused: both lists or none, and no texts. Other fields are ignored.
 //!
 //! <https://huggingface.github.io/text-embeddings-inference/>, <https://docs.cohere.com/reference/rerank>
@@ -18,7 +18,7 @@ use serde_json::Value;
 
 use crate::{
     ask::{ask, check},
-    choice::{Sort, choose},
+    choice::{Sort, choose, named},
     reply::{self, Refusal, Reply, json},
     tasks::Listing,
     tei::takes_whole,
@@ -78,7 +78,7 @@ struct Usage {
 /// When the body is not such a question, no one task is meant, or a text has no answer.
 pub(crate) async fn rerank(listing: &Listing, task: Option<&str>, body: &[u8]) -> Result<Reply, Refusal> {
     let question: Question = reply::question(body, r#"{"query": "...", "texts": ["..."]}"#)?;
-    let resident = choose(listing, task.or(question.model.as_deref()), Sort::Ranking)?;
+    let resident = choose(listing, named(task, question.model.as_deref())?, Sort::Ranking)?;
     let whole = takes_whole(question.truncate, question.truncation_direction.as_deref())?;
     let (field, texts) = match (question.texts, question.documents) {
         (Some(texts), None) => ("texts", texts),

@@ -1,8 +1,8 @@
 //! Embeddings in the form of text-embeddings-inference (TEI), for its clients, and what they ask about a model.
 //!
 //! In: `{"inputs": "..."}`, with `normalize` (true unless it says otherwise), `truncate`, `truncation_direction`,
-//! `prompt_name` and `dimensions`. Out: a list of vectors. Refused: token ids, cutting at the left, a prompt that the task
-//! does not have, more dimensions than it has, and, where `truncate` is false, texts that are too long. Other fields are
+//! `prompt_name`, `dimensions` and `model`. Out: a list of vectors. Refused: token ids, cutting at the left, a prompt that the task
+//! does not have, more dimensions than it has, a `model` that is not the address's task, and, where `truncate` is false, texts that are too long. Other fields are
 //! ignored, as TEI ignores them. That server has one model. Here the address may name a task: `/embed/NAME`.
 //!
 //! <https://huggingface.github.io/text-embeddings-inference/>
@@ -17,7 +17,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::{
-    choice::{Sort, choose},
+    choice::{Sort, choose, named},
     embeddings::{Wanted, embed, texts},
     limits,
     reply::{self, Refusal, Reply},
@@ -27,6 +27,7 @@ use crate::{
 #[derive(Deserialize)]
 struct Question {
     inputs: Value,
+    model: Option<String>,
     normalize: Option<bool>,
     prompt_name: Option<String>,
     dimensions: Option<usize>,
@@ -54,7 +55,7 @@ pub(crate) fn takes_whole(truncate: Option<bool>, direction: Option<&str>) -> Re
 /// When the body is not such a question, no one task is meant, or a text has no answer.
 pub(crate) async fn embeddings(listing: &Listing, task: Option<&str>, body: &[u8]) -> Result<Reply, Refusal> {
     let question: Question = reply::question(body, r#"{"inputs": "..."}"#)?;
-    let resident = choose(listing, task, Sort::Embedding)?;
+    let resident = choose(listing, named(task, question.model.as_deref())?, Sort::Embedding)?;
     let resident = match &question.prompt_name {
         None => Cow::Borrowed(resident),
         Some(name) => Cow::Owned(resident.prompted(name)?),

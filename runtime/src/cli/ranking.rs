@@ -67,10 +67,7 @@ impl<'a> Query<'a> {
         let needed = "one regression task on two texts, as edge-patch import makes of a cross-encoder";
         match tasks {
             [task] if matches!(task.spec().kind(), Kind::Regression { .. }) && task.spec().inputs() == 2 => {}
-            [task] => {
-                let texts = if task.spec().inputs() == 2 { "two texts" } else { "one text" };
-                return refused(needed, format!("a {} task on {texts}", task.spec().kind().name()));
-            }
+            [task] => return refused(needed, task.spec().in_words()),
             several => return refused(needed, format!("{} tasks", several.len())),
         }
         if text.trim().is_empty() {

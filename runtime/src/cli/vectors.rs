@@ -50,9 +50,7 @@ pub fn check_format(format: OutputFormat, tasks: &[Task], ranked: bool) -> Resul
     };
     match tasks {
         _ if ranked => refused("--labels".to_owned()),
-        [task] if !matches!(task.spec().kind(), Kind::Embedding(_)) => {
-            refused(format!("a {} task", task.spec().kind().name()))
-        }
+        [task] if !matches!(task.spec().kind(), Kind::Embedding(_)) => refused(task.spec().in_words()),
         [_] if io::stdout().is_terminal() => refused("a terminal; add > FILE".to_owned()),
         [_] => Ok(()),
         several => refused(format!("{} tasks", several.len())),

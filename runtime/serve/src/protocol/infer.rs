@@ -1,13 +1,14 @@
 //! Inference.
 //!
-//! In: texts in tensors. Out: answers in tensors. Refused: a body that is not a request for this task.
+//! In: texts in tensors. Out: answers in tensors. Refused: a body that is not a request for this task,
+//! and entities of a task that does not tag.
 
 use std::sync::Arc;
 
 use edge_run::tasks::Tensor;
 use hyper::StatusCode;
 
-use super::tensors::{InferRequest, OutputTensor, parse, write};
+use super::tensors::{InferRequest, OutputTensor, parse, wanted, write};
 use crate::{
     ask::ask,
     reply::{Refusal, Reply},
@@ -19,8 +20,14 @@ use crate::{
 /// # Errors
 /// When the body is not a request for this task, or one of its texts has no answer.
 pub(crate) async fn infer(resident: &Arc<Resident>, body: &[u8], header_bytes: Option<&str>) -> Result<Reply, Refusal> {
-    let InferRequest { id, texts, wanted } =
-        parse(body, header_bytes, resident.task.spec().inputs(), &resident.task.kind().tensors())?;
+    let request = parse(body, header_bytes, resident.task.spec().inputs())?;
+    let grouped = match request.entities {
+        Some(strategy) => Some(resident.with_entities(strategy).map_err(|error| Refusal::bad(error.to_string()))?),
+        None => None,
+    };
+    let resident = grouped.as_ref().unwrap_or(resident);
+    let wanted = wanted(&request, &resident.task.kind().tensors())?;
+    let InferRequest { id, texts, .. } = request;
     let questions = texts.into_iter().map(|text| (resident.clone(), Arc::new(text))).collect();
     let mut answers = Vec::new();
     for (at, answer) in ask(questions).await?.into_iter().enumerate() {
