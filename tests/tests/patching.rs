@@ -393,12 +393,16 @@ fn converting_makes_patches_smaller_and_says_by_how_much() {
 fn inspect_shows_slots_with_and_without_the_encoder() {
     let place = Place::new("bert");
     write_patches(&place.bundle, place.home.path());
-    let with = assert_succeeded(&place.edge_patch(&["inspect", "label.bias", "--encoder", "bundle"]));
+    let with = assert_succeeded(&place.edge_patch(&["inspect", "label.bias", "--encoder", "bundle", "--slots"]));
     assert!(with.contains("label (classification)") && with.contains("made      by a test"), "{with}");
     let row = with.lines().find(|l| l.starts_with("bm2.1")).unwrap();
     let cells: Vec<&str> = row.split_whitespace().collect();
     assert_eq!(cells[1..3], ["48", "f32"]);
     assert!(cells[3].parse::<f32>().unwrap() > 0.0);
+    let of_modules = assert_succeeded(&place.edge_patch(&["inspect", "label.bias", "--encoder", "bundle"]));
+    let row = of_modules.lines().find(|l| l.starts_with("bm2")).unwrap();
+    let cells: Vec<&str> = row.split_whitespace().collect();
+    assert_eq!(cells[..3], ["bm2.0-1", "96", "f32"]);
     let without = assert_succeeded(&place.edge_patch(&["inspect", "label.bias"]));
     assert!(without.contains("changes are not shown"), "{without}");
 }

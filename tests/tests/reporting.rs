@@ -72,6 +72,29 @@ fn pictures_are_of_patches_and_of_logs() {
 }
 
 #[test]
+fn a_training_without_a_terminal_says_what_it_does() {
+    let mood = Mood::default();
+    let said = |extra: &[&str]| {
+        let output = mood.train("x.bias", extra).output().unwrap();
+        assert_succeeded(&output);
+        String::from_utf8(output.stderr).unwrap()
+    };
+    // 96 texts, 16 to a step.
+    let few = said(&["--epochs", "2", "--lr", "1e-2"]);
+    let lines: Vec<&str> = few.lines().collect();
+    assert!(lines.len() == 3 && lines[0].contains("a run has 12 steps, in which a patch hardly moves"), "{few}");
+    for (at, line) in lines[1..].iter().enumerate() {
+        assert!(
+            line.starts_with(&format!("run 1/1, learning rate 1e-2, seed 1  epoch {}: training loss", at + 1)),
+            "{line}"
+        );
+        assert!(line.contains("dev accuracy "), "{line}");
+    }
+    let enough = said(&["--epochs", "3", "--batch", "4", "--lr", "1e-2,2e-2"]);
+    assert!(enough.lines().count() == 6 && !enough.contains("hardly moves"), "{enough}");
+}
+
+#[test]
 fn a_search_keeps_the_metric() {
     let mood = Mood::default();
     // Long enough for its probabilities to be as right as its answers: the expected loss relies on them.

@@ -122,7 +122,9 @@ fn bad_trainings_are_refused() {
     let mood = Mood::default();
     let refused = |extra: &[&str], parts: &[&str]| {
         assert_refused(&mood.train("x.bias", extra).output().unwrap(), parts);
-        assert!(!mood.path("x.bias").exists());
+        for left in ["", ".training", ".lock"] {
+            assert!(!mood.path(&format!("x.bias{left}")).exists(), "{left} after {extra:?}");
+        }
     };
     let output = mood.train("x.bias", &["--slots", "bq,bx"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2), "{}", String::from_utf8_lossy(&output.stderr));
@@ -131,6 +133,10 @@ fn bad_trainings_are_refused() {
     refused(&["--metric", "BLEU"], &["metric", "accuracy, F1, Matthews", "BLEU"]);
     refused(&["--memory-limit", "1M"], &["memory limit", "at least", "1000000 bytes"]);
     refused(&["--train-sizes", "97"], &["--train-sizes", "1 to the 96 texts there are, found 97"]);
+    refused(
+        &["--train-sizes", "1"],
+        &["--train-sizes: 1 texts of train.tsv: labels: expected at least two that differ"],
+    );
     let task = String::from_utf8(mood.read("task.json")).unwrap();
     mood.write("task.json", task.replace("40", "4000"));
     refused(&[], &["max_length", "expected at most 48"]);

@@ -20,9 +20,9 @@ use crate::{
 /// What a patch scores on labelled texts.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Evaluation {
-    /// Texts.
+    /// Texts; pairs of texts, where the task compares them.
     pub texts: usize,
-    /// Answers to texts that were cut to the limit.
+    /// Those of them of which a text was cut to the limit.
     pub truncated: usize,
     /// Metrics by name, 0 to 1 (correlations -1 to 1), those of [`metric_names`] in their order that the labels have.
     pub metrics: Vec<(&'static str, f64)>,
@@ -72,19 +72,22 @@ pub fn evaluate(encoder: &Encoder, patch: &Patch, examples: &[Example]) -> Resul
     Ok(compare(patch.task(), &answers(encoder, patch, examples)?, examples))
 }
 
-/// The patch with thresholds that do best on labelled texts, where the task has thresholds that it does not set itself.
-pub(crate) fn fitted(encoder: &Encoder, patch: Patch, examples: &[Example]) -> Result<Patch> {
+/// The patch with thresholds that do best on labelled texts, where the task has thresholds that it does not set itself;
+/// and its answers to the texts, which run once.
+pub(crate) fn fitted(encoder: &Encoder, patch: Patch, examples: &[Example]) -> Result<(Patch, Vec<Prediction>)> {
     let kind = tasks::of(patch.task().kind());
     if kind.fitted(&[]).is_none() {
-        return Ok(patch);
+        let answers = answers(encoder, &patch, examples)?;
+        return Ok((patch, answers));
     }
     let every = Options { top: usize::MAX, ..Options::default() };
-    let predictions = answers_with(encoder, &patch, examples, every)?;
+    let mut predictions = answers_with(encoder, &patch, examples, every)?;
     let texts = texts(&*kind, examples);
-    match kind.fitted(&answered(&texts, &predictions)) {
-        Some(kind) => Ok(patch.with_kind(kind)?),
-        None => Ok(patch),
+    let Some(of_fitted) = kind.fitted(&answered(&texts, &predictions)) else { return Ok((patch, predictions)) };
+    for prediction in &mut predictions {
+        kind.refit(&mut prediction.answer, &of_fitted);
     }
+    Ok((patch.with_kind(of_fitted)?, predictions))
 }
 
 /// The answers of a patch to texts: to those of [`Example::answered`].
@@ -106,9 +109,16 @@ pub(crate) fn compare(task: &Task, predictions: &[Prediction], examples: &[Examp
     let kind = tasks::of(task.kind());
     let texts = texts(&*kind, examples);
     let Scores { metrics, confusion, calibration } = kind.scores(&answered(&texts, predictions));
+    // An example may have several answers, one for each of its texts.
+    let mut rest = predictions;
+    let cut = examples.iter().filter(|example| {
+        let (answers, others) = rest.split_at(example.answered(&*kind).len().min(rest.len()));
+        rest = others;
+        answers.iter().any(|answer| answer.truncated)
+    });
     Evaluation {
         texts: examples.len(),
-        truncated: predictions.iter().filter(|p| p.truncated).count(),
+        truncated: cut.count(),
         metrics: kind.metrics().iter().copied().zip(metrics).filter(|(_, value)| !value.is_nan()).collect(),
         confusion,
         calibration,

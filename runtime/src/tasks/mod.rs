@@ -257,6 +257,9 @@ pub trait TaskKind: Send + Sync {
         None
     }
 
+    /// Makes an answer with all its alternatives what it is with the thresholds of `fitted`, which is of [`TaskKind::fitted`].
+    fn refit(&self, _answer: &mut Answer, _fitted: &Kind) {}
+
     /// What the outputs `[R, C]` are, for comparing them with those of another patch.
     fn output_form(&self) -> Outputs {
         Outputs::Rows

@@ -142,6 +142,14 @@ impl TaskKind for MultiLabel {
         })
     }
 
+    fn refit(&self, answer: &mut Answer, fitted: &Kind) {
+        let (Answer::Several(labels), Kind::MultiLabel { thresholds, .. }) = (answer, fitted) else { return };
+        for (label, given) in &mut labels.ranked {
+            let at = self.labels.iter().position(|known| *known == label.label);
+            *given = at.and_then(|at| thresholds.get(at)).is_some_and(|threshold| label.score >= *threshold);
+        }
+    }
+
     fn metrics(&self) -> &'static [&'static str] {
         &["micro F1", "macro F1", "exact match", "label ranking"]
     }

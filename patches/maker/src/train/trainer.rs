@@ -11,7 +11,7 @@ use bias_patch::{
     Values,
 };
 use edge_bundle::Slot;
-use edge_run::{Encoder, Tokenized};
+use edge_run::{Encoder, Tokenized, tasks};
 
 use super::{
     Average, Event, Recipe, Sets, Slots, Weights,
@@ -32,7 +32,7 @@ use crate::{
     Error, Result,
     data::{Example, Gold},
     evaluate,
-    evaluate::fitted,
+    evaluate::{compare, fitted},
     metric_named,
     random::Random,
 };
@@ -275,10 +275,11 @@ impl<'a> Trainer<'a> {
                 let evaluated = current.averaged.epoch_end(self.recipe.average, &current.parameters);
                 let changed = weights.as_ref().map(|weights| weights.encoder(self.encoder)).transpose()?;
                 let encoder = changed.as_ref().unwrap_or(self.encoder);
-                let patch = fitted(encoder, self.patch(&evaluated)?, self.sets.dev)?;
+                let (patch, answers) = fitted(encoder, self.patch(&evaluated)?, self.sets.dev)?;
+                let dev = compare(patch.task(), &answers, self.sets.dev).metric(self.metric);
                 let score =
                     |examples: &[Example]| Ok::<_, Error>(evaluate(encoder, &patch, examples)?.metric(self.metric));
-                let (epoch, metric, dev) = (epoch + 1, self.metric, score(self.sets.dev)?);
+                let (epoch, metric) = (epoch + 1, self.metric);
                 let better = current.best.as_ref().is_none_or(|best| dev > best.dev);
                 // Now, because trained weights are not kept.
                 let test = self.sets.test.filter(|_| better).map(score).transpose()?;
@@ -360,7 +361,11 @@ impl<'a> Trainer<'a> {
 
     /// As [`Trainer::patch`], with thresholds that do best on the dev set.
     pub fn fitted(&self, parameters: &[f32]) -> Result<Patch> {
-        fitted(self.encoder, self.patch(parameters)?, self.sets.dev)
+        let patch = self.patch(parameters)?;
+        match tasks::of(self.task.kind()).fitted(&[]) {
+            Some(_) => Ok(fitted(self.encoder, patch, self.sets.dev)?.0),
+            None => Ok(patch),
+        }
     }
 
     /// The patch of given parameters, without the biases that equal the encoder's and the terms that are zero.

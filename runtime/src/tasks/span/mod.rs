@@ -34,6 +34,9 @@ pub struct Span {
     pub end: usize,
     /// Its probability among the best candidates, 0 to 1.
     pub score: f32,
+    /// The sum of its start and end logits; of no answer less the threshold.
+    #[serde(skip)]
+    pub(super) logit: f32,
 }
 
 /// A task of this kind.
@@ -155,6 +158,12 @@ impl TaskKind for SpanExtraction {
         // Another threshold was chosen by the task's author.
         self.no_answer.filter(|threshold| *threshold == 0.0)?;
         Some(Kind::Span { max_answer_length: self.longest, no_answer: Some(scores::best_threshold(answered)) })
+    }
+
+    fn refit(&self, answer: &mut Answer, fitted: &Kind) {
+        if let (Answer::Spans(spans), Kind::Span { no_answer: Some(threshold), .. }) = (answer, fitted) {
+            search::refit(spans, *threshold);
+        }
     }
 
     fn checkpoint_modules(&self) -> &'static [&'static str] {

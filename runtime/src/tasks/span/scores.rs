@@ -124,8 +124,13 @@ mod tests {
             let above = above - no_answer;
             let none = above.exp() / (1.0 + above.exp());
             let start = context.find(found).unwrap();
-            let span =
-                |text: &str, start: usize, score| Span { text: text.to_owned(), start, end: start + text.len(), score };
+            let span = |text: &str, start: usize, score: f32| Span {
+                text: text.to_owned(),
+                start,
+                end: start + text.len(),
+                score,
+                logit: score.ln(),
+            };
             let mut spans = vec![span(found, start, 1.0 - none), span("", 0, none)];
             spans.sort_by(|a, b| b.score.total_cmp(&a.score));
             (text, Answer::Spans(spans), gold)

@@ -99,8 +99,20 @@ fn spans(context: &[char], mut found: Vec<Candidate>, none: Option<f32>, top: us
         start: c.start,
         end: c.end,
         score,
+        logit: c.logit,
     });
     named.take(top.max(1)).collect()
+}
+
+/// Makes all spans of a text with a threshold of 0 what they are with another.
+pub(super) fn refit(spans: &mut Vec<Span>, threshold: f32) {
+    let Some(at) = spans.iter().position(|span| span.text.is_empty()) else { return };
+    let mut none = spans.remove(at);
+    none.logit -= threshold;
+    let place = spans.iter().position(|span| span.logit < none.logit).unwrap_or(spans.len());
+    spans.insert(place, none);
+    let scores = softmax(&spans.iter().map(|span| span.logit).collect::<Vec<_>>());
+    spans.iter_mut().zip(scores).for_each(|(span, score)| span.score = score);
 }
 
 #[cfg(test)]
@@ -142,6 +154,21 @@ mod tests {
         let all = all.into_iter().filter_map(|candidate| trimmed(&context, candidate)).collect();
         let found = spans(&context, all, None, 9);
         assert_eq!(found.iter().map(|s| (s.text.as_str(), s.start, s.end)).collect::<Vec<_>>(), [("the", 4, 7)]);
+    }
+
+    #[test]
+    fn spans_of_another_threshold_are_as_if_it_had_been_there() {
+        let context: Vec<char> = "a b c".chars().collect();
+        let candidate = |start, logit| Candidate { start, end: start + 1, logit };
+        let found = |threshold: f32| {
+            let candidates = vec![candidate(0, 1.0), candidate(4, 3.25), candidate(2, 2.0)];
+            spans(&context, candidates, Some(2.5 - threshold), usize::MAX)
+        };
+        for threshold in [-1.0, -0.75, 0.0, 0.5, 9.0] {
+            let mut refitted = found(0.0);
+            refit(&mut refitted, threshold);
+            assert_eq!(format!("{refitted:?}"), format!("{:?}", found(threshold)), "{threshold}");
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use bias_patch::{Embedding, Encoding, Kind, Pooling};
 use edge_patch::{
-    Difference, Evaluation, Kept, Loss, Report, Searched,
+    Difference, Evaluation, Kept, Loss, Report, Searched, SlotReport,
     train::{RateScores, Run, Spread, best_rate, by_learning_rate},
 };
 use serde::Serialize;
@@ -81,6 +81,9 @@ fn spread(of: Spread) -> String {
 pub(crate) struct Evaluated<'a> {
     /// The size of the patch's file.
     pub bytes: u64,
+    /// What is counted: texts, or pairs.
+    #[serde(skip)]
+    pub what: &'static str,
     /// Names of the rows and columns of the confusion matrix.
     pub labels: &'a [String],
     #[serde(flatten)]
@@ -88,9 +91,9 @@ pub(crate) struct Evaluated<'a> {
 }
 
 pub(crate) fn describe_evaluation(evaluated: &Evaluated<'_>, lines: &mut Vec<String>) {
-    let Evaluated { bytes, labels, evaluation: found } = evaluated;
+    let Evaluated { bytes, what, labels, evaluation: found } = evaluated;
     lines.push(format!("bytes           {bytes:9}"));
-    lines.push(format!("texts           {:9}", found.texts));
+    lines.push(format!("{what:15} {:9}", found.texts));
     if found.truncated > 0 {
         lines.push(format!("cut to limit    {:9}", found.truncated));
     }
@@ -170,7 +173,8 @@ fn settings(kind: &Kind) -> Vec<String> {
     }
 }
 
-pub(crate) fn describe(report: &Report, lines: &mut Vec<String>) {
+/// What is in a patch; with `each` a row for each slot, else one for each of its modules.
+pub(crate) fn describe(report: &Report, each: bool, lines: &mut Vec<String>) {
     let task = &report.task;
     lines.push(format!("task      {} ({})", task.name(), task.kind().name()));
     if !task.kind().labels().is_empty() {
@@ -191,19 +195,120 @@ pub(crate) fn describe(report: &Report, lines: &mut Vec<String>) {
     }
     lines.extend(report.metadata.iter().map(|(key, value)| format!("{key:9} {value}")));
     lines.push(String::new());
-    lines.push(format!("{:8} {:>7} {:>9} {:>12} {:>12}", "slot", "values", "encoding", "mean change", "largest"));
+    let rows = if each { report.slots.iter().map(SlotRow::of).collect() } else { modules(&report.slots) };
+    let width = rows.iter().map(|row| row.name.len()).fold(8, usize::max);
+    lines.push(format!("{:width$} {:>7} {:>9} {:>12} {:>12}", "slot", "values", "encoding", "mean change", "largest"));
     let number = |v: Option<f32>| v.map_or("-".to_owned(), |v| format!("{v:.6}"));
-    lines.extend(report.slots.iter().map(|s| {
-        format!(
-            "{:8} {:>7} {:>9} {:>12} {:>12}",
-            s.slot,
-            s.values,
-            s.encoding,
-            number(s.mean_change),
-            number(s.largest_change)
-        )
+    lines.extend(rows.iter().map(|row| {
+        let (mean, largest) = (number(row.mean()), number(row.largest));
+        format!("{:width$} {:>7} {:>9} {mean:>12} {largest:>12}", row.name, row.values, row.encoding)
     }));
     if report.slots.iter().any(|s| s.mean_change.is_none()) {
         lines.push("changes are not shown: the encoder is not in the store, name its bundle with --encoder".to_owned());
+    }
+}
+
+/// A row of the table of slots: one slot, or those of a module in several layers.
+struct SlotRow {
+    name: String,
+    values: usize,
+    encoding: String,
+    /// The sum of all changes; none without the encoder.
+    changes: Option<f64>,
+    largest: Option<f32>,
+}
+
+impl SlotRow {
+    fn of(slot: &SlotReport) -> Self {
+        SlotRow {
+            name: slot.slot.clone(),
+            values: slot.values,
+            encoding: slot.encoding.clone(),
+            changes: slot.mean_change.map(|mean| f64::from(mean) * slot.values as f64),
+            largest: slot.largest_change,
+        }
+    }
+
+    fn mean(&self) -> Option<f32> {
+        self.changes.map(|sum| (sum / self.values.max(1) as f64) as f32)
+    }
+
+    fn add(&mut self, other: SlotRow) {
+        self.values += other.values;
+        if self.encoding != other.encoding {
+            self.encoding = "several".to_owned();
+        }
+        self.changes = self.changes.zip(other.changes).map(|(a, b)| a + b);
+        self.largest = self.largest.zip(other.largest).map(|(a, b)| a.max(b));
+    }
+}
+
+/// A row for each module of some slots, in the order in which modules come first. Its name ends with the layers, as in
+/// `bq.0-5`.
+fn modules(slots: &[SlotReport]) -> Vec<SlotRow> {
+    let mut rows: Vec<(&str, Vec<u16>, SlotRow)> = Vec::new();
+    for slot in slots {
+        let (module, layer) = slot.slot.split_once('.').unwrap_or((&slot.slot, ""));
+        let row = SlotRow::of(slot);
+        let layer = layer.parse().ok();
+        match rows.iter_mut().find(|(known, ..)| *known == module) {
+            Some((_, layers, known)) => {
+                layers.extend(layer);
+                known.add(row);
+            }
+            None => rows.push((module, layer.into_iter().collect(), row)),
+        }
+    }
+    let named = |(module, mut layers, row): (&str, Vec<u16>, SlotRow)| {
+        layers.sort_unstable();
+        let runs = layers.chunk_by(|a, b| a.checked_add(1) == Some(*b)).map(|run| match run {
+            [first, .., last] => format!("{first}-{last}"),
+            run => run.iter().map(u16::to_string).collect(),
+        });
+        let runs = runs.collect::<Vec<_>>().join(",");
+        SlotRow { name: if runs.is_empty() { module.to_owned() } else { format!("{module}.{runs}") }, ..row }
+    };
+    rows.into_iter().map(named).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_of_a_module_are_one_row() {
+        let slot = |slot: &str, values, encoding: &str, mean, largest| SlotReport {
+            slot: slot.to_owned(),
+            values,
+            encoding: encoding.to_owned(),
+            mean_change: mean,
+            largest_change: largest,
+        };
+        let slots = [
+            slot("beln", 4, "i4", None, None),
+            slot("bq.0", 4, "i4", Some(0.5), Some(1.0)),
+            slot("bv.0", 4, "i4", Some(0.0), Some(0.0)),
+            slot("bq.1", 12, "i2", Some(1.0), Some(3.0)),
+            slot("bq.3", 16, "i2", Some(1.0), Some(2.0)),
+            slot("bv.1", 4, "i4", None, None),
+        ];
+        let found: Vec<_> = modules(&slots)
+            .into_iter()
+            .map(|row| {
+                let mean = row.mean();
+                (row.name, row.values, row.encoding, mean, row.largest)
+            })
+            .collect();
+        let due = |name: &str, values, encoding: &str, mean, largest| {
+            (name.to_owned(), values, encoding.to_owned(), mean, largest)
+        };
+        assert_eq!(
+            found,
+            [
+                due("beln", 4, "i4", None, None),
+                due("bq.0-1,3", 32, "several", Some(0.9375), Some(3.0)),
+                due("bv.0-1", 8, "i4", None, None),
+            ]
+        );
     }
 }

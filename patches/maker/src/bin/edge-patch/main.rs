@@ -5,6 +5,7 @@ mod cells;
 mod convert;
 mod describe;
 mod encodings;
+mod inspecting;
 mod plotting;
 mod progress;
 mod signing;
@@ -24,14 +25,15 @@ use edge_bundle::{Base, Bundle, Store};
 use edge_patch::{
     Error, Result,
     data::{BYTE_ORDER_MARK, read_examples},
-    difference, embedding, evaluate, extract, extract_peft, import, inspect, of_sentence_transformers,
+    difference, embedding, evaluate, extract, extract_peft, import, of_sentence_transformers,
 };
-use edge_run::{Encoder, EngineOptions};
+use edge_run::{Encoder, EngineOptions, tasks};
 
 use crate::{
     convert::{ConvertArguments, run_conversion},
-    describe::{Evaluated, describe, describe_difference, describe_evaluation},
+    describe::{Evaluated, describe_difference, describe_evaluation},
     encodings::{EncodingsArguments, run_encodings},
+    inspecting::{InspectArguments, run_inspection},
     plotting::{PlotArguments, run_plot},
     signing::{SignArguments, check_signature, run_signing},
     table::{TableArguments, run_table},
@@ -113,16 +115,7 @@ enum Command {
         output: PathBuf,
     },
     /// Show what is in a patch
-    Inspect {
-        /// The patch to read
-        patch: PathBuf,
-        /// Read the encoder from this bundle [default: the store]
-        #[arg(long, value_name = "BUNDLE")]
-        encoder: Option<PathBuf>,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
+    Inspect(InspectArguments),
     /// Draw what training changed, or its loss and scores, as a picture or in the terminal
     Plot(PlotArguments),
     /// Check that a patch is intact and fits its encoder
@@ -248,8 +241,9 @@ fn run(command: Command, out: &mut impl Write) -> Result<(), Failure> {
             let encoder = load_encoder(bundle, EngineOptions::default())?;
             let read = read_examples(&data, opened.task(), skip_bad)?;
             let found = evaluate(&encoder, &opened, &read.examples)?;
-            let evaluated =
-                Evaluated { bytes: file_bytes(&patch)?, labels: opened.task().kind().labels(), evaluation: &found };
+            let kind = opened.task().kind();
+            let what = if tasks::of(kind).compares() { "pairs" } else { "texts" };
+            let evaluated = Evaluated { bytes: file_bytes(&patch)?, what, labels: kind.labels(), evaluation: &found };
             if json {
                 // An evaluation holds only numbers, strings and lists.
                 lines.push(serde_json::to_string_pretty(&evaluated).unwrap_or_default());
@@ -291,23 +285,7 @@ fn run(command: Command, out: &mut impl Write) -> Result<(), Failure> {
             patch.save(&output)?;
             lines.push(format!("{}: {} bytes", output.display(), patch.to_bytes()?.len()));
         }
-        Command::Inspect { patch, encoder, json } => {
-            let opened = Patch::open(&patch)?;
-            // Changes need the encoder; all else can be shown without it.
-            let found = if encoder.is_some() || in_store(&opened) {
-                Some(open_encoder(encoder.as_deref(), &opened)?)
-            } else {
-                None
-            };
-            let encoder = found.as_ref().map(|(bundle, base)| (bundle.manifest(), base));
-            let report = inspect(&opened, file_bytes(&patch)?, encoder).map_err(|e| e.in_file(&patch))?;
-            if json {
-                // A report holds only numbers, strings and lists.
-                lines.push(serde_json::to_string_pretty(&report).unwrap_or_default());
-            } else {
-                describe(&report, &mut lines);
-            }
-        }
+        Command::Inspect(arguments) => lines = run_inspection(&arguments)?,
         Command::Plot(arguments) => lines = run_plot(&arguments)?,
         Command::Sign(arguments) => run_signing(&arguments, &mut lines)?,
         Command::Verify { patch, encoder, keys } => {
@@ -385,10 +363,6 @@ fn read_task(path: &Path) -> Result<Task> {
     let text = fs::read(path).map_err(|e| failed(e.to_string()))?;
     let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&text);
     serde_json::from_slice(text).map_err(|e| failed(e.to_string()))
-}
-
-fn in_store(patch: &Patch) -> bool {
-    Store::of_user().is_ok_and(|store| store.path(patch.encoder()).exists())
 }
 
 fn open_encoder(dir: Option<&Path>, patch: &Patch) -> Result<(Bundle, Base)> {

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
-    io::Write,
+    io::{self, Write},
     path::{Path, PathBuf},
 };
 
@@ -93,17 +93,20 @@ impl Job<'_> {
     }
 
     /// Does `work` under a lock on the output. `work` gets the path of its checkpoint, which is removed when it is
-    /// done: by then it has to have written its result.
+    /// done: by then it has to have written its result. If it fails, its checkpoint stays and the lock goes.
     pub fn alone<T>(&self, work: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
         // Refused before the work, not after it.
         Patch::check_output(self.output)?;
         let (checkpoint, lock) = (beside(self.output, ".training"), beside(self.output, ".lock"));
         let _locked = locked(self.output, &lock)?;
-        let done = work(&checkpoint)?;
+        let done = work(&checkpoint);
         // A first run that diverged within a few steps leaves no checkpoint.
-        for path in [&checkpoint, &lock].into_iter().filter(|path| path.exists()) {
-            fs::remove_file(path).map_err(bias_patch::Error::io(path, "remove"))?;
+        if done.is_ok() && checkpoint.exists() {
+            fs::remove_file(&checkpoint).map_err(bias_patch::Error::io(&checkpoint, "remove"))?;
         }
+        let removed = fs::remove_file(&lock).map_err(bias_patch::Error::io(&lock, "remove"));
+        let done = done?;
+        removed?;
         Ok(done)
     }
 }
@@ -129,9 +132,31 @@ fn locked(output: &Path, lock: &Path) -> Result<File> {
     }
 }
 
+/// Steps of a run in which values hardly leave where they start.
+const FEW_STEPS: u64 = 50;
+
+/// Says a line above the bar; where standard error is no terminal, there is no bar, and the line stands alone.
+fn say(bar: &ProgressBar, line: &str) {
+    if bar.is_hidden() {
+        // Standard error may be closed; the training goes on.
+        let _ = writeln!(io::stderr(), "{line}");
+    } else {
+        bar.println(line);
+    }
+}
+
 fn show(bar: &ProgressBar, event: &Event) {
     match event {
         Event::Run { run, learning_rate, seed, step, steps, .. } => {
+            if run.0 == 0 && *step == 0 && *steps < FEW_STEPS {
+                say(
+                    bar,
+                    &format!(
+                        "edge-patch: a run has {steps} steps, in which a patch hardly moves; more --epochs or a \
+                         smaller --batch give more"
+                    ),
+                );
+            }
             bar.set_prefix(format!("run {}/{}, learning rate {learning_rate:e}, seed {seed}", run.0 + 1, run.1));
             bar.set_length(*steps);
             bar.set_position(*step);
@@ -142,13 +167,13 @@ fn show(bar: &ProgressBar, event: &Event) {
             bar.set_message(format!("loss {loss:.3}"));
         }
         Event::LeftOut { texts } => {
-            bar.println(format!("training texts left out, because no window holds the whole answer: {texts}"))
+            say(bar, &format!("training texts left out, because no window holds the whole answer: {texts}"))
         }
-        Event::Diverged { reason } => bar.println(format!("{}  diverged: {reason}", bar.prefix())),
+        Event::Diverged { reason } => say(bar, &format!("{}  diverged: {reason}", bar.prefix())),
         Event::Epoch { epoch, loss, dev, test, metric } => {
             let test = test.map_or(String::new(), |test| format!(", test {test:.4}"));
             let scores = format!("dev {metric} {dev:.4}{test}");
-            bar.println(format!("{}  epoch {epoch}: training loss {loss:.4}, {scores}", bar.prefix()));
+            say(bar, &format!("{}  epoch {epoch}: training loss {loss:.4}, {scores}", bar.prefix()));
         }
     }
 }

@@ -246,7 +246,14 @@ pub(crate) fn run_training(arguments: &TrainArguments) -> Result<Vec<String>> {
             });
         }
         let part = subset(sets.train, *size);
-        check_variety(&arguments.train, &part)?;
+        check_variety(&arguments.train, &part).map_err(|error| match error {
+            Error::Content { expected, found, .. } => Error::Recipe {
+                field: format!("--train-sizes: {size} texts of {}: labels", arguments.train.display()),
+                expected,
+                found,
+            },
+            other => other,
+        })?;
         let output = file_of_size(&arguments.output, *size);
         let sets = Sets { train: &part, ..sets };
         let job = Job { encoder: &encoder, task: &task, sets, recipe: &recipe, output: &output };
