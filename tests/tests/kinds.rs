@@ -228,6 +228,40 @@ fn embeddings_are_trained_on_pairs() {
     );
 }
 
+/// Prompts of a query and of documents train and score as texts that begin with them.
+#[test]
+fn queries_and_documents_have_their_prompts() {
+    let place = Place::new("bert");
+    let words = ["film", "good", "bad", "very", "happy", "cafe"];
+    let pairs = |query: &str, document: &str| -> Vec<Value> {
+        let pair = |at: usize| {
+            json!({ "anchor": format!("{query}{}", words[at]), "positive": format!("{document}{}", words[(at + 2) % 6]),
+                "negative": format!("{document}the {}", words[(at + 3) % 6]) })
+        };
+        (0..words.len()).map(pair).collect()
+    };
+    let task = |name: &str, prompts: Value| json!({ "name": name, "kind": "embedding", "pooling": "mean", "max_length": 20, "prompts": prompts });
+    let options = ["--epochs", "20", "--batch", "6", "--lr", "1e-2"];
+    let slots = |name: &str| {
+        let patch = Patch::open(&place.home.path().join(format!("{name}.bias"))).unwrap();
+        patch.slots().iter().map(|slot| (slot.id, slot.values.values(None))).collect::<Vec<_>>()
+    };
+    let (_, due) = trained(&place, &task("written", json!({})), &pairs("why ", "it was "), &options);
+    for (name, prompts) in [
+        ("document", json!({ "query": "why ", "document": "it was ", "default": "not " })),
+        ("passage", json!({ "query": "why ", "passage": "it was " })),
+        ("default", json!({ "query": "why ", "default": "it was " })),
+    ] {
+        let (_, found) = trained(&place, &task(name, prompts), &pairs("", ""), &options);
+        assert_eq!((found, slots(name)), (due.clone(), slots("written")), "{name}");
+    }
+    // Without a prompt for queries all texts have the default.
+    let (_, found) =
+        trained(&place, &task("all", json!({ "default": "why ", "document": "it was " })), &pairs("", ""), &options);
+    let (_, due) = trained(&place, &task("all-written", json!({})), &pairs("why ", "why "), &options);
+    assert_eq!((found, slots("all")), (due, slots("all-written")));
+}
+
 #[test]
 fn a_question_may_have_no_answer() {
     let place = Place::new("bert");

@@ -15,6 +15,7 @@ use serde::Serialize;
 use crate::{
     Error, Result,
     data::{Example, Gold},
+    prompts,
 };
 
 /// What a patch scores on labelled texts.
@@ -98,8 +99,22 @@ pub(crate) fn answers(encoder: &Encoder, patch: &Patch, examples: &[Example]) ->
 fn answers_with(encoder: &Encoder, patch: &Patch, examples: &[Example], options: Options) -> Result<Vec<Prediction>> {
     let task = encoder.attach(patch)?;
     let kind = tasks::of(patch.task().kind());
-    let texts: Vec<Cow<'_, Text>> = examples.iter().flat_map(|example| example.answered(&*kind)).collect();
-    let requests: Vec<Request<'_>> = texts.iter().map(|text| Request { task: &task, text }).collect();
+    // A query and its documents may have prompts of their own.
+    let mut prompted: Vec<(&str, edge_run::Task)> = Vec::new();
+    let mut texts: Vec<(Option<&str>, Cow<'_, Text>)> = Vec::new();
+    for example in examples {
+        let [first, others] = prompts::of_pair(patch.task().kind(), &example.gold);
+        for (at, text) in example.answered(&*kind).into_iter().enumerate() {
+            let prompt = if at == 0 { first } else { others };
+            if let Some(name) = prompt.filter(|name| prompted.iter().all(|(known, _)| known != name)) {
+                prompted.push((name, task.prompted(name)?));
+            }
+            texts.push((prompt, text));
+        }
+    }
+    let of =
+        |prompt: Option<&str>| prompted.iter().find(|(name, _)| Some(*name) == prompt).map_or(&task, |(_, task)| task);
+    let requests: Vec<Request<'_>> = texts.iter().map(|(prompt, text)| Request { task: of(*prompt), text }).collect();
     let predictions = encoder.predict_with(&requests, options);
     Ok(predictions.into_iter().collect::<edge_run::Result<_>>()?)
 }

@@ -13,6 +13,7 @@ mod import;
 mod inspect;
 pub mod log;
 pub mod plot;
+mod prompts;
 mod random;
 mod search;
 mod sign;

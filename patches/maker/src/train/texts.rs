@@ -3,6 +3,8 @@
 //! In: labelled texts. Out: their tokens; of a span task, the windows that can be trained on. Refused: texts that the
 //! tokenizer refuses.
 
+use std::borrow::Cow;
+
 use bias_patch::Task;
 use edge_run::{Encoder, Tokenized, tasks};
 
@@ -10,6 +12,7 @@ use super::wrong;
 use crate::{
     Result,
     data::{Example, Gold},
+    prompts,
 };
 
 /// A tokenized training text, or a window of one.
@@ -44,8 +47,13 @@ pub(super) fn tokenize<'a>(
         let gold = &example.gold;
         if kind.compares() {
             let mut texts = Vec::new();
-            for text in example.answered(&*kind) {
-                texts.extend(encoder.tokenized(task, &text)?);
+            let [first, others] = prompts::of_pair(task.kind(), gold);
+            for (at, text) in example.answered(&*kind).iter().enumerate() {
+                let task = match if at == 0 { first } else { others } {
+                    Some(name) => Cow::Owned(prompts::prompted(task, name)?),
+                    None => Cow::Borrowed(task),
+                };
+                texts.extend(encoder.tokenized(&task, text)?);
             }
             if texts.len() < 2 {
                 return Err(wrong("training texts", "pairs of texts", "one text"));
