@@ -350,18 +350,35 @@ fn an_answer_length_is_written_only_where_it_is_another() {
 
 #[test]
 fn every_truncation_and_every_flipped_bit_is_refused() {
-    let bytes = patch("classification", "i3".parse().unwrap()).to_bytes().unwrap();
-    for len in 0..bytes.len() {
-        assert!(Patch::from_bytes(&bytes[..len]).is_err(), "{len} of {} bytes were accepted", bytes.len());
+    for kind in KINDS {
+        let bytes = patch(kind, "i3".parse().unwrap()).to_bytes().unwrap();
+        for len in 0..bytes.len() {
+            assert!(Patch::from_bytes(&bytes[..len]).is_err(), "{kind}: {len} of {} bytes were accepted", bytes.len());
+        }
+        for bit in 0..bytes.len() * 8 {
+            let mut flipped = bytes.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(Patch::from_bytes(&flipped).is_err(), "{kind}: flipped bit {bit} was accepted");
+        }
+        let mut longer = bytes.clone();
+        longer.push(0);
+        assert!(matches!(Patch::from_bytes(&longer), Err(Error::Checksum { .. })), "{kind}");
     }
-    for bit in 0..bytes.len() * 8 {
-        let mut flipped = bytes.clone();
-        flipped[bit / 8] ^= 1 << (bit % 8);
-        assert!(Patch::from_bytes(&flipped).is_err(), "flipped bit {bit} was accepted");
+}
+
+/// The fuzz target puts the right checksum behind its input, so its seeds have none.
+#[test]
+fn the_fuzz_target_starts_from_a_patch_of_each_kind() {
+    let seeds = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds");
+    for kind in KINDS {
+        let bytes = patch_with_terms(kind, "i4".parse().unwrap()).to_bytes().unwrap();
+        let seed = seeds.join(kind.replace(' ', "-"));
+        if std::env::var_os("WRITE_SEEDS").is_some() {
+            std::fs::write(&seed, &bytes[..bytes.len() - 8]).unwrap();
+        }
+        let found = std::fs::read(&seed).unwrap_or_default();
+        assert!(found == bytes[..bytes.len() - 8], "{}: run this test with WRITE_SEEDS=1", seed.display());
     }
-    let mut longer = bytes.clone();
-    longer.push(0);
-    assert!(matches!(Patch::from_bytes(&longer), Err(Error::Checksum { .. })));
 }
 
 #[test]
