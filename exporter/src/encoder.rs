@@ -86,26 +86,24 @@ impl Encoder<'_> {
     /// tables, LayerNorm, projection if E is not H.
     fn embeddings(&mut self) -> String {
         let (c, modules) = (self.config, &self.family.modules);
-        let g = &mut self.graph;
         let table = |g: &mut Builder, module: &str, rows: u32| {
             let name = format!("{module}.weight");
             let source = Source::Tensor(name.clone(), Part::WHOLE);
             g.weight(&name, &[rows.into(), c.embedding.into()], false, source)
         };
-        let words = table(g, modules.word_embeddings, c.vocabulary);
-        let mut sum = g.node("Gather", "embeddings.words", &[&words, INPUT_IDS], vec![]); // [B, S, E]
+        let words = table(&mut self.graph, modules.word_embeddings, c.vocabulary);
+        let mut sum = self.graph.node("Gather", "embeddings.words", &[&words, INPUT_IDS], vec![]); // [B, S, E]
 
         if c.rotary.is_none() && c.disentangled.is_none() {
-            let positions = table(g, modules.position_embeddings, c.max_length + c.position_offset);
-            let length = vec![Attribute::int("start", 1), Attribute::int("end", 2)];
-            let length = g.node("Shape", "embeddings.length", &[INPUT_IDS], length); // [1]
-            let first = g.integers("embeddings.first_position", &[1], &[c.position_offset.into()]);
-            let end = g.node("Add", "embeddings.end_position", &[&length, &first], vec![]);
-            let axis = g.integers("embeddings.axis", &[1], &[0]);
-            let positions = g.node("Slice", "embeddings.positions", &[&positions, &first, &end, &axis], vec![]); // [S, E]
-            sum = g.node("Add", "embeddings.words_positions", &[&sum, &positions], vec![]);
+            let positions = table(&mut self.graph, modules.position_embeddings, c.max_length + c.position_offset);
+            let positions = match c.position_offset.checked_sub(1) {
+                Some(padding) => self.counted_positions(&positions, padding),
+                None => self.all_positions(&positions),
+            };
+            sum = self.graph.node("Add", "embeddings.words_positions", &[&sum, &positions], vec![]);
         }
         if c.token_types > 0 {
+            let g = &mut self.graph;
             let types = table(g, modules.token_type_embeddings, c.token_types);
             let type_ids = if c.token_types > 1 {
                 g.input("token_type_ids", INT64, &[Any("batch"), Any("sequence")])

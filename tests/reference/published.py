@@ -136,12 +136,17 @@ def native(fields):
     return {**kept, "model_type": "gte", "rope_parameters": rope}
 
 
+# The token for padding in the midst of a text: RoBERTa's positions do not count it.
+PADDING = ["the film <pad> was <pad><pad> good"]
 MORE_TEXTS = {
+    "roberta": [PADDING],
+    "xlm-roberta": [PADDING],
+    "camembert": [PADDING],
     # Long enough for the buckets of MPNet that stand for several distances.
     "mpnet": [[
         "Why was the film not good? One, it was very bad, and two, the cafe was not happy. Who was happy? "
         "The film was a good film, the cafe was a bad cafe, three very happy films!"
-    ]],
+    ], PADDING],
     # What the character map of the tokenizer changes: a ligature, an ideographic space, a full-width mark, an ellipsis.
     "albert": [["The ﬁlm\u3000was good！…"]],
 }

@@ -172,6 +172,37 @@ impl Encoder<'_> {
         g.transpose(&format!("{vectors}.heads"), &split, &[1, 0, 2]) // [N, D, T]
     }
 
+    /// The rows that a table of positions has for the first S places, `[S, E]`.
+    pub(super) fn all_positions(&mut self, table: &str) -> String {
+        let g = &mut self.graph;
+        let length = vec![Attribute::int("start", 1), Attribute::int("end", 2)];
+        let length = g.node("Shape", "embeddings.length", &[INPUT_IDS], length); // [1]
+        let first = g.integers("embeddings.first_position", &[1], &[0]);
+        let end = g.node("Add", "embeddings.end_position", &[&length, &first], vec![]);
+        let axis = g.integers("embeddings.axis", &[1], &[0]);
+        g.node("Slice", "embeddings.positions", &[table, &first, &end, &axis], vec![])
+    }
+
+    /// The rows of a table of positions, `[B, S, E]`, where the number of the token for padding is its position too,
+    /// and only other tokens are counted: the first has the position after it.
+    pub(super) fn counted_positions(&mut self, table: &str, padding: u32) -> String {
+        let g = &mut self.graph;
+        let position = g.number("embeddings.padding_position", padding as f32);
+        let padding = g.integers("embeddings.padding", &[1], &[padding.into()]);
+        let axis = g.index("embeddings.axis", 1);
+        let is_padding = g.node("Equal", "embeddings.is_padding", &[INPUT_IDS, &padding], vec![]); // [B, S]
+        let is_other = g.node("Not", "embeddings.is_counted", &[&is_padding], vec![]);
+        // In floats, which have all these numbers: tract cannot sum integers up.
+        let to_float = vec![Attribute::int("to", FLOAT.into())];
+        let counted = g.node("Cast", "embeddings.counted", &[&is_other], to_float); // [B, S]
+        let counts = g.node("CumSum", "embeddings.counts", &[&counted, &axis], vec![]);
+        let counts = g.node("Mul", "embeddings.places", &[&counts, &counted], vec![]);
+        let rows = g.node("Add", "embeddings.position_numbers", &[&counts, &position], vec![]);
+        let to_integer = vec![Attribute::int("to", INT64.into())];
+        let rows = g.node("Cast", "embeddings.position_ids", &[&rows], to_integer); // [B, S]
+        g.node("Gather", "embeddings.positions", &[table, &rows], vec![])
+    }
+
     /// The distance of each token, as a key, from each, as a query: `[S, S]`, floats.
     fn distances(&mut self) -> String {
         let places: Vec<f32> = (0..self.config.max_length).map(|place| place as f32).collect();

@@ -24,10 +24,23 @@ pub(super) fn apply(node: &Node, operands: &[Value]) -> Result<Value> {
     };
     Ok(Value::Float(match node.op_type() {
         "Shape" => return shape(node, int(0)?),
-        "Add" if matches!(operands.first(), Some(Value::Int(_))) => {
+        // Truth values are integers, 0 or 1.
+        op @ ("Add" | "Equal") if matches!(operands.first(), Some(Value::Int(_))) => {
             let (a, b) = (int(0)?, int(1)?);
             check_broadcast(node, a.shape(), b.shape())?;
-            return Ok(Value::Int(a + b));
+            return Ok(Value::Int(match op {
+                "Add" => a + b,
+                _ => (a - b).mapv(|difference| i64::from(difference == 0)),
+            }));
+        }
+        "Not" => return Ok(Value::Int(int(0)?.mapv(|truth| 1 - truth))),
+        "CumSum" => {
+            let (mut array, axis) = (float(0)?.clone(), int(1)?);
+            let only = axis.first().filter(|_| axis.len() == 1);
+            let only = only.ok_or_else(|| bad_node(node, "one axis", axis.len()))?;
+            let axis = Axis(check_axis(node, *only, array.ndim())?);
+            array.accumulate_axis_inplace(axis, |before, sum| *sum += before);
+            array
         }
         op @ ("Add" | "Sub" | "Mul") => {
             let (a, b) = (float(0)?, float(1)?);

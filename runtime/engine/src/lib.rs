@@ -15,7 +15,7 @@
 //! use edge_engine::{
 //!     Activations, Aligned, Batch, LayerNorm, Linear, Machine, Model, Outputs, Slot, Table, Tensor, Threads, Values,
 //! Weights,
-//!     kernels, operators::{Dense, Embedding},
+//!     kernels, operators::{Dense, Embedding, PositionRows},
 //! };
 //!
 //! // Two words and one position, each a row of two; a gain; W, 2 by 1, in a panel of sixteen columns.
@@ -28,7 +28,7 @@
 //! let embedding = Embedding {
 //!     name: "words".into(),
 //!     words: tensor(2, 2, false, 0),
-//!     positions: Some((tensor(1, 2, false, 16), 0)),
+//!     positions: Some(PositionRows { table: tensor(1, 2, false, 16), first: 0, uncounted: None }),
 //!     types: None,
 //!     norm,
 //! };

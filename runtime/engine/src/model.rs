@@ -399,7 +399,7 @@ mod tests {
     use super::*;
     use crate::{
         Activation, LayerNorm, Linear, Tensor,
-        operators::{Embedding, Middle, Residual},
+        operators::{Embedding, Middle, PositionRows, Residual},
         weights,
     };
 
@@ -408,9 +408,9 @@ mod tests {
         let tensor = |rows, in_panels| Tensor { rows, columns: 16, in_panels, values: weights::Values::F32 { at: 0 } };
         let norm = || LayerNorm { gain: tensor(1, false), bias: None, epsilon: 1e-12 };
         let linear = || Linear { weight: tensor(16, true), bias: None, low_rank: None };
-        let (words, positions) = (tensor(1, false), tensor(1, false));
+        let (words, table) = (tensor(1, false), tensor(1, false));
         let name = "n".to_string();
-        let positions = Some((positions, 0));
+        let positions = Some(PositionRows { table, first: 0, uncounted: None });
         let first = Embedding { name: name.clone(), words, positions, types: None, norm: norm() };
         let mut operators: Vec<(Box<dyn Operator>, Vec<usize>)> = vec![(Box::new(first), vec![])];
         for at in 0..count {

@@ -203,9 +203,8 @@ fn check_operator(node: &Node) -> Result<()> {
         "Reshape" => &["allowzero"],
         "Shape" => &["start", "end"],
         "Transpose" => &["perm"],
-        "Abs" | "Add" | "Expand" | "MatMul" | "Mul" | "Relu" | "Sigmoid" | "Slice" | "Sub" | "Tanh" | "Unsqueeze" => {
-            &[]
-        }
+        "Abs" | "Add" | "CumSum" | "Equal" | "Expand" | "MatMul" | "Mul" | "Not" | "Relu" | "Sigmoid" | "Slice"
+        | "Sub" | "Tanh" | "Unsqueeze" => &[],
         // No pattern has it.
         _ => return Ok(()),
     };

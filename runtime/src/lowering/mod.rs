@@ -15,6 +15,7 @@
 
 mod attention;
 mod disentangled;
+mod embedding;
 mod frozen;
 mod graph;
 mod linear;

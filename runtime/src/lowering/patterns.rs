@@ -5,7 +5,7 @@ use std::{cell::Cell, collections::HashMap};
 use edge_bundle::{Manifest, PanelEntry, TensorEntry, onnx};
 use edge_engine::{
     Activation, LayerNorm, Model, Outputs, Slot, Tensor,
-    operators::{Dense, Embedding, FirstToken, Middle, Norm, Operator, Residual},
+    operators::{Dense, FirstToken, Middle, Norm, Operator, Residual},
 };
 
 use super::{
@@ -201,101 +201,6 @@ impl<'a> Search<'a> {
         };
         let gain = self.frozen(node, gain, Stored::Vector)?;
         Ok(LayerNorm { gain, bias, epsilon })
-    }
-
-    /// The rows of words, or of a sum of words and positions, types or both, that a node normalizes; none if it
-    /// normalizes something else.
-    fn embedding(&self, node: &'a Node, norm: &LayerNorm) -> Result<Option<Embedding>> {
-        let graph = &self.graph;
-        let (words, positions, types) = match graph.find(&node.input[0], "Gather")? {
-            Some(words) => (words, None, None),
-            None => {
-                let Some(sum) = graph.find(&node.input[0], "Add")?.filter(|sum| sum.input.len() == 2) else {
-                    return Ok(None);
-                };
-                let (rest, types) = match graph.find(&sum.input[1], "Gather")? {
-                    Some(types) => (&sum.input[0], Some(types)),
-                    None => (&node.input[0], None),
-                };
-                match (graph.find(rest, "Gather")?, graph.find(rest, "Add")?) {
-                    (Some(words), _) => (words, None, types),
-                    (None, Some(sum)) if sum.input.len() == 2 => {
-                        let (words, positions) =
-                            (graph.find(&sum.input[0], "Gather")?, graph.find(&sum.input[1], "Slice")?);
-                        let (Some(words), Some(positions)) = (words, positions) else { return Ok(None) };
-                        (words, Some(positions), types)
-                    }
-                    _ => return Ok(None),
-                }
-            }
-        };
-        let (words_table, ids) = self.gathered(words)?;
-        if ids != "input_ids" || !graph.is_input(ids) {
-            return Err(Uncovered::node(words, "rows of input_ids", ids));
-        }
-        Ok(Some(Embedding {
-            name: node.name().to_owned(),
-            words: words_table,
-            positions: positions.map(|positions| self.positions(positions)).transpose()?,
-            types: types.map(|types| self.types(types)).transpose()?,
-            norm: norm.clone(),
-        }))
-    }
-
-    /// The table that a node gathers rows of, and the name of their numbers.
-    fn gathered(&self, node: &'a Node) -> Result<(Tensor, &'a str)> {
-        check_int(node, "axis", &[0], 0)?;
-        let [table, numbers] = &node.input[..] else { return Err(unknown(node)) };
-        Ok((self.frozen(node, table, Stored::Table)?, numbers))
-    }
-
-    /// The table of token types: rows of token_type_ids, or the one row that all tokens have.
-    fn types(&self, node: &'a Node) -> Result<Tensor> {
-        let (table, numbers) = self.gathered(node)?;
-        let only = self.graph.is_constant(numbers);
-        if only {
-            check_list(node, "rows", &[0], &self.graph.integers(numbers)?)?;
-            // More dimensions than the words have would be the sum's too.
-            let dims = self.graph.constant(numbers)?.dims.len();
-            if dims > 2 {
-                return Err(Uncovered::node(node, "rows in at most two dimensions", dims));
-            }
-        } else if numbers != "token_type_ids" || !self.graph.is_input(numbers) {
-            return Err(Uncovered::node(node, "rows of token_type_ids", numbers));
-        }
-        // The operator reads the types of tokens where the table has several rows.
-        match only == (table.rows == 1) {
-            true => Ok(table),
-            false => Err(Uncovered::node(node, "a row for each token type", format!("{} of them", table.rows))),
-        }
-    }
-
-    /// Slice(table, first, first + S, 0), S being the length of input_ids: the table and `first`.
-    fn positions(&self, node: &'a Node) -> Result<(Tensor, usize)> {
-        let graph = &self.graph;
-        let (table, first, end, axis) = match &node.input[..] {
-            [table, first, end, axis] => (table, first, end, axis),
-            [table, first, end, axis, steps] => {
-                check_list(node, "steps", &[1], &graph.integers(steps)?)?;
-                (table, first, end, axis)
-            }
-            _ => return Err(unknown(node)),
-        };
-        check_list(node, "axes", &[0], &graph.integers(axis)?)?;
-        let end = graph.step(end, "Add", 2)?;
-        let length = graph.step(&end.input[0], "Shape", 1)?;
-        check_int(length, "start", &[1, -1], 0)?;
-        check_int(length, "end", &[2], i64::MAX)?;
-        if end.input[1] != *first || length.input[0] != "input_ids" {
-            return Err(Uncovered::node(end, "the length of input_ids after the first position", "another end"));
-        }
-        let first = graph.integers(first)?;
-        let [first] = first[..] else { return Err(Uncovered::node(node, "one first position", first.len())) };
-        let table = self.frozen(node, table, Stored::Table)?;
-        let inside = usize::try_from(first).ok().filter(|first| *first < table.rows);
-        let due = || format!("a first position from 0 below {}", table.rows);
-        let first = inside.ok_or_else(|| Uncovered::node(node, due(), first))?;
-        Ok((table, first))
     }
 
     /// A linear layer, and its activation.

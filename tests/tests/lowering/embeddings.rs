@@ -110,4 +110,50 @@ fn other_embeddings_are_refused() {
         ),
     ];
     assert_uncovered("roberta", Options::default(), only);
+    let of_others =
+        "node embeddings.positions: expected positions of the tokens of input_ids that are not the one added";
+    let counted: &[(Change, &[&str], Tract)] = &[
+        (
+            ("counts of the batch", |g| integers(g, "embeddings.axis", &[], &[0])),
+            &["node embeddings.counts: expected axis [1], found [0]"],
+            Runs,
+        ),
+        (
+            ("counts that leave out the last", |g| set_int(g, "embeddings.counts", "exclusive", 1)),
+            &["node embeddings.counts: expected a CumSum with known attributes, found exclusive"],
+            Runs,
+        ),
+        (("padding of another position", |g| number(g, "embeddings.padding_position", &[], 0.0)), &[of_others], Runs),
+        (
+            ("counts of all tokens", |g| {
+                number(g, "all", &[], 1.0);
+                read(g, "embeddings.places", 1, "all");
+            }),
+            &["all: expected a node that computes it, found none"],
+            Runs,
+        ),
+        (
+            ("two kinds of padding", |g| integers(g, "embeddings.padding", &[2], &[1, 1])),
+            &["embeddings.padding: expected one number, found 2"],
+            Unasked,
+        ),
+        (("the mask's padding", |g| read(g, "embeddings.is_padding", 0, "attention_mask")), &[of_others], Runs),
+        (
+            ("a padding below 0", |g| {
+                integers(g, "embeddings.padding", &[1], &[-1]);
+                number(g, "embeddings.padding_position", &[], -1.0);
+            }),
+            &["node embeddings.position_numbers: expected a token of a position from 0 below 65, found -1"],
+            Unasked,
+        ),
+        (
+            ("a padding of the last position", |g| {
+                integers(g, "embeddings.padding", &[1], &[65]);
+                number(g, "embeddings.padding_position", &[], 65.0);
+            }),
+            &["node embeddings.position_numbers: expected a token of a position from 0 below 65, found 65"],
+            Unasked,
+        ),
+    ];
+    assert_uncovered("roberta", Options::default(), counted);
 }

@@ -23,25 +23,47 @@ pub struct Embedding {
     pub name: String,
     /// A row for each word of the vocabulary, `[V, E]`.
     pub words: Tensor,
-    /// A row for each position, `[P, E]`, and the row for the first token's; none where attention has positions.
-    pub positions: Option<(Tensor, usize)>,
+    /// Rows of positions; none where attention has positions.
+    pub positions: Option<PositionRows>,
     /// A row for each token type, `[t, E]`. If there is one row, every token has it.
     pub types: Option<Tensor>,
     /// The LayerNorm of their sum.
     pub norm: LayerNorm,
 }
 
+/// Which rows of a table tokens read by their places.
+#[derive(Clone, Debug)]
+pub struct PositionRows {
+    /// A row for each position, `[P, E]`.
+    pub table: Tensor,
+    /// The row of the first token.
+    pub first: usize,
+    /// A token that has the row before the first wherever it stands, and that later ones do not count, as RoBERTa's
+    /// padding in the midst of a text.
+    pub uncounted: Option<u32>,
+}
+
 impl Embedding {
     fn tables(&self) -> impl Iterator<Item = &Tensor> {
-        [&self.words].into_iter().chain(self.positions.iter().map(|(table, _)| table)).chain(&self.types)
+        [&self.words].into_iter().chain(self.positions.iter().map(|positions| &positions.table)).chain(&self.types)
     }
 
     /// The tables that a token reads, each with the row that it reads.
     pub(crate) fn rows<'a>(&'a self, batch: &'a Batch) -> impl Iterator<Item = [Option<(&'a Tensor, usize)>; 3]> {
         let tokens = batch.ids().iter().zip(batch.types()).zip(batch.places());
-        tokens.map(|((id, kind), place)| {
+        // Tokens before this one, in its sequence, that are not counted.
+        let mut uncounted = 0;
+        tokens.map(move |((id, kind), place)| {
+            uncounted = if *place == 0 { 0 } else { uncounted };
             let types = self.types.as_ref().map(|table| (table, if table.rows > 1 { *kind as usize } else { 0 }));
-            let positions = self.positions.as_ref().map(|(table, first)| (table, first + *place as usize));
+            let positions = self.positions.as_ref().map(|positions| {
+                let row = match positions.uncounted == Some(*id) {
+                    true => positions.first - 1,
+                    false => positions.first + *place as usize - uncounted,
+                };
+                uncounted += usize::from(positions.uncounted == Some(*id));
+                (&positions.table, row)
+            });
             [Some((&self.words, *id as usize)), positions, types]
         })
     }
@@ -84,8 +106,13 @@ impl Operator for Embedding {
             same(&self.name, "an embedding table in panels with a width", 1, panel)?;
         }
         match &self.positions {
-            Some((table, first)) if *first >= table.rows => {
+            Some(PositionRows { table, first, .. }) if *first >= table.rows => {
                 Err(Error::Row { operator: self.name.clone(), row: *first, rows: table.rows })
+            }
+            Some(PositionRows { first: 0, uncounted: Some(_), .. }) => {
+                let (operator, what) =
+                    (self.name.clone(), "a first position, after that of tokens that are not counted,");
+                Err(Error::Shape { operator, what, expected: 1, found: 0 })
             }
             _ => Ok(()),
         }

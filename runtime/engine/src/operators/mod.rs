@@ -26,7 +26,7 @@ pub use self::{
     attention::Attention,
     dense::Dense,
     disentangled::Disentangled,
-    embedding::Embedding,
+    embedding::{Embedding, PositionRows},
     first_token::FirstToken,
     norm::Norm,
     positions::{Positions, Relative},

@@ -14,7 +14,8 @@ use edge_engine::{
     kernels::Kernel,
     layout::{ALIGNMENT, PANEL_GROUP, PANEL_WIDTH, SCALE_GROUP},
     operators::{
-        Attention, Dense, Disentangled, Embedding, FirstToken, Middle, Norm, Operator, Positions, Relative, Residual,
+        Attention, Dense, Disentangled, Embedding, FirstToken, Middle, Norm, Operator, PositionRows, Positions,
+        Relative, Residual,
     },
 };
 
@@ -173,10 +174,10 @@ impl Maker {
 
     fn operators_with(&mut self, attended: Positions) -> Vec<Node> {
         let name = String::from;
-        let [words, positions, types] =
+        let [words, table, types] =
             [(ROWS[0], 1), (ROWS[1], 2), (ROWS[2], 3)].map(|(rows, seed)| self.table(rows, seed));
         let norm = self.norm("embedding norm", EMBEDDING);
-        let positions = Some((positions, 0));
+        let positions = Some(PositionRows { table, first: 0, uncounted: None });
         let embedding = Embedding { name: name("words"), words, positions, types: Some(types), norm };
         let projection =
             Dense { name: name("project"), linear: self.linear("projection", EMBEDDING, HIDDEN), activation: None };

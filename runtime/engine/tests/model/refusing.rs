@@ -3,7 +3,7 @@
 use edge_engine::{
     Activations, Batch, Error, Gradients, LayerNorm, Linear, LowRank, Model, Outputs, Result, Slot, Table, TaskTerms,
     Tensor, Values, Weights, kernels,
-    operators::{Attention, Dense, Embedding, FirstToken, Middle, Positions, Residual},
+    operators::{Attention, Dense, Embedding, FirstToken, Middle, PositionRows, Positions, Residual},
 };
 
 use super::{HIDDEN, Node, Small, batch, machine};
@@ -24,11 +24,15 @@ fn norm(width: usize) -> LayerNorm {
     LayerNorm { gain: tensor(1, width, false), bias: None, epsilon: 1e-5 }
 }
 
+fn positions(rows: usize, width: usize, first: usize, uncounted: Option<u32>) -> Option<PositionRows> {
+    Some(PositionRows { table: tensor(rows, width, false), first, uncounted })
+}
+
 fn embedding(width: usize) -> Embedding {
     Embedding {
         name: "words".into(),
         words: tensor(2, width, false),
-        positions: Some((tensor(2, width, false), 0)),
+        positions: positions(2, width, 0, None),
         types: None,
         norm: norm(width),
     }
@@ -105,7 +109,7 @@ fn operators_that_do_not_fit_are_refused() {
             1,
         ),
         (
-            (Box::new(Embedding { positions: Some((tensor(2, 5, false), 0)), ..embedding(4) }), vec![]),
+            (Box::new(Embedding { positions: positions(2, 5, 0, None), ..embedding(4) }), vec![]),
             "an embedding table's width",
             4,
             5,
@@ -229,13 +233,15 @@ fn runs_on_what_is_not_the_models_are_refused() {
 #[test]
 fn rows_beyond_a_table_are_refused() {
     for row in [2, usize::MAX] {
-        let error = model(
-            vec![(Box::new(Embedding { positions: Some((tensor(2, 4, false), row)), ..embedding(4) }), vec![])],
-            None,
-        )
-        .unwrap_err();
+        let error =
+            model(vec![(Box::new(Embedding { positions: positions(2, 4, row, None), ..embedding(4) }), vec![])], None)
+                .unwrap_err();
         assert_eq!(error, Error::Row { operator: "words".into(), row, rows: 2 });
     }
+    let uncounted = Embedding { positions: positions(2, 4, 0, Some(1)), ..embedding(4) };
+    let error = model(vec![(Box::new(uncounted), vec![])], None).unwrap_err();
+    let what = "a first position, after that of tokens that are not counted,";
+    assert_eq!(error, Error::Shape { operator: "words".into(), what, expected: 1, found: 0 });
     let small = Small::new(false, |_| true);
     let machine = machine(kernels()[0], Activations::F32);
     let values = small.values(50);
