@@ -64,15 +64,16 @@ pub struct Report {
     pub peak_gflops: f64,
     /// One for each length.
     pub lengths: Vec<Length>,
-    /// Median time of a switch between two tasks in memory: binding the inputs of a run of 32 tokens.
+    /// Median time of a switch between two tasks in memory: binding the inputs of a run of 32 tokens, or of as many as the
+    /// encoder takes.
     pub switch_us: f64,
-    /// Eight sequences of 32 tokens, of one task and of eight.
+    /// Eight sequences of as many tokens, of one task and of eight.
     pub mixed: Mixed,
-    /// One sequence of 32 tokens, for one task and for eight that differ in the upper third of the layers; none with
+    /// One sequence of as many tokens, for one task and for eight that differ in the upper third of the layers; none with
     /// tract, which shares nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shared: Option<Mixed>,
-    /// Thirty-two sequences of 4 to 128 tokens, shortest first.
+    /// Sequences of [`batch_lengths`], cut to what the encoder takes, shortest first.
     pub batch: Batch,
     /// Values of one task in memory.
     pub task_bytes: usize,
@@ -118,6 +119,12 @@ pub struct Mixed {
 /// A batch of many lengths.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Batch {
+    /// How many sequences.
+    pub sequences: usize,
+    /// Tokens of the shortest.
+    pub shortest: usize,
+    /// Tokens of the longest.
+    pub longest: usize,
     /// Median time of the batch.
     pub median_ms: f64,
     /// Sequences a second.
@@ -259,6 +266,9 @@ pub fn bench(bundle: Bundle, options: &BenchOptions) -> Result<Report> {
         mixed,
         shared,
         batch: Batch {
+            sequences: many.len(),
+            shortest: many.first().map_or(0, |sequence| sequence.ids.len()),
+            longest: many.last().map_or(0, |sequence| sequence.ids.len()),
             median_ms: batch_ms,
             sequences_per_second: many.len() as f64 / batch_ms * 1e3,
             tokens_per_second: all as f64 / batch_ms * 1e3,

@@ -138,8 +138,8 @@ enum Command {
 struct BenchArguments {
     /// The encoder's bundle
     bundle: PathBuf,
-    /// Measure sequences of these lengths, in tokens
-    #[arg(short, long, value_name = "N,...", value_delimiter = ',', default_value = "8,16,32,128,256",
+    /// Measure sequences of these lengths, in tokens [default: 8,16,32,128,256, of which the encoder takes]
+    #[arg(short, long, value_name = "N,...", value_delimiter = ',',
         value_parser = clap::value_parser!(u32).range(1..))]
     lengths: Vec<u32>,
     /// Run N sequences together
@@ -241,16 +241,33 @@ fn main() -> ExitCode {
     }
 }
 
+/// The lengths that are measured where none are given.
+const LENGTHS: [u32; 5] = [8, 16, 32, 128, 256];
+
+/// The lengths that are measured. Those that were given stay: [`bench`] refuses what the encoder does not take.
+fn lengths(given: &[u32], limit: u32) -> Vec<u32> {
+    if !given.is_empty() {
+        return given.to_vec();
+    }
+    let (kept, left): (Vec<u32>, Vec<u32>) = LENGTHS.iter().partition(|length| **length <= limit);
+    if !left.is_empty() {
+        let left: Vec<String> = left.iter().map(u32::to_string).collect();
+        eprintln!("edge-run: lengths left out: {}; the encoder takes at most {limit} tokens", left.join(", "));
+    }
+    if kept.is_empty() { vec![limit] } else { kept }
+}
+
 fn measure(arguments: &BenchArguments) -> Result<()> {
+    let bundle = Bundle::open(&arguments.bundle)?;
     let options = BenchOptions {
         engine: arguments.engine.options(),
-        lengths: arguments.lengths.clone(),
+        lengths: lengths(&arguments.lengths, bundle.manifest().config.max_length),
         batch: arguments.batch,
         gradients: arguments.gradients,
         patch: arguments.patch.as_deref().map(Patch::open).transpose()?,
         time: Duration::from_secs_f64(arguments.seconds),
     };
-    let report = bench(Bundle::open(&arguments.bundle)?, &options)?;
+    let report = bench(bundle, &options)?;
     report_tract(report.uncovered.as_deref());
     let mut out = io::stdout().lock();
     let written = match arguments.json {

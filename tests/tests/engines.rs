@@ -190,6 +190,12 @@ fn a_benchmark_reports_every_figure() {
     let mut longer = command("edge-run", place.home.path());
     let longer = longer.current_dir(place.home.path()).args(["bench", "bundle", "-l", "4000"]).output().unwrap();
     assert_refused(&longer, &["--lengths", "1 to 48 tokens", "4000"]);
+    // Without lengths, those that the encoder takes: one line says which it does not.
+    let mut usual = command("edge-run", place.home.path());
+    let usual = usual.current_dir(place.home.path()).args(["bench", "bundle", "--seconds", "0.001"]).output().unwrap();
+    let said = String::from_utf8(usual.stderr.clone()).unwrap();
+    assert_eq!(said, "edge-run: lengths left out: 128, 256; the encoder takes at most 48 tokens\n");
+    assert!(assert_succeeded(&usual).contains("for 32 texts of 4 to 48 tokens: "));
     let said = bench(&["--threads", "2"]);
     for part in ["encoder ", "GFLOP/s", "switch ", "mixed ", "batch ", "threads: 2"] {
         assert!(said.contains(part), "{part} in {said}");

@@ -99,8 +99,13 @@ pub fn write_report(out: &mut impl Write, report: &Report) -> io::Result<()> {
     let (mixed, batch) = (report.mixed, report.batch);
     writeln!(
         out,
-        "batch     {:.1} ms for 32 texts of 4 to 128 tokens: {:.0} texts, {:.0} tokens a second",
-        batch.median_ms, batch.sequences_per_second, batch.tokens_per_second
+        "batch     {:.1} ms for {} texts of {} to {} tokens: {:.0} texts, {:.0} tokens a second",
+        batch.median_ms,
+        batch.sequences,
+        batch.shortest,
+        batch.longest,
+        batch.sequences_per_second,
+        batch.tokens_per_second
     )?;
     writeln!(
         out,
