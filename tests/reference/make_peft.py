@@ -18,10 +18,11 @@ import warnings
 import peft
 import torch
 import transformers
-from make_encoders import ENCODERS, TEXTS, tokenizer_files, value
+from make_encoders import ENCODERS, RENAMED, TEXTS, load, tokenizer_files, value
 from peft import BeftConfig, LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 OUT = os.path.join(os.path.dirname(__file__), "..", "fixtures", "peft.json")
 LABELS = 3
@@ -29,6 +30,10 @@ LABELS = 3
 
 def lora(**fields):
     return LoraConfig(task_type="SEQ_CLS", **fields)
+
+
+def own(**fields):
+    return LoraConfig(modules_to_save=["classifier"], **fields)
 
 
 # Each field of an adapter's configuration that changes what it computes, in every family.
@@ -59,7 +64,26 @@ ADAPTERS = {
     "mpnet-r2": ("mpnet", lambda: lora(r=2, lora_alpha=2, target_modules=["q", "o", "intermediate.dense"])),
     # One layer's term is that of every repetition.
     "albert-r2": ("albert", lambda: lora(r=2, lora_alpha=4, target_modules=["query", "ffn", "embedding_hidden_mapping_in"])),
+    # Modules that transformers splits and renames, in a model of one's own.
+    "nomic-r2": ("nomic", lambda: own(r=2, lora_alpha=4, target_modules=["q_proj", "o_proj", "gate_proj", "down_proj"], bias="all")),
+    "gte-r2": ("gte", lambda: own(r=2, lora_alpha=2, target_modules=["q_proj", "v_proj", "gate_proj", "up_proj"], rank_pattern={"v_proj": 3}, bias="all")),
+    # Modules of which each is several of ours.
+    "modernbert-r3": ("modernbert", lambda: own(r=3, lora_alpha=6, target_modules=["Wqkv", "Wi", "Wo"])),
 }
+
+
+class FirstToken(torch.nn.Module):
+    """A classifier of the first token's hidden state: a model of one's own, for families whose own has a LayerNorm before the last
+    layer, or a pooler that the encoder has not."""
+
+    def __init__(self, encoder):
+        super().__init__()
+        setattr(self, encoder.base_model_prefix, encoder)
+        self.prefix, self.classifier = encoder.base_model_prefix, torch.nn.Linear(encoder.config.hidden_size, LABELS)
+
+    def forward(self, **inputs):
+        hidden = getattr(self, self.prefix)(**inputs).last_hidden_state
+        return SequenceClassifierOutput(logits=self.classifier(hidden[:, 0]))
 
 
 def base(encoder):
@@ -72,6 +96,9 @@ def base(encoder):
                 out.write(text)
         config.save_pretrained(directory)
         tokenizer = AutoTokenizer.from_pretrained(directory)
+        if fields["model_type"] in (*RENAMED, "modernbert"):
+            # Values go by the names of the checkpoint.
+            return FirstToken(load(directory, config)[0].float()).eval(), tokenizer
     model = AutoModelForSequenceClassification.from_config(config, attn_implementation="eager").eval().to(torch.float32)
     with torch.no_grad():
         for name, parameter in model.base_model.named_parameters():

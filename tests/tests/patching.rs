@@ -161,10 +161,19 @@ fn fine_tuned(dir: &Path, family: &str, head: &[(&str, Vec<usize>)], change: imp
         "mpnet" => "MPNetForSequenceClassification",
         "albert" => "AlbertForSequenceClassification",
         "deberta-v3" => "DebertaV2ForSequenceClassification",
+        "modernbert" => "ModernBertModel",
+        "nomic" => "NomicBertModel",
+        "gte" => "GteModel",
+        "gte-new" => "NewModel",
         _ => "DistilBertForSequenceClassification",
     }]);
     fs::write(dir.join("config.json"), config.to_string()).unwrap();
-    let prefix = format!("{}.", family.strip_suffix("-v3").unwrap_or(family));
+    let prefix = match family {
+        "modernbert" => "model.".to_owned(),
+        "nomic" => "nomic_bert.".to_owned(),
+        "gte-new" => "new.".to_owned(),
+        _ => format!("{}.", family.strip_suffix("-v3").unwrap_or(family)),
+    };
     let mut tensors: Tensors = fixture
         .tensors
         .iter()
@@ -279,15 +288,50 @@ fn a_bias_of_a_repeated_layer_is_one_of_every_repetition() {
     }
 }
 
-/// Its config.json may rotate queries and keys by other angles.
+/// Its config.json says by which angles queries and keys are rotated: no tensor shows it.
 #[test]
-fn a_whole_checkpoint_with_rotary_positions_is_refused() {
-    let place = Place::new("modernbert");
-    fine_tuned(&place.path("tuned"), "modernbert", &linear_head(), |_| ());
-    assert_refused(
-        &place.import("tuned"),
-        &["source: expected biases or an adapter", "modernbert", "found a checkpoint"],
-    );
+fn a_checkpoint_with_rotary_positions_is_compared_by_its_angles_too() {
+    type Set = fn(&mut Value);
+    let cases: [(&str, Set, &str); 6] = [
+        ("nomic", |c| c["type_vocab_size"] = 2.into(), ""),
+        (
+            "nomic",
+            |c| {
+                c["rotary_emb_base"] = 500.into();
+                c["rope_parameters"]["rope_theta"] = 500.into();
+            },
+            "base of rotary positions: expected 1000, found 500",
+        ),
+        ("gte", |c| c["rope_parameters"]["rope_type"] = "linear".into(), "rope_type: expected default, found linear"),
+        ("gte-new", |c| c["rope_scaling"]["factor"] = 4.into(), "factor of NTK scaling: expected 8, found 4"),
+        (
+            "modernbert",
+            |c| c["local_rope_theta"] = 500.into(),
+            "base of rotary positions in layers with a window: expected 10000, found 500",
+        ),
+        ("modernbert", |c| c["local_attention"] = 8.into(), "window: expected 2 tokens to each side"),
+    ];
+    for (family, set, refused) in cases {
+        let place = Place::new(family);
+        fine_tuned(&place.path("tuned"), family, &linear_head(), |_| ());
+        let said = assert_succeeded(&place.import("tuned"));
+        assert!(said.contains(" 0 as in the encoder"), "{said}");
+        let (base, manifest) = (place.bundle.base().unwrap(), place.bundle.manifest());
+        let values = Patch::open(&place.path("t.bias")).unwrap().apply(&manifest.shape(), base.slots()).unwrap();
+        for (slot, (base, values)) in manifest.slots.iter().zip(base.slots().iter().zip(values.slots)) {
+            // The checkpoint has no bias where the family has none.
+            let moved = if slot.zero { 0.0 } else { 0.125 };
+            assert!(values.iter().zip(base).all(|(value, base)| *value == base + moved), "{family}, {}", slot.name);
+        }
+        let path = place.path("tuned/config.json");
+        let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        set(&mut config);
+        fs::write(&path, config.to_string()).unwrap();
+        match refused {
+            "" => drop(assert_succeeded(&place.import("tuned"))),
+            refused => assert_refused(&place.import("tuned"), &[refused]),
+        }
+    }
 }
 
 #[test]

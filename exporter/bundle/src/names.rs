@@ -1,8 +1,9 @@
 //! Where a checkpoint has what a bundle has under a name of its own: one of several modules whose tensors lie side by
 //! side in one, and a repetition of a layer that a checkpoint has once.
 //!
-//! In: a family, and the name of a module. Out: the module of the checkpoint, and which part of its tensors' rows. Most
-//! modules have their own name there, and all rows. Nothing is refused.
+//! In: a family, and the name of a module. Out: the module of the checkpoint, and which part of its tensors' rows; and the
+//! module of transformers' models, which may have other names than their checkpoints. Most modules have their own name
+//! there, and all rows. Nothing is refused.
 
 use crate::Family;
 
@@ -46,6 +47,48 @@ impl Family {
             | Family::DebertaV2
             | Family::Onnx => &[],
         }
+    }
+
+    /// What transformers calls a module in its model, and its adapters, if not as checkpoints do.
+    pub fn in_transformers(self, module: &str) -> Option<String> {
+        let (layers, names): (&str, &[[&str; 2]]) = match self {
+            Family::NomicBert => (
+                "encoder.layers.",
+                &[
+                    ["attn.Wqkv.query", "self_attn.q_proj"],
+                    ["attn.Wqkv.key", "self_attn.k_proj"],
+                    ["attn.Wqkv.value", "self_attn.v_proj"],
+                    ["attn.out_proj", "self_attn.o_proj"],
+                    ["norm1", "post_attention_layernorm"],
+                    // What transformers calls the gate is what the activation is of.
+                    ["mlp.fc12", "mlp.gate_proj"],
+                    ["mlp.fc11", "mlp.up_proj"],
+                    ["mlp.fc2", "mlp.down_proj"],
+                    ["norm2", "post_mlp_layernorm"],
+                ],
+            ),
+            Family::Gte => (
+                "encoder.layer.",
+                &[
+                    ["attention.qkv_proj.query", "self_attn.q_proj"],
+                    ["attention.qkv_proj.key", "self_attn.k_proj"],
+                    ["attention.qkv_proj.value", "self_attn.v_proj"],
+                    ["attention.o_proj", "self_attn.o_proj"],
+                    ["attn_ln", "post_attention_layernorm"],
+                    ["mlp.up_gate_proj.middle", "mlp.gate_proj"],
+                    ["mlp.up_gate_proj.gate", "mlp.up_proj"],
+                    ["mlp.down_proj", "mlp.down_proj"],
+                    ["mlp_ln", "post_mlp_layernorm"],
+                ],
+            ),
+            _ => return None,
+        };
+        if module == "emb_ln" {
+            return Some("embeddings.LayerNorm".to_owned());
+        }
+        let (layer, rest) = module.strip_prefix(layers)?.split_once('.')?;
+        let [_, name] = names.iter().find(|[own, _]| *own == rest)?;
+        Some(format!("layers.{layer}.{name}"))
     }
 
     /// The module of a checkpoint whose tensors hold those of a module of the bundle, and the part of their rows.
@@ -92,6 +135,16 @@ mod tests {
             (Family::Albert, "embeddings.LayerNorm", "embeddings.LayerNorm", 0, 1),
         ] {
             assert_eq!(family.in_checkpoint(module), (due.to_owned(), Part { at, of }));
+        }
+        for (family, module, due) in [
+            (Family::NomicBert, "encoder.layers.1.attn.Wqkv.key", Some("layers.1.self_attn.k_proj")),
+            (Family::NomicBert, "emb_ln", Some("embeddings.LayerNorm")),
+            (Family::NomicBert, "pooler.dense", None),
+            (Family::Gte, "encoder.layer.11.mlp.up_gate_proj.middle", Some("layers.11.mlp.gate_proj")),
+            (Family::ModernBert, "layers.1.attn.Wo", None),
+            (Family::Bert, "encoder.layer.1.output.dense", None),
+        ] {
+            assert_eq!(family.in_transformers(module).as_deref(), due, "{module}");
         }
         assert_eq!(Part { at: 1, of: 3 }.take(&[1, 2, 3, 4, 5, 6]), [3, 4]);
     }

@@ -9,6 +9,7 @@
 mod error;
 mod files;
 mod other;
+mod rotation;
 
 use std::{
     collections::BTreeMap,
@@ -26,6 +27,7 @@ pub use error::{Error, Result, shell_quoted};
 pub use files::read_file;
 use files::{config, read_header, weight_files};
 pub use other::{Other, found};
+pub use rotation::{Rotation, rotation};
 
 /// Prefixes that task models put before the base model's names.
 const PREFIXES: [&str; 11] = [

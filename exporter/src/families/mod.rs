@@ -19,7 +19,7 @@ mod roberta;
 
 use bias_patch::{Activation, Module};
 use edge_bundle::{Config, Disentangled, Family, Part, Relative, Rotary, Window};
-use hf_checkpoint::Checkpoint;
+use hf_checkpoint::{Checkpoint, Rotation, rotation};
 use serde_json::Value;
 
 use crate::{Error, Result};
@@ -66,12 +66,9 @@ enum Positions {
     /// Queries and keys meet vectors of distances, which are made of a table of the checkpoint. `config.json` says how
     /// distances are counted.
     Disentangled { read: fn(&Checkpoint) -> Result<Disentangled>, table: &'static str },
-    /// Queries and keys are rotated; there is no table. `config.json` says by what.
-    Rotary(fn(&Checkpoint) -> Result<Rotation>),
+    /// Queries and keys are rotated; there is no table. [`hf_checkpoint::rotation`] says by what.
+    Rotary,
 }
-
-/// By what queries and keys are rotated, and which layers see near tokens alone, where some do.
-type Rotation = (Rotary, Option<Window>);
 
 /// Names of fields in `config.json`, where families differ.
 struct Fields {
@@ -230,7 +227,7 @@ pub(crate) fn config(checkpoint: &Checkpoint) -> Result<Config> {
         fields.max_length.iter().copied().find(|field| given(field).is_some()).unwrap_or(fields.max_length[0]);
     let rows = number(longest)?;
     let position_offset = match table.positions {
-        Positions::FromZero | Positions::Rotary(_) | Positions::Disentangled { .. } => 0,
+        Positions::FromZero | Positions::Rotary | Positions::Disentangled { .. } => 0,
         Positions::AfterPadding | Positions::AfterPaddingAndRelative { .. } => {
             number_or("pad_token_id", 1)?.saturating_add(1)
         }
@@ -246,9 +243,10 @@ pub(crate) fn config(checkpoint: &Checkpoint) -> Result<Config> {
         _ => None,
     };
     let (rotary, window) = match table.positions {
-        Positions::Rotary(read) => {
-            let (rotary, window) = read(checkpoint)?;
-            (Some(rotary), window)
+        Positions::Rotary => {
+            let Rotation { theta, local_theta, ntk_factor, window } = rotation(checkpoint)?;
+            let window = window.map(|[reach, global_every]| Window { reach, global_every });
+            (Some(Rotary { theta, local_theta, ntk_factor }), window)
         }
         _ => (None, None),
     };
@@ -316,30 +314,6 @@ fn activation(checkpoint: &Checkpoint, field: &str, default: Activation) -> Resu
             Err(unsupported(checkpoint, field, expected, other))
         }
     }
-}
-
-/// A number at a place in `config.json`; none where there is nothing.
-fn number_at(checkpoint: &Checkpoint, pointer: &str) -> Result<Option<f64>> {
-    match checkpoint.config().pointer(pointer).filter(|value| !value.is_null()) {
-        None => Ok(None),
-        Some(found) => match found.as_f64() {
-            Some(number) => Ok(Some(number)),
-            None => Err(unsupported(checkpoint, &pointer[1..].replace('/', " "), "a number", found)),
-        },
-    }
-}
-
-/// Refuses rotary positions other than the plain ones, in `rope_parameters` (transformers 5) and `rope_scaling` (4).
-fn plain_rotary(checkpoint: &Checkpoint) -> Result<()> {
-    for place in ["rope_parameters", "rope_scaling"] {
-        for name in ["rope_type", "type"] {
-            let kind = checkpoint.config().pointer(&format!("/{place}/{name}")).and_then(Value::as_str);
-            if let Some(kind) = kind.filter(|kind| *kind != "default") {
-                return Err(unsupported(checkpoint, &format!("{place} {name}"), "default", kind));
-            }
-        }
-    }
-    Ok(())
 }
 
 fn unsupported(checkpoint: &Checkpoint, field: &str, expected: &str, found: impl ToString) -> Error {

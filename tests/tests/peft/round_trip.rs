@@ -2,8 +2,9 @@
 
 use std::fs;
 
+use bias_patch::{LowRank, Patch};
 use serde_json::{Value, json};
-use system_tests::{Fixture, assert_refused, assert_succeeded, write_patches};
+use system_tests::{Fixture, assert_refused, assert_succeeded, patch_with_terms, task, write_patches};
 
 use crate::{Place, adapters};
 
@@ -46,7 +47,7 @@ fn an_extracted_adapter_is_the_imported_one_with_its_scale_in_b() {
         let (config, found) = place.extracted();
         let due = adapter.values();
         assert_eq!(config["bias"], if adapter.config["bias"] == "none" { "none" } else { "all" }, "{name}");
-        assert_eq!(config["task_type"], "SEQ_CLS");
+        assert_eq!(config["task_type"], adapter.config["task_type"]);
 
         // Biases of B are in the layer's bias, so that one differs. A key's has no effect: no patch has it.
         let folded = adapter.config["lora_bias"] == true;
@@ -86,6 +87,55 @@ fn an_extracted_adapter_is_the_imported_one_with_its_scale_in_b() {
         assert_refused(&place.extract("t.bias", "biases", "b.safetensors"), &[slot, "--format peft"]);
     }
     assert_eq!(scaled, SCALES.len());
+}
+
+/// Modules that transformers has as one get one term, of the sum of their ranks where each has an A of its own.
+#[test]
+fn terms_of_modules_that_are_one_are_written_as_one() {
+    let place = Place::new("modernbert");
+    let mut made = patch_with_terms(&place.bundle, task("t", "classification", 1), "terms");
+    made.save(&place.path("all.bias")).unwrap();
+    let refused = place.extract("all.bias", "peft", "extracted");
+    assert_refused(&refused, &["slot beln of task t", "no bias there", "--slots lora:all"]);
+
+    let terms = made.slots().iter().filter(|slot| slot.id.kind.is_low_rank()).cloned().collect();
+    let (spec, head) = (made.task().clone(), made.head().clone());
+    made = Patch::new(made.encoder(), spec, terms, head, made.metadata().clone()).unwrap();
+    made.save(&place.path("first.bias")).unwrap();
+    assert_succeeded(&place.extract("first.bias", "peft", "extracted"));
+    let (config, found) = place.extracted();
+    assert_eq!((&config["task_type"], &config["bias"]), (&Value::Null, &json!("none")));
+    // Query, key and value have ranks 1, 2 and 3, middle and gate 2 and 3.
+    for (module, shapes) in [
+        ("attn.Wqkv", [[6, 32], [96, 6]]),
+        ("attn.Wo", [[1, 32], [32, 1]]),
+        ("mlp.Wi", [[5, 32], [96, 5]]),
+        ("mlp.Wo", [[1, 48], [32, 1]]),
+    ] {
+        for (part, shape) in ["lora_A", "lora_B"].iter().zip(shapes) {
+            let name = format!("base_model.model.model.layers.0.{module}.{part}.weight");
+            assert_eq!(found[&name].0, shape, "{name}");
+        }
+    }
+    place.write_task(&json!({"kind": "classification", "labels": ["no", "maybe", "yes"], "pooling": "mean"}));
+    assert_succeeded(&place.import("extracted"));
+    let manifest = place.bundle.manifest();
+    let base = place.bundle.base().unwrap();
+    let products = |name: &str| {
+        let values = Patch::open(&place.path(name)).unwrap().apply(&manifest.shape(), base.slots()).unwrap();
+        let product = |term: &LowRank| {
+            let (rows, columns) = (term.b.len() / term.rank, term.a.len() / term.rank);
+            let at = |row: usize, column: usize| {
+                (0..term.rank)
+                    .map(|k| f64::from(term.b[k * rows + row]) * f64::from(term.a[k * columns + column]))
+                    .sum()
+            };
+            let values: Vec<f64> = (0..rows * columns).map(|n| at(n / columns, n % columns)).collect();
+            (term.slot, values)
+        };
+        values.low_rank.iter().map(product).collect::<Vec<_>>()
+    };
+    assert_eq!(products("t.bias"), products("first.bias"));
 }
 
 #[test]

@@ -59,9 +59,8 @@ pub fn import(bundle: &Bundle, from: &Path, task: Task, metadata: &[(String, Str
     let manifest = bundle.manifest();
     let tensors = source.tensors();
     let family = manifest.config.family;
-    if (family.has_rotary_positions() || family.is_graph()) && matches!(source, Source::Whole(_)) {
-        // Its config.json may rotate queries and keys by other angles, which no tensor shows; a graph may compute
-        // anything.
+    if family.is_graph() && matches!(source, Source::Whole(_)) {
+        // A graph may compute anything.
         let expected = format!("biases or an adapter, for a whole checkpoint of {} is not compared", family.name());
         return Err(content(from, "source", expected, "a checkpoint"));
     }
@@ -178,7 +177,11 @@ impl Source {
             Source::Biases(file) => Ok(Some(file.read(&slot.name, &[base.len()])?)),
             Source::Whole(tensors) => {
                 let (module, part) = family.in_checkpoint(slot.module_name());
-                let values = tensors.read(&format!("{module}.bias"), &[base.len() * part.of])?;
+                let name = format!("{module}.bias");
+                if slot.zero && !tensors.contains(&name) {
+                    return Ok(None);
+                }
+                let values = tensors.read(&name, &[base.len() * part.of])?;
                 Ok(Some(part.take(&values).to_vec()))
             }
             Source::Adapter(adapter) => adapter.bias(slot, base, family),

@@ -6,8 +6,8 @@
 use std::fmt::Write as _;
 
 use bias_patch::{Activation, Module, Pooling, Task};
-use edge_bundle::{Bundle, Config, DistanceTable, Element, Frozen, Slot, TensorEntry};
-use hf_checkpoint::Checkpoint;
+use edge_bundle::{Bundle, Config, DistanceTable, Element, Frozen, Rotary, Slot, TensorEntry};
+use hf_checkpoint::{Checkpoint, Rotation, rotation};
 
 use super::content;
 use crate::{Error, Result};
@@ -15,6 +15,7 @@ use crate::{Error, Result};
 /// Checks that a checkpoint is the encoder with other biases, and a head for the task.
 pub(super) fn check(source: &Checkpoint, bundle: &Bundle, task: &Task) -> Result<()> {
     check_config(source, &bundle.manifest().config)?;
+    check_rotation(source, &bundle.manifest().config)?;
     check_labels(source, task)?;
     check_pooling(source, task)?;
     check_weights(source, bundle)
@@ -55,6 +56,31 @@ fn check_config(source: &Checkpoint, config: &Config) -> Result<()> {
     match found.filter(|found| !due.contains(found)) {
         Some(found) => Err(content(&path, "hidden_act", due.join(" or "), found)),
         None => Ok(()),
+    }
+}
+
+/// No tensor shows by what queries and keys are rotated.
+fn check_rotation(source: &Checkpoint, config: &Config) -> Result<()> {
+    let Some(Rotary { theta, local_theta, ntk_factor }) = config.rotary else { return Ok(()) };
+    let window = config.window.map(|window| [window.reach, window.global_every]);
+    let (due, found) = (Rotation { theta, local_theta, ntk_factor, window }, rotation(source)?);
+    let path = source.path().join("config.json");
+    for (what, due, found) in [
+        ("base of rotary positions", due.theta, found.theta),
+        ("base of rotary positions in layers with a window", due.local_theta, found.local_theta),
+        ("factor of NTK scaling", due.ntk_factor, found.ntk_factor),
+    ] {
+        if due != found {
+            return Err(content(&path, what, due.to_string(), found));
+        }
+    }
+    let text = |window: Option<[u32; 2]>| match window {
+        Some([reach, every]) => format!("{reach} tokens to each side, but in every layer of {every}"),
+        None => "none".to_owned(),
+    };
+    match due.window == found.window {
+        true => Ok(()),
+        false => Err(content(&path, "window", text(due.window), text(found.window))),
     }
 }
 
@@ -108,7 +134,10 @@ fn check_weights(source: &Checkpoint, bundle: &Bundle) -> Result<()> {
     // Scales are computed from the values, so they need no comparison.
     let scales: Vec<String> = tensors.iter().map(|t| TensorEntry::scales_of(&t.name)).collect();
     let distances = Distances::of(bundle)?;
-    let is_own = |name: &str| distances.as_ref().is_some_and(|distances| distances.pretrained() == name);
+    // Tables of angles follow from config.json, which has been compared.
+    let is_own = |name: &str| {
+        name.starts_with("rotary.") || distances.as_ref().is_some_and(|distances| distances.pretrained() == name)
+    };
     for tensor in tensors.iter().filter(|t| !scales.contains(&t.name) && !is_own(&t.name)) {
         of += 1;
         let made = match (&distances, DistanceTable::module_of(&tensor.name)) {

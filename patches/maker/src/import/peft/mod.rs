@@ -11,7 +11,7 @@ mod write;
 use std::{collections::BTreeSet, path::Path};
 
 use bias_patch::Task;
-use edge_bundle::{Family, Manifest, Slot};
+use edge_bundle::{Family, Manifest, Part, Slot};
 use hf_checkpoint::Checkpoint;
 
 use self::config::{AdapterConfig, CONFIG};
@@ -89,9 +89,10 @@ impl Adapter {
         self.config.check_task(task, manifest.config.family, head)?;
         let of_head = head.tensors();
         let family = manifest.config.family;
-        let named = |slot: &Slot| family.in_checkpoint(slot.module_name()).0;
-        let biases: BTreeSet<String> = manifest.slots.iter().map(|slot| format!("{}.bias", named(slot))).collect();
-        let linear = manifest.slots.iter().filter(|slot| manifest.config.takes_low_rank(slot.module)).map(named);
+        let named = |slot: &Slot| names(slot, family).map(|(name, _)| name);
+        let biases = manifest.slots.iter().flat_map(named).map(|name| format!("{name}.bias"));
+        let biases: BTreeSet<String> = biases.collect();
+        let linear = manifest.slots.iter().filter(|slot| manifest.config.takes_low_rank(slot.module)).flat_map(named);
         let linear: BTreeSet<String> = linear.collect();
         let path = self.tensors.path();
         for name in self.tensors.names() {
@@ -133,9 +134,20 @@ impl Adapter {
         Ok(())
     }
 
+    /// The module whose tensors hold those of a bias's module, and the part of their rows: under the name of the model's
+    /// own code, unless it is only there under the one of transformers.
+    fn place(&self, slot: &Slot, family: Family) -> (String, Part) {
+        let has = |module: &str| {
+            [A, B, BIAS_OF_B, BEFT, ".bias"].iter().any(|part| self.tensors.contains(&format!("{module}{part}")))
+        };
+        let all: Vec<(String, Part)> = names(slot, family).collect();
+        let found = all.iter().find(|(module, _)| has(module)).or(all.first());
+        found.cloned().unwrap_or_else(|| (slot.module_name().to_owned(), Part::WHOLE))
+    }
+
     /// The low-rank term of a bias's layer, which has K inputs.
     pub fn term(&self, slot: &Slot, inputs: usize, family: Family) -> Result<Option<Term>> {
-        let ((module, part), outputs) = (family.in_checkpoint(slot.module_name()), slot.len as usize);
+        let ((module, part), outputs) = (self.place(slot, family), slot.len as usize);
         let name = |part: &str| format!("{module}{part}");
         if !self.tensors.contains(&name(A)) {
             return Ok(None);
@@ -152,7 +164,7 @@ impl Adapter {
 
     /// The values of a bias whose value in the encoder is `base`.
     pub fn bias(&self, slot: &Slot, base: &[f32], family: Family) -> Result<Option<Vec<f32>>> {
-        let ((module, part), len) = (family.in_checkpoint(slot.module_name()), base.len());
+        let ((module, part), len) = (self.place(slot, family), base.len());
         let name = |part: &str| format!("{module}{part}");
         let read = |name: &str, dims: &[usize]| -> Result<Vec<f32>> {
             Ok(part.take(&self.tensors.read(name, dims)?).to_vec())
@@ -191,6 +203,12 @@ impl Adapter {
         self.config.check_rank(module, rank)?;
         Ok(rank)
     }
+}
+
+/// The modules of a model that may hold the tensors of a bias's module.
+fn names(slot: &Slot, family: Family) -> impl Iterator<Item = (String, Part)> + use<> {
+    let of_transformers = family.in_transformers(slot.module_name()).map(|name| (name, Part::WHOLE));
+    [family.in_checkpoint(slot.module_name())].into_iter().chain(of_transformers)
 }
 
 /// The tensors under the names that they would have without PEFT: a wrapped layer's own bias is that of the layer, and
