@@ -2,9 +2,9 @@
 or declare tokens beside the vocabulary.
 
 Run:  pip install -r requirements-make.txt && python make_tokenizers.py
-Vocabularies are those of fixtures/encoders/bert.json and roberta.json, so make_encoders.py comes first. A case has the files
+Vocabularies are those of fixtures/encoders/bert.json, roberta.json and mpnet.json, so make_encoders.py comes first. A case has the files
 beside them, and parts of tokenizer.json that differ from the one here; without such parts it has no tokenizer.json.
-The ids are the same with transformers 4.57.6 and 5.24.0.
+The ids are the same with transformers 4.57.6 and 5.24.0; those of MPNet were made with 5.23.0 alone.
 """
 
 import json
@@ -15,7 +15,7 @@ import transformers
 from transformers import AutoTokenizer
 
 FIXTURES = os.path.join(os.path.dirname(__file__), "..", "fixtures")
-BERT, ROBERTA = {"tokenizer_class": "BertTokenizer"}, {"tokenizer_class": "RobertaTokenizer"}
+BERT, ROBERTA, MPNET = ({"tokenizer_class": name + "Tokenizer"} for name in ("Bert", "Roberta", "MPNet"))
 
 
 def normalizer(**changes):
@@ -61,6 +61,17 @@ CASES = [
     ("first and last tokens of a map", "bert", "film", BERT, None, {"special_tokens_map.json": {"cls_token": "one", "sep_token": token("two")}}),
     ("a named token", "bert", "filmwhy film", {**BERT, "bos_token": "why"}, None, {}),
     ("added tokens", "bert", "[NEW] [new] film", BERT, None, {"added_tokens.json": {"[NEW]": 53}}),
+    ("a cased setting of MPNet's class", "mpnet", "Film film", {**MPNET, "do_lower_case": False}, {}, {}),
+    ("a cased setting of MPNet's other class", "mpnet", "Film film", {"tokenizer_class": "MPNetTokenizerFast", "do_lower_case": False}, {}, {}),
+    ("a cased setting of MPNet without a class", "mpnet", "Film film", {"do_lower_case": False}, {}, {}),
+    ("no setting, and a cased tokenizer.json of MPNet", "mpnet", "Film film", MPNET, normalizer(lowercase=False), {}),
+    ("no settings at all, and a cased tokenizer.json of MPNet", "mpnet", "Film film", None, normalizer(lowercase=False), {}),
+    ("MPNet keeps accents", "mpnet", "Café", {**MPNET, "strip_accents": False}, {}, {}),
+    ("MPNet keeps accents in tokenizer.json only", "mpnet", "Café", MPNET, normalizer(strip_accents=False), {}),
+    ("Chinese characters are no words of MPNet", "mpnet", "film 我我", {**MPNET, "tokenize_chinese_chars": False}, {}, {}),
+    ("MPNet's mask takes the space before it", "mpnet", "the <mask> film", {**MPNET, "mask_token": "<mask>"}, {}, {}),
+    ("more special tokens of MPNet", "mpnet", DECLARED, {**MPNET, "additional_special_tokens": ["[NEW]", "@user"]}, {}, {}),
+    ("a listed token of MPNet", "mpnet", DECLARED, {**MPNET, "added_tokens_decoder": {"58": token("[NEW]")}}, {}, {}),
     ("added tokens, beside tokenizer.json", "bert", "[NEW] [new] film", BERT, {}, {"added_tokens.json": {"[NEW]": 53}}),
 ]
 
@@ -76,7 +87,7 @@ def write(path, content):
 
 
 def main():
-    encoders = {name: encoder(name) for name in ["bert", "roberta"]}
+    encoders = {name: encoder(name) for name in ["bert", "roberta", "mpnet"]}
     tokenizers = {}
     for name, made in encoders.items():
         with tempfile.TemporaryDirectory() as place:

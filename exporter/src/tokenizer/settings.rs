@@ -16,7 +16,7 @@ use super::{
 use crate::Result;
 
 /// Classes that set up lower-casing, accents and Chinese characters themselves, whatever `tokenizer.json` says.
-const LIKE_BERT: [&str; 3] = ["BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer"];
+const LIKE_BERT: [&str; 4] = ["BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "MPNetTokenizer"];
 /// Classes that set up the space before a text themselves.
 const LIKE_ROBERTA: [&str; 1] = ["RobertaTokenizer"];
 /// What transformers calls special tokens, in the order in which they get ids.
@@ -139,6 +139,7 @@ impl Settings {
                 "bert" => "BertTokenizer",
                 "distilbert" => "DistilBertTokenizer",
                 "electra" => "ElectraTokenizer",
+                "mpnet" => "MPNetTokenizer",
                 "roberta" => "RobertaTokenizer",
                 _ => "",
             },
