@@ -1,9 +1,10 @@
-//! Every family from training to an answer, by the commands.
+//! Every family from training to an answer, by the commands. `targets/test BOARD --system` runs those of a board.
 
 use std::fs;
 
 use bias_patch::Patch;
 use edge_bundle::Slot;
+use edge_run::{Encoder, EngineOptions, Request, Text};
 use serde_json::Value;
 use system_tests::{FAMILIES, assert_succeeded, command, mood::Mood, with_input};
 
@@ -40,8 +41,20 @@ fn a_patch_is_trained_and_answers_on_every_family() {
         let (texts, gold): (Vec<&str>, Vec<&str>) =
             dev.lines().skip(1).filter_map(|line| line.split_once('\t')).unzip();
         let answers = assert_succeeded(&with_input(&mut run, (texts.join("\n") + "\n").as_bytes()));
-        let rows = answers.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-        let right = rows.zip(gold).filter(|(row, gold)| row["label"] == ["bad", "good"][usize::from(*gold == "1")]);
+        let rows: Vec<Value> = answers.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        // This process is of this machine, whatever machine the commands are of.
+        let encoder = Encoder::load(mood.bundle.clone(), EngineOptions::default()).unwrap();
+        let task = encoder.attach(&patch).unwrap();
+        let texts_here: Vec<Text> = texts.iter().copied().map(Text::one).collect();
+        let requests: Vec<_> = texts_here.iter().map(|text| Request { task: &task, text }).collect();
+        let here = encoder.predict(&requests).into_iter().map(|prediction| match prediction.unwrap().logits[..] {
+            [bad, good] => Value::from(["bad", "good"][usize::from(good > bad)]),
+            ref other => panic!("{other:?}"),
+        });
+        let labels = rows.iter().map(|row| row["label"].clone());
+        assert_eq!(labels.collect::<Vec<_>>(), here.collect::<Vec<_>>(), "{family}");
+        let right =
+            rows.iter().zip(gold).filter(|(row, gold)| row["label"] == ["bad", "good"][usize::from(*gold == "1")]);
         assert_eq!(right.count(), (accuracy * texts.len() as f64).round() as usize, "{family}");
     }
 }
