@@ -34,7 +34,7 @@ def main(shape, directory):
     small = fixture["config"]
     config = {**small, **sizes}
     # What a dimension of the small encoder is of, and how many times that: 96 is three times the hidden width.
-    fields = ["vocab_size", "max_position_embeddings", "hidden_size", "embedding_size", "intermediate_size"]
+    fields = ["vocab_size", "hidden_size", "embedding_size", "intermediate_size"]
     grown = {times * small[f]: times * config[f] for times in (3, 2, 1) for f in reversed(fields) if f in small}
     random = np.random.default_rng(1)
 
@@ -49,6 +49,9 @@ def main(shape, directory):
     for tensor, dims in fixture["tensors"].items():
         if "relative_attention_bias" in tensor:
             dims = [32, config["num_attention_heads"]]
+        elif "position_embeddings" in tensor:
+            # A small encoder's inner width may be as many.
+            dims = [config["max_position_embeddings"], grown.get(dims[1], dims[1])]
         elif "rel_embeddings" in tensor:
             dims = [2 * config["position_buckets"], config["hidden_size"]]
         else:

