@@ -113,7 +113,7 @@ impl Bundle {
         let bytes = fs::read(&path).map_err(Error::io(&path, "read"))?;
         let (expected, found) = (self.manifest.file("base.bias")?.sha256, Digest::of(&bytes));
         if expected != found {
-            return Err(Error::Checksum { expected, found }.in_file(&path));
+            return Err(Error::Checksum { expected: expected.to_string(), found: found.to_string() }.in_file(&path));
         }
         let read = |slot: &Slot| {
             let start = usize::try_from(slot.offset).ok()?;

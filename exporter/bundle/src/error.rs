@@ -82,10 +82,10 @@ pub enum Error {
     /// The bytes are not those that were written.
     #[error("checksum mismatch: expected {expected}, found {found}; the file is damaged, copy it again")]
     Checksum {
-        /// Digest in the manifest.
-        expected: Digest,
-        /// Digest of the file.
-        found: Digest,
+        /// The checksum that was written: a digest, or a CRC-32 in hexadecimal digits.
+        expected: String,
+        /// That of the bytes there are.
+        found: String,
     },
     /// A field holds a value that is not allowed.
     #[error("{field}: expected {expected}, found {found}")]

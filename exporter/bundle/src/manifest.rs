@@ -94,7 +94,7 @@ impl FileEntry {
     pub(crate) fn digest_of(&self, path: &Path, progress: impl FnMut(u64)) -> Result<()> {
         let found = Digest::of_file(path, progress)?;
         if found != self.sha256 {
-            return Err(Error::Checksum { expected: self.sha256, found }.in_file(path));
+            return Err(Error::Checksum { expected: self.sha256.to_string(), found: found.to_string() }.in_file(path));
         }
         Ok(())
     }

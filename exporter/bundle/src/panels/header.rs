@@ -106,13 +106,8 @@ impl Checksum {
     /// When they have another checksum, or cannot be read.
     pub fn check(self, file: &mut File, path: &Path, begin: u64) -> Result<()> {
         file.seek(SeekFrom::Start(begin)).map_err(Error::io(path, "read"))?;
-        match self {
-            Checksum::Sha256(expected) => {
-                let found = Digest::of_reader(file, path, |_| ())?;
-                if found != expected {
-                    return Err(Error::Checksum { expected, found }.in_file(path));
-                }
-            }
+        let (expected, found) = match self {
+            Checksum::Sha256(expected) => (expected.to_string(), Digest::of_reader(file, path, |_| ())?.to_string()),
             Checksum::Crc32(expected) => {
                 let mut hasher = crc32fast::Hasher::new();
                 let mut buffer = vec![0; 1 << 18];
@@ -122,14 +117,13 @@ impl Checksum {
                         read => hasher.update(&buffer[..read]),
                     }
                 }
-                let found = hasher.finalize();
-                if found != expected {
-                    let [expected, found] = [expected, found].map(|sum| format!("{sum:08x}"));
-                    return Err(Error::field("checksum of the data", expected, found).in_file(path));
-                }
+                (format!("{expected:08x}"), format!("{:08x}", hasher.finalize()))
             }
+        };
+        match expected == found {
+            true => Ok(()),
+            false => Err(Error::Checksum { expected, found }.in_file(path)),
         }
-        Ok(())
     }
 
     /// How a note of a file that was found intact names what is in it.
