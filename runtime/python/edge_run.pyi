@@ -1,7 +1,7 @@
 """One frozen encoder, any number of tasks: each a patch of a few kilobytes."""
 
 import os
-from typing import Any, Literal, Sequence, Union
+from typing import Any, Iterable, Literal, Sequence, Union
 
 import numpy
 
@@ -47,8 +47,8 @@ class Encoder:
         """A task of a patch. `prompt` names one of an embedding task's; `entities` groups the tags of a tagging task."""
     def predict(
         self,
-        texts: Sequence[Text],
-        tasks: Sequence["Task"],
+        texts: Iterable[Text],
+        tasks: Iterable["Task"],
         *,
         top_k: int = 1,
         max_length: Union[int, None] = None,
@@ -56,18 +56,26 @@ class Encoder:
     ) -> list[list[dict[str, Any]]]:
         """For each text, the answers of all tasks, in their order; they run together.
 
-        An answer has the fields that `edge-run -o jsonl` writes, `logits` always among them. With errors="return", a text
-        that cannot be answered has the one field `error`.
+        An answer has the fields that `edge-run -o jsonl` writes, `logits` and `truncated` always among them. With
+        errors="return", a text that a task cannot answer has the one field `error` in the place of that answer.
         """
     def embed(
-        self, texts: Sequence[Text], task: "Task", *, max_length: Union[int, None] = None
+        self,
+        texts: Iterable[Text],
+        task: "Task",
+        *,
+        max_length: Union[int, None] = None,
+        errors: Literal["raise", "return"] = "raise",
     ) -> "numpy.ndarray[Any, numpy.dtype[numpy.float32]]":
-        """The vectors of an embedding task, a row for each text."""
+        """The vectors of an embedding task, a row for each text.
+
+        With errors="return", a text that cannot be answered has a row of NaN.
+        """
 
 class Task:
     """A task attached to an encoder. Called with a text, it gives the answer."""
 
-    def __call__(self, text: Text) -> dict[str, Any]: ...
+    def __call__(self, text: Text, *, top_k: int = 1, max_length: Union[int, None] = None) -> dict[str, Any]: ...
     @property
     def name(self) -> str: ...
     @property

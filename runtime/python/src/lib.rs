@@ -20,7 +20,10 @@ mod module {
     use clap::ValueEnum;
     use edge_run::{Bundle, EngineOptions, Options, Patch, Prediction, Request, Store, Text};
     use numpy::{PyArray2, ndarray::Array2};
-    use pyo3::{prelude::*, types::PyDict};
+    use pyo3::{
+        prelude::*,
+        types::{PyDict, PyString, PyTuple},
+    };
     use pythonize::pythonize;
 
     #[pymodule_export]
@@ -41,21 +44,40 @@ mod module {
     }
 
     /// A text, two texts in a tuple, or a list of words.
-    #[derive(FromPyObject)]
-    enum Input {
-        One(String),
-        Pair((String, String)),
-        Words(Vec<String>),
+    fn text_of(value: &Bound<'_, PyAny>) -> PyResult<Text> {
+        if let Ok(text) = value.extract::<String>() {
+            return Ok(Text::one(text));
+        }
+        let found = |kind| refused(format!("expected a text, a tuple of two, or a list of words, found {kind}"));
+        if let Ok(tuple) = value.cast::<PyTuple>() {
+            let pair = tuple.extract::<(String, String)>();
+            return pair.map(|(first, second)| Text::pair(first, second)).map_err(|_| found(kind(value)));
+        }
+        let words: Vec<String> = value.extract().map_err(|_| found(kind(value)))?;
+        Text::of_words(&words).map_err(refused)
     }
 
-    impl Input {
-        fn text(self) -> PyResult<Text> {
-            match self {
-                Input::One(text) => Ok(Text::one(text)),
-                Input::Pair((first, second)) => Ok(Text::pair(first, second)),
-                Input::Words(words) => Text::of_words(&words).map_err(refused),
-            }
+    /// What a value is, for errors.
+    fn kind(value: &Bound<'_, PyAny>) -> String {
+        value.get_type().name().map_or_else(|_| "another".to_owned(), |name| format!("a {name}"))
+    }
+
+    /// The elements of a list, or of anything that gives one after the other. `what` is the argument's name.
+    fn elements<'py>(what: &str, value: &Bound<'py, PyAny>) -> PyResult<Vec<Bound<'py, PyAny>>> {
+        let wrong = || refused(format!("{what}: expected a list of {what}, found {}", kind(value)));
+        if value.is_instance_of::<PyString>() || value.is_instance_of::<PyDict>() {
+            return Err(wrong());
         }
+        value.try_iter().map_err(|_| wrong())?.collect()
+    }
+
+    fn tasks_of(value: &Bound<'_, PyAny>) -> PyResult<Vec<Arc<edge_run::Task>>> {
+        let task = |element: &Bound<'_, PyAny>| {
+            let task = element.cast::<Task>();
+            task.map(|task| task.get().task.clone())
+                .map_err(|_| refused(format!("tasks: expected what attach gives, found {}", kind(element))))
+        };
+        elements("tasks", value)?.iter().map(task).collect()
     }
 
     fn refused(error: impl ToString) -> PyErr {
@@ -101,7 +123,8 @@ mod module {
                 let patch = Patch::open(&patch)?;
                 edge_run::Encoder::load(Store::of_user()?.open(patch.encoder())?, options)
             };
-            Ok(Encoder(Arc::new(py.detach(open).map_err(refused)?)))
+            let named = |error| refused(format!("{error}; or edge_run.Encoder(DIR) opens a bundle elsewhere"));
+            Ok(Encoder(Arc::new(py.detach(open).map_err(named)?)))
         }
 
         /// The checkpoint's name.
@@ -138,27 +161,23 @@ mod module {
         fn predict<'py>(
             &self,
             py: Python<'py>,
-            texts: Vec<Input>,
-            tasks: Vec<PyRef<'py, Task>>,
+            texts: &Bound<'py, PyAny>,
+            tasks: &Bound<'py, PyAny>,
             top_k: usize,
             max_length: Option<u32>,
             errors: &str,
         ) -> PyResult<Vec<Vec<Bound<'py, PyAny>>>> {
-            let raises = match errors {
-                "raise" => true,
-                "return" => false,
-                other => return Err(refused(format!("errors: expected \"raise\" or \"return\", found {other:?}"))),
-            };
-            let options = Options { top: top_k.max(1), max_length, most_windows: None };
-            let tasks: Vec<Arc<edge_run::Task>> = tasks.iter().map(|task| task.task.clone()).collect();
-            let mut rows = Vec::with_capacity(texts.len());
-            each(py, &self.0, texts, &tasks, options, |predictions| {
-                let answers = predictions.into_iter().map(|prediction| match prediction {
+            let raises = raises(errors)?;
+            let options = options_of(top_k, max_length)?;
+            let tasks = tasks_of(tasks)?;
+            let mut rows = Vec::new();
+            each(py, &self.0, texts, &tasks, options, |at, predictions| {
+                let answers = predictions.into_iter().zip(&tasks).map(|(prediction, task)| match prediction {
                     Ok(prediction) => answer(py, &prediction),
-                    Err(error) if raises => Err(error),
+                    Err(error) if raises => Err(refused(format!("text {at}, {}: {error}", task.spec().name()))),
                     Err(error) => {
                         let answer = PyDict::new(py);
-                        answer.set_item("error", error.value(py).to_string())?;
+                        answer.set_item("error", error)?;
                         Ok(answer.into_any())
                     }
                 });
@@ -168,41 +187,53 @@ mod module {
             Ok(rows)
         }
 
-        /// The vectors of an embedding task, a row for each text.
-        #[pyo3(signature = (texts, task, *, max_length = None))]
+        /// The vectors of an embedding task, a row for each text. With errors="return", a text that cannot be answered has a
+        /// row of NaN.
+        #[pyo3(signature = (texts, task, *, max_length = None, errors = "raise"))]
         fn embed<'py>(
             &self,
             py: Python<'py>,
-            texts: Vec<Input>,
+            texts: &Bound<'py, PyAny>,
             task: PyRef<'py, Task>,
             max_length: Option<u32>,
+            errors: &str,
         ) -> PyResult<Bound<'py, PyArray2<f32>>> {
-            let tasks = [task.task.clone()];
-            let options = Options { top: 1, max_length, most_windows: None };
-            let (count, mut width, mut values) = (texts.len(), 0, Vec::new());
-            each(py, &self.0, texts, &tasks, options, |predictions| {
+            let (tasks, raises) = ([task.task.clone()], raises(errors)?);
+            let Some(width) = self.0.dimensions(&task.task) else {
+                let found = task.task.spec().in_words();
+                return Err(refused(format!("task: expected an embedding task, found {found}")));
+            };
+            let mut values = Vec::new();
+            each(py, &self.0, texts, &tasks, options_of(1, max_length)?, |at, predictions| {
                 for prediction in predictions {
-                    let prediction = prediction?;
-                    let edge_run::Answer::Vector(vector) = prediction.answer else {
-                        let found = tasks[0].spec().kind().name();
-                        return Err(refused(format!("embed: expected an embedding task, found a {found} task")));
-                    };
-                    width = vector.len();
-                    values.extend(vector);
+                    match prediction.map(|prediction| prediction.answer) {
+                        Ok(edge_run::Answer::Vector(vector)) => values.extend(vector),
+                        Ok(_) => return Err(refused(format!("text {at}: expected a vector, found another answer"))),
+                        Err(error) if raises => return Err(refused(format!("text {at}: {error}"))),
+                        Err(_) => values.extend(std::iter::repeat_n(f32::NAN, width)),
+                    }
                 }
                 Ok(())
             })?;
-            let rows = Array2::from_shape_vec((count, width), values).map_err(refused)?;
+            let rows = Array2::from_shape_vec((values.len() / width.max(1), width), values).map_err(refused)?;
             Ok(PyArray2::from_owned_array(py, rows))
         }
     }
 
     #[pymethods]
     impl Task {
-        fn __call__<'py>(&self, py: Python<'py>, text: Input) -> PyResult<Bound<'py, PyAny>> {
-            let text = text.text()?;
+        /// The answer to one text.
+        #[pyo3(signature = (text, *, top_k = 1, max_length = None))]
+        fn __call__<'py>(
+            &self,
+            py: Python<'py>,
+            text: &Bound<'py, PyAny>,
+            top_k: usize,
+            max_length: Option<u32>,
+        ) -> PyResult<Bound<'py, PyAny>> {
+            let (text, options) = (text_of(text)?, options_of(top_k, max_length)?);
             let request = Request { task: &self.task, text: &text };
-            let prediction = py.detach(|| self.encoder.predict(&[request]).remove(0)).map_err(refused)?;
+            let prediction = py.detach(|| self.encoder.predict_with(&[request], options).remove(0)).map_err(refused)?;
             answer(py, &prediction)
         }
 
@@ -225,24 +256,48 @@ mod module {
         }
     }
 
-    /// Answers texts, some hundred at a time, and gives `row` the predictions of all tasks for each text.
+    /// Whether the argument `errors` asks for exceptions.
+    fn raises(errors: &str) -> PyResult<bool> {
+        match errors {
+            "raise" => Ok(true),
+            "return" => Ok(false),
+            other => Err(refused(format!("errors: expected \"raise\" or \"return\", found {other:?}"))),
+        }
+    }
+
+    fn options_of(top_k: usize, max_length: Option<u32>) -> PyResult<Options> {
+        if top_k == 0 {
+            return Err(refused("top_k: expected a number above 0, found 0"));
+        }
+        match max_length {
+            Some(length @ 0..3) => Err(refused(format!("max_length: expected a number above 2, found {length}"))),
+            max_length => Ok(Options { top: top_k, max_length, most_windows: None }),
+        }
+    }
+
+    /// Answers texts, some hundred at a time. Gives `row` the number of each text, and what all tasks say of it, or why
+    /// they cannot.
     fn each(
         py: Python<'_>,
         encoder: &edge_run::Encoder,
-        texts: Vec<Input>,
+        texts: &Bound<'_, PyAny>,
         tasks: &[Arc<edge_run::Task>],
         options: Options,
-        mut row: impl FnMut(Vec<PyResult<Prediction>>) -> PyResult<()>,
+        mut row: impl FnMut(usize, Vec<Result<Prediction, String>>) -> PyResult<()>,
     ) -> PyResult<()> {
-        let mut texts = texts.into_iter().peekable();
-        while texts.peek().is_some() {
+        for (part, values) in elements("texts", texts)?.chunks(TEXTS).enumerate() {
             py.check_signals()?;
-            let part: Vec<Text> = texts.by_ref().take(TEXTS).map(Input::text).collect::<PyResult<_>>()?;
+            let first = part * TEXTS;
+            let numbered = |(at, value)| {
+                text_of(value).map_err(|error| refused(format!("text {}: {}", first + at, error.value(py))))
+            };
+            let part: Vec<Text> = values.iter().enumerate().map(numbered).collect::<PyResult<_>>()?;
             let requests: Vec<Request<'_>> =
                 part.iter().flat_map(|text| tasks.iter().map(move |task| Request { task, text })).collect();
             let mut predictions = py.detach(|| encoder.predict_with(&requests, options)).into_iter();
-            for _ in &part {
-                row(predictions.by_ref().take(tasks.len()).map(|p| p.map_err(refused)).collect())?;
+            for at in 0..part.len() {
+                let answers = predictions.by_ref().take(tasks.len()).map(|p| p.map_err(|error| error.to_string()));
+                row(first + at, answers.collect())?;
             }
         }
         Ok(())

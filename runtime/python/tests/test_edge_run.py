@@ -75,11 +75,14 @@ class EdgeRun(unittest.TestCase):
         raw = subprocess.run([EDGE_RUN, "-p", LIBRARY / "embed.bias", "-o", "f32"], input="\n".join(TEXTS).encode() + b"\n",
                              capture_output=True, check=True).stdout
         self.assertEqual(vectors.tobytes(), raw)
+        self.assertEqual(self.encoder.embed([], task).shape, (0, 384))
+        self.assertEqual(self.encoder.embed((text for text in TEXTS), task).tobytes(), raw)
 
     def test_one_text_is_a_call(self):
         task = self.encoder.attach(LIBRARY / "sst2.bias")
         self.assertEqual(task(TEXTS[0]), self.encoder.predict([TEXTS[0]], [task])[0][0])
         self.assertEqual((task.name, task.kind), ("sst2", "classification"))
+        self.assertEqual(len(task(TEXTS[0], top_k=2)["top"]), 2)
         self.assertEqual(len(self.encoder.digest), 64)
 
     def test_threads_answer_at_once(self):
@@ -96,7 +99,7 @@ class EdgeRun(unittest.TestCase):
         self.assertEqual(found, [due] * len(found))
 
     def test_refusals_say_what_is_wrong(self):
-        task = self.encoder.attach(LIBRARY / "sst2.bias")
+        task, embed = self.encoder.attach(LIBRARY / "sst2.bias"), self.encoder.attach(LIBRARY / "embed.bias")
         for said, call in [
             ("nowhere.bias", lambda: self.encoder.attach("nowhere.bias")),
             ("nowhere", lambda: edge_run.Encoder("nowhere")),
@@ -105,7 +108,17 @@ class EdgeRun(unittest.TestCase):
             ("expected simple or first", lambda: self.encoder.attach(LIBRARY / "pos.bias", entities="last")),
             ("empty", lambda: task(" ")),
             ("expected one text, found a pair", lambda: task(("a", "b"))),
-            ("expected an embedding task", lambda: self.encoder.embed(["a"], task)),
+            ("expected a text, a tuple of two, or a list of words, found a int", lambda: task(3)),
+            ("expected a text, a tuple of two, or a list of words, found a tuple", lambda: task(("a", "b", "c"))),
+            ("text 2: expected a text", lambda: self.encoder.predict(["a", "b", None], [task])),
+            ("text 1, sst2: empty text", lambda: self.encoder.predict(["a", ""], [task])),
+            ("texts: expected a list of texts, found a str", lambda: self.encoder.predict("a", [task])),
+            ("tasks: expected a list of tasks, found a Task", lambda: self.encoder.predict(["a"], task)),
+            ("tasks: expected what attach gives, found a str", lambda: self.encoder.predict(["a"], ["sst2"])),
+            ("top_k: expected a number above 0", lambda: task("a", top_k=0)),
+            ("max_length: expected a number above 2", lambda: task("a", max_length=2)),
+            ("expected an embedding task, found a classification task", lambda: self.encoder.embed(["a"], task)),
+            ("text 1: empty text", lambda: self.encoder.embed(["a", ""], embed)),
             ('expected "raise" or "return"', lambda: self.encoder.predict(["a"], [task], errors="warn")),
         ]:
             with self.assertRaisesRegex(edge_run.Error, said):
@@ -113,8 +126,8 @@ class EdgeRun(unittest.TestCase):
         kept = self.encoder.predict(["a joy", ""], [task], errors="return")
         self.assertIn("label", kept[0][0])
         self.assertEqual(list(kept[1][0]), ["error"])
-        with self.assertRaises(TypeError):
-            task(3)
+        vectors = self.encoder.embed(["a", "", "b"], embed, errors="return")
+        self.assertEqual(numpy.isnan(vectors).any(axis=1).tolist(), [False, True, False])
 
 
 if __name__ == "__main__":

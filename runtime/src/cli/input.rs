@@ -207,9 +207,17 @@ impl<R: BufRead> Records<R> {
                 let cells: Vec<&str> = line.split('\t').collect();
                 (columns.text(&cells), Some(more(Row::Cells(&cells))))
             }
-            _ => match line.split_once('\t') {
-                Some((first, second)) => (Ok(Text::pair(first, second)), None),
-                None => (Ok(Text::one(line)), None),
+            _ => match line.split('\t').collect::<Vec<_>>()[..] {
+                [text] => (Ok(Text::one(text)), None),
+                [first, second] => (Ok(Text::pair(first, second)), None),
+                // A table whose format nothing says, as one that is piped.
+                ref cells => {
+                    let found = cells.len();
+                    let reason = format!(
+                        "expected one text, or two with a tab between, found {found} columns; -i tsv reads a table"
+                    );
+                    (Err(TextError::Record(reason)), None)
+                }
             },
         }
     }
@@ -250,7 +258,7 @@ mod tests {
 
     #[test]
     fn lines_keep_their_numbers_whatever_they_hold() {
-        let found = read(InputFormat::Lines, b"\xef\xbb\xbfone\r\n\na\tb\n\xff\nlast");
+        let found = read(InputFormat::Lines, b"\xef\xbb\xbfone\r\n\na\tb\n\xff\nlast\na\tb\t1\n");
         let expected = [
             (1, Ok(Text::one("one"))),
             (2, Ok(Text::one(""))),
@@ -258,7 +266,9 @@ mod tests {
             (4, Err(TextError::Utf8(0))),
             (5, Ok(Text::one("last"))),
         ];
-        assert_eq!(found, expected);
+        assert_eq!(found[..5], expected);
+        let table = found[5].1.as_ref().unwrap_err().to_string();
+        assert!(table.contains("found 3 columns; -i tsv"), "{table}");
     }
 
     #[test]
