@@ -12,7 +12,11 @@ class Error(ValueError):
     """A file that cannot be used, a text that cannot be answered, or an argument of the wrong value."""
 
 class Encoder:
-    """A loaded encoder. Its weights are mapped: processes on one machine share them."""
+    """A loaded encoder. Its weights are mapped: processes on one machine share them.
+
+    `bundle` is a directory. `activations` says what int8 weights are multiplied with. `threads` is a number above 0; tract runs
+    on one.
+    """
 
     def __init__(
         self,
@@ -56,6 +60,8 @@ class Encoder:
     ) -> list[list[dict[str, Any]]]:
         """For each text, the answers of all tasks, in their order; they run together.
 
+        `top_k`, above 0, is how many labels or spans are given. `max_length` cuts texts to so many tokens, at least 3.
+
         An answer has the fields that `edge-run -o jsonl` writes, `logits` and `truncated` always among them. With
         errors="return", a text that a task cannot answer has the one field `error` in the place of that answer.
         """
@@ -67,7 +73,7 @@ class Encoder:
         max_length: Union[int, None] = None,
         errors: Literal["raise", "return"] = "raise",
     ) -> "numpy.ndarray[Any, numpy.dtype[numpy.float32]]":
-        """The vectors of an embedding task, a row for each text.
+        """The vectors of an embedding task, `[texts, dimensions]`.
 
         With errors="return", a text that cannot be answered has a row of NaN.
         """
@@ -77,8 +83,11 @@ class Task:
 
     def __call__(self, text: Text, *, top_k: int = 1, max_length: Union[int, None] = None) -> dict[str, Any]: ...
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The task's name."""
     @property
-    def kind(self) -> str: ...
+    def kind(self) -> str:
+        """The kind of task, such as "classification"."""
     @property
-    def labels(self) -> list[str]: ...
+    def labels(self) -> list[str]:
+        """Its labels; none of a task without."""

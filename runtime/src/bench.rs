@@ -64,12 +64,12 @@ pub struct Report {
     pub peak_gflops: f64,
     /// One for each length.
     pub lengths: Vec<Length>,
-    /// Median time of a switch between two tasks in memory: binding the inputs of a run of 32 tokens, or of as many as the
-    /// encoder takes.
+    /// Median time of a switch between two tasks in memory: binding the inputs of a run of 32 tokens.
+    /// Where 32 are named, an encoder that takes fewer has as many as it takes.
     pub switch_us: f64,
-    /// Eight sequences of as many tokens, of one task and of eight.
+    /// Eight sequences of 32 tokens, of one task and of eight.
     pub mixed: Mixed,
-    /// One sequence of as many tokens, for one task and for eight that differ in the upper third of the layers; none with
+    /// One sequence of 32 tokens, for one task and for eight that differ in the upper third of the layers; none with
     /// tract, which shares nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shared: Option<Mixed>,
@@ -143,8 +143,9 @@ pub fn batch_lengths() -> impl Iterator<Item = usize> {
 /// # Errors
 /// When it cannot be loaded or run.
 pub fn bench(bundle: Bundle, options: &BenchOptions) -> Result<Report> {
-    let wrong =
-        |place: &str, expected: String, found: String| Err(Error::Input { place: place.to_owned(), expected, found });
+    let wrong = |option: &str, expected: String, found: String| {
+        Err(Error::Usage { option: option.to_owned(), expected, found })
+    };
     let limit = bundle.manifest().config.max_length;
     if let Some(length) = options.lengths.iter().find(|length| !(1..=limit).contains(*length)) {
         return wrong("--lengths", format!("1 to {limit} tokens, as the encoder takes"), length.to_string());
@@ -242,7 +243,8 @@ pub fn bench(bundle: Bundle, options: &BenchOptions) -> Result<Report> {
         None => None,
     };
 
-    let many: Vec<Vec<u32>> = batch_lengths().map(|length| tokens(length.min(longest))).collect();
+    let many: Vec<Vec<u32>> =
+        batch_lengths().enumerate().map(|(at, length)| tokens_of(length.min(longest), at)).collect();
     let zeros = vec![0; longest];
     let many: Vec<Sequence<'_>> =
         many.iter().map(|ids| Sequence { ids, type_ids: &zeros[..ids.len()], values: &base }).collect();

@@ -21,7 +21,7 @@ use crate::{
     engine::{Engine, EngineOptions, Hidden, Sequence, TaskValues},
     memory::ask_memory,
     recent::{Recent, TaskNumber},
-    runs::{RUN_TOKENS, runs},
+    runs::{Cost, RUN_TOKENS, runs_of},
     task::Task,
     tasks::{TaskKind, Window, pooling},
     text::{Tokenizer, Tokens},
@@ -212,8 +212,8 @@ impl Encoder {
             .enumerate()
             .flat_map(|(at, p)| (0..p.as_ref().map_or(0, |p| p.windows.len())).map(move |window| (at, window)))
             .collect();
-        let costs: Vec<usize> = (0..places.len()).map(|at| self.cost(requests, &pending, &places[..=at])).collect();
-        for run in runs(costs.into_iter(), RUN_TOKENS) {
+        let costs: Vec<Cost> = (0..places.len()).map(|at| self.cost(requests, &pending, &places[..=at])).collect();
+        for run in runs_of(costs.into_iter(), RUN_TOKENS) {
             // A text of several windows may have failed in an earlier run.
             let run: Vec<_> = places[run].iter().copied().filter(|(at, _)| pending[*at].is_ok()).collect();
             if run.is_empty() {
@@ -273,20 +273,22 @@ impl Encoder {
         Ok(Pending { windows, outputs: Vec::new(), timing })
     }
 
-    /// The tokens that a run takes for the last of these places: all of its window's, less those layers that it shares
-    /// with the place before it, if that has the same tokens.
-    fn cost(&self, requests: &[Request<'_>], pending: &[Result<Pending>], places: &[(usize, usize)]) -> usize {
+    /// What the last of these places adds to a run: less than its window's tokens if it has those of the place before,
+    /// whose layers it may share.
+    fn cost(&self, requests: &[Request<'_>], pending: &[Result<Pending>], places: &[(usize, usize)]) -> Cost {
         let window = |(at, window): &(usize, usize)| Some(&pending[*at].as_ref().ok()?.windows[*window]);
-        let [.., before, last] = places else { return places.last().and_then(window).map_or(0, Tokens::len) };
-        let Some(tokens) = window(last) else { return 0 };
-        if window(before).is_none_or(|other| other.ids != tokens.ids) {
-            return tokens.len();
+        let trunk = |(at, _): &(usize, usize)| requests[*at].task.trunk(self.bundle.manifest().config.layers) as usize;
+        let tokens = places.last().and_then(window).map_or(0, Tokens::len);
+        match places {
+            [.., before, last]
+                if self.engine.lowered().is_some()
+                    && window(before).zip(window(last)).is_some_and(|(a, b)| a.ids == b.ids) =>
+            {
+                let layers = self.bundle.manifest().config.layers as usize;
+                Cost::sharing(tokens, trunk(before).min(trunk(last)), layers)
+            }
+            _ => Cost { tokens, own: tokens },
         }
-        let layers = self.bundle.manifest().config.layers;
-        let trunk = |(at, _): &(usize, usize)| requests[*at].task.trunk(layers) as usize;
-        let layers = layers as usize;
-        let own = layers.saturating_sub(trunk(before).min(trunk(last)));
-        tokens.len() * own.max(1) / layers.max(1)
     }
 
     /// Runs some windows together and keeps the heads' outputs.

@@ -138,7 +138,7 @@ enum Command {
 struct BenchArguments {
     /// The encoder's bundle
     bundle: PathBuf,
-    /// Measure sequences of these lengths, in tokens [default: 8,16,32,128,256, of which the encoder takes]
+    /// Measure sequences of these lengths, in tokens [default: those of 8,16,32,128,256 that the encoder takes]
     #[arg(short, long, value_name = "N,...", value_delimiter = ',',
         value_parser = clap::value_parser!(u32).range(1..))]
     lengths: Vec<u32>,

@@ -3,12 +3,12 @@
 usage: memory.py BUNDLE PATCH [--edge-run PATH] [--lengths N,...] [--batches N,...] [--processes N,...] [--json]
 (pip install onnx onnxruntime; cargo build --release --bin edge-run; Linux)
 
-Every program runs the graph of the bundle on one thread, on sequences of one length; PATCH is any patch for it, and the tokenizer is
-a part of edge-run's memory alone. ONNX Runtime has the graph with constant biases,
-their values in a file beside it, as for `onnxruntime_ratio.py`; with its prepacking of weights, and without it. Two figures of a
-process after its second run, from /proc/PID/smaps_rollup: its anonymous memory, which is no file's, and its share of everything (PSS),
-mapped weights and program included. What Python and its packages take before a session is made is subtracted from ONNX Runtime's.
-Of several processes the figures are sums. tract is `edge-run --engine tract`.
+Every program runs the graph of the bundle on one thread, on texts of one length that are given at once. edge-run cuts them into runs
+of 256 tokens; ONNX Runtime runs them as one batch. PATCH is any patch for the bundle. ONNX Runtime has the graph with constant
+biases, their values in a file beside it, as for `onnxruntime_ratio.py`; with its prepacking of weights, and without it. Two figures
+of a process after its second run, from /proc/PID/smaps_rollup: its anonymous memory, which is no file's, and its share of everything
+(PSS), mapped weights and program included. Of ONNX Runtime's, that of as many processes with Python and its packages alone is
+subtracted. Of several processes the figures are sums. tract is `edge-run --engine tract`.
 """
 
 import argparse
@@ -32,14 +32,15 @@ def memory_of(pid):
             name, *rest = line.split()
             if name.endswith(":") and rest:
                 fields[name[:-1]] = int(rest[0])
-    return [fields["Anonymous"] / 1e3, fields["Pss"] / 1e3]
+    return [fields[name] * 1024 / 1e6 for name in ("Anonymous", "Pss")]
 
 
 def worker(path, prepacked, vocabulary, length, batch):
-    """A process of ONNX Runtime: says what it takes before the session, and after two runs; ends with its input."""
+    """A process of ONNX Runtime: waits for a line before it makes a session, says so after two runs, and ends with its input."""
     import onnxruntime
 
-    before = memory_of(os.getpid())
+    print("imported", flush=True)
+    sys.stdin.readline()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
@@ -49,7 +50,7 @@ def worker(path, prepacked, vocabulary, length, batch):
     feeds = onnxruntime_ratio.feeds_of(session, vocabulary, [length] * batch)
     for _ in range(2):
         session.run(["last_hidden_state"], feeds)
-    print(json.dumps(before), flush=True)
+    print("ran", flush=True)
     sys.stdin.read()
 
 
@@ -59,10 +60,20 @@ class OnnxRuntime:
     def __init__(self, path, prepacked, vocabulary, length, batch):
         command = [sys.executable, __file__, "--worker", path, str(int(prepacked)), str(vocabulary), str(length), str(batch)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.before = json.loads(self.process.stdout.readline())
+        self.hear("imported")
+
+    def hear(self, due):
+        found = self.process.stdout.readline().strip()
+        if found != due:
+            raise SystemExit(f"ONNX Runtime's process: expected {due!r}, found {found!r}")
+
+    def run(self):
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        self.hear("ran")
 
     def memory(self):
-        return [now - before for now, before in zip(memory_of(self.process.pid), self.before)]
+        return memory_of(self.process.pid)
 
     def end(self):
         self.process.communicate("")
@@ -74,9 +85,12 @@ class EdgeRun:
     def __init__(self, arguments, engine, length, batch):
         command = [arguments.edge_run, "--bundle", arguments.bundle, "--patch", arguments.patch, "--engine", engine]
         command += ["--max-length", str(length), "--batch", str(batch), "--output", "tsv"]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+        self.length, self.batch = length, batch
+
+    def run(self):
         # Each line is another one, for equal ones would run once. A line of as many words has at least as many tokens.
-        lines = "".join(f"{at} {'good ' * length}\n" for at in range(2 * batch))
+        lines = "".join(f"{at} {'good ' * self.length}\n" for at in range(2 * self.batch))
         self.process.stdin.write(lines.encode())
         self.process.stdin.flush()
         self.wait()
@@ -91,6 +105,8 @@ class EdgeRun:
             if now == used and fields[0] == "S":
                 return
             used = now
+            if self.process.poll() is not None:
+                raise SystemExit(f"edge-run ended with {self.process.returncode}")
             time.sleep(0.5)
 
     def memory(self):
@@ -131,7 +147,10 @@ def main():
             row = {"length": length, "batch": batch, "processes": processes}
             for program in PROGRAMS:
                 running = [start(program, length, batch) for _ in range(processes)]
-                row[program] = [round(sum(each), 1) for each in zip(*(one.memory() for one in running))]
+                total = lambda: [sum(each) for each in zip(*(one.memory() for one in running))]
+                before = total() if program.startswith("ONNX") else [0, 0]
+                [one.run() for one in running]
+                row[program] = [round(now - then, 1) for now, then in zip(total(), before)]
                 [one.end() for one in running]
             found.append(row)
             if not arguments.json:
@@ -144,8 +163,9 @@ def main():
         for batch in arguments.batches:
             for length in lengths:
                 measure(length, batch, 1)
-        for processes in arguments.processes[1:]:
-            measure(lengths[0], 1, processes)
+        for processes in arguments.processes:
+            if processes > 1:
+                measure(lengths[0], 1, processes)
     if arguments.json:
         print(json.dumps(found))
 

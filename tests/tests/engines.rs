@@ -7,8 +7,8 @@ use edge_engine::kernels;
 use edge_run::{Encoder, EngineKind, EngineOptions, Patch, Request, Text};
 use serde_json::Value;
 use system_tests::{
-    FAMILIES, assert_refused, assert_succeeded, command, low_rank_inputs, patch, patch_with_terms, place::Place,
-    small_bundle, small_bundle_with, task, with_input,
+    FAMILIES, assert_misused, assert_refused, assert_succeeded, command, low_rank_inputs, patch, patch_with_terms,
+    place::Place, small_bundle, small_bundle_with, task, with_input,
 };
 
 /// tract and the kernels sum in different orders; logits here are below 10.
@@ -189,7 +189,7 @@ fn a_benchmark_reports_every_figure() {
     assert!(report["arithmetic"].as_str().unwrap().ends_with(" F32"), "{report}");
     let mut longer = command("edge-run", place.home.path());
     let longer = longer.current_dir(place.home.path()).args(["bench", "bundle", "-l", "4000"]).output().unwrap();
-    assert_refused(&longer, &["--lengths", "1 to 48 tokens", "4000"]);
+    assert_misused(&longer, &["--lengths", "1 to 48 tokens", "4000"]);
     // Without lengths, those that the encoder takes: one line says which it does not.
     let mut usual = command("edge-run", place.home.path());
     let usual = usual.current_dir(place.home.path()).args(["bench", "bundle", "--seconds", "0.001"]).output().unwrap();

@@ -60,7 +60,7 @@ impl Family {
                     ["attn.Wqkv.value", "self_attn.v_proj"],
                     ["attn.out_proj", "self_attn.o_proj"],
                     ["norm1", "post_attention_layernorm"],
-                    // What transformers calls the gate is what the activation is of.
+                    // Transformers' gate is the part that the activation is applied to.
                     ["mlp.fc12", "mlp.gate_proj"],
                     ["mlp.fc11", "mlp.up_proj"],
                     ["mlp.fc2", "mlp.down_proj"],

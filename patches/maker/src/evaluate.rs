@@ -23,7 +23,7 @@ use crate::{
 pub struct Evaluation {
     /// Texts; pairs of texts, where the task compares them.
     pub texts: usize,
-    /// Those of them of which a text was cut to the limit.
+    /// How many of them have a text that was cut to the limit.
     pub truncated: usize,
     /// Metrics by name, 0 to 1 (correlations -1 to 1), those of [`metric_names`] in their order that the labels have.
     pub metrics: Vec<(&'static str, f64)>,

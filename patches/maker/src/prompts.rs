@@ -24,7 +24,7 @@ pub(crate) fn of_pair(kind: &Kind, gold: &Gold) -> [Option<&'static str>; 2] {
 /// The task with the prompt of a name as its default, and no other.
 ///
 /// # Errors
-/// When the task is refused with it, as it is not.
+/// When the format refuses the prompt as a default.
 pub(crate) fn prompted(task: &Task, name: &str) -> Result<Task> {
     let Kind::Embedding(spec) = task.kind() else { return Ok(task.clone()) };
     let default = spec.prompts.get(name).map(|prompt| ("default".to_owned(), prompt.clone()));

@@ -310,7 +310,7 @@ impl Model {
         reader: Option<usize>,
     ) -> Option<Scratch<'m>> {
         let node = &self.nodes[at];
-        sharing.spread(machine, output, [at, node.operator.width()], node.of_sequences, reader)
+        sharing.spread(machine, output, (at, node.operator.width()), node.of_sequences, reader)
     }
 
     /// The gradient of the loss with respect to the model's outputs.

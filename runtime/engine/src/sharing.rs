@@ -6,7 +6,7 @@
 //! [`Sharing`].
 //!
 //! Two sequences share an operator's output if they have the same ids and types, share the outputs that it reads, and
-//! have the same bits in its slots and low-rank terms. So sequences part at some operator and never meet again.
+//! have the same bits in its slots and low-rank terms. So an operator shares no more than those that it reads.
 
 use alloc::{collections::BTreeMap, vec::Vec};
 
@@ -63,7 +63,6 @@ impl Sharing {
 
     /// The number of the stage with these firsts.
     fn add(&mut self, batch: &Batch, firsts: Vec<usize>) -> usize {
-        // Sequences part and do not meet again, so only the last stages can be the same.
         if let Some(known) = self.stages.iter().rposition(|stage| stage.firsts == firsts) {
             return known;
         }
@@ -86,13 +85,13 @@ impl Sharing {
         &self.stage(operator).batch
     }
 
-    /// An operator's output, with a row of `width` for each token or sequence, for the sequences that `reader` runs, or
-    /// for the whole batch. None if those are the sequences that it ran itself.
+    /// From the output of operator number `operator`, `[rows, width]` with a row for each token or sequence that it ran,
+    /// the rows for the sequences that operator `reader` runs, or for the whole batch. None if those are the same.
     pub fn spread<'m>(
         &self,
         machine: &'m Machine,
         output: &[f32],
-        [operator, width]: [usize; 2],
+        (operator, width): (usize, usize),
         of_sequences: bool,
         reader: Option<usize>,
     ) -> Option<Scratch<'m>> {
@@ -161,12 +160,14 @@ fn has_same_values(operator: &dyn Operator, table: Table<'_>, a: u32, b: u32) ->
 #[cfg(test)]
 mod tests {
     use alloc::{boxed::Box, string::String, vec};
+    use core::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
     use crate::{
-        LayerNorm, Slot, Tensor, Values,
+        Aligned, LayerNorm, Model, Outputs, Result, Slot, Tensor, Values, Weights,
+        gradients::Gradients,
         kernels::kernels,
-        operators::{Embedding, FirstToken, Norm},
+        operators::{Embedding, FirstToken, Norm, Pass},
     };
 
     /// An embedding, two LayerNorms with a slot of two values each, and the first token.
@@ -225,12 +226,83 @@ mod tests {
         let found = sharing(&[(&[3, 4], 0), (&[5], 0), (&[3, 4], 1), (&[5], 0)], &tasks).unwrap();
         let machine = Machine::new(kernels()[0], crate::Activations::F32, crate::Threads::one());
         let spread = |output: &[f32], operator, of_sequences, reader| {
-            found.spread(&machine, output, [operator, 1], of_sequences, reader).map(|out| out.to_vec())
+            found.spread(&machine, output, (operator, 1), of_sequences, reader).map(|out| out.to_vec())
         };
         // The embedding ran two sequences, of two tokens and of one.
         assert_eq!(spread(&[1.0, 2.0, 3.0], 0, false, Some(1)), None);
         assert_eq!(spread(&[1.0, 2.0, 3.0], 0, false, Some(2)).unwrap(), [1.0, 2.0, 3.0, 1.0, 2.0]);
         assert_eq!(spread(&[1.0, 2.0, 3.0], 0, false, None).unwrap(), [1.0, 2.0, 3.0, 1.0, 2.0, 3.0]);
         assert_eq!(spread(&[7.0, 8.0, 9.0], 3, true, None).unwrap(), [7.0, 8.0, 9.0, 8.0]);
+    }
+
+    /// Writes the task of each row, and counts the rows that it ran.
+    #[derive(Debug)]
+    struct Counter(Slot, &'static AtomicUsize);
+
+    impl Operator for Counter {
+        fn name(&self) -> &str {
+            "count"
+        }
+        fn inputs(&self) -> Vec<usize> {
+            vec![2]
+        }
+        fn width(&self) -> usize {
+            2
+        }
+        fn tensors(&self) -> Vec<&Tensor> {
+            vec![]
+        }
+        fn slots(&self) -> Vec<Slot> {
+            vec![self.0]
+        }
+        fn saves(&self) -> Vec<usize> {
+            vec![]
+        }
+        fn works(&self) -> usize {
+            0
+        }
+        fn check(&self) -> Result<()> {
+            Ok(())
+        }
+        fn forward(&self, pass: &Pass<'_>, _: &[&[f32]], out: &mut [f32], _: &mut [Scratch<'_>]) -> Result<()> {
+            self.1.fetch_add(out.len() / 2, Ordering::Relaxed);
+            for (row, out) in out.chunks_mut(2).enumerate() {
+                out.copy_from_slice(pass.tasks.slot(self.0, row));
+            }
+            Ok(())
+        }
+        fn backward<'m>(
+            &self,
+            _: &Pass<'m>,
+            _: &[&[f32]],
+            _: &[&[f32]],
+            _: Scratch<'m>,
+            _: &[bool],
+            _: &mut Gradients<'_>,
+        ) -> Vec<Option<Scratch<'m>>> {
+            vec![]
+        }
+    }
+
+    #[test]
+    fn a_model_runs_what_tasks_share_once() {
+        static COUNTS: [AtomicUsize; 2] = [const { AtomicUsize::new(0) }; 2];
+        let counter = |at: usize| Box::new(Counter(Slot { at: 2 * at, len: 2 }, &COUNTS[at]));
+        let mut operators = operators();
+        operators.truncate(1);
+        operators.extend([(counter(0) as Box<dyn Operator>, vec![0]), (counter(1), vec![1])]);
+        let model = Model::new(operators, Outputs { tokens: 2, pooled: None }, 4, 128).unwrap();
+        let machine = Machine::new(kernels()[0], crate::Activations::F32, crate::Threads::one());
+        let weights = Aligned::zeros(32);
+        let mut batch = Batch::default();
+        for task in [0, 1, 2] {
+            batch.push(&[1, 2, 3], &[], task);
+        }
+        let values = [[1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 5.0, 6.0], [1.0, 2.0, 7.0, 8.0]].concat();
+        let table = Table { values: &values, width: 4, terms: &[], zeros: &[] };
+        let weights = Weights::new(bytemuck::cast_slice(&weights)).unwrap();
+        let hidden = model.run(&machine, weights, &batch, table).unwrap();
+        assert_eq!(hidden.tokens[..], [[3.0, 4.0].repeat(3), [5.0, 6.0].repeat(3), [7.0, 8.0].repeat(3)].concat());
+        assert_eq!(COUNTS.each_ref().map(|count| count.load(Ordering::Relaxed)), [3, 9]);
     }
 }

@@ -275,8 +275,8 @@ mod module {
         }
     }
 
-    /// Answers texts, some hundred at a time. Gives `row` the number of each text, and what all tasks say of it, or why
-    /// they cannot.
+    /// Answers texts, some hundred at a time. Gives `row` the number of each text, and what all tasks say of it, or what is
+    /// wrong with the text. Any other error ends it.
     fn each(
         py: Python<'_>,
         encoder: &edge_run::Encoder,
@@ -288,16 +288,23 @@ mod module {
         for (part, values) in elements("texts", texts)?.chunks(TEXTS).enumerate() {
             py.check_signals()?;
             let first = part * TEXTS;
-            let numbered = |(at, value)| {
-                text_of(value).map_err(|error| refused(format!("text {}: {}", first + at, error.value(py))))
-            };
-            let part: Vec<Text> = values.iter().enumerate().map(numbered).collect::<PyResult<_>>()?;
+            let part: Vec<Result<Text, String>> =
+                values.iter().map(|value| text_of(value).map_err(|error| error.value(py).to_string())).collect();
+            let texts = part.iter().filter_map(|text| text.as_ref().ok());
             let requests: Vec<Request<'_>> =
-                part.iter().flat_map(|text| tasks.iter().map(move |task| Request { task, text })).collect();
+                texts.flat_map(|text| tasks.iter().map(move |task| Request { task, text })).collect();
             let mut predictions = py.detach(|| encoder.predict_with(&requests, options)).into_iter();
-            for at in 0..part.len() {
-                let answers = predictions.by_ref().take(tasks.len()).map(|p| p.map_err(|error| error.to_string()));
-                row(first + at, answers.collect())?;
+            for (at, text) in part.iter().enumerate() {
+                let answers = tasks.iter().map(|_| match text {
+                    // One prediction for each request, and one request for each text and task.
+                    Ok(_) => match predictions.next().expect("a prediction for every request") {
+                        Ok(prediction) => Ok(Ok(prediction)),
+                        Err(edge_run::Error::Text(reason)) => Ok(Err(reason.to_string())),
+                        Err(error) => Err(refused(error)),
+                    },
+                    Err(reason) => Ok(Err(reason.clone())),
+                });
+                row(first + at, answers.collect::<PyResult<_>>()?)?;
             }
         }
         Ok(())

@@ -4,7 +4,7 @@ usage: test_edge_run.py MODULE EDGE_RUN
 (pip install numpy; MODULE is the library that cargo built, target/debug/libedge_run_python.so; EDGE_RUN is target/debug/edge-run; the
 demo's encoder is in the store)
 
-Every answer is compared with edge-run's, to the last bit of its logits.
+Answers are compared with edge-run's, to the last bit of logits, scores and vectors.
 """
 
 import json
@@ -65,6 +65,15 @@ class EdgeRun(unittest.TestCase):
             self.same(self.encoder.predict([pair], [mrpc])[0][0], due[0])
         pos = self.encoder.attach(LIBRARY / "pos.bias")
         self.assertEqual(pos(["a", "joy"])["tags"], pos("a joy")["tags"])
+        for options, flags in [({}, []), ({"entities": "average"}, ["--entities=average"])]:
+            tagged = self.encoder.attach(LIBRARY / "pos.bias", **options)
+            due = from_command(["pos.bias"], TEXTS, *flags)
+            for answers, lines in zip(self.encoder.predict(TEXTS, [tagged]), due):
+                field = "entities" if options else "tags"
+                scores = [numpy.float32([each["score"] for each in row[field]]).tolist() for row in (answers[0], lines[0])]
+                self.assertEqual(*scores)
+                rest = [[{k: v for k, v in each.items() if k != "score"} for each in row[field]] for row in (answers[0], lines[0])]
+                self.assertEqual(*rest)
         self.assertEqual(pos.kind, "tagging")
         self.assertIn("NOUN", pos.labels)
 
@@ -84,6 +93,17 @@ class EdgeRun(unittest.TestCase):
         self.assertEqual((task.name, task.kind), ("sst2", "classification"))
         self.assertEqual(len(task(TEXTS[0], top_k=2)["top"]), 2)
         self.assertEqual(len(self.encoder.digest), 64)
+
+    def test_many_texts_run_in_parts_and_bundles_are_opened_by_directory(self):
+        stored = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "edge-run/bundles"
+        other = edge_run.Encoder(stored / self.encoder.digest, threads=2, engine="lowered", activations="f32")
+        self.assertEqual((other.digest, other.name), (self.encoder.digest, self.encoder.name))
+        texts = [f"{at} {TEXTS[at % len(TEXTS)]}" for at in range(600)]
+        short = self.encoder.attach(LIBRARY / "sst2.bias")
+        found = other.predict(texts, [other.attach(LIBRARY / "sst2.bias")], max_length=12)
+        for answers, lines in zip(found, from_command(["sst2.bias"], texts, "--max-length", "12")):
+            self.same(answers[0], lines[0])
+        self.assertEqual(short(texts[0], max_length=12)["logits"], found[0][0]["logits"])
 
     def test_threads_answer_at_once(self):
         task = self.encoder.attach(LIBRARY / "sst2.bias")
@@ -110,7 +130,7 @@ class EdgeRun(unittest.TestCase):
             ("expected one text, found a pair", lambda: task(("a", "b"))),
             ("expected a text, a tuple of two, or a list of words, found a int", lambda: task(3)),
             ("expected a text, a tuple of two, or a list of words, found a tuple", lambda: task(("a", "b", "c"))),
-            ("text 2: expected a text", lambda: self.encoder.predict(["a", "b", None], [task])),
+            ("text 2, sst2: expected a text", lambda: self.encoder.predict(["a", "b", None], [task])),
             ("text 1, sst2: empty text", lambda: self.encoder.predict(["a", ""], [task])),
             ("texts: expected a list of texts, found a str", lambda: self.encoder.predict("a", [task])),
             ("tasks: expected a list of tasks, found a Task", lambda: self.encoder.predict(["a"], task)),
@@ -123,9 +143,9 @@ class EdgeRun(unittest.TestCase):
         ]:
             with self.assertRaisesRegex(edge_run.Error, said):
                 call()
-        kept = self.encoder.predict(["a joy", ""], [task], errors="return")
-        self.assertIn("label", kept[0][0])
-        self.assertEqual(list(kept[1][0]), ["error"])
+        kept = self.encoder.predict(["a joy", "", None, ["a", ""], "b"], [task], errors="return")
+        self.assertEqual([list(answers[0]) == ["error"] for answers in kept], [False, True, True, True, False])
+        self.assertEqual(kept[4][0], task("b"))
         vectors = self.encoder.embed(["a", "", "b"], embed, errors="return")
         self.assertEqual(numpy.isnan(vectors).any(axis=1).tolist(), [False, True, False])
 

@@ -92,7 +92,7 @@ impl<'a> Query<'a> {
         how: SessionOptions,
         mut progress: impl FnMut(u64),
     ) -> Result<Outcome> {
-        let ([task, ..], [name, ..]) = (session.tasks, session.names) else { return Ok(Outcome::default()) };
+        let (task, name) = session.tasks.iter().zip(session.names).next().expect("the one task that was checked");
         let (mut outcome, mut ranked, mut unranked) = (Outcome::default(), Vec::new(), Vec::new());
         loop {
             let batch = next_batch(records, how.batch.max(1))?;
@@ -124,11 +124,11 @@ impl<'a> Query<'a> {
                     Err(reason) => unranked.push((record.line, reason.to_string())),
                 }
             }
+            // By outputs, for sigmoids of large outputs are equal. Stable: of equal ones the first line stays first.
+            ranked.sort_by(|a: &Candidate, b| b.output.total_cmp(&a.output));
+            ranked.truncate(self.top);
             progress(records.bytes());
         }
-        // By outputs, for sigmoids of large outputs are equal. Stable: of equal ones the first line stays first.
-        ranked.sort_by(|a, b| b.output.total_cmp(&a.output));
-        ranked.truncate(self.top);
         write(writer, name, &ranked, &unranked).map_err(output)?;
         Ok(outcome)
     }

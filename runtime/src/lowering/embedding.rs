@@ -1,7 +1,7 @@
 //! Rows of embedding tables: of words, positions and token types.
 //!
-//! In: what a LayerNorm normalizes. Out: the operator that sums these rows, or none if it is something else. Refused: rows
-//! of other numbers than edge-export writes.
+//! In: what a LayerNorm normalizes. Out: the operator that sums these rows, or none if it is something else. Refused: tables
+//! that are indexed in another way than edge-export writes.
 
 use edge_bundle::onnx::{FLOAT, INT64, Node};
 use edge_engine::{
@@ -142,11 +142,11 @@ impl<'a> Search<'a> {
         let pad = only(&equal.input[1])?;
         let is_same = counts.input[0] == places.input[1] && graph.number(&sum.input[1])? == pad as f32;
         if !is_same || equal.input[0] != "input_ids" || !graph.is_input("input_ids") {
-            let expected = "positions of the tokens of input_ids that are not the one added";
+            let expected = "one padding id, which is compared with input_ids and added to the counts";
             return Err(Uncovered::node(node, expected, "positions of others"));
         }
         let inside = u32::try_from(pad).ok().zip(usize::try_from(pad).ok()).filter(|(_, row)| row + 1 < table.rows);
-        let due = || format!("a token of a position from 0 below {}", table.rows.saturating_sub(1));
+        let due = || format!("a padding id from 0 below {}", table.rows.saturating_sub(1));
         let (token, row) = inside.ok_or_else(|| Uncovered::node(sum, due(), pad))?;
         Ok(PositionRows { table, first: row + 1, uncounted: Some(token) })
     }

@@ -257,7 +257,8 @@ pub trait TaskKind: Send + Sync {
         None
     }
 
-    /// Makes an answer with all its alternatives what it is with the thresholds of `fitted`, which is of [`TaskKind::fitted`].
+    /// Makes of an answer with all its alternatives the answer by the thresholds of `fitted`, which
+    /// [`TaskKind::fitted`] gave.
     fn refit(&self, _answer: &mut Answer, _fitted: &Kind) {}
 
     /// What the outputs `[R, C]` are, for comparing them with those of another patch.

@@ -58,12 +58,15 @@ impl Header {
             file.take(bytes).read_to_end(&mut buffer).map_err(Error::io(path, "read")).map(|_| buffer)
         };
         let preamble = read(file, PREAMBLE_BYTES as u64)?;
-        let number = |at: usize| preamble.get(at..at + 2).map_or(0, |b| u16::from_le_bytes([b[0], b[1]]));
         if !preamble.starts_with(MAGIC) || preamble.len() < PREAMBLE_BYTES {
             return Err(Error::field("panels", "a file that begins with \"BIASPANL\"", "another").in_file(path));
         }
-        let bytes = u64::from(number(12)) | u64::from(number(14)) << 16;
-        let header = match number(8) {
+        let [version, zeros] = [8, 10].map(|at| u16::from_le_bytes([preamble[at], preamble[at + 1]]));
+        let bytes = u64::from(u32::from_le_bytes([preamble[12], preamble[13], preamble[14], preamble[15]]));
+        if zeros != 0 {
+            return Err(Error::field("bytes 10 and 11", "zeros", format!("{zeros:#06x}")).in_file(path));
+        }
+        let header = match version {
             1 => {
                 let wire: Wire<[u8; 32]> = parse(&read(file, bytes)?, path)?;
                 Header::of(wire, |checksum| Checksum::Sha256(Digest(checksum)))
@@ -136,7 +139,12 @@ impl Checksum {
 }
 
 fn parse<C: DeserializeOwned>(header: &[u8], path: &Path) -> Result<Wire<C>> {
-    postcard::from_bytes(header).map_err(|e| Error::field("header", "fields as FORMAT.md lists them", e).in_file(path))
+    let (wire, rest) = postcard::take_from_bytes(header)
+        .map_err(|e| Error::field("header", "fields as FORMAT.md lists them", e).in_file(path))?;
+    match rest.len() {
+        0 => Ok(wire),
+        more => Err(Error::field("header", "an end after the last tensor", format!("{more} bytes more")).in_file(path)),
+    }
 }
 
 #[cfg(test)]
@@ -146,48 +154,69 @@ mod tests {
     use super::*;
     use crate::Element;
 
-    /// A header and data of a file that the version 1 wrote, and the same of version 2.
+    /// The header of a file with one tensor, as bytes that FORMAT.md gives.
+    fn header_bytes(version: u8, checksum: &[u8], more: &[u8]) -> Vec<u8> {
+        let name = [&[6][..], b"f32x16"].concat();
+        // One tensor: its name, one row, three columns, f32, not in panels, at 128.
+        let tensors = [1, 1, b'w', 1, 3, 0, 0, 0x80, 1];
+        let header = [&name, &Digest::of(b"encoder").0[..], checksum, &tensors, more].concat();
+        let length = u32::try_from(header.len()).unwrap().to_le_bytes();
+        [&MAGIC[..], &[version, 0, 0, 0], &length, &header].concat()
+    }
+
     #[test]
     fn both_versions_are_read() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("panels");
-        let entry = PanelEntry {
-            name: "w".to_owned(),
-            rows: 1,
-            columns: 3,
-            element: Element::F32,
-            in_panels: false,
-            offset: 128,
-        };
+        let name = "w".to_owned();
+        let entry = PanelEntry { name, rows: 1, columns: 3, element: Element::F32, in_panels: false, offset: 128 };
         let data = b"123456789";
         // The check value that catalogues give of this CRC.
-        let sums = [Checksum::Sha256(Digest::of(data)), Checksum::Crc32(0xcbf4_3926)];
-        for checksum in sums {
+        let (digest, sum) = (Digest::of(data), 0xcbf4_3926_u32);
+        for (version, bytes, checksum) in
+            [(1, &digest.0[..], Checksum::Sha256(digest)), (2, &sum.to_le_bytes()[..], Checksum::Crc32(sum))]
+        {
+            let bytes = header_bytes(version, bytes, &[]);
             let header = Header {
                 layout: "f32x16".to_owned(),
                 encoder: Digest::of(b"encoder"),
                 checksum,
                 tensors: vec![entry.clone()],
             };
-            let bytes = match checksum {
-                Checksum::Crc32(sum) => header.bytes(sum).unwrap(),
-                Checksum::Sha256(digest) => {
-                    let Header { layout, encoder, tensors, .. } = header.clone();
-                    let wire = Wire { layout, encoder: encoder.0, checksum: digest.0, tensors };
-                    let wire = postcard::to_stdvec(&wire).unwrap();
-                    let length = u32::try_from(wire.len()).unwrap().to_le_bytes();
-                    [&MAGIC[..], &[1, 0, 0, 0], &length, &wire].concat()
-                }
-            };
+            if version == 2 {
+                assert_eq!(header.bytes(sum).unwrap(), bytes);
+            }
             fs::write(&path, [&bytes, &data[..]].concat()).unwrap();
             let mut file = File::open(&path).unwrap();
             assert_eq!(Header::read(&mut file, &path).unwrap(), (header, bytes.len() as u64));
             checksum.check(&mut file, &path, bytes.len() as u64).unwrap();
-            let mut altered = data.to_vec();
-            altered[4] ^= 1;
-            fs::write(&path, [&bytes, &altered[..]].concat()).unwrap();
+            fs::write(&path, [&bytes, &b"123406789"[..]].concat()).unwrap();
             let error = checksum.check(&mut File::open(&path).unwrap(), &path, bytes.len() as u64).unwrap_err();
-            assert!(error.to_string().contains("checksum"), "{error}");
+            assert!(error.to_string().contains("checksum mismatch"), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_header_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("panels");
+        let good = header_bytes(2, &[1, 2, 3, 4], &[]);
+        let with = |at: usize, byte| {
+            let mut bytes = good.clone();
+            bytes[at] = byte;
+            bytes
+        };
+        for (bytes, said) in [
+            (with(0, b'b'), "begins with"),
+            (good[..15].to_vec(), "begins with"),
+            (with(8, 3), "this program reads version 1 or 2"),
+            (with(10, 1), "expected zeros"),
+            (good[..good.len() - 1].to_vec(), "fields as FORMAT.md lists them"),
+            (header_bytes(2, &[1, 2, 3, 4], &[0]), "found 1 bytes more"),
+        ] {
+            fs::write(&path, &bytes).unwrap();
+            let error = Header::read(&mut File::open(&path).unwrap(), &path).unwrap_err().to_string();
+            assert!(error.contains(said), "{error}");
         }
     }
 }

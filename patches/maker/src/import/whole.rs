@@ -75,7 +75,7 @@ fn check_rotation(source: &Checkpoint, config: &Config) -> Result<()> {
         }
     }
     let text = |window: Option<[u32; 2]>| match window {
-        Some([reach, every]) => format!("{reach} tokens to each side, but in every layer of {every}"),
+        Some([reach, every]) => format!("{reach} tokens to each side in all layers but one of {every}"),
         None => "none".to_owned(),
     };
     match due.window == found.window {
