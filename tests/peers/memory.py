@@ -7,7 +7,7 @@ Every program runs the graph of the bundle on one thread, on texts of one length
 of 256 tokens; ONNX Runtime runs them as one batch. PATCH is any patch for the bundle. ONNX Runtime has the graph with constant
 biases, their values in a file beside it, as for `onnxruntime_ratio.py`; with its prepacking of weights, and without it. Two figures
 of a process after its second run, from /proc/PID/smaps_rollup: its anonymous memory, which is no file's, and its share of everything
-(PSS), mapped weights and program included. Of ONNX Runtime's, that of as many processes with Python and its packages alone is
+(PSS), mapped weights and program included; no other process may map the bundle. Of ONNX Runtime's, that of as many processes with Python and its packages alone is
 subtracted. Of several processes the figures are sums. tract is `edge-run --engine tract`.
 """
 
@@ -85,7 +85,9 @@ class EdgeRun:
     def __init__(self, arguments, engine, length, batch):
         command = [arguments.edge_run, "--bundle", arguments.bundle, "--patch", arguments.patch, "--engine", engine]
         command += ["--max-length", str(length), "--batch", str(batch), "--output", "tsv"]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+        # Texts are meant to be cut, so what it says of that is read only if it fails.
+        self.said = tempfile.TemporaryFile()
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self.said)
         self.length, self.batch = length, batch
 
     def run(self):
@@ -106,7 +108,7 @@ class EdgeRun:
                 return
             used = now
             if self.process.poll() is not None:
-                raise SystemExit(f"edge-run ended with {self.process.returncode}")
+                self.failed()
             time.sleep(0.5)
 
     def memory(self):
@@ -115,7 +117,11 @@ class EdgeRun:
     def end(self):
         self.process.communicate()
         if self.process.returncode:
-            raise SystemExit(f"edge-run ended with {self.process.returncode}")
+            self.failed()
+
+    def failed(self):
+        self.said.seek(0)
+        raise SystemExit(f"edge-run ended with {self.process.returncode}: {self.said.read().decode()}")
 
 
 def main():
