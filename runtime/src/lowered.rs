@@ -24,6 +24,9 @@ use crate::{
     panels::PanelFile,
 };
 
+/// Most threads of an encoder: more than a run of a few hundred tokens has parts.
+const MOST_THREADS: usize = 256;
+
 /// A loaded encoder.
 pub(crate) struct Lowered {
     model: Model,
@@ -68,6 +71,13 @@ impl Lowered {
             Element::F32 => Activations::F32,
             Element::I8 => options.activations,
         };
+        if options.threads > MOST_THREADS {
+            return Err(Refused::Failed(Error::Usage {
+                option: "--threads".to_owned(),
+                expected: format!("1 to {MOST_THREADS}"),
+                found: options.threads.to_string(),
+            }));
+        }
         let threads = Threads::start(options.threads).map_err(|error| Error::Input {
             place: "--threads".to_owned(),
             expected: format!("{} threads to start", options.threads),

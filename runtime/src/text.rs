@@ -349,9 +349,24 @@ fn words(text: &str) -> Vec<(usize, usize)> {
     words
 }
 
-/// The characters `from..to` of a text.
-pub(crate) fn characters(text: &str, (from, to): (usize, usize)) -> String {
-    text.chars().skip(from).take(to.saturating_sub(from)).collect()
+/// A text by its characters, any of which is found at once: a long text has many words.
+pub(crate) struct Characters<'t> {
+    text: &'t str,
+    /// The byte at which each character begins, and the end.
+    begins: Vec<usize>,
+}
+
+impl<'t> Characters<'t> {
+    pub fn of(text: &'t str) -> Self {
+        let begins = text.char_indices().map(|(at, _)| at).chain([text.len()]);
+        Characters { text, begins: begins.collect() }
+    }
+
+    /// The characters `from..to`, as far as the text has them.
+    pub fn part(&self, (from, to): (usize, usize)) -> &'t str {
+        let byte = |at: usize| self.begins.get(at).copied().unwrap_or(self.text.len());
+        &self.text[byte(from)..byte(to.max(from))]
+    }
 }
 
 #[cfg(test)]
@@ -362,7 +377,8 @@ mod tests {
     fn words_are_character_ranges() {
         assert_eq!(words("  été à\tb "), [(2, 5), (6, 7), (8, 9)]);
         assert_eq!(words(""), []);
-        assert_eq!(characters("  été à", (2, 5)), "été");
+        let text = Characters::of("  été à");
+        assert_eq!([(2, 5), (6, 9), (9, 12), (5, 2)].map(|range| text.part(range)), ["été", "à", "", ""]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! In: bundles, patches and texts. Out: answers as dictionaries, with the fields of `edge-run -o jsonl`, and embeddings as
 //! NumPy arrays. Refused, as `edge_run.Error`: what the runtime refuses, in its words. The interpreter's lock is free
-//! while an encoder loads or runs, and an interrupt is seen between runs of a few hundred texts.
+//! while an encoder loads or runs, and an interrupt is seen between runs of some dozen answers.
 
 use pyo3::{create_exception, exceptions::PyValueError, prelude::*};
 
@@ -29,18 +29,42 @@ mod module {
     #[pymodule_export]
     use super::Error;
 
-    /// Texts of a run, after which an interrupt is looked for.
-    const TEXTS: usize = 256;
+    /// Answers of a run, after which an interrupt is looked for.
+    const ANSWERS: usize = 64;
 
     /// A loaded encoder. Its weights are mapped: processes on one machine share them.
     #[pyclass(frozen)]
-    struct Encoder(Arc<edge_run::Encoder>);
+    struct Encoder(Loaded);
 
     /// A task attached to an encoder. Called with a text, it gives the answer.
     #[pyclass(frozen)]
     struct Task {
-        encoder: Arc<edge_run::Encoder>,
+        encoder: Loaded,
         task: Arc<edge_run::Task>,
+    }
+
+    /// An encoder, and the process whose threads it runs on, if there are several.
+    #[derive(Clone)]
+    struct Loaded {
+        encoder: Arc<edge_run::Encoder>,
+        process: Option<u32>,
+    }
+
+    impl Loaded {
+        fn of(encoder: edge_run::Encoder, options: EngineOptions) -> Self {
+            Loaded { encoder: Arc::new(encoder), process: (options.threads > 1).then(std::process::id) }
+        }
+
+        /// The encoder. A process that was forked has none of its threads, and would wait for them for ever.
+        fn here(&self) -> PyResult<&edge_run::Encoder> {
+            match self.process {
+                Some(process) if process != std::process::id() => Err(refused(
+                    "expected an encoder that this process loaded, found one with threads of the process that forked it; \
+                     load it here, or with threads=1",
+                )),
+                _ => Ok(&self.encoder),
+            }
+        }
     }
 
     /// A text, two texts in a tuple, or a list of words.
@@ -111,7 +135,7 @@ mod module {
         fn new(py: Python<'_>, bundle: PathBuf, engine: &str, activations: &str, threads: usize) -> PyResult<Self> {
             let options = options(engine, activations, threads)?;
             let open = || edge_run::Encoder::load(Bundle::open(&bundle)?, options);
-            Ok(Encoder(Arc::new(py.detach(open).map_err(refused)?)))
+            Ok(Encoder(Loaded::of(py.detach(open).map_err(refused)?, options)))
         }
 
         /// The encoder that a patch was made for, from the user's store, to which edge-export writes.
@@ -124,26 +148,26 @@ mod module {
                 edge_run::Encoder::load(Store::of_user()?.open(patch.encoder())?, options)
             };
             let named = |error| refused(format!("{error}; or edge_run.Encoder(DIR) opens a bundle elsewhere"));
-            Ok(Encoder(Arc::new(py.detach(open).map_err(named)?)))
+            Ok(Encoder(Loaded::of(py.detach(open).map_err(named)?, options)))
         }
 
         /// The checkpoint's name.
         #[getter]
         fn name(&self) -> &str {
-            &self.0.bundle().manifest().name
+            &self.0.encoder.bundle().manifest().name
         }
 
         /// What patches name it by.
         #[getter]
         fn digest(&self) -> String {
-            self.0.bundle().manifest().encoder.to_string()
+            self.0.encoder.bundle().manifest().encoder.to_string()
         }
 
         /// A task of a patch. `prompt` names one of an embedding task's; `entities` groups the tags of a tagging task.
         #[pyo3(signature = (patch, *, prompt = None, entities = None))]
         fn attach(&self, patch: PathBuf, prompt: Option<&str>, entities: Option<&str>) -> PyResult<Task> {
             let patch = Patch::open(&patch).map_err(refused)?;
-            let mut task = self.0.attach(&patch).map_err(refused)?;
+            let mut task = self.0.encoder.attach(&patch).map_err(refused)?;
             if let Some(prompt) = prompt {
                 task = task.prompted(prompt).map_err(refused)?;
             }
@@ -171,7 +195,7 @@ mod module {
             let options = options_of(top_k, max_length)?;
             let tasks = tasks_of(tasks)?;
             let mut rows = Vec::new();
-            each(py, &self.0, texts, &tasks, options, |at, predictions| {
+            each(py, self.0.here()?, texts, &tasks, options, |at, predictions| {
                 let answers = predictions.into_iter().zip(&tasks).map(|(prediction, task)| match prediction {
                     Ok(prediction) => answer(py, &prediction),
                     Err(error) if raises => Err(refused(format!("text {at}, {}: {error}", task.spec().name()))),
@@ -199,12 +223,12 @@ mod module {
             errors: &str,
         ) -> PyResult<Bound<'py, PyArray2<f32>>> {
             let (tasks, raises) = ([task.task.clone()], raises(errors)?);
-            let Some(width) = self.0.dimensions(&task.task) else {
+            let Some(width) = self.0.encoder.dimensions(&task.task) else {
                 let found = task.task.spec().in_words();
                 return Err(refused(format!("task: expected an embedding task, found {found}")));
             };
             let mut values = Vec::new();
-            each(py, &self.0, texts, &tasks, options_of(1, max_length)?, |at, predictions| {
+            each(py, self.0.here()?, texts, &tasks, options_of(1, max_length)?, |at, predictions| {
                 for prediction in predictions {
                     match prediction.map(|prediction| prediction.answer) {
                         Ok(edge_run::Answer::Vector(vector)) => values.extend(vector),
@@ -233,7 +257,8 @@ mod module {
         ) -> PyResult<Bound<'py, PyAny>> {
             let (text, options) = (text_of(text)?, options_of(top_k, max_length)?);
             let request = Request { task: &self.task, text: &text };
-            let prediction = py.detach(|| self.encoder.predict_with(&[request], options).remove(0)).map_err(refused)?;
+            let encoder = self.encoder.here()?;
+            let prediction = py.detach(|| encoder.predict_with(&[request], options).remove(0)).map_err(refused)?;
             answer(py, &prediction)
         }
 
@@ -285,9 +310,10 @@ mod module {
         options: Options,
         mut row: impl FnMut(usize, Vec<Result<Prediction, String>>) -> PyResult<()>,
     ) -> PyResult<()> {
-        for (part, values) in elements("texts", texts)?.chunks(TEXTS).enumerate() {
+        let size = ANSWERS.div_ceil(tasks.len().max(1));
+        for (part, values) in elements("texts", texts)?.chunks(size).enumerate() {
             py.check_signals()?;
-            let first = part * TEXTS;
+            let first = part * size;
             let part: Vec<Result<Text, String>> =
                 values.iter().map(|value| text_of(value).map_err(|error| error.value(py).to_string())).collect();
             let texts = part.iter().filter_map(|text| text.as_ref().ok());

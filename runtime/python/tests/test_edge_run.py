@@ -118,11 +118,32 @@ class EdgeRun(unittest.TestCase):
         [thread.join() for thread in threads]
         self.assertEqual(found, [due] * len(found))
 
+    def test_a_forked_process_is_told_to_load_its_own(self):
+        several = edge_run.Encoder.of(LIBRARY / "sst2.bias", threads=2)
+        task = several.attach(LIBRARY / "sst2.bias")
+        alone = self.encoder.attach(LIBRARY / "sst2.bias")
+        for tried, due in [(task, "Error"), (alone, "answered")]:
+            reader, writer = os.pipe()
+            child = os.fork()
+            if child == 0:
+                try:
+                    tried("a joy")
+                    os.write(writer, b"answered")
+                except edge_run.Error as error:
+                    os.write(writer, b"Error" if "load it here" in str(error) else str(error).encode())
+                finally:
+                    os._exit(0)
+            os.close(writer)
+            with os.fdopen(reader) as said:
+                self.assertEqual(said.read(), due)
+            os.waitpid(child, 0)
+
     def test_refusals_say_what_is_wrong(self):
         task, embed = self.encoder.attach(LIBRARY / "sst2.bias"), self.encoder.attach(LIBRARY / "embed.bias")
         for said, call in [
             ("nowhere.bias", lambda: self.encoder.attach("nowhere.bias")),
             ("nowhere", lambda: edge_run.Encoder("nowhere")),
+            ("--threads: expected 1 to 256", lambda: edge_run.Encoder.of(LIBRARY / "sst2.bias", threads=3000)),
             ("expected auto or lowered or tract", lambda: edge_run.Encoder("nowhere", engine="gpu")),
             ("expected a tagging task", lambda: self.encoder.attach(LIBRARY / "sst2.bias", entities="first")),
             ("expected simple or first", lambda: self.encoder.attach(LIBRARY / "pos.bias", entities="last")),

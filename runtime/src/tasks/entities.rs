@@ -20,7 +20,7 @@ use super::{
     row::{Row, cell, join},
     tensor::listed,
 };
-use crate::{Prediction, head::softmax, text::characters};
+use crate::{Prediction, head::softmax, text::Characters};
 
 /// How tokens become entities.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ValueEnum)]
@@ -97,10 +97,11 @@ pub(super) fn entities(labels: &[Arc<str>], strategy: Strategy, text: &str, wind
             None => groups.push(Group { units: 1, first: tag, last: tag, sum: f64::from(score), start, end }),
         }
     }
+    let characters = Characters::of(text);
     let marked = groups.into_iter().filter(|group| tags[group.first].shown != "O");
     let entity = |Group { units, first, sum, start, end, .. }: Group| Entity {
         label: tags[first].shown.to_owned(),
-        text: characters(text, (start, end)).trim().to_owned(),
+        text: characters.part((start, end)).trim().to_owned(),
         start,
         end,
         score: (sum / units as f64) as f32,

@@ -16,7 +16,7 @@ use super::{
     row::{Row, cell},
     tensor::listed,
 };
-use crate::{Prediction, Text, Tokenized, text::characters};
+use crate::{Prediction, Text, Tokenized, text::Characters};
 
 /// The tag of a word.
 #[derive(Clone, Debug, Serialize)]
@@ -77,11 +77,12 @@ impl TaskKind for Tagging {
             return Answer::Entities(found.unwrap_or_default());
         }
         let Some(window) = windows.first() else { return Answer::Tags(Vec::new()) };
+        let characters = Characters::of(text.first());
         let named = first_tokens(text, window.places).into_iter().map(|((start, end), token)| {
             let logits = token.map(|at| window.outputs.row(at).to_vec());
             let best = logits.and_then(|logits| rank(&self.labels, &logits, 1).into_iter().next());
             let (label, score) = best.map(|b| (b.label, b.score)).unzip();
-            Tag { word: characters(text.first(), (start, end)), start, end, label, score }
+            Tag { word: characters.part((start, end)).to_owned(), start, end, label, score }
         });
         Answer::Tags(named.collect())
     }
