@@ -111,7 +111,7 @@ fn other_embeddings_are_refused() {
     ];
     assert_uncovered("roberta", Options::default(), only);
     let of_others =
-        "node embeddings.positions: expected positions of the tokens of input_ids that are not the one added";
+        "node embeddings.positions: expected one padding id, which is compared with input_ids and added to the counts";
     let counted: &[(Change, &[&str], Tract)] = &[
         (
             ("counts of the batch", |g| integers(g, "embeddings.axis", &[], &[0])),
@@ -143,7 +143,7 @@ fn other_embeddings_are_refused() {
                 integers(g, "embeddings.padding", &[1], &[-1]);
                 number(g, "embeddings.padding_position", &[], -1.0);
             }),
-            &["node embeddings.position_numbers: expected a token of a position from 0 below 65, found -1"],
+            &["node embeddings.position_numbers: expected a padding id from 0 below 65, found -1"],
             Unasked,
         ),
         (
@@ -151,7 +151,7 @@ fn other_embeddings_are_refused() {
                 integers(g, "embeddings.padding", &[1], &[65]);
                 number(g, "embeddings.padding_position", &[], 65.0);
             }),
-            &["node embeddings.position_numbers: expected a token of a position from 0 below 65, found 65"],
+            &["node embeddings.position_numbers: expected a padding id from 0 below 65, found 65"],
             Unasked,
         ),
     ];
