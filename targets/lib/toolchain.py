@@ -81,8 +81,9 @@ def rust(triple, libraries="std,panic_abort"):
         if triple in installed or subprocess.run(["rustup", "target", "add", triple]).returncode == 0:
             return {}, []
         say(f"rustup has no {triple} here: Debian's compiler is taken")
-    # The standard library is built with the board's own profile; that needs what is not yet stable in cargo.
-    return {"RUSTC": str(debian_rust()), "RUSTC_BOOTSTRAP": "1"}, [f"-Zbuild-std={libraries}"]
+    # The standard library is built with the board's own profile; that needs what is not yet stable in cargo. It is built without
+    # its feature for backtraces: a stripped program has no names to show in one.
+    return {"RUSTC": str(debian_rust()), "RUSTC_BOOTSTRAP": "1"}, [f"-Zbuild-std={libraries}", "-Zbuild-std-features=panic-unwind"]
 
 
 def debian_rust():
