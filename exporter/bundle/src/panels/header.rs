@@ -3,8 +3,8 @@
 //! In: the bytes of a file, or what a new one says. Out: a [`Header`], or its bytes. Refused: another magic or version,
 //! and a header that does not end where its length says.
 //!
-//! A new file has a CRC-32, which processors without instructions for SHA-256 compute many times faster. It finds
-//! accidents, and so did the digest that version 1 has in its place: whoever alters the data can alter either.
+//! A new file has a CRC-32, which takes few instructions a byte on processors that have none for SHA-256. It finds
+//! accidents. The digest that version 1 has in its place found no more: whoever alters the data can alter either.
 
 use std::{
     fs::File,
@@ -18,10 +18,10 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use super::PanelEntry;
 use crate::{Error, Result};
 
-pub(super) const MAGIC: &[u8; 8] = b"BIASPANL";
+const MAGIC: &[u8; 8] = b"BIASPANL";
 /// The version that is written.
-pub(super) const VERSION: u16 = 2;
-pub(super) const PREAMBLE_BYTES: usize = 16;
+const VERSION: u16 = 2;
+const PREAMBLE_BYTES: usize = 16;
 
 /// What a panels file says of itself.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,7 +41,7 @@ pub(super) enum Checksum {
     Crc32(u32),
 }
 
-/// The header as postcard writes it, with a checksum of N bytes: little-endian, and of one length whatever its value.
+/// The header as postcard writes it. The checksum is an array of bytes, little-endian: of one length whatever its value.
 #[derive(Serialize, Deserialize)]
 struct Wire<C> {
     layout: String,
@@ -91,7 +91,7 @@ impl Header {
         }
     }
 
-    /// The preamble and the header, in version 2, with `checksum` for its own.
+    /// The preamble and the header in version 2, with `checksum` in place of its own: it is known when the data is written.
     pub fn bytes(&self, checksum: u32) -> Result<Vec<u8>> {
         let checksum = checksum.to_le_bytes();
         let (layout, tensors) = (self.layout.clone(), self.tensors.clone());
