@@ -127,7 +127,7 @@ impl Builder {
         let element = if shape.len() == 2 { self.matrices } else { Element::F32 };
         let value = match element {
             Element::F32 => name.to_owned(),
-            Element::I8 => format!("{name}.values"),
+            Element::I8 | Element::I4 => format!("{name}.values"),
         };
         if self.weights.iter().any(|weight| weight.name == name) {
             return value;
@@ -233,7 +233,7 @@ impl Builder {
             name: Some(name.to_owned()),
             data_type: Some(match element {
                 Element::F32 => FLOAT,
-                Element::I8 => INT8,
+                Element::I8 | Element::I4 => INT8,
             }),
             // Dimensions are below 2^24, as a Config is.
             dims: shape.iter().map(|d| *d as i64).collect(),

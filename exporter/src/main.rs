@@ -52,6 +52,9 @@ enum Weights {
     F32,
     /// 8-bit integers with a scale for every 256 weights: a quarter of the size, and faster
     Int8,
+    /// As int8, but 4 bits a weight where edge-run maps them: an eighth of the size; weights.bin, which other programs
+    /// read, has 8
+    Int4,
 }
 
 #[derive(Clone, Copy, Default, PartialEq, ValueEnum)]
@@ -141,6 +144,7 @@ fn run(arguments: Arguments, bar: &ProgressBar) -> Result<Bundle> {
                 weights: match arguments.weights {
                     Weights::F32 => Element::F32,
                     Weights::Int8 => Element::I8,
+                    Weights::Int4 => Element::I4,
                 },
                 panels: match arguments.panels {
                     When::Later => Panels::Later,
@@ -159,7 +163,7 @@ fn run(arguments: Arguments, bar: &ProgressBar) -> Result<Bundle> {
 }
 
 /// Flags that a graph does not take.
-const ONLY_CHECKPOINTS: &str = "--weights int8, --panels and --low-rank-inputs are for checkpoints: tract runs a graph as it \
+const ONLY_CHECKPOINTS: &str = "--weights, --panels and --low-rank-inputs are for checkpoints: tract runs a graph as it \
                                 is, in f32, from weights.bin";
 /// Flags that a checkpoint does not take.
 const ONLY_GRAPHS: &str = "--tokenizer and --max-length are for a graph, FILE.onnx; a checkpoint has its own";

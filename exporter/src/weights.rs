@@ -12,7 +12,7 @@ use std::{
 };
 
 use bias_patch::{Digest, Digester};
-use edge_bundle::{ALIGNMENT, Element, FileEntry, Frozen, Part, Slot, TensorEntry};
+use edge_bundle::{ALIGNMENT, FileEntry, Frozen, Part, Slot, TensorEntry};
 use hf_checkpoint::Checkpoint;
 
 use crate::{
@@ -154,7 +154,7 @@ pub(crate) fn write_weights(
                     put(&frozen.bytes)?;
                     of_blocks.extend(frozen.scales);
                 }
-                scales = (weight.element == Element::I8).then_some(of_blocks);
+                scales = weight.element.is_quantized().then_some(of_blocks);
             }
         }
         entry.sha256 = digester.finish();

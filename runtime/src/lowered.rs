@@ -69,7 +69,7 @@ impl Lowered {
         }
         let activations = match bundle.manifest().weights() {
             Element::F32 => Activations::F32,
-            Element::I8 => options.activations,
+            Element::I8 | Element::I4 => options.activations,
         };
         if options.threads > MOST_THREADS {
             return Err(Refused::Failed(Error::Usage {

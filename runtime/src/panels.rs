@@ -21,6 +21,7 @@ const _: () = assert!(
     edge_bundle::PANEL_WIDTH == edge_engine::layout::PANEL_WIDTH
         && edge_bundle::PANEL_GROUP == edge_engine::layout::PANEL_GROUP
         && edge_bundle::SCALE_GROUP as usize == edge_engine::layout::SCALE_GROUP
+        && edge_bundle::FACTOR_GROUP == edge_engine::layout::FACTOR_GROUP
         && edge_bundle::ALIGNMENT as usize == edge_engine::layout::ALIGNMENT
 );
 
@@ -110,13 +111,16 @@ impl PanelFile {
         let at = usize::try_from(entry.offset).ok()?;
         let values = match entry.element {
             Element::F32 => Values::F32 { at },
-            Element::I8 => {
+            element @ (Element::I8 | Element::I4) => {
                 let scales = usize::try_from(self.index.entry(&TensorEntry::scales_of(name))?.offset).ok()?;
                 let column_sums = match entry.column_sums() {
                     Some((at, _)) => usize::try_from(at).ok()?,
                     None => 0,
                 };
-                Values::I8 { at, scales, column_sums }
+                match element {
+                    Element::I4 => Values::I4 { at, scales, column_sums },
+                    _ => Values::I8 { at, scales, column_sums },
+                }
             }
         };
         let (rows, columns) = (entry.rows as usize, entry.columns as usize);

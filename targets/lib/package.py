@@ -50,7 +50,8 @@ def copy_bundle(board, binary, bundle, to):
     if not manifest.is_file():
         raise Failure(f"{bundle}: expected a bundle, found no bundle.json; edge-export makes one")
     tensors = json.loads(manifest.read_text())["tensors"]
-    kind = "i8" if any(tensor.get("type") == "i8" for tensor in tensors) else "f32"
+    kinds = {tensor.get("type", "f32") for tensor in tensors}
+    kind = next(kind for kind in ("i4", "i8", "f32") if kind in kinds)
     panels = f"panels-{board.panels[kind]}.bin"
     there = sorted(path.name for path in bundle.glob("panels-*.bin"))
     make = panels not in there

@@ -183,6 +183,11 @@ pub fn int8() -> Options {
     Options { weights: Element::I8, ..Options::default() }
 }
 
+/// Options for int4 weights.
+pub fn int4() -> Options {
+    Options { weights: Element::I4, ..Options::default() }
+}
+
 /// Options for a graph that takes low-rank terms.
 pub fn low_rank_inputs() -> Options {
     Options { low_rank_inputs: true, ..Options::default() }

@@ -5,10 +5,11 @@ use std::fs;
 use bias_patch::Patch;
 use edge_bundle::Slot;
 use edge_run::{Encoder, EngineOptions, Request, Text};
-use serde_json::Value;
-use system_tests::{FAMILIES, assert_succeeded, command, mood::Mood, with_input};
+use serde_json::{Value, json};
+use system_tests::{FAMILIES, assert_succeeded, command, http, mood::Mood, with_input};
 
-/// The default recipe moves every kind of slot that the family has, the loss falls, and edge-run answers with the patch.
+/// The default recipe moves every kind of slot that the family has, the loss falls, and edge-run and edge-serve answer with
+/// the patch.
 #[test]
 fn a_patch_is_trained_and_answers_on_every_family() {
     for family in FAMILIES {
@@ -56,5 +57,17 @@ fn a_patch_is_trained_and_answers_on_every_family() {
         let right =
             rows.iter().zip(gold).filter(|(row, gold)| row["label"] == ["bad", "good"][usize::from(*gold == "1")]);
         assert_eq!(right.count(), (accuracy * texts.len() as f64).round() as usize, "{family}");
+
+        fs::create_dir(mood.path("patches")).unwrap();
+        fs::copy(mood.path("mood.bias"), mood.path("patches/mood.bias")).unwrap();
+        let (address, mut server) = http::start(mood.home.path(), mood.bundle.dir(), &[]);
+        let mut connection = http::connect(address);
+        for (text, row) in texts.iter().zip(&rows).step_by(8) {
+            let body = json!({ "text": text }).to_string();
+            let reply = http::ask(&mut connection, "POST", "/predict/mood", &[], body.as_bytes());
+            assert_eq!((reply.status, &reply.json()["label"]), (200, &row["label"]), "{family}: {text}");
+        }
+        server.kill().unwrap();
+        server.wait().unwrap();
     }
 }

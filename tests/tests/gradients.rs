@@ -8,7 +8,7 @@ use edge_patch::{
 };
 use edge_run::{Activations, Encoder, EngineOptions, OwnWeights, RUN_TOKENS, Text, Tokenized};
 use serde_json::json;
-use system_tests::{Fixture, Gradients, has_effect, int8, small_bundle, small_bundle_with};
+use system_tests::{Fixture, Gradients, has_effect, int4, int8, small_bundle, small_bundle_with};
 
 /// f32 against f64, relative to the gradient's norm. Measured: 7e-6, near a ReLU's kink and where gradients cancel.
 const GRADIENT_BOUND: f64 = 3e-5;
@@ -141,7 +141,7 @@ fn with_terms(encoder: &Encoder) -> Values {
 
 #[test]
 fn the_loss_falls_along_the_gradient() {
-    for options in [edge_export::Options::default(), int8()] {
+    for options in [edge_export::Options::default(), int8(), int4()] {
         let (_home, bundle) = small_bundle_with("electra", options);
         let engine = EngineOptions { activations: Activations::F32, ..EngineOptions::default() };
         let encoder = Encoder::load(bundle.clone(), engine).unwrap();

@@ -7,7 +7,7 @@ use edge_bundle::{Bundle, Slot};
 use edge_export::{Destination, EXAMPLE, Options, export, fetch};
 use safetensors::Dtype;
 use system_tests::{
-    ENCODERS, Fixture, assert_succeeded, command, fixtures, int8, low_rank_inputs, patch_with_terms, real_bundle,
+    ENCODERS, Fixture, assert_succeeded, command, fixtures, int4, int8, low_rank_inputs, patch_with_terms, real_bundle,
     real_bundle_int8, small_bundle, small_bundle_with, task, with_input, write_patches, write_tensors,
 };
 use tempfile::TempDir;
@@ -76,8 +76,10 @@ fn small_encoders_of_every_family() {
         assert!(!Fixture::named(name).cases.is_empty());
         let (home, bundle) = small_bundle(name);
         check(&bundle, home.path(), Some(name));
-        let (home, bundle) = small_bundle_with(name, int8());
-        check(&bundle, home.path(), None);
+        for rounded in [int8(), int4()] {
+            let (home, bundle) = small_bundle_with(name, rounded);
+            check(&bundle, home.path(), None);
+        }
         let (home, bundle) = small_bundle_with(name, low_rank_inputs());
         check_terms(&bundle, home.path(), Some(name));
         let (home, bundle) = small_bundle_with(name, Options { low_rank_inputs: true, ..int8() });

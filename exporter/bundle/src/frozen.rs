@@ -1,11 +1,14 @@
-//! A checkpoint's tensor as a bundle stores it: transposed if it is a linear layer's, and quantized if it is int8.
+//! A checkpoint's tensor as a bundle stores it: transposed if it is a linear layer's, and quantized if it is int8 or int4.
 //!
 //! In: f32 values, of the whole tensor or of some of its rows. Out: the bytes of `weights.bin`. Both are defined here and
 //! nowhere else, so the same checkpoint gives the same bytes wherever they are compared.
 
 use std::ops::Range;
 
-use crate::{Element, SCALE_GROUP, TensorEntry};
+use crate::{
+    Element, SCALE_GROUP, TensorEntry,
+    packed::{FACTOR_GROUP, MOST},
+};
 
 /// What `weights.bin` holds of one tensor.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,7 +23,9 @@ impl Frozen {
     /// Stores `values`, which lie as in the checkpoint: for a transposed tensor `[out, in]`.
     ///
     /// Quantization is symmetric. A scale is the largest magnitude of the weights that share it, divided by 127, or 1
-    /// if they are all zero. A quantized value is the weight divided by the scale, rounded, halves to even.
+    /// if they are all zero. A quantized value is the weight divided by the scale, rounded, halves to even. In int4 it is
+    /// a multiple of a factor, from -7 to 7 times: of all factors the one by which the squared errors of the values that
+    /// share it are least, and of several the smallest.
     pub fn of(values: &[f32], tensor: &TensorEntry) -> Self {
         let [rows, _] = tensor.matrix();
         Self::of_rows(values, tensor, 0..rows)
@@ -38,9 +43,10 @@ impl Frozen {
                 let values = if tensor.transposed { transposed(&values, outputs, inputs) } else { values };
                 Frozen { bytes: values.into_flattened(), scales: Vec::new() }
             }
-            Element::I8 => {
+            Element::I8 | Element::I4 => {
                 let group = if tensor.transposed { SCALE_GROUP as usize } else { inputs };
-                let (mut quantized, mut scales) = quantize(values, inputs, group);
+                let round = if tensor.element == Element::I4 { to_multiples } else { to_integers };
+                let (mut quantized, mut scales) = quantize(values, inputs, group, round);
                 if tensor.transposed {
                     quantized = transposed(&quantized, outputs, inputs);
                     scales = transposed(&scales, outputs, inputs.div_ceil(group));
@@ -51,19 +57,51 @@ impl Frozen {
     }
 }
 
-/// The quantized values of rows of `len` values, and the scales of each row, one for each `group` values.
-fn quantize(values: &[f32], len: usize, group: usize) -> (Vec<u8>, Vec<f32>) {
+/// The quantized values of rows of `len` values, and the scales of each row, one for each `group` values. `round` is given
+/// values that share a scale, and the scale.
+fn quantize(
+    values: &[f32],
+    len: usize,
+    group: usize,
+    round: impl Fn(&[f32], f32, &mut Vec<u8>),
+) -> (Vec<u8>, Vec<f32>) {
     let rows = || values.chunks(len.max(1)).flat_map(|row| row.chunks(group.max(1)));
     let scale = |row: &[f32]| {
         let top = row.iter().fold(0.0, |top: f32, v| top.max(v.abs()));
         if top > 0.0 { top / 127.0 } else { 1.0 }
     };
     let scales: Vec<f32> = rows().map(scale).collect();
+    let mut quantized = Vec::with_capacity(values.len());
+    rows().zip(&scales).for_each(|(row, scale)| round(row, *scale, &mut quantized));
+    (quantized, scales)
+}
+
+/// The nearest integers to values divided by their scale.
+fn to_integers(values: &[f32], scale: f32, quantized: &mut Vec<u8>) {
     // Where weights are so small that their scale has few bits left, a quotient may be beyond 127.
-    let quantized =
-        |value: f32, scale: f32| ((value / scale).round_ties_even().clamp(-127.0, 127.0) as i8).cast_unsigned();
-    let all = rows().zip(&scales).flat_map(|(row, scale)| row.iter().map(|value| quantized(*value, *scale)));
-    (all.collect(), scales)
+    let nearest = |value: &f32| ((value / scale).round_ties_even().clamp(-127.0, 127.0) as i8).cast_unsigned();
+    quantized.extend(values.iter().map(nearest));
+}
+
+/// The nearest multiples of a factor to values divided by their scale, [`FACTOR_GROUP`] at a time.
+fn to_multiples(values: &[f32], scale: f32, quantized: &mut Vec<u8>) {
+    let most = f32::from(MOST);
+    // A factor below half of the one that reaches the largest value would cut off more than it gains.
+    let factors = |group: &[f32]| {
+        let top = group.iter().fold(0.0, |top: f32, v| top.max(v.abs())) / scale;
+        let last = (top / most).ceil().clamp(1.0, (127.0 / most).floor()) as u8;
+        last.div_ceil(2)..=last
+    };
+    for group in values.chunks(FACTOR_GROUP) {
+        let multiple = |value: f32, factor: f32| (value / (scale * factor)).round_ties_even().clamp(-most, most);
+        let error = |factor: u8| -> f32 {
+            let factor = f32::from(factor);
+            group.iter().map(|v| (v / scale - factor * multiple(*v, factor)).powi(2)).sum()
+        };
+        let least = factors(group).map(|factor| (error(factor), factor)).min_by(|a, b| a.0.total_cmp(&b.0));
+        let factor = f32::from(least.map_or(1, |(_, factor)| factor));
+        quantized.extend(group.iter().map(|v| ((factor * multiple(*v, factor)) as i8).cast_unsigned()));
+    }
 }
 
 /// `[rows, columns]` as `[columns, rows]`, by blocks that stay in the cache.

@@ -2,12 +2,15 @@
 //!
 //! An entry is checked as a part of its [`crate::Manifest`].
 
-use std::ops::Range;
+use std::{fmt::Display, ops::Range};
 
 use bias_patch::Digest;
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result};
+use crate::{
+    Error, Result,
+    packed::{self, FACTOR_GROUP},
+};
 
 /// Inputs of a linear layer whose int8 weights share a scale, output by output.
 pub const SCALE_GROUP: u64 = 256;
@@ -25,6 +28,9 @@ pub enum Element {
     /// int8: quantized values from -127 to 127, and a weight is its quantized value times a scale. A transposed matrix
     /// has a scale for each output and each [`SCALE_GROUP`] inputs, a table one for each row.
     I8,
+    /// int8 values that panels hold in 4 bits: of each output, or each row of a table, [`FACTOR_GROUP`] values at a time
+    /// are -7 to 7 times a whole number. To all else they are int8.
+    I4,
 }
 
 impl Element {
@@ -33,6 +39,7 @@ impl Element {
         match self {
             Element::F32 => "f32",
             Element::I8 => "i8",
+            Element::I4 => "i4",
         }
     }
 
@@ -41,15 +48,21 @@ impl Element {
         match self {
             Element::F32 => "f32",
             Element::I8 => "int8",
+            Element::I4 => "int4",
         }
     }
 
-    /// Bytes of one.
+    /// Bytes of one in `weights.bin`.
     pub fn bytes(self) -> u64 {
         match self {
             Element::F32 => 4,
-            Element::I8 => 1,
+            Element::I8 | Element::I4 => 1,
         }
+    }
+
+    /// Whether they are quantized, and have scales.
+    pub fn is_quantized(self) -> bool {
+        self != Element::F32
     }
 
     pub(crate) fn is_f32(&self) -> bool {
@@ -87,11 +100,19 @@ impl TensorEntry {
     /// overflows.
     pub(crate) const MOST_BYTES: u64 = 1 << 48;
 
-    /// Checks that quantized values are those of the format, which has no -128: it would not have its negative, and
-    /// kernels count on the sum of two products to fit 16 bits.
+    /// Checks that quantized values, of one of the [`TensorEntry::row_blocks`], are those of the format. int8 has no
+    /// -128: it would not have its negative, and kernels count on the sum of two products to fit 16 bits.
     pub(crate) fn check_quantized(&self, values: &[u8]) -> Result<()> {
-        if self.element == Element::I8 && values.contains(&i8::MIN.cast_unsigned()) {
-            return Err(Error::field(format!("tensor {}", self.name), "quantized values from -127 to 127", i8::MIN));
+        let wrong = |expected: &str, found: &dyn Display| {
+            Err(Error::field(format!("tensor {}", self.name), expected, found.to_string()))
+        };
+        if self.element.is_quantized() && values.contains(&i8::MIN.cast_unsigned()) {
+            return wrong("quantized values from -127 to 127", &i8::MIN);
+        }
+        let [_, columns] = self.matrix();
+        if self.element == Element::I4 && !packed::can_pack(values, columns, self.transposed) {
+            let expected = format!("{FACTOR_GROUP} values at a time that are -7 to 7 times a whole number");
+            return wrong(&expected, &"others");
         }
         Ok(())
     }

@@ -103,6 +103,8 @@ fn encoder_onnx_is_the_same_bytes_in_every_version() {
     };
     let kinds = [(Element::F32, false), (Element::I8, false), (Element::F32, true), (Element::I8, true)];
     assert_eq!(kinds.map(|(element, terms)| configs().map(|config| digest(config, element, terms))), expected);
+    // To a graph int4 is int8.
+    assert_eq!(configs().map(|config| digest(config, Element::I4, false)), expected[1]);
 }
 
 #[test]

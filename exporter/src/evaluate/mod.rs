@@ -117,7 +117,9 @@ mod tests {
             let count = weight.shape.iter().product::<u64>() as usize;
             match weight.element {
                 Element::F32 => bytes.extend((0..count).flat_map(float)),
-                Element::I8 => bytes.extend((0..count).map(|at| ((200.0 * number(at)) as i8).cast_unsigned())),
+                Element::I8 | Element::I4 => {
+                    bytes.extend((0..count).map(|at| ((200.0 * number(at)) as i8).cast_unsigned()))
+                }
             }
         }
         fs::write(dir.path().join("weights.bin"), &bytes).unwrap();

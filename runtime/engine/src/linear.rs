@@ -1,4 +1,4 @@
-//! Linear layers, y = x W + b and perhaps a [low-rank term](low_rank), forward and backward, with W in f32 or int8.
+//! Linear layers, y = x W + b and perhaps a [low-rank term](low_rank), forward and backward, with W in f32, int8 or int4.
 //!
 //! Letters: N rows, K inputs, M outputs. x is `[N, K]`, W `[K, M]` in panels, b `[M]` of each row's task, y `[N, M]`.
 //! Backward, from dy: db is the sum of the rows of dy, and dx = dy W^T. W is frozen, so x is not needed. Refused: a
@@ -11,8 +11,8 @@ use crate::{
     Activations, Error, Result,
     batch::{Slot, TaskRows},
     gradients::Gradients,
-    kernels::{GROUP, Panels, QuantizedPanels, QuantizedRows, Rows, Scale, Start},
-    layout::{PANEL_GROUP, PANEL_WIDTH},
+    kernels::{GROUP, PackedPanels, Panels, QuantizedPanels, QuantizedRows, Rows, Scale, Start},
+    layout::{FACTOR_GROUP, PACKED_BYTES, PANEL_GROUP, PANEL_WIDTH},
     low_rank,
     machine::{Machine, Scratch},
     operators::Pass,
@@ -21,6 +21,9 @@ use crate::{
 
 /// Columns that are dequantized and multiplied together: those of the widest tile.
 pub(crate) const COLUMNS: usize = 3 * PANEL_WIDTH;
+/// Columns that are unpacked and multiplied together: few enough to stay in the second-level cache, and enough that what
+/// a product costs beside its tiles does not count.
+const UNPACKED: usize = 3 * COLUMNS;
 
 /// A frozen matrix `[K, M]` in panels, and perhaps a slot of M values for its bias.
 #[derive(Clone, Debug)]
@@ -90,19 +93,33 @@ impl<'a> Operand<'a> {
         let start = low_rank::start(pass, layer, tasks, self.floats, out, stride);
         match layer.weight.matrix(pass.weights) {
             Matrix::F32(panels) => machine.kernel.multiply(self.floats, panels, start, out, stride),
-            Matrix::I8(panels) if self.quantized.is_empty() => {
-                multiply_dequantized(machine, self.floats, panels, start, out, stride);
-            }
-            Matrix::I8(panels) => {
-                let x = QuantizedRows {
-                    data: &self.quantized,
-                    stride: panels.depth.next_multiple_of(PANEL_GROUP),
-                    count: self.floats.count,
-                    scales: &self.scales,
-                };
-                machine.kernel.multiply_quantized(x, panels, start, out, stride);
-            }
+            Matrix::I8(panels) => self.multiply_quantized(machine, panels, start, out, stride),
+            Matrix::I4(packed) => each_unpacked(machine, packed, |first, panels| {
+                self.multiply_quantized(machine, panels, beginning_at(start, first), &mut out[first..], stride);
+            }),
         }
+    }
+
+    /// The product with an int8 matrix: in int8 if the rows are quantized, else in f32.
+    fn multiply_quantized(
+        &self,
+        machine: &Machine,
+        panels: QuantizedPanels<'_>,
+        start: Start<'_>,
+        out: &mut [f32],
+        stride: usize,
+    ) {
+        if self.quantized.is_empty() {
+            multiply_dequantized(machine, self.floats, panels, start, out, stride);
+            return;
+        }
+        let x = QuantizedRows {
+            data: &self.quantized,
+            stride: panels.depth.next_multiple_of(PANEL_GROUP),
+            count: self.floats.count,
+            scales: &self.scales,
+        };
+        machine.kernel.multiply_quantized(x, panels, start, out, stride);
     }
 }
 
@@ -162,12 +179,39 @@ fn multiply_dequantized(
     stride: usize,
 ) {
     each_dequantized(machine, w, |first, panels| {
-        let start = match start {
-            Start::Zero | Start::There => start,
-            Start::Bias { table, stride, rows } => Start::Bias { table: &table[first..], stride, rows },
-        };
-        machine.kernel.multiply(x, panels, start, &mut out[first..], stride);
+        machine.kernel.multiply(x, panels, beginning_at(start, first), &mut out[first..], stride);
     });
+}
+
+/// What the columns from `first` on are added to.
+fn beginning_at(start: Start<'_>, first: usize) -> Start<'_> {
+    match start {
+        Start::Zero | Start::There => start,
+        Start::Bias { table, stride, rows } => Start::Bias { table: &table[first..], stride, rows },
+    }
+}
+
+/// Unpacks some panels at a time, so that they stay in the cache, and calls `work` with them and their first column.
+fn each_unpacked(machine: &Machine, w: PackedPanels<'_>, mut work: impl FnMut(usize, QuantizedPanels<'_>)) {
+    let (height, groups) = (w.depth.next_multiple_of(PANEL_GROUP) * PANEL_WIDTH, w.depth.div_ceil(GROUP));
+    let width = UNPACKED.min(w.columns.next_multiple_of(PANEL_WIDTH));
+    let panels = w.data.as_chunks::<PACKED_BYTES>().0.chunks_exact(w.depth.div_ceil(FACTOR_GROUP));
+    let mut bytes = machine.scratch(height * (width / PANEL_WIDTH) / size_of::<f32>());
+    let mut of_groups = machine.scratch(2 * groups * width);
+    let (scales, column_sums) = of_groups.split_at_mut(groups * width);
+    for first in (0..w.columns).step_by(width) {
+        let columns = (w.columns - first).min(width);
+        let bytes: &mut [i8] = bytemuck::cast_slice_mut(&mut bytes);
+        for (panel, out) in panels.clone().skip(first / PANEL_WIDTH).zip(bytes.chunks_exact_mut(height)) {
+            machine.kernel.unpack(panel, out);
+        }
+        for (part, whole) in [(&mut *scales, w.scales), (&mut *column_sums, w.column_sums)] {
+            for (part, whole) in part.chunks_exact_mut(columns).zip(whole.chunks_exact(w.columns)) {
+                part.copy_from_slice(&whole[first..first + columns]);
+            }
+        }
+        work(first, QuantizedPanels { data: bytes, depth: w.depth, columns, scales, column_sums });
+    }
 }
 
 /// Dequantizes some panels at a time, so that they stay in the cache, and calls `work` with them and their first
@@ -196,11 +240,19 @@ fn each_dequantized(machine: &Machine, w: QuantizedPanels<'_>, mut work: impl Fn
 fn multiply_transposed(machine: &Machine, weights: Weights<'_>, y: Rows<'_>, weight: &Tensor, out: &mut [f32]) {
     match weight.matrix(weights) {
         Matrix::F32(panels) => machine.kernel.multiply_transposed(y, panels, out, panels.depth),
-        Matrix::I8(quantized) => each_dequantized(machine, quantized, |first, panels| {
-            let y = Rows { data: &y.data[first..], ..y };
-            machine.kernel.multiply_transposed(y, panels, out, quantized.depth);
+        Matrix::I8(quantized) => multiply_transposed_dequantized(machine, y, quantized, out),
+        Matrix::I4(packed) => each_unpacked(machine, packed, |first, panels| {
+            multiply_transposed_dequantized(machine, Rows { data: &y.data[first..], ..y }, panels, out);
         }),
     }
+}
+
+/// Adds y W^T to rows of `out`, W being an int8 matrix that is dequantized a few panels at a time.
+fn multiply_transposed_dequantized(machine: &Machine, y: Rows<'_>, w: QuantizedPanels<'_>, out: &mut [f32]) {
+    each_dequantized(machine, w, |first, panels| {
+        let y = Rows { data: &y.data[first..], ..y };
+        machine.kernel.multiply_transposed(y, panels, out, w.depth);
+    });
 }
 
 /// The transpose of a matrix, by blocks that stay in the cache.

@@ -161,7 +161,7 @@ impl Model {
     }
 
     /// An estimate of the bytes that a run needs for each token. Not counted: attention scores, and panels that a thread
-    /// dequantizes.
+    /// unpacks or dequantizes.
     pub fn token_bytes(&self) -> usize {
         let (mut live, mut most) = (0, 0);
         for node in &self.nodes {

@@ -10,8 +10,8 @@ use bytemuck::AnyBitPattern;
 
 use crate::{
     Error, Result,
-    kernels::{GROUP, Panels, QuantizedPanels},
-    layout::{ALIGNMENT, PANEL_GROUP, PANEL_WIDTH},
+    kernels::{GROUP, PackedPanels, Panels, QuantizedPanels, unpack_row},
+    layout::{ALIGNMENT, FACTOR_GROUP, PACKED_BYTES, PACKED_ROW_BYTES, PANEL_GROUP, PANEL_WIDTH},
 };
 
 /// The bytes of all weights.
@@ -49,6 +49,15 @@ pub enum Values {
         /// For a matrix: column sums of the quantized values, f32, `[groups, columns]`.
         column_sums: usize,
     },
+    /// Quantized to int8 values that are packed in 4 bits, because in each group they are small multiples of one number.
+    I4 {
+        /// Where they begin.
+        at: usize,
+        /// As of [`Values::I8`].
+        scales: usize,
+        /// As of [`Values::I8`].
+        column_sums: usize,
+    },
 }
 
 /// A matrix in panels.
@@ -56,6 +65,7 @@ pub enum Values {
 pub(crate) enum Matrix<'a> {
     F32(Panels<'a>),
     I8(QuantizedPanels<'a>),
+    I4(PackedPanels<'a>),
 }
 
 impl<'a> Weights<'a> {
@@ -96,11 +106,9 @@ impl Tensor {
             Values::F32 { at } => {
                 [(at, floats(columns.and_then(|c| product(c, self.rows)))), (0, Some(0)), (0, Some(0))]
             }
-            Values::I8 { at, scales, column_sums } => {
-                let rows =
-                    if self.in_panels { self.rows.checked_next_multiple_of(PANEL_GROUP) } else { Some(self.rows) };
+            Values::I8 { at, scales, column_sums } | Values::I4 { at, scales, column_sums } => {
                 let of_groups = floats(product(self.rows.div_ceil(GROUP), self.columns));
-                let values = (at, rows.zip(columns).and_then(|(rows, columns)| product(rows, columns)));
+                let values = (at, self.quantized_bytes());
                 match self.in_panels {
                     true => [values, (scales, of_groups), (column_sums, of_groups)],
                     false => [values, (scales, floats(Some(self.rows))), (0, Some(0))],
@@ -117,6 +125,21 @@ impl Tensor {
         Ok(())
     }
 
+    /// Bytes of its quantized values; none if they are beyond counting.
+    fn quantized_bytes(&self) -> Option<usize> {
+        let (rows, columns) = (self.rows, self.columns);
+        match (self.in_panels, matches!(self.values, Values::I4 { .. })) {
+            (true, false) => {
+                rows.checked_next_multiple_of(PANEL_GROUP)?.checked_mul(columns.checked_next_multiple_of(PANEL_WIDTH)?)
+            }
+            (true, true) => {
+                columns.div_ceil(PANEL_WIDTH).checked_mul(rows.div_ceil(FACTOR_GROUP).checked_mul(PACKED_BYTES)?)
+            }
+            (false, false) => rows.checked_mul(columns),
+            (false, true) => rows.checked_mul(columns.div_ceil(FACTOR_GROUP).checked_mul(PACKED_ROW_BYTES)?),
+        }
+    }
+
     /// A vector of `columns` floats.
     pub(crate) fn vector<'a>(&self, weights: Weights<'a>) -> &'a [f32] {
         self.row(weights, 0)
@@ -127,7 +150,7 @@ impl Tensor {
         match self.values {
             Values::F32 { at } => weights.numbers(at + row * self.columns * size_of::<f32>(), self.columns),
             // Refused where operators are made.
-            Values::I8 { .. } => unreachable!("a quantized vector"),
+            Values::I8 { .. } | Values::I4 { .. } => unreachable!("a quantized vector"),
         }
     }
 
@@ -135,17 +158,18 @@ impl Tensor {
     pub(crate) fn matrix<'a>(&self, weights: Weights<'a>) -> Matrix<'a> {
         let (depth, columns) = (self.rows, self.columns);
         let padded = columns.next_multiple_of(PANEL_WIDTH);
+        // They were checked to be within the weights.
+        let bytes = || self.quantized_bytes().expect("a tensor that was checked");
+        let of_groups = |at| weights.numbers(at, depth.div_ceil(GROUP) * columns);
         match self.values {
             Values::F32 { at } => Matrix::F32(Panels { data: weights.numbers(at, depth * padded), depth, columns }),
             Values::I8 { at, scales, column_sums } => {
-                let of_groups = depth.div_ceil(GROUP) * columns;
-                Matrix::I8(QuantizedPanels {
-                    data: weights.numbers(at, depth.next_multiple_of(PANEL_GROUP) * padded),
-                    depth,
-                    columns,
-                    scales: weights.numbers(scales, of_groups),
-                    column_sums: weights.numbers(column_sums, of_groups),
-                })
+                let (scales, column_sums) = (of_groups(scales), of_groups(column_sums));
+                Matrix::I8(QuantizedPanels { data: weights.numbers(at, bytes()), depth, columns, scales, column_sums })
+            }
+            Values::I4 { at, scales, column_sums } => {
+                let (scales, column_sums) = (of_groups(scales), of_groups(column_sums));
+                Matrix::I4(PackedPanels { data: weights.numbers(at, bytes()), depth, columns, scales, column_sums })
             }
         }
     }
@@ -167,6 +191,12 @@ impl Tensor {
                 let row: &[i8] = weights.numbers(begin + at * width, width);
                 out.iter_mut().zip(row).for_each(|(out, quantized)| *out += f32::from(*quantized) * scale);
             }
+            Values::I4 { at: begin, scales, .. } => {
+                let scale = weights.numbers::<f32>(scales, self.rows)[at];
+                let bytes = width.div_ceil(FACTOR_GROUP) * PACKED_ROW_BYTES;
+                let row: &[u8] = weights.numbers(begin + at * bytes, bytes);
+                out.iter_mut().zip(unpack_row(row)).for_each(|(out, quantized)| *out += f32::from(quantized) * scale);
+            }
         }
         true
     }
@@ -177,13 +207,13 @@ impl Tensor {
         let columns = if self.in_panels { self.columns.next_multiple_of(PANEL_WIDTH) } else { self.columns };
         match self.values {
             Values::F32 { at } => at / size_of::<f32>()..at / size_of::<f32>() + self.rows * columns,
-            Values::I8 { .. } => 0..0,
+            Values::I8 { .. } | Values::I4 { .. } => 0..0,
         }
     }
 
     /// Whether its values are quantized.
     pub fn is_quantized(&self) -> bool {
-        matches!(self.values, Values::I8 { .. })
+        !matches!(self.values, Values::F32 { .. })
     }
 }
 
@@ -216,5 +246,21 @@ mod tests {
         assert!(quantized(128, 140).check("w", 152).is_ok());
         assert!(quantized(128, 144).check("w", 152).is_err());
         assert!(quantized(144, 128).check("w", 152).is_err());
+
+        // Two blocks of 32 rows of sixteen columns; then three scales, three sums.
+        let packed = |rows, scales, column_sums| Tensor {
+            rows,
+            columns: 3,
+            in_panels: true,
+            values: Values::I4 { at: 0, scales, column_sums },
+        };
+        assert!(packed(33, 544, 556).check("w", 568).is_ok());
+        assert!(packed(65, 544, 556).check("w", 568).is_err());
+        assert!(packed(33, 544, 560).check("w", 568).is_err());
+        assert!(packed(usize::MAX - 3, 0, 0).check("w", 568).is_err());
+        // Rows of three values take a block of 17 bytes each.
+        let table = |rows| Tensor { in_panels: false, ..packed(rows, 0, 0) };
+        assert!(table(33).check("w", 33 * 17).is_ok());
+        assert!(table(34).check("w", 33 * 17).is_err());
     }
 }

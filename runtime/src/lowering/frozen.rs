@@ -61,7 +61,7 @@ impl<'a> Search<'a> {
         let entry = self.tensors.get(name).ok_or_else(|| Uncovered::at(name, "a tensor of the manifest", "none"))?;
         let data_type = match entry.element {
             Element::F32 => onnx::FLOAT,
-            Element::I8 => onnx::INT8,
+            Element::I8 | Element::I4 => onnx::INT8,
         };
         if constant.data_type() != data_type {
             return Err(Uncovered::at(name, format!("values of type {data_type}"), constant.data_type()));

@@ -29,6 +29,7 @@ pub fn panel_layout(weights: Element) -> &'static str {
     match weights {
         Element::F32 => "f32x16",
         Element::I8 => "i8x16x4",
+        Element::I4 => "i4x16x8",
     }
 }
 
@@ -59,20 +60,19 @@ impl PanelEntry {
     /// Bytes its values take in the file.
     pub fn bytes(&self) -> u64 {
         let (rows, columns) = (u64::from(self.rows), u64::from(self.columns));
-        let columns = if self.in_panels { columns.next_multiple_of(PANEL_WIDTH as u64) } else { columns };
-        match (self.element, self.in_panels) {
-            (Element::I8, true) => rows.next_multiple_of(PANEL_GROUP as u64) * columns,
-            (element, _) => element.bytes() * rows * columns,
+        match self.in_panels {
+            true => tiles::panel_bytes(self.element, rows) * columns.div_ceil(PANEL_WIDTH as u64),
+            false => tiles::row_bytes(self.element, columns) * rows,
         }
     }
 
-    /// Where its column sums are, and how many bytes they take: f32 `[groups, columns]`, after the last int8 panel,
-    /// each the sum of the quantized values that share a scale. With them kernels correct for the zero point of
+    /// Where its column sums are, and how many bytes they take: f32 `[groups, columns]`, after the last panel of int8 or
+    /// int4, each the sum of the quantized values that share a scale. With them kernels correct for the zero point of
     /// quantized inputs.
     pub fn column_sums(&self) -> Option<(u64, u64)> {
-        let has = self.in_panels && self.element == Element::I8;
+        let has = self.in_panels && self.element.is_quantized();
         let count = u64::from(self.rows).div_ceil(SCALE_GROUP) * u64::from(self.columns);
-        // int8 panels are a multiple of 64 bytes, so what follows them is aligned.
+        // Panels are a multiple of 16 bytes, so floats may follow them.
         has.then(|| (self.offset + self.bytes(), Element::F32.bytes() * count))
     }
 
@@ -248,6 +248,8 @@ mod tests {
             (of(1 << 16, 1 << 16, Element::I8, true), 1 << 32, 64 + (1 << 32) + 4 * (1 << 8) * (1 << 16)),
             (of(most, 1, Element::I8, true), 16 << 32, 64 + (16 << 32) + 4 * (1 << 24)),
             (of(1, most, Element::I8, true), 4 << 32, 64 + (4 << 32) + 4 * 0xffff_ffff),
+            (of(1 << 16, 1 << 16, Element::I4, true), 17 << 27, 64 + (17 << 27) + 4 * (1 << 8) * (1 << 16)),
+            (of(most, 64, Element::I4, false), 34 * 0xffff_ffff, 64 + 34 * 0xffff_ffff),
         ] {
             assert_eq!(found, (bytes, end));
         }

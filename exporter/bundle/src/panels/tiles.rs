@@ -5,6 +5,7 @@
 //! a whole matrix are. Refused: tensors of another digest, padding that is not zero, column sums of other values.
 
 use std::{
+    borrow::Cow,
     fs::File,
     io::{Read, Seek, SeekFrom},
     path::Path,
@@ -13,7 +14,10 @@ use std::{
 use bias_patch::Digester;
 
 use super::{PANEL_GROUP, PANEL_WIDTH, PanelEntry};
-use crate::{Bundle, Element, Error, Result, SCALE_GROUP, TensorEntry};
+use crate::{
+    Bundle, Element, Error, Result, SCALE_GROUP, TensorEntry,
+    packed::{self, FACTOR_GROUP},
+};
 
 /// Gives the bytes of a tensor as its entry says, in the order of the file.
 pub(super) fn write(
@@ -22,14 +26,14 @@ pub(super) fn write(
     tensor: &TensorEntry,
     put: &mut dyn FnMut(&[u8]) -> Result<()>,
 ) -> Result<()> {
+    let [rows, columns] = tensor.matrix();
     if !entry.in_panels {
-        return bundle.stream_tensor(tensor, |_, bytes| put(bytes));
+        return bundle.stream_tensor(tensor, |_, bytes| put(&as_rows(bytes, entry.element, columns)));
     }
     // Rows are digested in their order first, and then read in the order of the panels.
-    let [rows, columns] = tensor.matrix();
     let mut sums = Vec::new();
     bundle.stream_tensor(tensor, |_, bytes| {
-        if entry.element == Element::I8 {
+        if entry.element.is_quantized() {
             sums.extend(column_sums(bytes, columns));
         }
         Ok::<_, Error>(())
@@ -47,12 +51,11 @@ pub(super) fn verify(file: &mut File, path: &Path, entry: &PanelEntry, tensor: &
         file.read_exact(bytes).map_err(Error::io(path, "read"))
     };
     let [rows, columns] = tensor.matrix();
-    let bytes_each = width(entry.element);
     let (mut digester, mut quantized, mut same) = (Digester::default(), Ok(()), true);
     let mut sums_at = entry.column_sums().map(|(offset, _)| offset);
     for part in tensor.row_blocks() {
         let values = if entry.in_panels {
-            let height = |rows: usize| rows.next_multiple_of(group(entry.element)) * PANEL_WIDTH * bytes_each;
+            let height = |rows: usize| panel_bytes(entry.element, rows as u64) as usize;
             // The rows of each panel follow each other.
             let mut tile = vec![0; height(part.len()) * columns.div_ceil(PANEL_WIDTH)];
             for (panel, bytes) in tile.chunks_mut(height(part.len())).enumerate() {
@@ -62,9 +65,17 @@ pub(super) fn verify(file: &mut File, path: &Path, entry: &PanelEntry, tensor: &
             same &= laid_out(&values, entry.element, columns) == tile;
             values
         } else {
-            let mut values = vec![0; part.len() * columns * bytes_each];
-            read(entry.offset + (part.start * columns * bytes_each) as u64, &mut values)?;
-            values
+            let width = row_bytes(entry.element, columns as u64) as usize;
+            let mut bytes = vec![0; part.len() * width];
+            read(entry.offset + (part.start * width) as u64, &mut bytes)?;
+            match entry.element {
+                Element::F32 | Element::I8 => bytes,
+                Element::I4 => {
+                    let values = packed::unpack_rows(&bytes, columns);
+                    same &= packed::pack_rows(&values, columns) == bytes;
+                    values
+                }
+            }
         };
         if let Some(at) = &mut sums_at {
             let due = column_sums(&values, columns);
@@ -89,15 +100,33 @@ pub(super) fn verify(file: &mut File, path: &Path, entry: &PanelEntry, tensor: &
 fn width(element: Element) -> usize {
     match element {
         Element::F32 => 4,
-        Element::I8 => 1,
+        Element::I8 | Element::I4 => 1,
     }
 }
 
-/// Rows whose values of a column lie side by side.
-fn group(element: Element) -> usize {
+/// Bytes of a panel of so many rows.
+pub(super) fn panel_bytes(element: Element, rows: u64) -> u64 {
     match element {
-        Element::F32 => 1,
-        Element::I8 => PANEL_GROUP,
+        Element::F32 => 4 * PANEL_WIDTH as u64 * rows,
+        Element::I8 => PANEL_WIDTH as u64 * rows.next_multiple_of(PANEL_GROUP as u64),
+        Element::I4 => packed::PANEL_BYTES as u64 * rows.div_ceil(FACTOR_GROUP as u64),
+    }
+}
+
+/// Bytes of a row of so many columns that is not in panels.
+pub(super) fn row_bytes(element: Element, columns: u64) -> u64 {
+    match element {
+        Element::F32 => 4 * columns,
+        Element::I8 => columns,
+        Element::I4 => packed::ROW_BYTES as u64 * columns.div_ceil(FACTOR_GROUP as u64),
+    }
+}
+
+/// Rows that are not in panels.
+fn as_rows(values: &[u8], element: Element, columns: usize) -> Cow<'_, [u8]> {
+    match element {
+        Element::F32 | Element::I8 => Cow::Borrowed(values),
+        Element::I4 => Cow::Owned(packed::pack_rows(values, columns)),
     }
 }
 
@@ -106,6 +135,7 @@ fn laid_out(values: &[u8], element: Element, columns: usize) -> Vec<u8> {
     match element {
         Element::F32 => lay_out_floats(values.as_chunks().0, columns),
         Element::I8 => lay_out_int8(values, columns),
+        Element::I4 => packed::pack_panels(values, columns),
     }
 }
 
@@ -151,7 +181,11 @@ fn column_sums(values: &[u8], columns: usize) -> Vec<u8> {
 
 /// The tile, row-major, that [`laid_out`] has laid out.
 fn taken_out(bytes: &[u8], element: Element, rows: usize, columns: usize) -> Vec<u8> {
-    let (group, width) = (group(element), width(element));
+    let (group, width) = match element {
+        Element::F32 => (1, width(element)),
+        Element::I8 => (PANEL_GROUP, width(element)),
+        Element::I4 => return packed::unpack_panels(bytes, rows, columns),
+    };
     let panel = rows.next_multiple_of(group) * PANEL_WIDTH;
     let mut values = Vec::with_capacity(rows * columns * width);
     for row in 0..rows {
@@ -170,9 +204,13 @@ mod tests {
     #[test]
     fn tiles_of_rows_and_of_columns_are_parts_of_the_whole() {
         let (rows, columns) = (262, 40);
-        for element in [Element::F32, Element::I8] {
+        for element in [Element::F32, Element::I8, Element::I4] {
             let width = width(element);
-            let values: Vec<u8> = (0..rows * columns * width).map(|at| (at * 7919 % 251) as u8).collect();
+            let number = |at: usize| match element {
+                Element::I4 => ((at * 7919 % 15) as i8 - 7).cast_unsigned(),
+                _ => (at * 7919 % 251) as u8,
+            };
+            let values: Vec<u8> = (0..rows * columns * width).map(number).collect();
             let whole = laid_out(&values, element, columns);
             assert_eq!(taken_out(&whole, element, rows, columns), values);
             // Columns: panels follow each other.

@@ -34,7 +34,7 @@ use core::{fmt::Debug, hint::black_box};
 
 use crate::{
     Activation,
-    layout::{PANEL_GROUP, PANEL_WIDTH, SCALE_GROUP},
+    layout::{PACKED_BYTES, PACKED_ROW_BYTES, PANEL_GROUP, PANEL_WIDTH, SCALE_GROUP},
 };
 
 /// Rows of a matrix that lie `stride` values apart.
@@ -104,6 +104,49 @@ pub struct QuantizedPanels<'a> {
     pub column_sums: &'a [f32],
 }
 
+/// An int8 matrix whose panels are packed in 4 bits: in each [`crate::layout::FACTOR_GROUP`] rows of a column, the values are -7 to 7
+/// times one factor.
+#[derive(Clone, Copy, Debug)]
+pub struct PackedPanels<'a> {
+    /// Panels of [`PANEL_WIDTH`] columns, [`PACKED_BYTES`] for each [`crate::layout::FACTOR_GROUP`] rows: [`Packed`].
+    pub data: &'a [u8],
+    /// Rows.
+    pub depth: usize,
+    /// Columns.
+    pub columns: usize,
+    /// As of [`QuantizedPanels`].
+    pub scales: &'a [f32],
+    /// As of [`QuantizedPanels`], of the int8 values.
+    pub column_sums: &'a [f32],
+}
+
+/// [`crate::layout::FACTOR_GROUP`] rows of a packed panel: the factor of each column, and then nibbles, which are numbers from -7 to 7 in
+/// two's complement. Twice [`PANEL_GROUP`] rows at a time lie as in an int8 panel: in the lower halves of the bytes the
+/// first of these, in the upper halves the second.
+pub type Packed = [u8; PACKED_BYTES];
+
+/// The factors of the columns, and the bytes of each twice [`PANEL_GROUP`] rows.
+#[inline(always)]
+fn parts(packed: &Packed) -> (&[u8], &[[u8; PANEL_GROUP * PANEL_WIDTH]]) {
+    let (factors, nibbles) = packed.split_at(PANEL_WIDTH);
+    (factors, nibbles.as_chunks().0)
+}
+
+/// The values of a row of an int4 table: for each [`crate::layout::FACTOR_GROUP`] of them a factor, and sixteen bytes that have the
+/// first half of the group in their lower halves and the second in their upper ones.
+pub(crate) fn unpack_row(row: &[u8]) -> impl Iterator<Item = i8> {
+    row.as_chunks::<PACKED_ROW_BYTES>().0.iter().flat_map(|[factor, nibbles @ ..]| {
+        let (low, high) = (nibbles.iter().map(|byte| byte << 4), nibbles.iter().map(|byte| *byte));
+        low.chain(high).map(|byte| times(byte, *factor))
+    })
+}
+
+/// The number in the upper half of a byte, times a factor.
+#[inline(always)]
+fn times(byte: u8, factor: u8) -> i8 {
+    (byte.cast_signed() >> 4).wrapping_mul(factor.cast_signed())
+}
+
 /// What a product is added to.
 #[derive(Clone, Copy, Debug)]
 pub enum Start<'a> {
@@ -155,6 +198,9 @@ pub trait Kernel: Debug + Send + Sync {
     /// Dequantizes rows of an int8 panel that share scales, row by row, as many as `out` holds. A column without a
     /// scale is 0.
     fn dequantize(&self, panel: &[i8], scales: &[f32], out: &mut [f32]);
+
+    /// The int8 values of a packed panel, as [`QuantizedPanels`] has them, as many as `out` holds.
+    fn unpack(&self, panel: &[Packed], out: &mut [i8]);
 
     /// Applies an activation to each value.
     fn activate(&self, activation: Activation, values: &mut [f32]);

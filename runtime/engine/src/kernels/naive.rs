@@ -1,14 +1,14 @@
 //! The oracle: each formula in plain Rust, one value after the other.
 
 use super::{
-    GROUP, Kernel, LEAST_SPAN, Panels, QuantizedPanels, QuantizedRows, Rows, Scale, Start, check_product,
-    check_quantized, check_transposed,
+    GROUP, Kernel, LEAST_SPAN, Packed, Panels, QuantizedPanels, QuantizedRows, Rows, Scale, Start, check_product,
+    check_quantized, check_transposed, parts, times,
 };
 #[cfg(not(feature = "std"))]
 use crate::float::Float as _;
 use crate::{
     Activation,
-    layout::{PANEL_GROUP, PANEL_WIDTH},
+    layout::{FACTOR_GROUP, PANEL_GROUP, PANEL_WIDTH},
 };
 
 /// Plain Rust.
@@ -102,6 +102,17 @@ impl Kernel for Naive {
             for (c, value) in row.iter_mut().enumerate() {
                 *value = f32::from(panel[quantized_place(depth, k, c)]) * scales.get(c).copied().unwrap_or(0.0);
             }
+        }
+    }
+
+    fn unpack(&self, panel: &[Packed], out: &mut [i8]) {
+        for (at, value) in out.iter_mut().enumerate() {
+            let (k, c) =
+                (at / (PANEL_WIDTH * PANEL_GROUP) * PANEL_GROUP + at % PANEL_GROUP, at / PANEL_GROUP % PANEL_WIDTH);
+            let (factors, nibbles) = parts(&panel[k / FACTOR_GROUP]);
+            let (pair, half) = (k % FACTOR_GROUP / (2 * PANEL_GROUP), k / PANEL_GROUP % 2);
+            let byte = nibbles[pair][c * PANEL_GROUP + k % PANEL_GROUP];
+            *value = times(if half == 0 { byte << 4 } else { byte }, factors[c]);
         }
     }
 

@@ -3,6 +3,7 @@
 use alloc::{format, vec, vec::Vec};
 
 use super::*;
+use crate::layout::FACTOR_GROUP;
 
 /// Numbers in [-1, 1) from a fixed linear congruential generator.
 fn numbers(count: usize, seed: u32) -> Vec<f32> {
@@ -175,6 +176,52 @@ fn int8_products_are_those_of_the_naive_kernel_to_the_bit() {
             }
         }
     }
+}
+
+/// A byte with a number in its lower and one in its upper half.
+fn nibbles(low: i8, high: i8) -> u8 {
+    low.cast_unsigned() & 15 | high.cast_unsigned() << 4
+}
+
+#[test]
+fn packed_values_are_multiples_of_their_factors() {
+    // Each kernel, row by row: the block of rows, its pair of fours, the half of the byte.
+    let value = |k: usize, c: usize| ((k * 31 + c * 7) % 15) as i8 - 7;
+    let factor = |block: usize, c: usize| (1 + (block * 5 + c) % 18) as u8;
+    for depth in [1usize, 4, 5, 32, 33, 64, 100, 384] {
+        let mut panel = Vec::new();
+        for block in 0..depth.div_ceil(FACTOR_GROUP) {
+            let mut packed = [0; PACKED_BYTES];
+            packed[..PANEL_WIDTH].iter_mut().enumerate().for_each(|(c, place)| *place = factor(block, c));
+            for (pair, bytes) in packed[PANEL_WIDTH..].chunks_mut(PANEL_GROUP * PANEL_WIDTH).enumerate() {
+                for (at, byte) in bytes.iter_mut().enumerate() {
+                    let (k, c) = (block * FACTOR_GROUP + pair * 2 * PANEL_GROUP + at % PANEL_GROUP, at / PANEL_GROUP);
+                    *byte = nibbles(value(k, c), value(k + PANEL_GROUP, c));
+                }
+            }
+            panel.push(packed);
+        }
+        for kernel in kernels() {
+            let mut found = vec![0; depth.next_multiple_of(PANEL_GROUP) * PANEL_WIDTH];
+            kernel.unpack(&panel, &mut found);
+            for k in 0..depth {
+                for c in 0..PANEL_WIDTH {
+                    let due = value(k, c) * factor(k / FACTOR_GROUP, c).cast_signed();
+                    assert_eq!(found[naive::quantized_place(depth, k, c)], due, "{} {k} {c}", kernel.name());
+                }
+            }
+        }
+    }
+
+    let mut row = vec![0u8; 2 * PACKED_ROW_BYTES];
+    for (block, bytes) in row.chunks_mut(PACKED_ROW_BYTES).enumerate() {
+        bytes[0] = factor(block, 0);
+        for (at, byte) in bytes[1..].iter_mut().enumerate() {
+            *byte = nibbles(value(32 * block + at, 0), value(32 * block + 16 + at, 0));
+        }
+    }
+    let due: Vec<i8> = (0..64).map(|at| value(at, 0) * factor(at / 32, 0).cast_signed()).collect();
+    assert_eq!(unpack_row(&row).collect::<Vec<_>>(), due);
 }
 
 #[test]

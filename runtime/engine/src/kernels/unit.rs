@@ -103,6 +103,7 @@ macro_rules! vector_unit {
             ));
             compiled_for!([$($feature),*] fn quantize(values: &[f32], quantized: &mut [u8]) -> crate::kernels::Scale);
             compiled_for!([$($feature),*] fn dequantize(panel: &[i8], scales: &[f32], out: &mut [f32]));
+            compiled_for!([$($feature),*] fn unpack(panel: &[crate::kernels::Packed], out: &mut [i8]));
             compiled_for!([$($feature),*] fn dot(a: &[f32], b: &[f32]) -> f32);
             compiled_for!([$($feature),*] fn add_scaled(factor: f32, x: &[f32], out: &mut [f32]));
             compiled_for!([$($feature),*] fn exponentials(row: &mut [f32]) -> f32);

@@ -6,13 +6,13 @@
 
 use core::f32::consts::{FRAC_1_SQRT_2, LOG2_E};
 
-use super::{LEAST_SPAN, Scale};
+use super::{LEAST_SPAN, Packed, Scale, parts};
 #[cfg(not(feature = "std"))]
 use crate::float::Float as _;
 use crate::{
     Activation,
     activation::{GELU_CUBIC, NORMAL_DENSITY, SQRT_2_OVER_PI},
-    layout::{PANEL_GROUP, PANEL_WIDTH},
+    layout::{FACTOR_GROUP, PANEL_GROUP, PANEL_WIDTH},
 };
 
 const LANES: usize = 16;
@@ -298,6 +298,43 @@ pub(super) fn dequantize(panel: &[i8], scales: &[f32], out: &mut [f32]) {
             for lane in 0..PANEL_WIDTH {
                 row[lane] = f32::from(group[lane * PANEL_GROUP + k]) * lanes[lane];
             }
+        }
+    }
+}
+
+#[inline(always)]
+pub(super) fn unpack(panel: &[Packed], out: &mut [i8]) {
+    let (blocks, rest) = out.as_chunks_mut();
+    panel.iter().zip(&mut *blocks).for_each(|(packed, block)| unpack_block(packed, block));
+    // The last rows need not fill a block.
+    if !rest.is_empty() {
+        let mut block = [0; FACTOR_GROUP * PANEL_WIDTH];
+        unpack_block(&panel[blocks.len()], &mut block);
+        rest.copy_from_slice(&block[..rest.len()]);
+    }
+}
+
+/// Four values of a column at a time, as the bytes of a word: they have one factor, and no product leaves its byte once
+/// 128 is added to it.
+#[inline(always)]
+fn unpack_block(packed: &Packed, block: &mut [i8; FACTOR_GROUP * PANEL_WIDTH]) {
+    const BYTES: u32 = 0x0101_0101;
+    // Nibbles in two's complement, as numbers that are 8 larger.
+    let shifted = |nibbles: u32| (nibbles & 15 * BYTES) ^ 8 * BYTES;
+    let (of_columns, nibbles) = parts(packed);
+    let (mut factors, mut offsets) = ([0u32; PANEL_WIDTH], [0u32; PANEL_WIDTH]);
+    for (c, factor) in of_columns.iter().enumerate() {
+        factors[c] = (*factor).into();
+        // Takes back the 8 times the factor, and adds 128.
+        offsets[c] = (128 * BYTES).wrapping_sub(factors[c].wrapping_mul(8 * BYTES));
+    }
+    let eights = block.as_chunks_mut::<PANEL_GROUP>().0.as_chunks_mut::<{ 2 * PANEL_WIDTH }>().0;
+    for (pair, eight) in nibbles.iter().zip(eights) {
+        for (c, four) in pair.as_chunks::<PANEL_GROUP>().0.iter().enumerate() {
+            let word = u32::from_le_bytes(*four);
+            let times = |number: u32| number.wrapping_mul(factors[c]).wrapping_add(offsets[c]) ^ 128 * BYTES;
+            eight[c] = times(shifted(word)).to_le_bytes().map(u8::cast_signed);
+            eight[PANEL_WIDTH + c] = times(shifted(word >> 4)).to_le_bytes().map(u8::cast_signed);
         }
     }
 }

@@ -270,6 +270,6 @@ fn panels_of_floats(tensor: &Tensor) -> bool {
 fn floats<'a>(tensor: &Tensor, weights: Weights<'a>) -> Panels<'a> {
     match tensor.matrix(weights) {
         Matrix::F32(panels) => panels,
-        Matrix::I8(_) => unreachable!("refused where operators are made"),
+        Matrix::I8(_) | Matrix::I4(_) => unreachable!("refused where operators are made"),
     }
 }

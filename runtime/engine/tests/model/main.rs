@@ -5,6 +5,7 @@
 mod backward;
 mod batches;
 mod disentangled;
+mod packed;
 mod positions;
 mod refusing;
 
