@@ -305,7 +305,10 @@ pub(super) fn dequantize(panel: &[i8], scales: &[f32], out: &mut [f32]) {
 #[inline(always)]
 pub(super) fn unpack(panel: &[Packed], out: &mut [i8]) {
     let (blocks, rest) = out.as_chunks_mut();
-    panel.iter().zip(&mut *blocks).for_each(|(packed, block)| unpack_block(packed, block));
+    // A loop, for a closure would not be compiled for the caller's instructions.
+    for (packed, block) in panel.iter().zip(&mut *blocks) {
+        unpack_block(packed, block);
+    }
     // The last rows need not fill a block.
     if !rest.is_empty() {
         let mut block = [0; FACTOR_GROUP * PANEL_WIDTH];
