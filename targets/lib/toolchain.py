@@ -58,7 +58,9 @@ def cargo(board, command, *arguments, glibc=None, env=None, flags=(), apart=""):
         needed[f"CARGO_TARGET_{board.variable}_LINKER"] = gnu_compiler(board)
         program = ("cargo", command)
     needed["RUSTFLAGS"] = " ".join(flags)
-    directory = target_dir() / "boards" / apart / (f"glibc-{glibc}" if glibc else "")
+    # A directory for each triple: cargo locks the part that holds what runs on this machine, so builds for two triples in one would wait
+    # for each other.
+    directory = target_dir() / "boards" / apart / (f"glibc-{glibc}" if glibc else "") / board.triple
     target = f"{board.triple}.{glibc}" if glibc else board.triple
     where = ("--locked", "--target", target, "--target-dir", directory)
     run(*program, *where, *more, *arguments, env={**needed, **(env or {})})

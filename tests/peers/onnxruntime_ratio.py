@@ -50,6 +50,11 @@ def session_of(path):
     return onnxruntime.InferenceSession(path, options)
 
 
+def quantize(path, to):
+    """ONNX Runtime's own dynamic quantization of a graph."""
+    quantize_dynamic(path, to, weight_type=QuantType.QInt8, extra_options={"MatMulConstBOnly": True})
+
+
 def feeds_of(session, vocabulary, lengths):
     """A padded batch of sequences of these lengths."""
     longest = max(lengths)
@@ -134,7 +139,7 @@ def main():
         ratios["f32"], throughput["f32"] = compare("f32", arguments.bundle, session_of(path), arguments)
         if arguments.int8_bundle:
             quantized = os.path.join(directory, "int8.onnx")
-            quantize_dynamic(path, quantized, weight_type=QuantType.QInt8, extra_options={"MatMulConstBOnly": True})
+            quantize(path, quantized)
             session = session_of(quantized)
             ratios["int8"], throughput["int8"] = compare("int8", arguments.int8_bundle, session, arguments)
     if arguments.json:
