@@ -1,15 +1,11 @@
 //! Trainings that are killed, that run on a full disk, or that run twice at once. No file is left half-written, and the
 //! same command ends with the same bytes.
 
-use std::{
-    fs,
-    panic::{AssertUnwindSafe, catch_unwind},
-    process::Stdio,
-    time::Duration,
-};
+use std::{fs, ops::ControlFlow, process::Stdio, time::Duration};
 
 use bias_patch::Task;
 use edge_patch::{
+    Error,
     data::read_examples,
     evaluate,
     train::{Event, Recipe, Sets, train},
@@ -83,18 +79,25 @@ fn a_training_that_is_stopped_keeps_the_test_score_of_its_best_epoch() {
     let encoder = Encoder::load(mood.bundle.clone(), EngineOptions::default()).unwrap();
     let recipe = Recipe { learning_rates: vec![1e-2], epochs: 12, ..Recipe::default() };
     // Six steps an epoch, and a checkpoint after every twentieth.
-    let train = |name: &str, stop: u64| {
-        let mut stop = |event| match event {
-            Event::Step { step, .. } if step == stop => panic!("stopped"),
-            _ => (),
-        };
-        train(&encoder, &task, sets, &recipe, &mood.path(name), &mut stop).unwrap()
+    let train = |name: &str, stop: &dyn Fn(&Event) -> bool| {
+        let mut listener = |event| if stop(&event) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
+        train(&encoder, &task, sets, &recipe, &mood.path(name), &mut listener)
     };
-    let whole = train("whole.training", u64::MAX);
-    assert!(catch_unwind(AssertUnwindSafe(|| train("parts.training", 65))).is_err());
-    let parts = train("parts.training", u64::MAX);
+    let whole = train("whole.training", &|_| false).unwrap();
+    // Within an epoch, at its last step, after its score, and at the start of a run.
+    let stops: [&dyn Fn(&Event) -> bool; 4] = [
+        &|event| matches!(event, Event::Step { step: 65, .. }),
+        &|event| matches!(event, Event::Step { step: 66, .. }),
+        &|event| matches!(event, Event::Epoch { epoch: 12, .. }),
+        &|event| matches!(event, Event::Run { .. }),
+    ];
+    for stop in stops {
+        assert!(matches!(train("parts.training", stop), Err(Error::Stopped)));
+    }
+    let parts = train("parts.training", &|_| false).unwrap();
+    assert_eq!(parts.patch.to_bytes().unwrap(), whole.patch.to_bytes().unwrap());
     assert_eq!(parts.runs, whole.runs);
-    // It was found before the checkpoint after step 60.
+    // It was found before the first stop.
     let run = &whole.runs[0];
     assert!(run.epoch.unwrap() < 10, "{run:?}");
     let found = evaluate(&encoder, &parts.patch, sets.test.unwrap()).unwrap();

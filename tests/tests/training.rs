@@ -1,6 +1,6 @@
 //! Training: the same patch each time, every metric and average, test sets, and trainings that are refused.
 
-use std::fs;
+use std::{fs, ops::ControlFlow};
 
 use bias_patch::{Patch, Task};
 use edge_patch::{
@@ -231,6 +231,7 @@ fn a_learning_rate_that_diverges_is_given_up_for_another() {
             if let Event::Diverged { reason } = event {
                 given_up.push(reason);
             }
+            ControlFlow::Continue(())
         })
     };
     // After one step every value is infinite.

@@ -240,6 +240,13 @@ impl Kind {
         self.entry().name
     }
 
+    /// Whether tasks of the kind of this name have labels, and whether they may be on pairs of texts; neither where
+    /// there is no such kind.
+    pub fn takes(name: &str) -> (bool, bool) {
+        let entry = KINDS.into_iter().find(|entry| entry.name == name);
+        entry.map_or((false, false), |entry| (entry.has_labels(), entry.inputs.contains(&2)))
+    }
+
     /// Outputs of the head; none where the head decides.
     pub fn outputs(&self) -> Option<usize> {
         match self.entry().outputs {

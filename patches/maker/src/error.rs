@@ -81,6 +81,9 @@ pub enum Error {
         /// The texts of the step, by their number.
         texts: Vec<usize>,
     },
+    /// Whoever listens to the events of a training stopped it.
+    #[error("the training was stopped; the same training goes on from its checkpoint, if there is one")]
+    Stopped,
     /// Weights that BitFit freezes differ from the encoder's.
     #[error(
         "{}: {} of {} frozen tensors differ from the encoder's, so no patch of biases can stand for it:{list}",

@@ -1,8 +1,8 @@
 //! Labelled texts for a task.
 //!
-//! In: a file of labelled texts in any of the usual forms, and the task. Out: texts with their gold labels. Refused: a
-//! file without labels or rows. Unless the caller skips bad rows, also refused: a row without a text, with a label that
-//! the task does not have, or with an answer that is not at the given place.
+//! In: a file of labelled texts in any of the usual forms, or rows of texts and labels, and the task. Out: texts with
+//! their gold labels. Refused: a file without labels or rows. Unless the caller skips bad rows, also refused: a row
+//! without a text, with a label that the task does not have, or with an answer that is not at the given place.
 //!
 //! The name's ending says which form a file has: `.jsonl`, `.json`, `.csv`, `.conll`, `.conllu`, `.bio`,
 //! `.iob`; everything else is TSV as GLUE's files are.
@@ -11,18 +11,20 @@ mod conll;
 mod csv;
 mod json;
 mod labels;
+mod task;
 
 use std::{borrow::Cow, collections::BTreeSet, fs::File, io::BufReader, path::Path};
 
 use bias_patch::Task;
-pub use edge_run::tasks::Gold;
+pub use edge_run::tasks::{Gold, Label};
 use edge_run::{
     Text, TextError,
     cli::{InputFormat, Records, Row},
-    tasks::{self, Label, TaskKind},
+    tasks::{self, TaskKind},
 };
 
 use self::labels::{LabelColumns, NAMES, label_of};
+pub use self::task::task_of;
 use crate::{Error, Result};
 
 /// What some programs write before UTF-8. It is no part of the text.
@@ -52,15 +54,15 @@ impl Example {
     }
 }
 
-/// A row of a file.
-#[derive(Debug)]
-struct Record {
-    /// Its line, or its number, from 1.
-    line: usize,
+/// A row: a text and its label.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// In a file its line, or its number, from 1.
+    pub line: usize,
     /// The text, or why there is none.
-    text: Result<Text, TextError>,
-    /// The label in the file, if there is one.
-    label: Option<Label>,
+    pub text: Result<Text, TextError>,
+    /// The label, if there is one.
+    pub label: Option<Label>,
 }
 
 /// Labelled texts, and the rows that were skipped.
@@ -88,11 +90,20 @@ pub struct Texts {
 /// When the file has no rows or no labels, or, unless `skip_bad`, a row that is not a labelled text; also when some
 /// pairs have a number and others none.
 pub fn read_examples(path: &Path, task: &Task, skip_bad: bool) -> Result<Examples> {
+    let unlabelled = tasks::of(task.kind()).unlabelled().is_some();
+    let labels = if unlabelled { Labels::Optional } else { Labels::Required };
+    let read = labelled(records(path, labels)?, task);
+    check_rows(path, read.examples.len(), &read.skipped, skip_bad, "labelled texts for this task")?;
+    check_numbers(path, task, &read.examples)?;
+    Ok(read)
+}
+
+/// The texts of rows with their gold labels; rows that are not labelled texts of the task are skipped.
+pub fn labelled(records: impl IntoIterator<Item = Record>, task: &Task) -> Examples {
     let mut read = Examples::default();
     let kind = tasks::of(task.kind());
-    let labels = if kind.unlabelled().is_some() { Labels::Optional } else { Labels::Required };
     let inputs = if kind.compares() { 2 } else { task.inputs() };
-    for record in records(path, labels)? {
+    for record in records {
         let label = record.label.ok_or_else(|| format!("expected {}, found none", kind.expects()));
         let example = record.text.map_err(|e| e.to_string()).and_then(|text| {
             check_inputs(inputs, &text)?;
@@ -107,13 +118,20 @@ pub fn read_examples(path: &Path, task: &Task, skip_bad: bool) -> Result<Example
             Err(reason) => read.skipped.push((record.line, reason)),
         }
     }
-    check_rows(path, read.examples.len(), &read.skipped, skip_bad, "labelled texts for this task")?;
-    let numbers = read.examples.iter().filter(|example| matches!(example.gold, Gold::Value(_))).count();
-    if kind.compares() && numbers > 0 && numbers < read.examples.len() {
-        let found = format!("{numbers} of {} with one", read.examples.len());
-        return Err(content(path, "rows", "a number on every row or on none".to_owned(), found));
+    read
+}
+
+/// Refuses pairs that are compared, of which some have a number and others none.
+///
+/// # Errors
+/// When there are such.
+pub fn check_numbers(path: &Path, task: &Task, examples: &[Example]) -> Result<()> {
+    let numbers = examples.iter().filter(|example| matches!(example.gold, Gold::Value(_))).count();
+    if !tasks::of(task.kind()).compares() || [0, examples.len()].contains(&numbers) {
+        return Ok(());
     }
-    Ok(read)
+    let found = format!("{numbers} of {} with one", examples.len());
+    Err(content(path, "rows", "a number on every row or on none".to_owned(), found))
 }
 
 /// The texts of a file, whether they have labels or not, and the rows that were skipped, with the reason.

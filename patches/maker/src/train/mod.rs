@@ -11,7 +11,9 @@ mod checkpoint;
 mod contrast;
 pub(crate) mod head;
 mod identity;
+mod job;
 mod labels;
+mod lines;
 mod memory;
 pub(crate) mod optimizer;
 mod parts;
@@ -27,12 +29,14 @@ mod trained_weights;
 mod trainer;
 mod weights;
 
-use std::path::Path;
+use std::{ops::ControlFlow, path::Path};
 
 use bias_patch::{Digest, Patch, Task, Values};
 use edge_run::{Encoder, LossFn, Tokenized, tasks};
 use ndarray::{ArrayView1, ArrayView2};
 
+pub use job::{Job, beside};
+pub use lines::Lines;
 pub use recipe::{Average, ClassWeights, Event, Recipe};
 pub use runs::{RateScores, Run, Sets, Spread, best_rate, best_run, by_learning_rate};
 pub use slots::Slots;
@@ -94,18 +98,22 @@ pub fn subset(examples: &[Example], size: usize) -> Vec<Example> {
     order.into_iter().take(size).map(|at| examples[at].clone()).collect()
 }
 
+/// Who listens to the events of a training. A break stops it between two steps; the same training then goes on to the
+/// same patch.
+pub type Listener<'a> = dyn FnMut(Event) -> ControlFlow<()> + 'a;
+
 /// Trains a patch for `task`. The state is kept in the file `checkpoint`, from which the training resumes.
 ///
 /// # Errors
 /// When the recipe has nothing to train, texts do not suit the task, the checkpoint cannot be used
-/// ([`Error::TrainingState`]), or every run diverges ([`Error::Diverged`]).
+/// ([`Error::TrainingState`]), every run diverges ([`Error::Diverged`]), or `event` stops it ([`Error::Stopped`]).
 pub fn train(
     encoder: &Encoder,
     task: &Task,
     sets: Sets<'_>,
     recipe: &Recipe,
     checkpoint: &Path,
-    event: &mut dyn FnMut(Event),
+    event: &mut Listener<'_>,
 ) -> Result<Trained> {
     let trainer = Trainer::new(encoder, task, sets, recipe, None)?;
     let state = run_all(&trainer, sets.train.len(), recipe, checkpoint, event)?;
@@ -134,7 +142,7 @@ pub fn compare(
     recipe: &Recipe,
     weights: Weights,
     checkpoint: &Path,
-    event: &mut dyn FnMut(Event),
+    event: &mut Listener<'_>,
 ) -> Result<Compared> {
     weights.check()?;
     let trainer = Trainer::new(encoder, task, sets, recipe, Some(weights))?;
@@ -149,10 +157,10 @@ fn run_all(
     texts: usize,
     recipe: &Recipe,
     checkpoint: &Path,
-    event: &mut dyn FnMut(Event),
+    event: &mut Listener<'_>,
 ) -> Result<Checkpoint> {
     if trainer.left_out > 0 {
-        event(Event::LeftOut { texts: trainer.left_out });
+        unless_stopped(event(Event::LeftOut { texts: trainer.left_out }).is_break())?;
     }
     // What would be wrong with the patch in the end is refused now.
     trainer.check()?;
@@ -165,7 +173,9 @@ fn run_all(
         let steps = trainer.steps();
         let (run, step) = ((state.done.len(), recipe.count()), current.adam.steps);
         let (training, trained) = (trainer.fingerprint, trainer.trained());
-        event(Event::Run { run, training, trained, texts, learning_rate, seed, step, steps });
+        let run = Event::Run { run, training, trained, texts, learning_rate, seed, step, steps };
+        unless_stopped(event(run).is_break())?;
+        let mut stopped = false;
         match trainer.run(current, learning_rate, seed, &mut state, checkpoint, event) {
             Ok(finished) => {
                 let Best { epoch, dev, test, .. } = finished;
@@ -180,11 +190,12 @@ fn run_all(
                 if state.best.is_none() && recipe.next(&state.done).is_none() {
                     return Err(error);
                 }
-                event(Event::Diverged { reason: error.to_string() });
+                stopped = event(Event::Diverged { reason: error.to_string() }).is_break();
             }
             Err(error) => return Err(error),
         }
         state.save(checkpoint)?;
+        unless_stopped(stopped)?;
     }
     Ok(state)
 }
@@ -273,6 +284,11 @@ fn backward(
         Some(_) => return Err(weights::no_research()),
         None => encoder.gradient(values, texts, wanted, tokens, loss)?,
     })
+}
+
+/// The error of a training that its listener stops.
+fn unless_stopped(stopped: bool) -> Result<()> {
+    if stopped { Err(Error::Stopped) } else { Ok(()) }
 }
 
 fn wrong(field: &str, expected: &str, found: &str) -> Error {

@@ -64,6 +64,11 @@ pub struct Recipe {
 }
 
 impl Recipe {
+    /// Whether a learning rate is one that may be asked for. Higher ones are no error, but diverge.
+    pub fn takes_rate(rate: f64) -> bool {
+        rate > 0.0 && rate < 1.0
+    }
+
     /// How many runs there are, if the first seed does not diverge with every learning rate.
     pub fn count(&self) -> usize {
         let (rates, seeds) = (self.learning_rates.len(), self.seeds.len());

@@ -14,7 +14,7 @@ use edge_bundle::Slot;
 use edge_run::{Encoder, Tokenized, tasks};
 
 use super::{
-    Average, Event, Recipe, Sets, Slots, Weights,
+    Average, Event, Listener, Recipe, Sets, Slots, Weights,
     average::Averaged,
     checkpoint::{Best, Checkpoint, Current},
     contrast, fingerprint, gradient_with_weights,
@@ -26,7 +26,7 @@ use super::{
     recipe::is_residual,
     texts::{TrainingText, tokenize},
     trained_weights::TrainedWeights,
-    wrong,
+    unless_stopped, wrong,
 };
 use crate::{
     Error, Result,
@@ -86,6 +86,10 @@ impl<'a> Trainer<'a> {
             if there == 0 {
                 return Err(wrong(field, "at least one", "none"));
             }
+        }
+        if recipe.slots == Slots::frozen() && weights.is_none() && task.kind().outputs().is_none() {
+            let expected = "some, for an embedding has no head to train";
+            return Err(wrong("--slots", expected, &recipe.slots.to_string()));
         }
         let (tokenized, left_out) = tokenize(encoder, task, sets.train)?;
         if tokenized.is_empty() {
@@ -246,7 +250,7 @@ impl<'a> Trainer<'a> {
         seed: u64,
         state: &mut Checkpoint,
         path: &Path,
-        event: &mut dyn FnMut(Event),
+        event: &mut Listener<'_>,
     ) -> Result<Best> {
         /// Steps between checkpoints: a second or two of work.
         const KEEP: u64 = 20;
@@ -270,7 +274,7 @@ impl<'a> Trainer<'a> {
             let batch = &order[first..order.len().min(first + self.recipe.batch)];
             let (loss, norm) = self.step(&mut current, weights.as_mut(), batch, learning_rate)?;
             current.loss += loss * batch.len() as f64;
-            event(Event::Step { step: step + 1, loss, norm });
+            let mut stopped = event(Event::Step { step: step + 1, loss, norm }).is_break();
             if (step + 1).is_multiple_of(epoch_steps) {
                 let evaluated = current.averaged.epoch_end(self.recipe.average, &current.parameters);
                 let changed = weights.as_ref().map(|weights| weights.encoder(self.encoder)).transpose()?;
@@ -283,7 +287,8 @@ impl<'a> Trainer<'a> {
                 let better = current.best.as_ref().is_none_or(|best| dev > best.dev);
                 // Now, because trained weights are not kept.
                 let test = self.sets.test.filter(|_| better).map(score).transpose()?;
-                event(Event::Epoch { epoch, loss: current.loss / self.train_texts.len() as f64, dev, test, metric });
+                let loss = current.loss / self.train_texts.len() as f64;
+                stopped |= event(Event::Epoch { epoch, loss, dev, test, metric }).is_break();
                 current.loss = 0.0;
                 current.since_best += 1;
                 if better {
@@ -291,14 +296,17 @@ impl<'a> Trainer<'a> {
                     current.since_best = 0;
                 }
                 if self.recipe.patience.is_some_and(|patience| current.since_best >= patience) {
+                    // A checkpoint of this step would go on with the next.
+                    unless_stopped(stopped)?;
                     break;
                 }
             }
-            if weights.is_none() && (step + 1).is_multiple_of(KEEP) {
+            if weights.is_none() && (stopped || (step + 1).is_multiple_of(KEEP)) {
                 state.current = Some(current);
                 state.save(path)?;
                 current = state.current.take().expect("it was put there two lines above");
             }
+            unless_stopped(stopped)?;
         }
         current.best.ok_or_else(|| wrong("epochs", "at least one", "none"))
     }

@@ -8,11 +8,11 @@ use std::{
 use bias_patch::{Encoding, atomic};
 use edge_patch::{
     Error, Result, evaluate, metric_named,
-    train::{Event, Recipe, Run, Trained, Weights, fingerprint, subset},
+    train::{Event, Job, Recipe, Run, Trained, Weights, beside, fingerprint, subset},
 };
 use serde::{Deserialize, Serialize};
 
-use crate::progress::{Job, Progress, beside};
+use crate::progress::Progress;
 
 /// The result of a training: a cell of a table.
 #[derive(Debug, Serialize, Deserialize)]
@@ -62,8 +62,10 @@ impl Cell {
         }
         job.alone(|checkpoint| {
             let done = match weights {
-                Some(weights) => job.compare(weights, checkpoint, progress).map(|compared| (compared.runs, None)),
-                None => job.train(checkpoint, progress).and_then(|trained| {
+                Some(weights) => {
+                    job.compare(weights, checkpoint, &mut progress.listener()).map(|compared| (compared.runs, None))
+                }
+                None => job.train(checkpoint, &mut progress.listener()).and_then(|trained| {
                     let patch = OfPatch::of(job, &trained)?;
                     Ok((trained.runs, Some(patch)))
                 }),

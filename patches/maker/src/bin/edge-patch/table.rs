@@ -8,13 +8,13 @@ use clap::{Args, ValueEnum};
 use edge_bundle::Bundle;
 use edge_patch::{
     Result,
-    train::{Slots, Spread, Weights, best_rate},
+    train::{Job, Slots, Spread, Weights, best_rate},
 };
 
 use crate::{
     cells::Cell,
     check_apart,
-    progress::{Job, Progress},
+    progress::Progress,
     read_task,
     training::{RecipeArguments, learning_rate, slots},
 };

@@ -9,14 +9,14 @@ use edge_patch::{
     Error, Result,
     data::{Example, check_variety, read_examples, unused_labels},
     log::Entry,
-    train::{Average, ClassWeights, Recipe, Sets, Slots, Weights, best_rate, best_run, subset},
+    train::{Average, ClassWeights, Job, Recipe, Sets, Slots, Weights, best_rate, best_run, subset},
 };
 use edge_run::{Encoder, EngineOptions};
 
 use crate::{
     cells::{Cell, file_of_size},
     describe::describe_cells,
-    progress::{Job, Progress},
+    progress::Progress,
     read_task, report_skipped,
 };
 
@@ -197,13 +197,6 @@ pub(crate) fn run_training(arguments: &TrainArguments) -> Result<Vec<String>> {
         task = with_pooling(&task, pooling, &arguments.task)?;
     }
     let slots = arguments.slots.clone().from_layer(arguments.layers.unwrap_or(0));
-    if slots == Slots::frozen() && arguments.weights.is_none() && task.kind().outputs().is_none() {
-        return Err(Error::Recipe {
-            field: "--slots".to_owned(),
-            expected: "some, for an embedding has no head to train".to_owned(),
-            found: slots.to_string(),
-        });
-    }
     let (learning_rates, metric) = (&arguments.recipe.learning_rates, arguments.metric.clone());
     let recipe = arguments.recipe.recipe(slots, arguments.weights, learning_rates, metric);
     let texts = arguments.recipe.read(&task, &arguments.train, &arguments.dev, arguments.test.as_deref())?;
@@ -217,11 +210,11 @@ pub(crate) fn run_training(arguments: &TrainArguments) -> Result<Vec<String>> {
         let job = Job { encoder: &encoder, task: &task, sets, recipe: &recipe, output: &arguments.output };
         let (what, metric, runs) = match arguments.weights {
             Some(weights) => {
-                let compared = job.alone(|checkpoint| job.compare(weights, checkpoint, &mut progress))?;
+                let compared = job.alone(|checkpoint| job.compare(weights, checkpoint, &mut progress.listener()))?;
                 ("weights trained, no patch is written".to_owned(), compared.metric, compared.runs)
             }
             None => {
-                let trained = job.alone(|checkpoint| job.train(checkpoint, &mut progress))?;
+                let trained = job.alone(|checkpoint| job.train(checkpoint, &mut progress.listener()))?;
                 let bytes = trained.patch.to_bytes()?.len();
                 (format!("{}: {bytes} bytes", arguments.output.display()), trained.metric, trained.runs)
             }
@@ -299,7 +292,7 @@ fn memory(text: &str) -> Result<u64, String> {
 }
 
 pub(crate) fn learning_rate(text: &str) -> Result<f64, String> {
-    text.parse().ok().filter(|rate| *rate > 0.0 && *rate < 1.0).ok_or_else(|| "expected a number in (0, 1)".to_owned())
+    text.parse().ok().filter(|rate| Recipe::takes_rate(*rate)).ok_or_else(|| "expected a number in (0, 1)".to_owned())
 }
 
 pub(crate) fn slots(text: &str) -> Result<Slots, String> {
