@@ -1,8 +1,12 @@
 //! edge-run as a Python module.
 //!
-//! In: bundles, patches and texts. Out: answers as dictionaries, with the fields of `edge-run -o jsonl`, and embeddings as
-//! NumPy arrays. Refused, as `edge_run.Error`: what the runtime refuses, in its words. The interpreter's lock is free
-//! while an encoder loads or runs, and an interrupt is seen between runs of some dozen answers.
+//! In: bundles, patches and texts, with labels to train on. Out: answers as dictionaries, with the fields of `edge-run
+//! -o jsonl`, embeddings as NumPy arrays, and patches. Refused, as `edge_run.Error`: what the libraries refuse, in
+//! their words. The interpreter's lock is free while an encoder loads, runs or is trained; an interrupt is seen between
+//! runs of some dozen answers and between steps.
+
+mod making;
+mod values;
 
 use pyo3::{create_exception, exceptions::PyValueError, prelude::*};
 
@@ -13,31 +17,34 @@ create_exception!(
     "A file that cannot be used, a text that cannot be answered, or an argument of the wrong value."
 );
 
-#[pymodule(name = "edge_run")]
+#[pymodule(name = "_edge_run")]
 mod module {
     use std::{path::PathBuf, sync::Arc};
 
-    use clap::ValueEnum;
     use edge_run::{Bundle, EngineOptions, Options, Patch, Prediction, Request, Store, Text};
     use numpy::{PyArray2, ndarray::Array2};
-    use pyo3::{
-        prelude::*,
-        types::{PyDict, PyString, PyTuple},
-    };
+    use pyo3::{prelude::*, types::PyDict};
     use pythonize::pythonize;
 
     #[pymodule_export]
     use super::Error;
+    #[pymodule_export]
+    use super::making::{from_peft, to_peft, train};
+    use super::values::{elements, kind, named, patch_of, refused, text_of};
 
     /// Answers of a run, after which an interrupt is looked for.
     const ANSWERS: usize = 64;
 
     /// A loaded encoder. Its weights are mapped: processes on one machine share them.
-    #[pyclass(frozen)]
-    struct Encoder(Loaded);
+    ///
+    /// `bundle` is a directory. `activations` says what int8 weights are multiplied with. `threads` is a number above
+    /// 0; tract runs on one.
+    #[pyclass(frozen, module = "edge_run")]
+    pub(super) struct Encoder(pub(super) Loaded);
 
-    /// A task attached to an encoder. Called with a text, it gives the answer.
-    #[pyclass(frozen)]
+    /// A task attached to an encoder. Called with a text, it gives the answer; `top_k` and `max_length` are as for
+    /// Encoder.predict.
+    #[pyclass(frozen, module = "edge_run")]
     struct Task {
         encoder: Loaded,
         task: Arc<edge_run::Task>,
@@ -45,18 +52,18 @@ mod module {
 
     /// An encoder, and the process whose threads it runs on, if there are several.
     #[derive(Clone)]
-    struct Loaded {
+    pub(super) struct Loaded {
         encoder: Arc<edge_run::Encoder>,
         process: Option<u32>,
     }
 
     impl Loaded {
-        fn of(encoder: edge_run::Encoder, options: EngineOptions) -> Self {
+        pub(super) fn of(encoder: edge_run::Encoder, options: EngineOptions) -> Self {
             Loaded { encoder: Arc::new(encoder), process: (options.threads > 1).then(std::process::id) }
         }
 
         /// The encoder. A process that was forked has none of its threads, and would wait for them for ever.
-        fn here(&self) -> PyResult<&edge_run::Encoder> {
+        pub(super) fn here(&self) -> PyResult<&edge_run::Encoder> {
             match self.process {
                 Some(process) if process != std::process::id() => Err(refused(
                     "expected an encoder that this process loaded, found one with threads of the process that forked it; \
@@ -67,34 +74,6 @@ mod module {
         }
     }
 
-    /// A text, two texts in a tuple, or a list of words.
-    fn text_of(value: &Bound<'_, PyAny>) -> PyResult<Text> {
-        if let Ok(text) = value.extract::<String>() {
-            return Ok(Text::one(text));
-        }
-        let found = |kind| refused(format!("expected a text, a tuple of two, or a list of words, found {kind}"));
-        if let Ok(tuple) = value.cast::<PyTuple>() {
-            let pair = tuple.extract::<(String, String)>();
-            return pair.map(|(first, second)| Text::pair(first, second)).map_err(|_| found(kind(value)));
-        }
-        let words: Vec<String> = value.extract().map_err(|_| found(kind(value)))?;
-        Text::of_words(&words).map_err(refused)
-    }
-
-    /// What a value is, for errors.
-    fn kind(value: &Bound<'_, PyAny>) -> String {
-        value.get_type().name().map_or_else(|_| "another".to_owned(), |name| format!("a {name}"))
-    }
-
-    /// The elements of a list, or of anything that gives one after the other. `what` is the argument's name.
-    fn elements<'py>(what: &str, value: &Bound<'py, PyAny>) -> PyResult<Vec<Bound<'py, PyAny>>> {
-        let wrong = || refused(format!("{what}: expected a list of {what}, found {}", kind(value)));
-        if value.is_instance_of::<PyString>() || value.is_instance_of::<PyDict>() {
-            return Err(wrong());
-        }
-        value.try_iter().map_err(|_| wrong())?.collect()
-    }
-
     fn tasks_of(value: &Bound<'_, PyAny>) -> PyResult<Vec<Arc<edge_run::Task>>> {
         let task = |element: &Bound<'_, PyAny>| {
             let task = element.cast::<Task>();
@@ -102,19 +81,6 @@ mod module {
                 .map_err(|_| refused(format!("tasks: expected what attach gives, found {}", kind(element))))
         };
         elements("tasks", value)?.iter().map(task).collect()
-    }
-
-    fn refused(error: impl ToString) -> PyErr {
-        Error::new_err(error.to_string())
-    }
-
-    /// A value of a flag by its name on the command line.
-    fn named<T: ValueEnum>(argument: &str, name: &str) -> PyResult<T> {
-        T::from_str(name, false).map_err(|_| {
-            let known: Vec<_> = T::value_variants().iter().filter_map(ValueEnum::to_possible_value).collect();
-            let known: Vec<&str> = known.iter().map(|value| value.get_name()).collect();
-            refused(format!("{argument}: expected {}, found {name:?}", known.join(" or ")))
-        })
     }
 
     fn options(engine: &str, activations: &str, threads: usize) -> PyResult<EngineOptions> {
@@ -163,10 +129,11 @@ mod module {
             self.0.encoder.bundle().manifest().encoder.to_string()
         }
 
-        /// A task of a patch. `prompt` names one of an embedding task's; `entities` groups the tags of a tagging task.
+        /// A task of a patch, which is a path or bytes. `prompt` names one of an embedding task's; `entities` groups
+        /// the tags of a tagging task.
         #[pyo3(signature = (patch, *, prompt = None, entities = None))]
-        fn attach(&self, patch: PathBuf, prompt: Option<&str>, entities: Option<&str>) -> PyResult<Task> {
-            let patch = Patch::open(&patch).map_err(refused)?;
+        fn attach(&self, patch: &Bound<'_, PyAny>, prompt: Option<&str>, entities: Option<&str>) -> PyResult<Task> {
+            let patch = patch_of(patch)?;
             let mut task = self.0.encoder.attach(&patch).map_err(refused)?;
             if let Some(prompt) = prompt {
                 task = task.prompted(prompt).map_err(refused)?;
@@ -179,8 +146,12 @@ mod module {
 
         /// For each text, the answers of all tasks, in their order; they run together.
         ///
-        /// An answer has the fields that `edge-run -o jsonl` writes, `logits` always among them. With errors="return", a
-        /// text that cannot be answered has the one field `error`.
+        /// A text is a string, a tuple of two that belong together, such as a question and its context, or a list of
+        /// words. `top_k`, above 0, is how many labels or spans are given. `max_length` cuts texts to so many tokens,
+        /// at least 3.
+        ///
+        /// An answer has the fields that `edge-run -o jsonl` writes, `logits` and `truncated` always among them. With
+        /// errors="return", a text that a task cannot answer has the one field `error` in the place of that answer.
         #[pyo3(signature = (texts, tasks, *, top_k = 1, max_length = None, errors = "raise"))]
         fn predict<'py>(
             &self,
@@ -211,8 +182,8 @@ mod module {
             Ok(rows)
         }
 
-        /// The vectors of an embedding task, a row for each text. With errors="return", a text that cannot be answered has a
-        /// row of NaN.
+        /// The vectors of an embedding task, [texts, dimensions]. With errors="return", a text that cannot be answered
+        /// has a row of NaN.
         #[pyo3(signature = (texts, task, *, max_length = None, errors = "raise"))]
         fn embed<'py>(
             &self,
@@ -246,7 +217,6 @@ mod module {
 
     #[pymethods]
     impl Task {
-        /// The answer to one text.
         #[pyo3(signature = (text, *, top_k = 1, max_length = None))]
         fn __call__<'py>(
             &self,
@@ -268,7 +238,7 @@ mod module {
             self.task.spec().name()
         }
 
-        /// The kind of task.
+        /// The kind of task, such as "classification".
         #[getter]
         fn kind(&self) -> &'static str {
             self.task.spec().kind().name()
@@ -300,8 +270,8 @@ mod module {
         }
     }
 
-    /// Answers texts, some hundred at a time. Gives `row` the number of each text, and what all tasks say of it, or what is
-    /// wrong with the text. Any other error ends it.
+    /// Answers texts, some hundred at a time. Gives `row` the number of each text, and what all tasks say of it, or
+    /// what is wrong with the text. Any other error ends it.
     fn each(
         py: Python<'_>,
         encoder: &edge_run::Encoder,

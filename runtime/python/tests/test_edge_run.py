@@ -7,17 +7,18 @@ demo's encoder is in the store)
 Answers are compared with edge-run's, to the last bit of logits, scores and vectors.
 """
 
+import ast
+import inspect
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 import unittest
 from pathlib import Path
 
 import numpy
+import package
 
 ROOT = Path(__file__).parents[3]
 LIBRARY = ROOT / "patches" / "library"
@@ -90,6 +91,8 @@ class EdgeRun(unittest.TestCase):
     def test_one_text_is_a_call(self):
         task = self.encoder.attach(LIBRARY / "sst2.bias")
         self.assertEqual(task(TEXTS[0]), self.encoder.predict([TEXTS[0]], [task])[0][0])
+        of_bytes = self.encoder.attach((LIBRARY / "sst2.bias").read_bytes())
+        self.assertEqual(of_bytes(TEXTS[0]), task(TEXTS[0]))
         self.assertEqual((task.name, task.kind), ("sst2", "classification"))
         self.assertEqual(len(task(TEXTS[0], top_k=2)["top"]), 2)
         self.assertEqual(len(self.encoder.digest), 64)
@@ -138,10 +141,30 @@ class EdgeRun(unittest.TestCase):
                 self.assertEqual(said.read(), due)
             os.waitpid(child, 0)
 
+    def test_types_are_those_of_what_is_there_and_all_of_it_says_what_it_does(self):
+        stub = ast.parse((Path(__file__).parents[1] / "edge_run" / "__init__.pyi").read_text(encoding="utf-8"))
+
+        def compare(nodes, there):
+            for node in nodes:
+                found = getattr(there, node.name)
+                if isinstance(node, ast.ClassDef):
+                    compare([each for each in node.body if isinstance(each, ast.FunctionDef)], found)
+                elif [decorator.id for decorator in node.decorator_list] != ["property"] and node.name != "__call__":
+                    # Python gives the arguments of a class for those of __new__, and none for __call__.
+                    signature = inspect.signature(there if node.name == "__new__" else found)
+                    arguments = [each.arg for each in node.args.args + node.args.kwonlyargs if each.arg not in ("self", "cls")]
+                    self.assertEqual(arguments, [name for name in signature.parameters if name != "self"], node.name)
+                self.assertTrue(found.__doc__, node.name)
+
+        public = [node for node in stub.body if getattr(node, "name", None) in edge_run.__all__]
+        self.assertEqual({node.name for node in public}, {*edge_run.__all__})
+        compare(public, edge_run)
+
     def test_refusals_say_what_is_wrong(self):
         task, embed = self.encoder.attach(LIBRARY / "sst2.bias"), self.encoder.attach(LIBRARY / "embed.bias")
         for said, call in [
             ("nowhere.bias", lambda: self.encoder.attach("nowhere.bias")),
+            ("not a bias patch", lambda: self.encoder.attach(b"a joy")),
             ("nowhere", lambda: edge_run.Encoder("nowhere")),
             ("--threads: expected 1 to 256", lambda: edge_run.Encoder.of(LIBRARY / "sst2.bias", threads=3000)),
             ("expected auto or lowered or tract", lambda: edge_run.Encoder("nowhere", engine="gpu")),
@@ -173,9 +196,7 @@ class EdgeRun(unittest.TestCase):
 
 if __name__ == "__main__":
     library, EDGE_RUN = sys.argv[1:3]
-    with tempfile.TemporaryDirectory() as directory:
-        shutil.copy(library, os.path.join(directory, "edge_run.abi3.so"))
-        sys.path.insert(0, directory)
-        import edge_run
+    package.install(library)
+    import edge_run
 
-        unittest.main(argv=[sys.argv[0], "-v"])
+    unittest.main(argv=[sys.argv[0], "-v"])

@@ -1,0 +1,322 @@
+//! Patches from Python: trainings, and adapters of PEFT.
+//!
+//! In: an encoder, and texts with labels, or an adapter. Out: a file, and a dictionary about it. Refused: what
+//! edge-patch refuses, in its words.
+
+use std::{
+    ffi::CString,
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+};
+
+use bias_patch::{Patch, Task};
+use edge_patch::{
+    data::{Example, Label, Record, check_numbers, check_variety, labelled, task_of, unused_labels},
+    log::Entry,
+    train::{Event, Job, Lines, Recipe, Sets, best_run},
+};
+use edge_run::{Bundle, EngineOptions};
+use pyo3::{
+    exceptions::PyUserWarning,
+    prelude::*,
+    types::{PyDict, PyFloat, PyString},
+};
+use pythonize::{depythonize, pythonize};
+use serde_json::{Map, Value};
+
+use crate::{
+    module::{Encoder, Loaded},
+    values::{elements, kind, named, patch_of, refused, text_of},
+};
+
+/// Trains a patch on labelled texts and writes it to `output`, as `edge-patch train` does: the same patch for the same
+/// data.
+///
+/// `texts` and `labels` are lists or anything that gives one after the other, such as a column of a table. Labels are
+/// strings or integers, or floats for a regression; for a tagging or multi-label task, lists of these. `dev` is a pair
+/// of other texts and labels: after every epoch they are scored, and the best patch is kept. Without, the training
+/// texts are scored, which says little of other texts.
+///
+/// `kind` is the kind of task: classification, or regression if all labels are floats. `task` has other fields of a
+/// task.json, such as {"pooling": "mean"}. Labels are in the order of `task["labels"]`, or sorted. What is not given is
+/// as in the command.
+///
+/// `progress` is called with events, dictionaries as in the lines of `edge-patch train --log`. By default a line for
+/// each epoch goes to sys.stderr; False is silent. A training that was interrupted goes on from OUTPUT.training when it
+/// is called again.
+///
+/// Gives a dictionary: the `path` of the patch, its `bytes`, its `score` on dev, and the `metric` that this is.
+#[pyfunction]
+#[pyo3(signature = (
+    encoder, texts, labels, output, *, kind = None, task = None, dev = None, metric = None, slots = None, epochs = None,
+    batch = None, learning_rates = None, seeds = None, class_weights = None, patience = None, progress = None
+))]
+#[expect(clippy::too_many_arguments, reason = "Python has keywords")]
+pub(crate) fn train<'py>(
+    py: Python<'py>,
+    encoder: &Bound<'py, PyAny>,
+    texts: &Bound<'py, PyAny>,
+    labels: &Bound<'py, PyAny>,
+    output: PathBuf,
+    kind: Option<String>,
+    task: Option<&Bound<'py, PyAny>>,
+    dev: Option<&Bound<'py, PyAny>>,
+    metric: Option<String>,
+    slots: Option<&str>,
+    epochs: Option<u64>,
+    batch: Option<usize>,
+    learning_rates: Option<Vec<f64>>,
+    seeds: Option<Vec<u64>>,
+    class_weights: Option<&str>,
+    patience: Option<u64>,
+    progress: Option<Bound<'py, PyAny>>,
+) -> PyResult<Bound<'py, PyDict>> {
+    let progress = Progress::of(progress)?;
+    let default = Recipe::default();
+    let recipe = Recipe {
+        metric,
+        patience,
+        slots: slots.map_or(Ok(default.slots), str::parse).map_err(refused)?,
+        epochs: epochs.unwrap_or(default.epochs),
+        batch: batch.unwrap_or(default.batch),
+        learning_rates: learning_rates.unwrap_or(default.learning_rates),
+        seeds: seeds.unwrap_or(default.seeds),
+        class_weights: class_weights.map_or(Ok(default.class_weights), |how| named("class_weights", how))?,
+        ..default
+    };
+    if let Some(rate) = recipe.learning_rates.iter().find(|rate| !Recipe::takes_rate(**rate)) {
+        return Err(refused(format!("learning_rates: expected numbers in (0, 1), found {rate}")));
+    }
+    if dev.is_none() && recipe.count() > 1 {
+        let runs = recipe.count();
+        return Err(refused(format!("dev: expected labelled texts that choose one of {runs} runs, found none")));
+    }
+    let (records, floats) = records_of(texts, labels)?;
+    let mut fields = fields_of(task)?;
+    if let Some(kind) = kind.or_else(|| (floats && !fields.contains_key("kind")).then(|| "regression".to_owned())) {
+        fields.insert("kind".to_owned(), kind.into());
+    }
+    let task = task_of(fields, &output, &records).map_err(refused)?;
+    let train = examples("texts", records, &task)?;
+    check_variety(Path::new("texts"), &train).map_err(refused)?;
+    let unused = unused_labels(&task, &train).join(", ");
+    if !unused.is_empty() {
+        let said = CString::new(format!("labels of the task that no text has: {unused}"))?;
+        PyErr::warn(py, &py.get_type::<PyUserWarning>(), &said, 1)?;
+    }
+    let dev = match dev.map(|dev| elements("dev", dev)).transpose()?.as_deref() {
+        None => None,
+        Some([texts, labels]) => Some(examples("dev", records_of(texts, labels)?.0, &task)?),
+        Some(found) => {
+            return Err(refused(format!("dev: expected a pair of texts and labels, found {} values", found.len())));
+        }
+    };
+    let encoder = loaded(py, encoder)?;
+    let sets = Sets { train: &train, dev: dev.as_deref().unwrap_or(&train), test: None };
+    let job = Job { encoder: encoder.here()?, task: &task, sets, recipe: &recipe, output: &output };
+    let mut raised = None;
+    let mut listener = Listener { progress, lines: Lines::default() };
+    let trained = py.detach(|| {
+        job.alone(|checkpoint| {
+            job.train(checkpoint, &mut |event| match Python::attach(|py| listener.event(py, &event)) {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(error) => {
+                    raised = Some(error);
+                    ControlFlow::Break(())
+                }
+            })
+        })
+    });
+    let trained = match (trained, raised) {
+        (_, Some(error)) => return Err(error),
+        (trained, None) => trained.map_err(refused)?,
+    };
+    let found = about(py, &output, &trained.patch)?;
+    found.set_item("metric", trained.metric)?;
+    found.set_item("score", best_run(&trained.runs).and_then(|run| run.dev))?;
+    Ok(found)
+}
+
+/// Makes a patch of an adapter of PEFT, LoRA or BEFT, and writes it to `output`.
+///
+/// `adapter` is a PeftModel, or the directory to which it was saved. `task` has the fields of a task.json: `labels` in
+/// the order of the model's outputs and `pooling` as the model pools, such as {"labels": ["no", "yes"], "pooling":
+/// "pooler"} for BERT; a missing `kind` is classification.
+///
+/// Gives a dictionary: the `path` of the patch, its `bytes`, and the `base_model` that the adapter names. Nothing in an
+/// adapter proves that this is the encoder.
+#[pyfunction]
+#[pyo3(signature = (adapter, encoder, output, *, task))]
+pub(crate) fn from_peft<'py>(
+    py: Python<'py>,
+    adapter: &Bound<'py, PyAny>,
+    encoder: &Bound<'py, PyAny>,
+    output: PathBuf,
+    task: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyDict>> {
+    let bundle = bundle_of(encoder)?;
+    let task = task_of(fields_of(Some(task))?, &output, &[]).map_err(refused)?;
+    let import = |from: PathBuf| {
+        py.detach(|| {
+            let imported = edge_patch::import(&bundle, &from, task, &[])?;
+            imported.patch.save(&output)?;
+            Ok::<_, edge_patch::Error>(imported)
+        })
+        .map_err(refused)
+    };
+    let imported = if adapter.hasattr("save_pretrained")? {
+        let directory = py.import("tempfile")?.call_method0("TemporaryDirectory")?;
+        let path = directory.getattr("name")?;
+        let imported = adapter.call_method1("save_pretrained", (&path,)).and_then(|_| import(path.extract()?));
+        directory.call_method0("cleanup")?;
+        imported?
+    } else {
+        import(adapter.extract()?)?
+    };
+    let found = about(py, &output, &imported.patch)?;
+    found.set_item("base_model", imported.base_model)?;
+    Ok(found)
+}
+
+/// Writes a patch that has low-rank terms as an adapter, which PeftModel.from_pretrained loads, into a directory.
+#[pyfunction]
+pub(crate) fn to_peft(
+    py: Python<'_>,
+    patch: &Bound<'_, PyAny>,
+    encoder: &Bound<'_, PyAny>,
+    directory: PathBuf,
+) -> PyResult<()> {
+    let (patch, bundle) = (patch_of(patch)?, bundle_of(encoder)?);
+    py.detach(|| edge_patch::extract_peft(&bundle, &patch)?.save(&directory)).map_err(refused)
+}
+
+/// What is done with the events of a training.
+enum Progress {
+    Lines,
+    Silent,
+    Called(Py<PyAny>),
+}
+
+impl Progress {
+    fn of(value: Option<Bound<'_, PyAny>>) -> PyResult<Self> {
+        match value {
+            None => Ok(Progress::Lines),
+            Some(value) if value.is_callable() => Ok(Progress::Called(value.unbind())),
+            Some(value) => match value.extract::<bool>() {
+                Ok(true) => Ok(Progress::Lines),
+                Ok(false) => Ok(Progress::Silent),
+                Err(_) => Err(refused(format!("progress: expected a function or a bool, found {}", kind(&value)))),
+            },
+        }
+    }
+}
+
+struct Listener {
+    progress: Progress,
+    lines: Lines,
+}
+
+impl Listener {
+    /// Tells an event. What is raised meanwhile, an interrupt among it, ends the training.
+    fn event(&mut self, py: Python<'_>, event: &Event) -> PyResult<()> {
+        py.check_signals()?;
+        match &self.progress {
+            Progress::Silent => Ok(()),
+            Progress::Called(function) => function.call1(py, (pythonize(py, &Entry::from(event))?,)).map(drop),
+            Progress::Lines => {
+                // Python's, which a notebook shows. There may be none.
+                let stderr = py.import("sys")?.getattr("stderr")?;
+                match self.lines.line(event) {
+                    Some(line) if !stderr.is_none() => stderr.call_method1("write", (line + "\n",)).map(drop),
+                    _ => Ok(()),
+                }
+            }
+        }
+    }
+}
+
+/// An encoder, or that of a bundle's directory.
+fn loaded(py: Python<'_>, value: &Bound<'_, PyAny>) -> PyResult<Loaded> {
+    if let Ok(encoder) = value.cast::<Encoder>() {
+        return Ok(encoder.get().0.clone());
+    }
+    let (bundle, options) = (bundle_of(value)?, EngineOptions::default());
+    Ok(Loaded::of(py.detach(|| edge_run::Encoder::load(bundle, options)).map_err(refused)?, options))
+}
+
+/// The bundle of an encoder, or of a directory.
+fn bundle_of(value: &Bound<'_, PyAny>) -> PyResult<Bundle> {
+    match value.cast::<Encoder>() {
+        Ok(encoder) => Ok(encoder.get().0.here()?.bundle().clone()),
+        Err(_) => Bundle::open(&value.extract::<PathBuf>()?).map_err(refused),
+    }
+}
+
+fn fields_of(task: Option<&Bound<'_, PyAny>>) -> PyResult<Map<String, Value>> {
+    task.map_or(Ok(Map::new()), |task| depythonize(task).map_err(|error| refused(format!("task: {error}"))))
+}
+
+/// Rows of texts and labels, numbered from 0, and whether all labels are floats.
+fn records_of(texts: &Bound<'_, PyAny>, labels: &Bound<'_, PyAny>) -> PyResult<(Vec<Record>, bool)> {
+    let (texts, labels) = (elements("texts", texts)?, elements("labels", labels)?);
+    if texts.len() != labels.len() {
+        let (due, found) = (texts.len(), labels.len());
+        return Err(refused(format!("labels: expected one for each of {due} texts, found {found}")));
+    }
+    let floats = labels.iter().all(|label| is_float(label));
+    let rows = texts.iter().zip(&labels).enumerate().map(|(line, (text, label))| {
+        let said = |error: PyErr| refused(format!("text {line}: {}", error.value(text.py())));
+        Ok(Record { line, text: Ok(text_of(text).map_err(said)?), label: label_of(label).map_err(said)? })
+    });
+    Ok((rows.collect::<PyResult<_>>()?, floats))
+}
+
+/// Whether a label is a float of Python or NumPy, or another number that is no integer.
+fn is_float(value: &Bound<'_, PyAny>) -> bool {
+    value.is_instance_of::<PyFloat>() || (name_of(value).is_none() && value.extract::<f64>().is_ok())
+}
+
+/// The name of a label: a string, or an integer in digits.
+fn name_of(value: &Bound<'_, PyAny>) -> Option<String> {
+    if let Ok(text) = value.cast::<PyString>() {
+        return text.extract().ok();
+    }
+    // Also NumPy's, which is no integer.
+    if let Ok(truth) = value.extract::<bool>() {
+        return Some(i64::from(truth).to_string());
+    }
+    value.extract::<i64>().ok().map(|number| number.to_string())
+}
+
+fn label_of(value: &Bound<'_, PyAny>) -> PyResult<Option<Label>> {
+    let one = |value: &Bound<'_, PyAny>| {
+        name_of(value).or_else(|| value.extract::<f64>().ok().map(|number| format!("{number:?}")))
+    };
+    if value.is_none() {
+        return Ok(None);
+    }
+    if let Some(name) = one(value) {
+        return Ok(Some(Label::Name(name)));
+    }
+    let wrong = || refused(format!("expected a label, or a list of labels, found {}", kind(value)));
+    let parts = elements("labels", value).map_err(|_| wrong())?;
+    Ok(Some(Label::Names(parts.iter().map(|part| one(part).ok_or_else(wrong)).collect::<PyResult<_>>()?)))
+}
+
+/// The texts with their gold labels. `what` is the argument's name.
+fn examples(what: &str, records: Vec<Record>, task: &Task) -> PyResult<Vec<Example>> {
+    let read = labelled(records, task);
+    if let Some((number, reason)) = read.skipped.first() {
+        return Err(refused(format!("{what}: text {number}: {reason}")));
+    }
+    check_numbers(Path::new(what), task, &read.examples).map_err(refused)?;
+    Ok(read.examples)
+}
+
+/// What there is to say of a patch that was written.
+fn about<'py>(py: Python<'py>, output: &Path, patch: &Patch) -> PyResult<Bound<'py, PyDict>> {
+    let found = PyDict::new(py);
+    found.set_item("path", output)?;
+    found.set_item("bytes", patch.to_bytes().map_err(refused)?.len())?;
+    Ok(found)
+}

@@ -1,0 +1,64 @@
+//! What Python passes.
+//!
+//! In: objects of Python. Out: texts, lists, patches and values of flags. Refused: objects of other kinds, which are
+//! named.
+
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+use edge_run::{Patch, Text};
+use pyo3::{
+    prelude::*,
+    types::{PyBytes, PyDict, PyString, PyTuple},
+};
+
+use crate::Error;
+
+/// A text, two texts in a tuple, or a list of words.
+pub(crate) fn text_of(value: &Bound<'_, PyAny>) -> PyResult<Text> {
+    if let Ok(text) = value.extract::<String>() {
+        return Ok(Text::one(text));
+    }
+    let found = |kind| refused(format!("expected a text, a tuple of two, or a list of words, found {kind}"));
+    if let Ok(tuple) = value.cast::<PyTuple>() {
+        let pair = tuple.extract::<(String, String)>();
+        return pair.map(|(first, second)| Text::pair(first, second)).map_err(|_| found(kind(value)));
+    }
+    let words: Vec<String> = value.extract().map_err(|_| found(kind(value)))?;
+    Text::of_words(&words).map_err(refused)
+}
+
+/// What a value is, for errors.
+pub(crate) fn kind(value: &Bound<'_, PyAny>) -> String {
+    value.get_type().name().map_or_else(|_| "another".to_owned(), |name| format!("a {name}"))
+}
+
+/// The elements of a list, or of anything that gives one after the other. `what` is the argument's name.
+pub(crate) fn elements<'py>(what: &str, value: &Bound<'py, PyAny>) -> PyResult<Vec<Bound<'py, PyAny>>> {
+    let wrong = || refused(format!("{what}: expected a list of {what}, found {}", kind(value)));
+    if value.is_instance_of::<PyString>() || value.is_instance_of::<PyDict>() {
+        return Err(wrong());
+    }
+    value.try_iter().map_err(|_| wrong())?.collect()
+}
+
+pub(crate) fn refused(error: impl ToString) -> PyErr {
+    Error::new_err(error.to_string())
+}
+
+/// A value of a flag by its name on the command line.
+pub(crate) fn named<T: ValueEnum>(argument: &str, name: &str) -> PyResult<T> {
+    T::from_str(name, false).map_err(|_| {
+        let known: Vec<_> = T::value_variants().iter().filter_map(ValueEnum::to_possible_value).collect();
+        let known: Vec<&str> = known.iter().map(|value| value.get_name()).collect();
+        refused(format!("{argument}: expected {}, found {name:?}", known.join(" or ")))
+    })
+}
+
+/// A patch, by its path or as its bytes.
+pub(crate) fn patch_of(value: &Bound<'_, PyAny>) -> PyResult<Patch> {
+    if let Ok(bytes) = value.cast::<PyBytes>() {
+        return Patch::from_bytes(bytes.as_bytes()).map_err(refused);
+    }
+    Patch::open(&value.extract::<PathBuf>()?).map_err(refused)
+}
