@@ -201,8 +201,8 @@ impl Encoder {
 
     /// Answers texts as [`Encoder::predict`] does, with options.
     ///
-    /// Texts of all tasks and lengths run together, a few hundred tokens at a time. The other texts of a run change an
-    /// answer by no more than rounding.
+    /// Texts of all tasks and lengths run together, a few hundred tokens at a time. An answer has the bits that it has
+    /// alone, on any number of threads.
     pub fn predict_with(&self, requests: &[Request<'_>], options: Options) -> Vec<Result<Prediction>> {
         let mut pending: Vec<Result<Pending>> =
             requests.iter().map(|request| self.tokenize(*request, options)).collect();

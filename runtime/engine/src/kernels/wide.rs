@@ -6,7 +6,7 @@
 
 use core::f32::consts::{FRAC_1_SQRT_2, LOG2_E};
 
-use super::{LEAST_SPAN, Packed, Scale, parts};
+use super::{LEAST_SPAN, Packed, Scale, parts, times};
 #[cfg(not(feature = "std"))]
 use crate::float::Float as _;
 use crate::{
@@ -317,10 +317,31 @@ pub(super) fn unpack(panel: &[Packed], out: &mut [i8]) {
     }
 }
 
-/// Four values of a column at a time, as the bytes of a word: they have one factor, and no product leaves its byte once
-/// 128 is added to it.
+/// 64-bit ARM multiplies bytes; to all others a word is four values of a column, which have one factor.
 #[inline(always)]
 fn unpack_block(packed: &Packed, block: &mut [i8; FACTOR_GROUP * PANEL_WIDTH]) {
+    if cfg!(target_arch = "aarch64") { unpack_bytes(packed, block) } else { unpack_words(packed, block) }
+}
+
+#[inline(always)]
+fn unpack_bytes(packed: &Packed, block: &mut [i8; FACTOR_GROUP * PANEL_WIDTH]) {
+    const BYTES: usize = PANEL_GROUP * PANEL_WIDTH;
+    let (of_columns, nibbles) = parts(packed);
+    let mut factors = [0; BYTES];
+    for (at, factor) in factors.iter_mut().enumerate() {
+        *factor = of_columns[at / PANEL_GROUP];
+    }
+    for (pair, eight) in nibbles.iter().zip(block.as_chunks_mut::<{ 2 * BYTES }>().0) {
+        for at in 0..BYTES {
+            eight[at] = times(pair[at] << 4, factors[at]);
+            eight[BYTES + at] = times(pair[at], factors[at]);
+        }
+    }
+}
+
+/// No product leaves its byte once 128 is added to it.
+#[inline(always)]
+fn unpack_words(packed: &Packed, block: &mut [i8; FACTOR_GROUP * PANEL_WIDTH]) {
     const BYTES: u32 = 0x0101_0101;
     // Nibbles in two's complement, as numbers that are 8 larger.
     let shifted = |nibbles: u32| (nibbles & 15 * BYTES) ^ 8 * BYTES;
