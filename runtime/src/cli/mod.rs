@@ -14,7 +14,7 @@ mod vectors;
 pub use columns::Columns;
 pub use input::{InputFormat, Record, Records, Row};
 pub use labels::LabelVectors;
-pub use output::{OutputFormat, Writer};
+pub use output::{OutputFormat, Writer, write_json};
 pub use ranking::Query;
 pub use report::{Times, write_report, write_times, write_totals};
 pub use session::{Outcome, Session, SessionOptions, run};

@@ -54,7 +54,8 @@ pub struct Writer<W> {
 /// An answer as a JSON object.
 #[derive(Serialize)]
 struct Row<'a> {
-    line: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    line: Option<usize>,
     task: &'a str,
     #[serde(flatten)]
     answer: Option<&'a Answer>,
@@ -179,22 +180,35 @@ impl<W: Write> Writer<W> {
     }
 
     fn jsonl(&mut self, line: usize, task: &str, answer: Result<&Prediction, &Error>) -> io::Result<()> {
-        let row = match answer {
-            Err(error) => {
-                Row { line, task, answer: None, logits: None, truncated: false, error: Some(error.to_string()) }
-            }
-            Ok(prediction) => Row {
-                line,
-                task,
-                answer: Some(&prediction.answer),
-                logits: (self.logits && !prediction.logits.is_empty()).then_some(&prediction.logits[..]),
-                truncated: prediction.truncated,
-                error: None,
-            },
-        };
-        serde_json::to_writer(&mut self.inner, &row)?;
+        write_json(&mut self.inner, Some(line), task, answer, self.logits)?;
         writeln!(self.inner)
     }
+}
+
+/// Writes what `-o jsonl` writes of an answer, or why there is none, without the line break. Requests that are of no
+/// file have no line.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write_json(
+    out: impl Write,
+    line: Option<usize>,
+    task: &str,
+    answer: Result<&Prediction, &Error>,
+    logits: bool,
+) -> io::Result<()> {
+    let row = match answer {
+        Err(error) => Row { line, task, answer: None, logits: None, truncated: false, error: Some(error.to_string()) },
+        Ok(prediction) => Row {
+            line,
+            task,
+            answer: Some(&prediction.answer),
+            logits: (logits && !prediction.logits.is_empty()).then_some(&prediction.logits[..]),
+            truncated: prediction.truncated,
+            error: None,
+        },
+    };
+    Ok(serde_json::to_writer(out, &row)?)
 }
 
 /// What a table shows of a text: one line of at most [`SHOWN_TEXT`] characters.
