@@ -378,26 +378,33 @@ fn program(name: &str) -> PathBuf {
     binaries().join(name)
 }
 
+/// Where the project's libraries for other languages are, built as this test was.
+pub fn libraries() -> PathBuf {
+    build("--lib")
+}
+
 /// Where the project's commands are, built as this test was.
 fn binaries() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| {
-        // target/<profile>/deps/<this test>
-        let test = env::current_exe().unwrap();
-        let directory =
-            test.ancestors().find(|d| d.ends_with("deps") || d.ends_with("examples")).unwrap().parent().unwrap();
-        let profile = match directory.file_name().unwrap().to_str().unwrap() {
-            "debug" => "dev",
-            other => other,
-        };
-        // Cargo builds the commands of other packages only when asked.
-        let status = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--workspace", "--bins", "--offline", "--profile", profile, "--target-dir"])
-            .arg(directory.parent().unwrap())
-            .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap())
-            .status()
-            .unwrap();
-        assert!(status.success(), "building the commands failed");
-        directory.to_owned()
-    })
+    BUILT.get_or_init(|| build("--bins"))
+}
+
+/// Builds what no test depends on, as this test was built: cargo does so only when asked. Gives where it is.
+fn build(targets: &str) -> PathBuf {
+    // target/<profile>/deps/<this test>
+    let test = env::current_exe().unwrap();
+    let directory =
+        test.ancestors().find(|d| d.ends_with("deps") || d.ends_with("examples")).unwrap().parent().unwrap();
+    let profile = match directory.file_name().unwrap().to_str().unwrap() {
+        "debug" => "dev",
+        other => other,
+    };
+    let status = Command::new(env!("CARGO"))
+        .args(["build", "--quiet", "--workspace", targets, "--offline", "--profile", profile, "--target-dir"])
+        .arg(directory.parent().unwrap())
+        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap())
+        .status()
+        .unwrap();
+    assert!(status.success(), "building {targets} failed");
+    directory.to_owned()
 }
