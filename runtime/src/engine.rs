@@ -34,7 +34,7 @@ pub enum EngineKind {
     Tract,
 }
 
-/// The type of activations that are multiplied with int8 weights.
+/// The type of activations that are multiplied with int8 or int4 weights.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Activations {
     /// Quantized to int8, with one scale for 256 values of a token: faster

@@ -166,7 +166,7 @@ struct EngineArguments {
     /// Run the encoder with this engine
     #[arg(long, value_enum, default_value = "auto")]
     engine: EngineKind,
-    /// With int8 weights, compute with activations of this type; f32 weights always use f32
+    /// With int8 or int4 weights, compute with activations of this type; f32 weights always use f32
     #[arg(long, value_enum, default_value = "int8")]
     activations: Activations,
     /// Run on N threads; tract always runs on one

@@ -23,10 +23,12 @@ SELF = os.path.abspath(__file__)
 MORE, LESS = 4, 2
 
 
-def counted(command, **how):
+def counted(command):
     """Instructions that a process executes."""
     valgrind = ["valgrind", "--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null"]
-    done = subprocess.run(valgrind + command, capture_output=True, text=True, **how)
+    # Neither another kernel nor another order of hashes than in the run whose count is subtracted.
+    env = {**os.environ, "EDGE_RUN_ISA": "avx2", "PYTHONHASHSEED": "0"}
+    done = subprocess.run(valgrind + command, capture_output=True, text=True, env=env)
     found = re.search(r"I\s+refs:\s+([\d,]+)", done.stderr)
     if done.returncode != 0 or found is None:
         raise SystemExit(f"{' '.join(command)}: expected a count, found exit code {done.returncode}\n{done.stderr}")

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use crate::{
     Element, SCALE_GROUP, TensorEntry,
-    packed::{FACTOR_GROUP, MOST},
+    packed::{FACTOR_GROUP, MOST, MOST_FACTOR},
 };
 
 /// What `weights.bin` holds of one tensor.
@@ -24,8 +24,8 @@ impl Frozen {
     ///
     /// Quantization is symmetric. A scale is the largest magnitude of the weights that share it, divided by 127, or 1
     /// if they are all zero. A quantized value is the weight divided by the scale, rounded, halves to even. In int4 it is
-    /// a multiple of a factor, from -7 to 7 times: of all factors the one by which the squared errors of the values that
-    /// share it are least, and of several the smallest.
+    /// a multiple of a factor, from -7 to 7 times: of the factors from 1 to 18 that reach half of the largest value of
+    /// those that share it, or more, the one with the least sum of squared errors, and of several the smallest.
     pub fn of(values: &[f32], tensor: &TensorEntry) -> Self {
         let [rows, _] = tensor.matrix();
         Self::of_rows(values, tensor, 0..rows)
@@ -86,20 +86,18 @@ fn to_integers(values: &[f32], scale: f32, quantized: &mut Vec<u8>) {
 /// The nearest multiples of a factor to values divided by their scale, [`FACTOR_GROUP`] at a time.
 fn to_multiples(values: &[f32], scale: f32, quantized: &mut Vec<u8>) {
     let most = f32::from(MOST);
-    // A factor below half of the one that reaches the largest value would cut off more than it gains.
-    let factors = |group: &[f32]| {
-        let top = group.iter().fold(0.0, |top: f32, v| top.max(v.abs())) / scale;
-        let last = (top / most).ceil().clamp(1.0, (127.0 / most).floor()) as u8;
-        last.div_ceil(2)..=last
-    };
     for group in values.chunks(FACTOR_GROUP) {
+        let top = group.iter().fold(0.0, |top: f32, v| top.max(v.abs()));
         let multiple = |value: f32, factor: f32| (value / (scale * factor)).round_ties_even().clamp(-most, most);
         let error = |factor: u8| -> f32 {
             let factor = f32::from(factor);
-            group.iter().map(|v| (v / scale - factor * multiple(*v, factor)).powi(2)).sum()
+            let errors = group.iter().map(|v| v / scale - factor * multiple(*v, factor));
+            errors.map(|error| error * error).sum()
         };
-        let least = factors(group).map(|factor| (error(factor), factor)).min_by(|a, b| a.0.total_cmp(&b.0));
-        let factor = f32::from(least.map_or(1, |(_, factor)| factor));
+        // One that reaches less than half of the largest value cuts off more than it gains.
+        let factors = (1..=MOST_FACTOR).filter(|factor| 2.0 * most * f32::from(*factor) * scale >= top);
+        let least = factors.map(|factor| (error(factor), factor)).min_by(|a, b| a.0.total_cmp(&b.0));
+        let factor = f32::from(least.map_or(MOST_FACTOR, |(_, factor)| factor));
         quantized.extend(group.iter().map(|v| ((factor * multiple(*v, factor)) as i8).cast_unsigned()));
     }
 }
@@ -172,12 +170,43 @@ mod tests {
     }
 
     #[test]
+    fn int4_takes_the_factor_with_the_least_error() {
+        let quantized = |values: &[f32]| {
+            let frozen = Frozen::of(values, &entry(Element::I4, false, [1, values.len() as u64]));
+            frozen.bytes.into_iter().map(u8::cast_signed).collect::<Vec<i8>>()
+        };
+        // The first value makes the scale 1. 127 is between multiples: 126 is the nearest of those within reach.
+        let with_scale = |rest: &[f32]| {
+            let mut values = vec![0.0; FACTOR_GROUP];
+            values[0] = 127.0;
+            values.extend(rest);
+            quantized(&values)
+        };
+        assert_eq!(with_scale(&[])[..2], [126, 0]);
+        for (group, due) in [
+            // The factor that reaches the largest value, and a larger one that meets all.
+            (&[9.0, -9.0, 3.0][..], [9, -9, 3]),
+            (&[10.0, -9.0, 4.0], [10, -8, 4]),
+            // One that cuts off the largest by little, and meets the others.
+            (&[8.0, 3.0, -5.0], [7, 3, -5]),
+            (&[0.0, 0.0, 0.0], [0, 0, 0]),
+            (&[0.4, -0.6, 7.0], [0, -1, 7]),
+        ] {
+            assert_eq!(with_scale(group)[FACTOR_GROUP..], due, "{group:?}");
+        }
+        // Everything that is quantized can be packed.
+        let values: Vec<f32> = (0..4000).map(|at| ((at * 7919 % 4001) as f32 / 4001.0 - 0.5).powi(3)).collect();
+        let tensor = entry(Element::I4, false, [4, 1000]);
+        tensor.check_quantized(&Frozen::of(&values, &tensor).bytes).unwrap();
+    }
+
+    #[test]
     fn blocks_of_rows_give_what_the_whole_tensor_gives() {
         // Both are of some blocks; the last is no whole group of scales, and no whole block.
         for (transposed, shape) in [(true, [300, 4096]), (false, [4000, 300])] {
             let count = (shape[0] * shape[1]) as usize;
             let values: Vec<f32> = (0..count).map(|at| (at % 4001 * 7919 % 4001) as f32 / 4001.0 - 0.5).collect();
-            for element in [Element::F32, Element::I8] {
+            for element in [Element::F32, Element::I8, Element::I4] {
                 let tensor = entry(element, transposed, shape);
                 let blocks: Vec<_> = tensor.row_blocks().collect();
                 assert!(blocks.len() > 1, "{blocks:?}");

@@ -2,8 +2,8 @@
 //!
 //! In: quantized values of some rows of a matrix or table, row-major. Out: the same values packed, and back.
 //! [`FACTOR_GROUP`] values at a time, of a column of a matrix or of a row of a table, are -7 to 7 times one whole number,
-//! their factor: it is stored once, and of each value only the small number, in two's complement. Nothing is refused
-//! here: what [`can_pack`] denies is packed to other values.
+//! their factor: it is stored once, and of each value only the small number, in two's complement. FORMAT.md has the
+//! bytes. Nothing is refused here: where [`can_pack`] is false, the bytes stand for other values.
 
 use crate::{PANEL_GROUP, PANEL_WIDTH};
 
@@ -11,6 +11,8 @@ use crate::{PANEL_GROUP, PANEL_WIDTH};
 pub const FACTOR_GROUP: usize = 32;
 /// The largest multiple of a factor.
 pub(crate) const MOST: i8 = 7;
+/// The largest factor whose multiples are int8; another may be larger only where smaller multiples are all that it has.
+pub(crate) const MOST_FACTOR: u8 = 18;
 /// Bytes of a panel for each [`FACTOR_GROUP`] rows: a factor for each column, then a nibble for each value.
 pub(crate) const PANEL_BYTES: usize = PANEL_WIDTH + FACTOR_GROUP * PANEL_WIDTH / 2;
 /// Bytes of a row of a table for each [`FACTOR_GROUP`] values: their factor, then a nibble for each.
@@ -56,9 +58,7 @@ pub(crate) fn can_pack(values: &[u8], columns: usize, by_columns: bool) -> bool 
     })
 }
 
-/// Rows of a matrix as panels: of each [`FACTOR_GROUP`] rows the factors of the columns, and then twice [`PANEL_GROUP`]
-/// rows at a time, in the lower halves of bytes that lie as those of int8 panels the first of these, in the upper halves
-/// the second.
+/// Rows of a matrix as panels.
 pub(crate) fn pack_panels(values: &[u8], columns: usize) -> Vec<u8> {
     let rows = values.len() / columns.max(1);
     let at =
@@ -98,8 +98,7 @@ pub(crate) fn unpack_panels(bytes: &[u8], rows: usize, columns: usize) -> Vec<u8
     values
 }
 
-/// Rows of a table, each by itself: of each [`FACTOR_GROUP`] values the factor, and then bytes that have the first half
-/// of the values in their lower halves and the second in their upper ones.
+/// Rows of a table, each by itself.
 pub(crate) fn pack_rows(values: &[u8], columns: usize) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(values.len() / 2 + values.len() / 16);
     for group in values.chunks(columns.max(1)).flat_map(|row| row.chunks(FACTOR_GROUP)) {

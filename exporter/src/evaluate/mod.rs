@@ -117,6 +117,7 @@ mod tests {
             let count = weight.shape.iter().product::<u64>() as usize;
             match weight.element {
                 Element::F32 => bytes.extend((0..count).flat_map(float)),
+                // To a graph int4 is int8.
                 Element::I8 | Element::I4 => {
                     bytes.extend((0..count).map(|at| ((200.0 * number(at)) as i8).cast_unsigned()))
                 }
@@ -135,7 +136,7 @@ mod tests {
     /// What is given as an input is no constant, so it is used whole.
     #[test]
     fn parts_of_constants_give_what_whole_ones_give() {
-        for element in [Element::F32, Element::I8] {
+        for element in [Element::F32, Element::I8, Element::I4] {
             let (graph, dir) = wide(element);
             let row =
                 |values: &[i64]| Value::Int(Array::from(values.to_vec()).into_dyn().insert_axis(ndarray::Axis(0)));

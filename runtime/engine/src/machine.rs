@@ -20,7 +20,7 @@ use crate::{kernels::Kernel, layout::ALIGNMENT, threads::Threads};
 /// Fewest rows that are worth a thread of their own: a tile of the widest kernel.
 const LEAST_ROWS: usize = 8;
 
-/// The type of activations that are multiplied with int8 weights. f32 weights always use f32.
+/// The type of activations that are multiplied with quantized weights. f32 weights always use f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Activations {
     /// Quantized to int8, with one scale for [`crate::layout::SCALE_GROUP`] values of a token: faster.

@@ -2,6 +2,8 @@
 //!
 //! Fetches the encoder once, exports it into the store, and answers three small files with the patches that ship.
 
+#![forbid(unsafe_code)]
+
 use std::{
     error::Error,
     fs::{self, File},

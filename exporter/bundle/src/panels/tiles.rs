@@ -55,19 +55,20 @@ pub(super) fn verify(file: &mut File, path: &Path, entry: &PanelEntry, tensor: &
     let mut sums_at = entry.column_sums().map(|(offset, _)| offset);
     for part in tensor.row_blocks() {
         let values = if entry.in_panels {
-            let height = |rows: usize| panel_bytes(entry.element, rows as u64) as usize;
-            // The rows of each panel follow each other.
-            let mut tile = vec![0; height(part.len()) * columns.div_ceil(PANEL_WIDTH)];
-            for (panel, bytes) in tile.chunks_mut(height(part.len())).enumerate() {
-                read(entry.offset + (panel * height(rows) + height(part.start)) as u64, bytes)?;
+            let height = |rows: usize| panel_bytes(entry.element, rows as u64);
+            // The rows of each panel follow each other. What is held at once was chosen to be small.
+            let part_bytes = height(part.len()) as usize;
+            let mut tile = vec![0; part_bytes * columns.div_ceil(PANEL_WIDTH)];
+            for (panel, bytes) in tile.chunks_mut(part_bytes).enumerate() {
+                read(entry.offset + panel as u64 * height(rows) + height(part.start), bytes)?;
             }
             let values = taken_out(&tile, entry.element, part.len(), columns);
             same &= laid_out(&values, entry.element, columns) == tile;
             values
         } else {
-            let width = row_bytes(entry.element, columns as u64) as usize;
-            let mut bytes = vec![0; part.len() * width];
-            read(entry.offset + (part.start * width) as u64, &mut bytes)?;
+            let width = row_bytes(entry.element, columns as u64);
+            let mut bytes = vec![0; part.len() * width as usize];
+            read(entry.offset + part.start as u64 * width, &mut bytes)?;
             match entry.element {
                 Element::F32 | Element::I8 => bytes,
                 Element::I4 => {
@@ -90,7 +91,7 @@ pub(super) fn verify(file: &mut File, path: &Path, entry: &PanelEntry, tensor: &
     let found = digester.finish();
     tensor.check_digest(found).and(quantized)?;
     if !same {
-        let expected = "zeros beside the values, and the sums of each column";
+        let expected = "zeros beside the values, the sums of each column, and in int4 the largest factors";
         return Err(Error::field(format!("tensor {}", entry.name), expected, "others"));
     }
     Ok(())

@@ -104,11 +104,10 @@ pub struct QuantizedPanels<'a> {
     pub column_sums: &'a [f32],
 }
 
-/// An int8 matrix whose panels are packed in 4 bits: in each [`crate::layout::FACTOR_GROUP`] rows of a column, the values are -7 to 7
-/// times one factor.
+/// An int8 matrix whose panels hold 4 bits a value: of each column some rows at a time are -7 to 7 times one factor.
 #[derive(Clone, Copy, Debug)]
 pub struct PackedPanels<'a> {
-    /// Panels of [`PANEL_WIDTH`] columns, [`PACKED_BYTES`] for each [`crate::layout::FACTOR_GROUP`] rows: [`Packed`].
+    /// Panels of [`PANEL_WIDTH`] columns: [`Packed`] for [`Packed`].
     pub data: &'a [u8],
     /// Rows.
     pub depth: usize,
@@ -120,9 +119,8 @@ pub struct PackedPanels<'a> {
     pub column_sums: &'a [f32],
 }
 
-/// [`crate::layout::FACTOR_GROUP`] rows of a packed panel: the factor of each column, and then nibbles, which are numbers from -7 to 7 in
-/// two's complement. Twice [`PANEL_GROUP`] rows at a time lie as in an int8 panel: in the lower halves of the bytes the
-/// first of these, in the upper halves the second.
+/// The rows of a packed panel that have one factor in each column: first the factors, then the numbers, as nibbles. The
+/// bundle's FORMAT.md says where each is.
 pub type Packed = [u8; PACKED_BYTES];
 
 /// The factors of the columns, and the bytes of each twice [`PANEL_GROUP`] rows.
@@ -132,11 +130,10 @@ fn parts(packed: &Packed) -> (&[u8], &[[u8; PANEL_GROUP * PANEL_WIDTH]]) {
     (factors, nibbles.as_chunks().0)
 }
 
-/// The values of a row of an int4 table: for each [`crate::layout::FACTOR_GROUP`] of them a factor, and sixteen bytes that have the
-/// first half of the group in their lower halves and the second in their upper ones.
+/// The values of a row of an int4 table, and zeros that fill it up.
 pub(crate) fn unpack_row(row: &[u8]) -> impl Iterator<Item = i8> {
     row.as_chunks::<PACKED_ROW_BYTES>().0.iter().flat_map(|[factor, nibbles @ ..]| {
-        let (low, high) = (nibbles.iter().map(|byte| byte << 4), nibbles.iter().map(|byte| *byte));
+        let (low, high) = (nibbles.iter().map(|byte| byte << 4), nibbles.iter().copied());
         low.chain(high).map(|byte| times(byte, *factor))
     })
 }

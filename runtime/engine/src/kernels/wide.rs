@@ -304,6 +304,7 @@ pub(super) fn dequantize(panel: &[i8], scales: &[f32], out: &mut [f32]) {
 
 #[inline(always)]
 pub(super) fn unpack(panel: &[Packed], out: &mut [i8]) {
+    assert!(out.len() <= panel.len() * FACTOR_GROUP * PANEL_WIDTH, "panels beyond their data");
     let (blocks, rest) = out.as_chunks_mut();
     // A loop, for a closure would not be compiled for the caller's instructions.
     for (packed, block) in panel.iter().zip(&mut *blocks) {
@@ -339,24 +340,28 @@ fn unpack_bytes(packed: &Packed, block: &mut [i8; FACTOR_GROUP * PANEL_WIDTH]) {
     }
 }
 
-/// No product leaves its byte once 128 is added to it.
+/// With factors and numbers of the format no product leaves its byte once 128 is added to it; with others the bytes beside
+/// it change too.
 #[inline(always)]
 fn unpack_words(packed: &Packed, block: &mut [i8; FACTOR_GROUP * PANEL_WIDTH]) {
-    const BYTES: u32 = 0x0101_0101;
+    // A number in each byte of a word.
+    const NIBBLE: u32 = 0x0f0f_0f0f;
+    const EIGHT: u32 = 0x0808_0808;
+    const HALF: u32 = 0x8080_8080;
     // Nibbles in two's complement, as numbers that are 8 larger.
-    let shifted = |nibbles: u32| (nibbles & 15 * BYTES) ^ 8 * BYTES;
+    let shifted = |nibbles: u32| (nibbles & NIBBLE) ^ EIGHT;
     let (of_columns, nibbles) = parts(packed);
     let (mut factors, mut offsets) = ([0u32; PANEL_WIDTH], [0u32; PANEL_WIDTH]);
     for (c, factor) in of_columns.iter().enumerate() {
         factors[c] = (*factor).into();
         // Takes back the 8 times the factor, and adds 128.
-        offsets[c] = (128 * BYTES).wrapping_sub(factors[c].wrapping_mul(8 * BYTES));
+        offsets[c] = HALF.wrapping_sub(factors[c].wrapping_mul(EIGHT));
     }
     let eights = block.as_chunks_mut::<PANEL_GROUP>().0.as_chunks_mut::<{ 2 * PANEL_WIDTH }>().0;
     for (pair, eight) in nibbles.iter().zip(eights) {
         for (c, four) in pair.as_chunks::<PANEL_GROUP>().0.iter().enumerate() {
             let word = u32::from_le_bytes(*four);
-            let times = |number: u32| number.wrapping_mul(factors[c]).wrapping_add(offsets[c]) ^ 128 * BYTES;
+            let times = |number: u32| number.wrapping_mul(factors[c]).wrapping_add(offsets[c]) ^ HALF;
             eight[c] = times(shifted(word)).to_le_bytes().map(u8::cast_signed);
             eight[PANEL_WIDTH + c] = times(shifted(word >> 4)).to_le_bytes().map(u8::cast_signed);
         }

@@ -153,29 +153,31 @@ fn slots_that_are_zero_in_every_task_are_not_read() {
 #[test]
 fn tasks_of_one_text_are_answered_as_alone() {
     for make in [Small::new as fn(bool, fn(&str) -> bool) -> Small, Small::of_normed, Small::of_distances] {
-        let small = make(false, |_| true);
-        let width = small.model.values();
-        let machine = machine(kernels()[0], Activations::F32);
-        let (first, places) = small.with_terms(60, |_| 1);
-        let run = |tasks: &[&[f32]], texts: &[usize]| {
-            let mut batch = Batch::default();
-            for (text, task) in texts.iter().flat_map(|text| (0..).zip(tasks).map(move |(task, _)| (text, task))) {
-                let (ids, types) = &sequences()[*text];
-                batch.push(ids, types, task);
+        for (kernel, quantized) in kernels().into_iter().flat_map(|kernel| [(kernel, false), (kernel, true)]) {
+            let small = make(quantized, |_| true);
+            let width = small.model.values();
+            let machine = machine(kernel, Activations::Int8);
+            let (first, places) = small.with_terms(60, |_| 1);
+            let run = |tasks: &[&[f32]], texts: &[usize]| {
+                let mut batch = Batch::default();
+                for (text, task) in texts.iter().flat_map(|text| (0..).zip(tasks).map(move |(task, _)| (text, task))) {
+                    let (ids, types) = &sequences()[*text];
+                    batch.push(ids, types, task);
+                }
+                let table: Vec<f32> = tasks.iter().flat_map(|values| values[..width].to_vec()).collect();
+                let terms: Vec<_> = tasks.iter().map(|values| TaskTerms { values, places: &places }).collect();
+                let table = Table { values: &table, width, terms: &terms, zeros: &[] };
+                let hidden = small.model.run(&machine, small.weights(), &batch, table).unwrap();
+                (hidden.tokens.to_vec(), hidden.pooled.unwrap().to_vec())
+            };
+            let term = places.iter().flatten().map(|place| place.b);
+            for at in small.slots.iter().map(|(_, slot)| slot.at).chain(term) {
+                let mut second = first.clone();
+                second[at] += 0.25;
+                let alone = [1, 2].iter().flat_map(|text| [&first, &second].map(|task| run(&[task], &[*text])));
+                let due: (Vec<_>, Vec<_>) = alone.unzip();
+                assert_eq!(run(&[&first, &second], &[1, 2]), (due.0.concat(), due.1.concat()), "{kernel:?} value {at}");
             }
-            let table: Vec<f32> = tasks.iter().flat_map(|values| values[..width].to_vec()).collect();
-            let terms: Vec<_> = tasks.iter().map(|values| TaskTerms { values, places: &places }).collect();
-            let table = Table { values: &table, width, terms: &terms, zeros: &[] };
-            let hidden = small.model.run(&machine, small.weights(), &batch, table).unwrap();
-            (hidden.tokens.to_vec(), hidden.pooled.unwrap().to_vec())
-        };
-        let term = places.iter().flatten().map(|place| place.b);
-        for at in small.slots.iter().map(|(_, slot)| slot.at).chain(term) {
-            let mut second = first.clone();
-            second[at] += 0.25;
-            let alone = [1, 2].iter().flat_map(|text| [&first, &second].map(|task| run(&[task], &[*text])));
-            let due: (Vec<_>, Vec<_>) = alone.unzip();
-            assert_eq!(run(&[&first, &second], &[1, 2]), (due.0.concat(), due.1.concat()), "value {at}");
         }
     }
 }
