@@ -21,7 +21,7 @@ create_exception!(
 mod module {
     use std::{path::PathBuf, sync::Arc};
 
-    use edge_run::{Bundle, EngineOptions, Options, Patch, Prediction, Request, Store, Text};
+    use edge_run::{Bundle, EngineOptions, Options, Prediction, Request, Store, Text};
     use numpy::{PyArray2, ndarray::Array2};
     use pyo3::{prelude::*, types::PyDict};
     use pythonize::pythonize;
@@ -104,15 +104,19 @@ mod module {
             Ok(Encoder(Loaded::of(py.detach(open).map_err(refused)?, options)))
         }
 
-        /// The encoder that a patch was made for, from the user's store, to which edge-export writes.
+        /// The encoder that a patch, a path or bytes, was made for, from the user's store, to which edge-export writes.
         #[staticmethod]
         #[pyo3(signature = (patch, *, engine = "auto", activations = "int8", threads = 1))]
-        fn of(py: Python<'_>, patch: PathBuf, engine: &str, activations: &str, threads: usize) -> PyResult<Self> {
+        fn of(
+            py: Python<'_>,
+            patch: &Bound<'_, PyAny>,
+            engine: &str,
+            activations: &str,
+            threads: usize,
+        ) -> PyResult<Self> {
             let options = options(engine, activations, threads)?;
-            let open = || {
-                let patch = Patch::open(&patch)?;
-                edge_run::Encoder::load(Store::of_user()?.open(patch.encoder())?, options)
-            };
+            let patch = patch_of(patch)?;
+            let open = || edge_run::Encoder::load(Store::of_user()?.open(patch.encoder())?, options);
             let named = |error| refused(format!("{error}; or edge_run.Encoder(DIR) opens a bundle elsewhere"));
             Ok(Encoder(Loaded::of(py.detach(open).map_err(named)?, options)))
         }
@@ -242,6 +246,12 @@ mod module {
         #[getter]
         fn kind(&self) -> &'static str {
             self.task.spec().kind().name()
+        }
+
+        /// How many texts it reads together: 1, or 2 for pairs.
+        #[getter]
+        fn inputs(&self) -> u8 {
+            self.task.spec().inputs()
         }
 
         /// Its labels; none of a task without.

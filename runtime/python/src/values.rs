@@ -19,10 +19,13 @@ pub(crate) fn text_of(value: &Bound<'_, PyAny>) -> PyResult<Text> {
     if let Ok(text) = value.extract::<String>() {
         return Ok(Text::one(text));
     }
-    let found = |kind| refused(format!("expected a text, a tuple of two, or a list of words, found {kind}"));
+    let found = |kind: String| refused(format!("expected a text, a tuple of two, or a list of words, found {kind}"));
     if let Ok(tuple) = value.cast::<PyTuple>() {
         let pair = tuple.extract::<(String, String)>();
-        return pair.map(|(first, second)| Text::pair(first, second)).map_err(|_| found(kind(value)));
+        let kinds = || tuple.iter().map(|part| kind(&part)).collect::<Vec<_>>().join(" and ");
+        return pair
+            .map(|(first, second)| Text::pair(first, second))
+            .map_err(|_| found(format!("{} of {}", kind(value), kinds())));
     }
     let words: Vec<String> = value.extract().map_err(|_| found(kind(value)))?;
     Text::of_words(&words).map_err(refused)
@@ -39,7 +42,9 @@ pub(crate) fn elements<'py>(what: &str, value: &Bound<'py, PyAny>) -> PyResult<V
     if value.is_instance_of::<PyString>() || value.is_instance_of::<PyDict>() {
         return Err(wrong());
     }
-    value.try_iter().map_err(|_| wrong())?.collect()
+    // A column of Arrow gives scalars of its own, one after the other, and strings at once.
+    let strings = value.getattr_opt("to_pylist")?.map(|list| list.call0()).transpose()?;
+    strings.as_ref().unwrap_or(value).try_iter().map_err(|_| wrong())?.collect()
 }
 
 pub(crate) fn refused(error: impl ToString) -> PyErr {

@@ -93,7 +93,9 @@ class EdgeRun(unittest.TestCase):
         self.assertEqual(task(TEXTS[0]), self.encoder.predict([TEXTS[0]], [task])[0][0])
         of_bytes = self.encoder.attach((LIBRARY / "sst2.bias").read_bytes())
         self.assertEqual(of_bytes(TEXTS[0]), task(TEXTS[0]))
-        self.assertEqual((task.name, task.kind), ("sst2", "classification"))
+        self.assertEqual((task.name, task.kind, task.inputs), ("sst2", "classification", 1))
+        self.assertEqual(self.encoder.attach(LIBRARY / "mrpc.bias").inputs, 2)
+        self.assertEqual(edge_run.Encoder.of((LIBRARY / "sst2.bias").read_bytes()).digest, self.encoder.digest)
         self.assertEqual(len(task(TEXTS[0], top_k=2)["top"]), 2)
         self.assertEqual(len(self.encoder.digest), 64)
 
@@ -174,6 +176,7 @@ class EdgeRun(unittest.TestCase):
             ("expected one text, found a pair", lambda: task(("a", "b"))),
             ("expected a text, a tuple of two, or a list of words, found a int", lambda: task(3)),
             ("expected a text, a tuple of two, or a list of words, found a tuple", lambda: task(("a", "b", "c"))),
+            ("found a tuple of a str and a NoneType", lambda: task(("a", None))),
             ("text 2, sst2: expected a text", lambda: self.encoder.predict(["a", "b", None], [task])),
             ("text 1, sst2: empty text", lambda: self.encoder.predict(["a", ""], [task])),
             ("texts: expected a list of texts, found a str", lambda: self.encoder.predict("a", [task])),

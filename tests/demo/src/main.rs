@@ -1,7 +1,6 @@
 //! `cargo demo`: five tasks answered by one encoder, from nothing but this repository and Python's pip.
 //!
 //! Fetches the encoder once, exports it into the store, and answers three small files with the patches that ship.
-
 #![forbid(unsafe_code)]
 
 use std::{
