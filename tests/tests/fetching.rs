@@ -1,88 +1,21 @@
 //! Checkpoints from a model hub and from Python packages, against servers and packages that the tests make.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    io::{BufRead, BufReader, Write},
-    net::{TcpListener, TcpStream},
-    path::Path,
-    process::Command,
-    sync::{Arc, Mutex},
-    thread,
-};
+use std::{fs, path::Path, process::Command};
 
 use bias_patch::Digest;
 use edge_bundle::Bundle;
 use edge_export::Options;
-use system_tests::{Fixture, Layout, assert_refused, assert_succeeded, command};
+use system_tests::{
+    Fixture, Layout, assert_refused, assert_succeeded, command,
+    hub::{Hub, files_of},
+};
 use tempfile::TempDir;
 
-const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
-
-/// A file of repositories that need no token.
-const OPEN: &str = "LICENSE";
-
-/// A server of one repository that speaks the hub's paths; keeps the requests it got.
-struct Hub {
-    address: String,
-    requests: Arc<Mutex<Vec<String>>>,
-}
-
-impl Hub {
-    fn serve(dir: &Path) -> Hub {
-        let files: BTreeMap<String, Vec<u8>> = fs::read_dir(dir)
-            .unwrap()
-            .map(|entry| entry.unwrap())
-            .map(|entry| (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap()))
-            .collect();
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = format!("http://{}", listener.local_addr().unwrap());
-        let requests = Arc::new(Mutex::new(Vec::new()));
-        let kept = requests.clone();
-        thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                answer(stream, &files, &kept);
-            }
-        });
-        Hub { address, requests }
-    }
-}
-
-fn answer(mut stream: TcpStream, files: &BTreeMap<String, Vec<u8>>, kept: &Mutex<Vec<String>>) {
-    let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
-    let request = lines.next().unwrap_or_default();
-    let headers: Vec<String> = lines.take_while(|l| !l.is_empty()).map(|l| l.to_lowercase()).collect();
-    let header = |name: &str| headers.iter().find_map(|h| h.strip_prefix(name)).map(str::trim);
-    kept.lock().unwrap().push(format!("{request} {}", header("authorization:").unwrap_or("no token")));
-    let path = request.split(' ').nth(1).unwrap_or_default();
-    let authorised = match files.contains_key(OPEN) {
-        true => header("authorization:").is_none_or(|token| token == "bearer secret"),
-        false => header("authorization:") == Some("bearer secret"),
-    };
-    let (status, extra, body) = if !authorised {
-        ("401 Unauthorized", String::new(), Vec::new())
-    } else if path.starts_with("/api/models/org/small/revision/") {
-        let siblings: Vec<_> = files.keys().map(|f| serde_json::json!({ "rfilename": f })).collect();
-        let info = serde_json::json!({ "sha": COMMIT, "siblings": siblings });
-        ("200 OK", "content-type: application/json\r\n".to_owned(), info.to_string().into_bytes())
-    } else if let Some(bytes) = path.strip_prefix(&format!("/org/small/resolve/{COMMIT}/")).and_then(|f| files.get(f)) {
-        let etag = format!("etag: \"{}\"\r\nx-repo-commit: {COMMIT}\r\n", Digest::of(bytes).short());
-        let range = header("range: bytes=").and_then(|r| r.split_once('-'));
-        match range {
-            Some((from, to)) => {
-                let from: usize = from.parse().unwrap();
-                let to = to.parse::<usize>().map_or(bytes.len(), |to| (to + 1).min(bytes.len()));
-                let content = format!("{etag}content-range: bytes {from}-{}/{}\r\n", to - 1, bytes.len());
-                ("206 Partial Content", content, bytes[from..to].to_vec())
-            }
-            None => ("200 OK", etag, bytes.clone()),
-        }
-    } else {
-        ("404 Not Found", String::new(), Vec::new())
-    };
-    let head = format!("HTTP/1.1 {status}\r\n{extra}content-length: {}\r\nconnection: close\r\n\r\n", body.len());
-    // A client that hangs up early is not this server's failure.
-    let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&body));
+/// Serves the repository org/small, whose files are those of a directory.
+fn serve(dir: &Path, private: bool) -> (Hub, String) {
+    let hub = Hub::start();
+    let commit = hub.add("org/small", private, files_of(dir));
+    (hub, commit)
 }
 
 #[test]
@@ -91,36 +24,18 @@ fn a_hub_is_reached_by_its_endpoint_with_a_token_and_a_revision() {
         let home = TempDir::new().unwrap();
         let repository = home.path().join("repository");
         Fixture::named("roberta").write(&repository, Layout { shards, ..Layout::default() });
-        let hub = Hub::serve(&repository);
+        let (hub, commit) = serve(&repository, true);
         let export = |spec: &str, token: &str| {
-            command("edge-export", home.path())
-                .arg(spec)
-                .env("HF_ENDPOINT", &hub.address)
-                .env("HF_HOME", home.path().join("hub"))
-                .env("HF_TOKEN", token)
-                .env_remove("HTTP_PROXY")
-                .env_remove("http_proxy")
-                .output()
-                .unwrap()
+            hub.command("edge-export", home.path()).arg(spec).env("HF_TOKEN", token).output().unwrap()
         };
         assert_refused(&export("hf:org/small@v1", "wrong"), &["hf:org/small@v1", "HF_TOKEN"]);
         let first = assert_succeeded(&export("hf:org/small@v1", "secret"));
         assert!(first.contains("org/small"), "{first}");
-        let requests = hub.requests.lock().unwrap().clone();
-        assert!(requests.iter().any(|r| r.contains(&format!("/resolve/{COMMIT}/config.json"))), "{requests:#?}");
+        let requests = &hub.state().requests.clone();
+        assert!(requests.iter().any(|r| r.contains(&format!("/resolve/{commit}/config.json"))), "{requests:#?}");
         assert!(home.path().join("hub").exists(), "HF_HOME was not used");
         assert_refused(&export("hf:org/none@v1", "secret"), &["hf:org/none@v1", "is the name right"]);
     }
-}
-
-/// `edge-export` of a repository on a hub, with a home of its own.
-fn from_hub(hub: &Hub, home: &Path, spec: &str) -> Command {
-    let mut export = command("edge-export", home);
-    export.arg(spec).env("HF_ENDPOINT", &hub.address).env("HF_HOME", home.join("hub"));
-    for name in ["HTTP_PROXY", "http_proxy", "HF_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"] {
-        export.env_remove(name);
-    }
-    export
 }
 
 #[test]
@@ -133,26 +48,29 @@ fn a_hub_gives_what_a_directory_gives_and_is_not_needed_again() {
     fixture.files.insert("added_tokens.json".to_owned(), r#"{"[NEW]":53}"#.to_owned());
     let map = r#"{"additional_special_tokens":["@user"]}"#;
     fixture.files.insert("special_tokens_map.json".to_owned(), map.to_owned());
-    fixture.files.insert(OPEN.to_owned(), String::new());
     fixture.write(&repository, Layout::default());
     let due = fixture.export(&home.path().join("local"), Options::default()).manifest().encoder;
 
-    let hub = Hub::serve(&repository);
+    let (hub, commit) = serve(&repository, false);
     let encoder = |command: &mut Command| {
         let output = command.current_dir(home.path()).args(["-o", "out"]).output().unwrap();
         assert_succeeded(&output);
         Bundle::open(&home.path().join("out")).unwrap().manifest().encoder
     };
-    let export = |revision: &str| from_hub(&hub, home.path(), &format!("hf:org/small{revision}"));
+    let export = |revision: &str| {
+        let mut export = hub.command("edge-export", home.path());
+        export.arg(format!("hf:org/small{revision}"));
+        export
+    };
     // A token of nothing is none.
     assert_eq!(encoder(export("@v1").env("HF_TOKEN", " ")), due);
-    let asked = hub.requests.lock().unwrap().len();
-    for revision in ["@v1", &format!("@{COMMIT}")] {
+    let asked = hub.state().requests.len();
+    for revision in ["@v1", &format!("@{commit}")] {
         assert_eq!(encoder(export(revision).env("HF_HUB_OFFLINE", "1")), due, "{revision}");
     }
     let refused = export("@v2").env("HF_HUB_OFFLINE", "1").output().unwrap();
     assert_refused(&refused, &["hf:org/small@v2", "HF_HUB_OFFLINE is set"]);
-    assert_eq!(hub.requests.lock().unwrap().len(), asked, "without the hub");
+    assert_eq!(hub.state().requests.len(), asked, "without the hub");
 }
 
 #[test]
@@ -161,11 +79,10 @@ fn a_repository_of_something_else_says_what_helps() {
     let repository = home.path().join("repository");
     let mut fixture = Fixture::named("bert");
     fixture.config["architectures"] = serde_json::json!(["BertForSequenceClassification"]);
-    fixture.files.insert(OPEN.to_owned(), String::new());
     fixture.write(&repository, Layout::default());
     fs::rename(repository.join("model.safetensors"), repository.join("pytorch_model.bin")).unwrap();
-    let hub = Hub::serve(&repository);
-    let refused = from_hub(&hub, home.path(), "hf:org/small@v1").output().unwrap();
+    let (hub, _) = serve(&repository, false);
+    let refused = hub.command("edge-export", home.path()).arg("hf:org/small@v1").output().unwrap();
     let command = ["import BertForSequenceClassification as M", "org/small small-safe"];
     assert_refused(&refused, &[&["pytorch_model.bin", "pickle"], &command[..]].concat());
 }

@@ -116,6 +116,14 @@ pub enum Error {
         /// The directory that was searched.
         store: PathBuf,
     },
+    /// A patch on the Hub that is not on this machine.
+    #[error("{patch}: not in {}; `edge-patch pull {patch}` fetches it", cache.display())]
+    NotFetched {
+        /// Its name.
+        patch: String,
+        /// The cache that was searched.
+        cache: PathBuf,
+    },
 }
 
 impl Error {
@@ -126,7 +134,8 @@ impl Error {
             | Error::InFile { .. }
             | Error::NotABundle { .. }
             | Error::NoWeights { .. }
-            | Error::NotInStore { .. }) => named,
+            | Error::NotInStore { .. }
+            | Error::NotFetched { .. }) => named,
             Error::Patch(source) => Error::Patch(source.in_file(path)),
             source => Error::InFile { path: path.to_owned(), source: Box::new(source) },
         }

@@ -64,7 +64,7 @@ pub fn cache_dir() -> Option<PathBuf> {
 }
 
 /// A directory of the XDG base directory specification: from `variable`, or under the home directory.
-fn user_dir(variable: &str, under_home: &str) -> Option<PathBuf> {
+pub(crate) fn user_dir(variable: &str, under_home: &str) -> Option<PathBuf> {
     // The specification has relative paths ignored. A home directory that is one, or empty, would be a place in the
     // working directory.
     let absolute = |name: &str| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
