@@ -50,7 +50,7 @@ mod unigram;
 mod word_piece;
 
 pub use bias_patch::Patch;
-pub use edge_bundle::{Bundle, Store};
+pub use edge_bundle::{Bundle, Store, patch_file};
 pub use encoder::{Encoder, LoadTiming, Options, Request};
 pub use engine::{Activations, EngineKind, EngineOptions};
 pub use error::{Error, Result, TextError};

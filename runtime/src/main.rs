@@ -21,7 +21,7 @@ use edge_run::{
         Destination, InputFormat, LabelVectors, OutputFormat, Query, Records, Session, SessionOptions, TaskOptions,
         Times, Writer, check_format, names, run, tasks, write_report, write_times, write_totals,
     },
-    cpu_is_known,
+    cpu_is_known, patch_file,
 };
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -40,6 +40,9 @@ struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
     /// Answer with this patch; repeat the flag to run several tasks at once
+    ///
+    /// hf:ORG/NAME[/FILE.bias][@REVISION] is a patch that edge-patch pull, or another program, fetched from the Hugging
+    /// Face Hub into its cache; edge-run does not fetch.
     #[arg(short, long = "patch", value_name = "FILE", required = true)]
     patches: Vec<PathBuf>,
     /// The file of texts; - or no file reads standard input
@@ -184,6 +187,7 @@ const EXAMPLES: &str = "\
 Examples:
   edge-run --patch sst2.bias reviews.txt              a label for each line
   edge-run -p sst2.bias -p topic.bias reviews.txt     two tasks over one encoder
+  edge-run -p hf:org/sst2 reviews.txt                 after edge-patch pull hf:org/sst2
   edge-run -p mrpc.bias -o jsonl pairs.tsv            columns sentence1 and sentence2
   edge-run -p ner.bias --entities news.txt            people and places with their characters
   edge-run -p embed.bias -o npy docs.txt > docs.npy   a vector for each line, for NumPy
@@ -264,7 +268,7 @@ fn measure(arguments: &BenchArguments) -> Result<()> {
         lengths: lengths(&arguments.lengths, bundle.manifest().config.max_length),
         batch: arguments.batch,
         gradients: arguments.gradients,
-        patch: arguments.patch.as_deref().map(Patch::open).transpose()?,
+        patch: arguments.patch.as_deref().map(open_patch).transpose()?,
         time: Duration::from_secs_f64(arguments.seconds),
     };
     let report = bench(bundle, &options)?;
@@ -275,6 +279,11 @@ fn measure(arguments: &BenchArguments) -> Result<()> {
         false => write_report(&mut out, &report),
     };
     written.map_err(unwritten)
+}
+
+/// Opens a patch in a file, or one that `edge-patch pull` fetched.
+fn open_patch(patch: &Path) -> Result<Patch> {
+    Ok(Patch::open(&patch_file(patch)?)?)
 }
 
 fn prepare(bundle: &Path) -> Result<()> {
@@ -309,7 +318,7 @@ fn answer(arguments: &Arguments) -> Result<bool> {
         (None, None) => InputFormat::Lines,
     };
     let begun = Instant::now();
-    let patches: Vec<Patch> = arguments.patches.iter().map(|path| Patch::open(path)).collect::<Result<_, _>>()?;
+    let patches: Vec<Patch> = arguments.patches.iter().map(|path| open_patch(path)).collect::<Result<_>>()?;
     let bundle = match (&arguments.bundle, patches.first()) {
         (Some(dir), _) => Bundle::open(dir)?,
         (None, Some(patch)) => Store::of_user()?.open(patch.encoder())?,

@@ -61,6 +61,29 @@ pub enum Error {
         /// What is there.
         found: String,
     },
+    /// The Hub did not answer a request.
+    #[error(
+        "{address}: {reason}; is there a network, and does HF_ENDPOINT, if it is set, name a Hub? \
+         If so, run the same command again later"
+    )]
+    Unreachable {
+        /// What was asked.
+        address: String,
+        /// What came in place of an answer.
+        reason: String,
+    },
+    /// The Hub refused a request, or gave something unusable.
+    #[error("{address}: expected {expected}, found {found}; {remedy}")]
+    Hub {
+        /// What was asked.
+        address: String,
+        /// What is needed.
+        expected: String,
+        /// What came: a status and the Hub's reason.
+        found: String,
+        /// What helps.
+        remedy: String,
+    },
     /// A picture cannot be drawn.
     #[error("picture: {reason}")]
     Picture {

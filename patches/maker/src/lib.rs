@@ -2,13 +2,15 @@
 //!
 //! In: labelled texts ([`data`], [`train`], [`Search`]), a file of biases, a fine-tuned checkpoint or a PEFT adapter
 //! ([`import`]), or a patch ([`inspect`], [`evaluate`], [`difference`], [`extract`], [`extract_peft`]). Out: a patch for one
-//! encoder, a report, a picture ([`plot`]), or the patch's values as files that other programs read.
+//! encoder, a report, a picture ([`plot`]), or the patch's values as files that other programs read. [`push`] and
+//! [`pull`] share patches on the Hugging Face Hub.
 #![forbid(unsafe_code)]
 
 pub mod data;
 mod embed;
 mod error;
 mod evaluate;
+mod hub;
 mod import;
 mod inspect;
 pub mod log;
@@ -23,6 +25,7 @@ pub use edge_run::tasks::metrics;
 pub use embed::{embedding, of_sentence_transformers};
 pub use error::{Error, Result};
 pub use evaluate::{Evaluation, evaluate, metric_named, metric_names};
+pub use hub::{Measured, Pulled, Push, Pushed, pull, push};
 pub use import::{Imported, PeftAdapter, extract, extract_peft, import};
 pub use inspect::{Difference, Report, SlotReport, difference, inspect, largest_change};
 pub use search::{Kept, Loss, Point, Refinement, Search, Searched, kept, point, split, uniform};

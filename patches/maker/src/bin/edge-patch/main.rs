@@ -8,6 +8,7 @@ mod encodings;
 mod inspecting;
 mod plotting;
 mod progress;
+mod sharing;
 mod signing;
 mod table;
 mod training;
@@ -35,6 +36,7 @@ use crate::{
     encodings::{EncodingsArguments, run_encodings},
     inspecting::{InspectArguments, run_inspection},
     plotting::{PlotArguments, run_plot},
+    sharing::{PullArguments, PushArguments, run_pull, run_push},
     signing::{SignArguments, check_signature, run_signing},
     table::{TableArguments, run_table},
     training::{TrainArguments, run_training},
@@ -131,6 +133,17 @@ enum Command {
     },
     /// Sign patches for a device that trusts a key, and write the signature beside each
     Sign(SignArguments),
+    /// Put a patch into a repository on the Hugging Face Hub, with a model card
+    ///
+    /// The token is that of HF_TOKEN, or what `hf auth login` stored. It has to permit writing to the repository.
+    /// HF_ENDPOINT names another Hub.
+    Push(PushArguments),
+    /// Fetch a patch from the Hugging Face Hub into its cache, and print where it is
+    ///
+    /// `edge-run -p` takes the same name afterwards, without a network. The Hub is asked each time which commit a
+    /// branch or a tag is; if it does not answer, the patch that was fetched before is given, and standard error says
+    /// so. With HF_HUB_OFFLINE=1 nobody is asked. HF_HOME and HF_HUB_CACHE name another cache, HF_ENDPOINT another Hub.
+    Pull(PullArguments),
     /// Show in which slots two patches of one encoder differ
     Diff {
         /// The first patch
@@ -194,7 +207,9 @@ Examples:
   edge-patch convert sst2.bias --max-loss 0.5 --texts train.tsv --data test.tsv -o small.bias
   edge-patch diff sst2.bias small.bias
   edge-patch sign sst2.bias --key minisign.key
-  edge-patch verify sst2.bias --key minisign.pub";
+  edge-patch verify sst2.bias --key minisign.pub
+  edge-patch push sst2.bias hf:org/sst2 --license mit --data dev.tsv
+  edge-patch pull hf:org/sst2 -o sst2.bias";
 
 fn note(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE")?;
@@ -314,6 +329,8 @@ fn run(command: Command, out: &mut impl Write) -> Result<(), Failure> {
             }
             lines.push(format!("{} parts differ", found.len()));
         }
+        Command::Push(arguments) => lines = run_push(&arguments)?,
+        Command::Pull(arguments) => lines = run_pull(&arguments)?,
         Command::Convert(arguments) => lines = run_conversion(&arguments)?,
         Command::Encodings(arguments) => lines = run_encodings(&arguments)?,
         Command::Extract { patch, format, output, encoder } => {
