@@ -1,14 +1,14 @@
 //! Trainings that are killed, that run on a full disk, or that run twice at once. No file is left half-written, and the
 //! same command ends with the same bytes.
 
-use std::{fs, ops::ControlFlow, process::Stdio, time::Duration};
+use std::{cell::Cell, fs, ops::ControlFlow, process::Stdio, time::Duration};
 
 use bias_patch::Task;
 use edge_patch::{
     Error,
     data::read_examples,
     evaluate,
-    train::{Event, Recipe, Sets, train},
+    train::{Event, Listener, Recipe, Sets, train},
 };
 use edge_run::{Encoder, EngineOptions};
 use system_tests::{
@@ -69,6 +69,57 @@ fn a_training_that_is_killed_goes_on_to_the_same_patch() {
     }
 }
 
+/// Whether a training is stopped at an event.
+type Stop<'s> = &'s dyn Fn(&Event) -> bool;
+
+/// A training whose listener stops it, after which it may not be told anything.
+fn listened<T>(train: impl FnOnce(&mut Listener<'_>) -> T, stop: Stop<'_>) -> T {
+    let mut stopped = false;
+    train(&mut |event| {
+        assert!(!stopped, "told after it stopped the training: {event:?}");
+        stopped = stop(&event);
+        if stopped { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })
+}
+
+#[test]
+fn a_training_that_is_stopped_where_its_patience_ends_is_at_its_end() {
+    let mood = Mood::default();
+    let task: Task = serde_json::from_slice(&mood.read("task.json")).unwrap();
+    let examples = |name: &str| read_examples(&mood.path(name), &task, false).unwrap().examples;
+    let (train_texts, dev_texts) = (examples("train.tsv"), examples("dev.tsv"));
+    let sets = Sets { train: &train_texts, dev: &dev_texts, test: None };
+    let encoder = Encoder::load(mood.bundle.clone(), EngineOptions::default()).unwrap();
+    let recipe = Recipe { learning_rates: vec![1e-2], epochs: 12, patience: Some(1), ..Recipe::default() };
+    let train = |name: &str, stop: Stop<'_>| {
+        listened(|listener| train(&encoder, &task, sets, &recipe, &mood.path(name), listener), stop)
+    };
+    let (epochs, steps) = (Cell::new(0), Cell::new(0));
+    let count = |event: &Event| {
+        epochs.set(epochs.get() + u64::from(matches!(event, Event::Epoch { .. })));
+        steps.set(steps.get() + u64::from(matches!(event, Event::Step { .. })));
+        false
+    };
+    let whole = train("whole.training", &count).unwrap();
+    let (last, last_step) = (epochs.get(), steps.get());
+    assert!(last < recipe.epochs, "its patience does not end");
+    // At the last step the epoch is not scored yet; after its score nothing is left.
+    let stops: [(Stop<'_>, u64); 2] = [
+        (&|event| matches!(event, Event::Step { step, .. } if *step == last_step), 1),
+        (&|event| matches!(event, Event::Epoch { epoch, .. } if *epoch == last), 0),
+    ];
+    for (stop, left) in stops {
+        let name = format!("{left}.training");
+        assert!(matches!(train(&name, stop), Err(Error::Stopped)));
+        epochs.set(0);
+        steps.set(0);
+        let parts = train(&name, &count).unwrap();
+        assert_eq!((epochs.get(), steps.get()), (left, 0));
+        assert_eq!(parts.patch.to_bytes().unwrap(), whole.patch.to_bytes().unwrap());
+        assert_eq!(parts.runs, whole.runs);
+    }
+}
+
 #[test]
 fn a_training_that_is_stopped_keeps_the_test_score_of_its_best_epoch() {
     let mood = Mood::default();
@@ -79,13 +130,12 @@ fn a_training_that_is_stopped_keeps_the_test_score_of_its_best_epoch() {
     let encoder = Encoder::load(mood.bundle.clone(), EngineOptions::default()).unwrap();
     let recipe = Recipe { learning_rates: vec![1e-2], epochs: 12, ..Recipe::default() };
     // Six steps an epoch, and a checkpoint after every twentieth.
-    let train = |name: &str, stop: &dyn Fn(&Event) -> bool| {
-        let mut listener = |event| if stop(&event) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
-        train(&encoder, &task, sets, &recipe, &mood.path(name), &mut listener)
+    let train = |name: &str, stop: Stop<'_>| {
+        listened(|listener| train(&encoder, &task, sets, &recipe, &mood.path(name), listener), stop)
     };
     let whole = train("whole.training", &|_| false).unwrap();
     // Within an epoch, at its last step, after its score, and at the start of a run.
-    let stops: [&dyn Fn(&Event) -> bool; 4] = [
+    let stops: [Stop<'_>; 4] = [
         &|event| matches!(event, Event::Step { step: 65, .. }),
         &|event| matches!(event, Event::Step { step: 66, .. }),
         &|event| matches!(event, Event::Epoch { epoch: 12, .. }),

@@ -19,7 +19,7 @@ use edge_run::{Bundle, EngineOptions};
 use pyo3::{
     exceptions::PyUserWarning,
     prelude::*,
-    types::{PyDict, PyFloat, PyString},
+    types::{PyDict, PyString},
 };
 use pythonize::{depythonize, pythonize};
 use serde_json::{Map, Value};
@@ -91,7 +91,7 @@ pub(crate) fn train<'py>(
         let runs = recipe.count();
         return Err(refused(format!("dev: expected labelled texts that choose one of {runs} runs, found none")));
     }
-    let (records, floats) = records_of(texts, labels)?;
+    let (records, floats) = records_of("texts", texts, labels)?;
     let mut fields = fields_of(task)?;
     if let Some(kind) = kind.or_else(|| (floats && !fields.contains_key("kind")).then(|| "regression".to_owned())) {
         fields.insert("kind".to_owned(), kind.into());
@@ -106,7 +106,7 @@ pub(crate) fn train<'py>(
     }
     let dev = match dev.map(|dev| elements("dev", dev)).transpose()?.as_deref() {
         None => None,
-        Some([texts, labels]) => Some(examples("dev", records_of(texts, labels)?.0, &task)?),
+        Some([texts, labels]) => Some(examples("dev", records_of("dev", texts, labels)?.0, &task)?),
         Some(found) => {
             return Err(refused(format!("dev: expected a pair of texts and labels, found {} values", found.len())));
         }
@@ -128,6 +128,11 @@ pub(crate) fn train<'py>(
         })
     });
     let trained = match (trained, raised) {
+        // The state of a training that stops may not have been kept.
+        (Err(reason), Some(error)) if !matches!(reason, edge_patch::Error::Stopped) => {
+            error.set_cause(py, Some(refused(reason)));
+            return Err(error);
+        }
         (_, Some(error)) => return Err(error),
         (trained, None) => trained.map_err(refused)?,
     };
@@ -256,30 +261,47 @@ fn fields_of(task: Option<&Bound<'_, PyAny>>) -> PyResult<Map<String, Value>> {
     task.map_or(Ok(Map::new()), |task| depythonize(task).map_err(|error| refused(format!("task: {error}"))))
 }
 
-/// Rows of texts and labels, numbered from 0, and whether all labels are floats.
-fn records_of(texts: &Bound<'_, PyAny>, labels: &Bound<'_, PyAny>) -> PyResult<(Vec<Record>, bool)> {
+/// Rows of texts and labels, numbered from 0, and whether all labels are floats. `what` is the argument's name.
+fn records_of(what: &str, texts: &Bound<'_, PyAny>, labels: &Bound<'_, PyAny>) -> PyResult<(Vec<Record>, bool)> {
     let (texts, labels) = (elements("texts", texts)?, elements("labels", labels)?);
     if texts.len() != labels.len() {
         let (due, found) = (texts.len(), labels.len());
         return Err(refused(format!("labels: expected one for each of {due} texts, found {found}")));
     }
-    let floats = labels.iter().all(|label| is_float(label));
-    let rows = texts.iter().zip(&labels).enumerate().map(|(line, (text, label))| {
-        let said = |error: PyErr| refused(format!("text {line}: {}", error.value(text.py())));
-        Ok(Record { line, text: Ok(text_of(text).map_err(said)?), label: label_of(label).map_err(said)? })
+    if texts.is_empty() {
+        return Err(refused(format!("{what}: expected at least one, found none")));
+    }
+    let numbers: Vec<Option<f64>> = labels.iter().map(float_of).collect();
+    let floats = numbers.iter().all(Option::is_some);
+    let rows = texts.iter().zip(labels.iter().zip(numbers)).enumerate().map(|(line, (text, (label, number)))| {
+        let said = |error: PyErr| refused(format!("{what}: text {line}: {}", error.value(text.py())));
+        let label = match number {
+            Some(number) if floats && !number.is_finite() => {
+                return Err(refused(format!("{what}: text {line}: expected a finite number, found {number}")));
+            }
+            // What a table has in the place of a label that is missing.
+            Some(number) if number.is_nan() => None,
+            _ => label_of(label).map_err(said)?,
+        };
+        Ok(Record { line, text: Ok(text_of(text).map_err(said)?), label })
     });
     Ok((rows.collect::<PyResult<_>>()?, floats))
 }
 
-/// Whether a label is a float of Python or NumPy, or another number that is no integer.
-fn is_float(value: &Bound<'_, PyAny>) -> bool {
-    value.is_instance_of::<PyFloat>() || (name_of(value).is_none() && value.extract::<f64>().is_ok())
+/// The value of a label that is a float of Python or NumPy, or another number that is no integer.
+fn float_of(value: &Bound<'_, PyAny>) -> Option<f64> {
+    let may_be = name_of(value).is_none() && value.len().is_err();
+    may_be.then(|| value.extract().ok()).flatten()
 }
 
-/// The name of a label: a string, or an integer in digits.
+/// The name of a label: a string, or an integer in digits. What has a length is neither this nor a float, although
+/// arrays of one number convert to it.
 fn name_of(value: &Bound<'_, PyAny>) -> Option<String> {
     if let Ok(text) = value.cast::<PyString>() {
         return text.extract().ok();
+    }
+    if value.len().is_ok() {
+        return None;
     }
     // Also NumPy's, which is no integer.
     if let Ok(truth) = value.extract::<bool>() {
@@ -290,7 +312,8 @@ fn name_of(value: &Bound<'_, PyAny>) -> Option<String> {
 
 fn label_of(value: &Bound<'_, PyAny>) -> PyResult<Option<Label>> {
     let one = |value: &Bound<'_, PyAny>| {
-        name_of(value).or_else(|| value.extract::<f64>().ok().map(|number| format!("{number:?}")))
+        let number = || float_of(value).filter(|number| !number.is_nan());
+        name_of(value).or_else(|| number().map(|number| format!("{number:?}")))
     };
     if value.is_none() {
         return Ok(None);

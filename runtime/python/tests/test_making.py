@@ -178,6 +178,18 @@ class Making(unittest.TestCase):
         self.assertEqual(events[0]["step"], 9)
         self.assertEqual(os.listdir(self.home), ["ours.bias"])
 
+    def test_a_state_that_cannot_be_kept_is_the_cause_of_what_is_raised(self):
+        def stop(event):
+            if event["event"] == "step":
+                # Nothing can be written there.
+                (self.home / "ours.bias.training").mkdir()
+                raise LookupError("enough")
+
+        with self.assertRaisesRegex(LookupError, "enough") as caught:
+            edge_run.train(self.encoder, TEXTS, LABELS, self.home / "ours.bias", progress=stop)
+        self.assertIsInstance(caught.exception.__cause__, edge_run.Error)
+        self.assertIn("ours.bias.training", str(caught.exception.__cause__))
+
     def test_an_interrupt_ends_a_training_in_which_no_python_runs(self):
         timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
         timer.start()
@@ -187,11 +199,15 @@ class Making(unittest.TestCase):
         self.assertFalse({"ours.bias", "ours.bias.lock"} & {*os.listdir(self.home)})
 
     def test_other_threads_run_meanwhile(self):
-        steps, done = [], threading.Event()
+        steps, failures, done = [], [], threading.Event()
 
         def work():
-            self.trained(TEXTS, LABELS, progress=lambda event: steps.append(event))
-            done.set()
+            try:
+                self.trained(TEXTS, LABELS, progress=steps.append)
+            except BaseException as failure:
+                failures.append(failure)
+            finally:
+                done.set()
 
         thread = threading.Thread(target=work)
         thread.start()
@@ -200,6 +216,9 @@ class Making(unittest.TestCase):
             time.sleep(0.001)
             wakes += 1
         thread.join()
+        for failure in failures:
+            raise failure
+        self.assertTrue(steps, "no step")
         # A step takes many milliseconds. If it held the lock, this thread would wake once for an event at most.
         self.assertGreater(wakes, 3 * len(steps))
 
@@ -256,7 +275,18 @@ class Making(unittest.TestCase):
             ("dev: expected labelled texts that choose one of 2 runs, found none", train(seeds=[1, 2])),
             ("labels: expected at least 2, found 1", train(labels=[1] * 48)),
             ("expected at least two that differ", train(labels=[0.5] * 48)),
-            ("texts: text 0: expected a number, found \"NaN\"", train(labels=[float("nan")] * 48)),
+            ("texts: text 1: expected a finite number, found NaN", train(["a", "b", "c"], [0.5, float("nan"), 1.0])),
+            ("dev: text 0: expected a finite number, found inf", train(labels=[0.5, 1.0] * 24, dev=(["a"], numpy.array([numpy.inf])))),
+            # A table's place of a missing label.
+            ("texts: text 1: expected a label, found none", train(["a", "b", "c"], ["no", float("nan"), "yes"])),
+            ("texts: text 1: expected a label, found none", train(["a", "b", "c"], [0, numpy.float32("nan"), 1])),
+            ("texts: text 0: expected a label, or a list of labels, found a list", train(
+                ["a", "b"], [["x", float("nan")], ["y"]], kind="multi-label")),
+            # A row of one number is a list.
+            ("texts: text 0: expected a label, found something else", train(["a", "b"], numpy.array([[0.5], [1.0]]))),
+            ("texts: text 0: expected a label, found something else", train(["a", "b"], numpy.array([[0], [1]]))),
+            ("texts: expected at least one, found none", train([], [])),
+            ("dev: expected at least one, found none", train(dev=([], []))),
             ("kind: expected classification", train(kind="poetry")),
             ("unknown field `colour`", train(task={"colour": 1})),
             ("metric.*BLEU", train(metric="BLEU")),

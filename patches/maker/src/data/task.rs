@@ -43,7 +43,8 @@ fn labels_of(records: &[Record]) -> Vec<String> {
         Label::Names(names) => names,
         Label::Answers(_) | Label::Negatives(_) => &[],
     });
-    let sorted: BTreeSet<(i64, &str)> = names.map(|name| (name.parse().unwrap_or(i64::MAX), name.trim())).collect();
+    let names = names.map(|name| name.trim());
+    let sorted: BTreeSet<(i64, &str)> = names.map(|name| (name.parse().unwrap_or(i64::MAX), name)).collect();
     sorted.into_iter().map(|(_, name)| name.to_owned()).collect()
 }
 
@@ -81,6 +82,7 @@ mod tests {
                 &one(&["b", " a", "b"]),
                 json!({"name": "x", "pooling": "mean", "labels": ["a", "b"]}),
             ),
+            (json!({}), "x", &one(&["1", " 1", "0"]), json!({"name": "x", "labels": ["0", "1"]})),
             (json!({"labels": ["n", "y"]}), "../é", &one(&["1", "0"]), json!({"name": "-", "labels": ["n", "y"]})),
             (
                 json!({"kind": "regression", "name": "s"}),

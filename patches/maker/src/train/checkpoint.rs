@@ -55,6 +55,13 @@ pub(crate) struct Current {
     pub since_best: u64,
 }
 
+impl Current {
+    /// Epochs that are scored. The first has the best score until another has a better one.
+    pub fn scored(&self) -> u64 {
+        self.best.as_ref().map_or(0, |best| best.epoch + self.since_best)
+    }
+}
+
 impl Checkpoint {
     /// Reads the checkpoint at `path`; where there is none, gives the initial state.
     ///

@@ -262,20 +262,24 @@ impl<'a> Trainer<'a> {
         };
         let mut order: Vec<usize> = Vec::new();
         let mut ordered = None;
-        while current.adam.steps < self.steps() {
-            let step = current.adam.steps;
-            let (epoch, within) = (step / epoch_steps, step % epoch_steps);
-            if ordered != Some(epoch) {
-                order = (0..self.train_texts.len()).collect();
-                Random::new(seed, 1 + epoch).shuffle(&mut order);
-                ordered = Some(epoch);
+        while !self.ended(&current) {
+            let mut stopped = false;
+            // A run that was stopped at the last step of an epoch has that epoch to score first.
+            if current.adam.steps < (current.scored() + 1) * epoch_steps {
+                let step = current.adam.steps;
+                let (epoch, within) = (step / epoch_steps, step % epoch_steps);
+                if ordered != Some(epoch) {
+                    order = (0..self.train_texts.len()).collect();
+                    Random::new(seed, 1 + epoch).shuffle(&mut order);
+                    ordered = Some(epoch);
+                }
+                let first = within as usize * self.recipe.batch;
+                let batch = &order[first..order.len().min(first + self.recipe.batch)];
+                let (loss, norm) = self.step(&mut current, weights.as_mut(), batch, learning_rate)?;
+                current.loss += loss * batch.len() as f64;
+                stopped = event(Event::Step { step: step + 1, loss, norm }).is_break();
             }
-            let first = within as usize * self.recipe.batch;
-            let batch = &order[first..order.len().min(first + self.recipe.batch)];
-            let (loss, norm) = self.step(&mut current, weights.as_mut(), batch, learning_rate)?;
-            current.loss += loss * batch.len() as f64;
-            let mut stopped = event(Event::Step { step: step + 1, loss, norm }).is_break();
-            if (step + 1).is_multiple_of(epoch_steps) {
+            if !stopped && current.adam.steps == (current.scored() + 1) * epoch_steps {
                 let evaluated = current.averaged.epoch_end(self.recipe.average, &current.parameters);
                 let changed = weights.as_ref().map(|weights| weights.encoder(self.encoder)).transpose()?;
                 let encoder = changed.as_ref().unwrap_or(self.encoder);
@@ -283,25 +287,20 @@ impl<'a> Trainer<'a> {
                 let dev = compare(patch.task(), &answers, self.sets.dev).metric(self.metric);
                 let score =
                     |examples: &[Example]| Ok::<_, Error>(evaluate(encoder, &patch, examples)?.metric(self.metric));
-                let (epoch, metric) = (epoch + 1, self.metric);
+                let (epoch, metric) = (current.scored() + 1, self.metric);
                 let better = current.best.as_ref().is_none_or(|best| dev > best.dev);
                 // Now, because trained weights are not kept.
                 let test = self.sets.test.filter(|_| better).map(score).transpose()?;
                 let loss = current.loss / self.train_texts.len() as f64;
-                stopped |= event(Event::Epoch { epoch, loss, dev, test, metric }).is_break();
+                stopped = event(Event::Epoch { epoch, loss, dev, test, metric }).is_break();
                 current.loss = 0.0;
                 current.since_best += 1;
                 if better {
                     current.best = Some(Best { epoch, dev, test, parameters: evaluated });
                     current.since_best = 0;
                 }
-                if self.recipe.patience.is_some_and(|patience| current.since_best >= patience) {
-                    // A checkpoint of this step would go on with the next.
-                    unless_stopped(stopped)?;
-                    break;
-                }
             }
-            if weights.is_none() && (stopped || (step + 1).is_multiple_of(KEEP)) {
+            if weights.is_none() && (stopped || current.adam.steps.is_multiple_of(KEEP)) {
                 state.current = Some(current);
                 state.save(path)?;
                 current = state.current.take().expect("it was put there two lines above");
@@ -309,6 +308,12 @@ impl<'a> Trainer<'a> {
             unless_stopped(stopped)?;
         }
         current.best.ok_or_else(|| wrong("epochs", "at least one", "none"))
+    }
+
+    /// Whether a run is at its end: its last epoch is scored, or as many as its patience brought nothing better.
+    fn ended(&self, current: &Current) -> bool {
+        let out_of_patience = |patience| current.best.is_some() && current.since_best >= patience;
+        current.scored() == self.recipe.epochs || self.recipe.patience.is_some_and(out_of_patience)
     }
 
     /// One step. Gives the mean loss, and the norm of the gradients before clipping.
