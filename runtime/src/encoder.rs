@@ -6,6 +6,7 @@
 use std::{
     borrow::Cow,
     path::Path,
+    process,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -37,6 +38,8 @@ pub struct Encoder {
     /// Why tract runs it although nobody asked for tract.
     uncovered: Option<String>,
     load: LoadTiming,
+    /// The process that its threads are of, if there are several.
+    process: Option<u32>,
 }
 
 /// What loading an encoder took.
@@ -94,7 +97,8 @@ impl Encoder {
         let base = bundle.base()?;
         let (engine, uncovered) = Engine::load(&bundle, options)?;
         let load = LoadTiming { tokenizer: tokenized - begun, engine: tokenized.elapsed() };
-        Ok(Encoder { bundle, base, tokenizer, engine, recent: Recent::default(), uncovered, load })
+        let process = (options.threads > 1).then(process::id);
+        Ok(Encoder { bundle, base, tokenizer, engine, recent: Recent::default(), uncovered, load, process })
     }
 
     /// The same encoder with other weights, for comparisons of trainings. Its answers differ from the bundle's, but
@@ -112,6 +116,7 @@ impl Encoder {
             recent: Recent::default(),
             uncovered: None,
             load: self.load,
+            process: self.process,
         })
     }
 
@@ -204,6 +209,9 @@ impl Encoder {
     /// Texts of all tasks and lengths run together, a few hundred tokens at a time. An answer has the bits that it has
     /// alone, on any number of threads.
     pub fn predict_with(&self, requests: &[Request<'_>], options: Options) -> Vec<Result<Prediction>> {
+        if self.check_process().is_err() {
+            return requests.iter().map(|_| Err(Error::Forked)).collect();
+        }
         let mut pending: Vec<Result<Pending>> =
             requests.iter().map(|request| self.tokenize(*request, options)).collect();
         // Places of windows, as (request, window), in the order of the texts.
@@ -245,14 +253,23 @@ impl Encoder {
     /// pooler's output, `[H]`, where there is one.
     ///
     /// # Errors
-    /// When the text is empty or the engine fails.
+    /// When the text is empty, the engine fails, or this process was forked ([`Error::Forked`]).
     pub fn hidden(&self, text: &Text) -> Result<(Array2<f32>, Option<Array1<f32>>)> {
+        self.check_process()?;
         text.check(if text.second().is_some() { 2 } else { 1 })?;
         let tokens = self.tokenizer.encode(text, self.limit(None, u32::MAX))?;
         let values = TaskValues::of_slots(self.base.slots());
         let mut hidden = self.engine.run(&self.engine.bind(&[tokens.sequence(&values)]))?;
         let Hidden { tokens, pooled } = hidden.remove(0);
         Ok((tokens, pooled))
+    }
+
+    /// Refuses a process that was forked: it would wait for threads that it does not have.
+    pub(crate) fn check_process(&self) -> Result<()> {
+        match self.process {
+            Some(process) if process != process::id() => Err(Error::Forked),
+            _ => Ok(()),
+        }
     }
 
     /// Token ids of a request.

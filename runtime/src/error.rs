@@ -78,6 +78,12 @@ pub enum Error {
         /// The encoder it was given to.
         found: Digest,
     },
+    /// The process was forked, and the threads that an encoder runs on stayed in the other one.
+    #[error(
+        "encoder: expected one that this process loaded, found one with threads of the process that forked it; load it \
+         here, or with one thread"
+    )]
+    Forked,
     /// A text that has no answer.
     #[error("{0}")]
     Text(#[from] TextError),

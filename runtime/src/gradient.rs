@@ -93,8 +93,9 @@ impl Encoder {
     /// text runs alone. This bounds memory, whatever the number of texts; [`crate::RUN_TOKENS`] is fast.
     ///
     /// # Errors
-    /// When tract runs the encoder, because tract does not run backward; when the engine fails; when `values` are not
-    /// the encoder's; or when a gradient of `loss` has the wrong shape.
+    /// When tract runs the encoder, because tract does not run backward; when this process was forked
+    /// ([`Error::Forked`]); when the engine fails; when `values` are not the encoder's; or when a gradient of `loss`
+    /// has the wrong shape.
     pub fn gradient(
         &self,
         values: &Values,
@@ -142,6 +143,7 @@ impl Encoder {
         loss: &mut LossFn<'_>,
     ) -> Result<Values> {
         let engine = self.lowered()?;
+        self.check_process()?;
         self.check_values(values, wanted)?;
         let flat = TaskValues::of(values);
         let (of_slots, of_terms) = wanted.split_at(values.slots.len());

@@ -17,9 +17,9 @@
 //
 // Threads. An encoder, its tasks and answers may be used by any number of threads at once, without locks: calls change
 // nothing that other calls see. To free one, no other call may be using it. edge_run_last_error is of the calling
-// thread. A process that was forked may use an encoder of one thread; with more threads it is refused, for the threads
-// stayed in the other process. An encoder that was freed does not wait for its threads to end: a program that loaded
-// this library with dlopen keeps it loaded.
+// thread. A process that was forked may use an encoder of one thread, if no other thread was in a call when it was
+// forked; with more threads it is refused, for the threads stayed in the other process. An encoder that was freed does
+// not wait for its threads to end: a program that loaded this library with dlopen keeps it loaded.
 
 #ifndef EDGE_RUN_H
 #define EDGE_RUN_H

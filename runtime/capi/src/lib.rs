@@ -17,7 +17,7 @@ mod status;
 use std::{
     ffi::{CString, c_char},
     mem::MaybeUninit,
-    process, ptr,
+    ptr,
     sync::OnceLock,
 };
 
@@ -48,8 +48,6 @@ pub const EDGE_RUN_ENGINE_TRACT: u32 = 2;
 pub struct Encoder {
     encoder: edge_run::Encoder,
     arithmetic: CString,
-    /// The process whose threads it runs on, if there are several.
-    process: Option<u32>,
 }
 
 /// A task: a patch, attached to an encoder.
@@ -367,7 +365,7 @@ unsafe fn predict<'a>(
     encoder: Option<&Encoder>,
     requests: &[Request<'a>],
 ) -> Result<Vec<(&'a edge_run::Task, edge_run::Result<Prediction>)>, Failure> {
-    let encoder = given(encoder, "encoder")?.here()?;
+    let encoder = &given(encoder, "encoder")?.encoder;
     let read = |(number, request): (usize, &Request<'a>)| {
         // SAFETY: what the caller of this function promises.
         unsafe { request.read() }.map_err(|failure| failure.at(&place(number)))
@@ -420,20 +418,8 @@ fn place(number: usize) -> String {
 impl Encoder {
     fn load(bundle: Bundle, options: EngineOptions) -> Result<Self, Failure> {
         let encoder = edge_run::Encoder::load(bundle, options)?;
-        let (arithmetic, process) = (c_string(&encoder.arithmetic()), (options.threads > 1).then(process::id));
-        Ok(Encoder { encoder, arithmetic, process })
-    }
-
-    /// The encoder. A process that was forked has none of its threads, and would wait for them for ever.
-    fn here(&self) -> Result<&edge_run::Encoder, Failure> {
-        match self.process {
-            Some(process) if process != process::id() => {
-                let expected = "one that this process loaded";
-                let found = "one with threads of the process that forked it; load it here, or with one thread";
-                Err(Failure::misuse("encoder", expected, found))
-            }
-            _ => Ok(&self.encoder),
-        }
+        let arithmetic = c_string(&encoder.arithmetic());
+        Ok(Encoder { encoder, arithmetic })
     }
 }
 

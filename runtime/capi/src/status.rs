@@ -67,7 +67,7 @@ impl Failure {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let status = match &error {
-            Error::OtherEncoder { .. } | Error::Usage { .. } => Status::MISUSE,
+            Error::OtherEncoder { .. } | Error::Usage { .. } | Error::Forked => Status::MISUSE,
             Error::Engine { .. } => Status::ENGINE,
             Error::Memory { .. } => Status::MEMORY,
             Error::Text(_) => Status::TEXT,

@@ -40,38 +40,14 @@ mod module {
     /// `bundle` is a directory. `activations` says what int8 weights are multiplied with. `threads` is a number above
     /// 0; tract runs on one.
     #[pyclass(frozen, module = "edge_run")]
-    pub(super) struct Encoder(pub(super) Loaded);
+    pub(super) struct Encoder(pub(super) Arc<edge_run::Encoder>);
 
     /// A task attached to an encoder. Called with a text, it gives the answer; `top_k` and `max_length` are as for
     /// Encoder.predict.
     #[pyclass(frozen, module = "edge_run")]
     struct Task {
-        encoder: Loaded,
-        task: Arc<edge_run::Task>,
-    }
-
-    /// An encoder, and the process whose threads it runs on, if there are several.
-    #[derive(Clone)]
-    pub(super) struct Loaded {
         encoder: Arc<edge_run::Encoder>,
-        process: Option<u32>,
-    }
-
-    impl Loaded {
-        pub(super) fn of(encoder: edge_run::Encoder, options: EngineOptions) -> Self {
-            Loaded { encoder: Arc::new(encoder), process: (options.threads > 1).then(std::process::id) }
-        }
-
-        /// The encoder. A process that was forked has none of its threads, and would wait for them for ever.
-        pub(super) fn here(&self) -> PyResult<&edge_run::Encoder> {
-            match self.process {
-                Some(process) if process != std::process::id() => Err(refused(
-                    "expected an encoder that this process loaded, found one with threads of the process that forked it; \
-                     load it here, or with threads=1",
-                )),
-                _ => Ok(&self.encoder),
-            }
-        }
+        task: Arc<edge_run::Task>,
     }
 
     fn tasks_of(value: &Bound<'_, PyAny>) -> PyResult<Vec<Arc<edge_run::Task>>> {
@@ -101,7 +77,7 @@ mod module {
         fn new(py: Python<'_>, bundle: PathBuf, engine: &str, activations: &str, threads: usize) -> PyResult<Self> {
             let options = options(engine, activations, threads)?;
             let open = || edge_run::Encoder::load(Bundle::open(&bundle)?, options);
-            Ok(Encoder(Loaded::of(py.detach(open).map_err(refused)?, options)))
+            Ok(Encoder(Arc::new(py.detach(open).map_err(refused)?)))
         }
 
         /// The encoder that a patch, a path or bytes, was made for, from the user's store, to which edge-export writes.
@@ -118,19 +94,19 @@ mod module {
             let patch = patch_of(patch)?;
             let open = || edge_run::Encoder::load(Store::of_user()?.open(patch.encoder())?, options);
             let named = |error| refused(format!("{error}; or edge_run.Encoder(DIR) opens a bundle elsewhere"));
-            Ok(Encoder(Loaded::of(py.detach(open).map_err(named)?, options)))
+            Ok(Encoder(Arc::new(py.detach(open).map_err(named)?)))
         }
 
         /// The checkpoint's name.
         #[getter]
         fn name(&self) -> &str {
-            &self.0.encoder.bundle().manifest().name
+            &self.0.bundle().manifest().name
         }
 
         /// What patches name it by.
         #[getter]
         fn digest(&self) -> String {
-            self.0.encoder.bundle().manifest().encoder.to_string()
+            self.0.bundle().manifest().encoder.to_string()
         }
 
         /// A task of a patch, which is a path or bytes. `prompt` names one of an embedding task's; `entities` groups
@@ -138,7 +114,7 @@ mod module {
         #[pyo3(signature = (patch, *, prompt = None, entities = None))]
         fn attach(&self, patch: &Bound<'_, PyAny>, prompt: Option<&str>, entities: Option<&str>) -> PyResult<Task> {
             let patch = patch_of(patch)?;
-            let mut task = self.0.encoder.attach(&patch).map_err(refused)?;
+            let mut task = self.0.attach(&patch).map_err(refused)?;
             if let Some(prompt) = prompt {
                 task = task.prompted(prompt).map_err(refused)?;
             }
@@ -170,7 +146,7 @@ mod module {
             let options = options_of(top_k, max_length)?;
             let tasks = tasks_of(tasks)?;
             let mut rows = Vec::new();
-            each(py, self.0.here()?, texts, &tasks, options, |at, predictions| {
+            each(py, &self.0, texts, &tasks, options, |at, predictions| {
                 let answers = predictions.into_iter().zip(&tasks).map(|(prediction, task)| match prediction {
                     Ok(prediction) => answer(py, &prediction),
                     Err(error) if raises => Err(refused(format!("text {at}, {}: {error}", task.spec().name()))),
@@ -198,12 +174,12 @@ mod module {
             errors: &str,
         ) -> PyResult<Bound<'py, PyArray2<f32>>> {
             let (tasks, raises) = ([task.task.clone()], raises(errors)?);
-            let Some(width) = self.0.encoder.dimensions(&task.task) else {
+            let Some(width) = self.0.dimensions(&task.task) else {
                 let found = task.task.spec().in_words();
                 return Err(refused(format!("task: expected an embedding task, found {found}")));
             };
             let mut values = Vec::new();
-            each(py, self.0.here()?, texts, &tasks, options_of(1, max_length)?, |at, predictions| {
+            each(py, &self.0, texts, &tasks, options_of(1, max_length)?, |at, predictions| {
                 for prediction in predictions {
                     match prediction.map(|prediction| prediction.answer) {
                         Ok(edge_run::Answer::Vector(vector)) => values.extend(vector),
@@ -231,8 +207,8 @@ mod module {
         ) -> PyResult<Bound<'py, PyAny>> {
             let (text, options) = (text_of(text)?, options_of(top_k, max_length)?);
             let request = Request { task: &self.task, text: &text };
-            let encoder = self.encoder.here()?;
-            let prediction = py.detach(|| encoder.predict_with(&[request], options).remove(0)).map_err(refused)?;
+            let predict = || self.encoder.predict_with(&[request], options).remove(0);
+            let prediction = py.detach(predict).map_err(refused)?;
             answer(py, &prediction)
         }
 

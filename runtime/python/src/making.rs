@@ -7,6 +7,7 @@ use std::{
     ffi::CString,
     ops::ControlFlow,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use bias_patch::{Patch, Task};
@@ -25,7 +26,7 @@ use pythonize::{depythonize, pythonize};
 use serde_json::{Map, Value};
 
 use crate::{
-    module::{Encoder, Loaded},
+    module::Encoder,
     values::{elements, kind, named, patch_of, refused, text_of},
 };
 
@@ -113,7 +114,7 @@ pub(crate) fn train<'py>(
     };
     let encoder = loaded(py, encoder)?;
     let sets = Sets { train: &train, dev: dev.as_deref().unwrap_or(&train), test: None };
-    let job = Job { encoder: encoder.here()?, task: &task, sets, recipe: &recipe, output: &output };
+    let job = Job { encoder: &encoder, task: &task, sets, recipe: &recipe, output: &output };
     let mut raised = None;
     let mut listener = Listener { progress, lines: Lines::default() };
     let trained = py.detach(|| {
@@ -241,18 +242,19 @@ impl Listener {
 }
 
 /// An encoder, or that of a bundle's directory.
-fn loaded(py: Python<'_>, value: &Bound<'_, PyAny>) -> PyResult<Loaded> {
+fn loaded(py: Python<'_>, value: &Bound<'_, PyAny>) -> PyResult<Arc<edge_run::Encoder>> {
     if let Ok(encoder) = value.cast::<Encoder>() {
         return Ok(encoder.get().0.clone());
     }
-    let (bundle, options) = (bundle_of(value)?, EngineOptions::default());
-    Ok(Loaded::of(py.detach(|| edge_run::Encoder::load(bundle, options)).map_err(refused)?, options))
+    let bundle = bundle_of(value)?;
+    let load = || edge_run::Encoder::load(bundle, EngineOptions::default());
+    Ok(Arc::new(py.detach(load).map_err(refused)?))
 }
 
 /// The bundle of an encoder, or of a directory.
 fn bundle_of(value: &Bound<'_, PyAny>) -> PyResult<Bundle> {
     match value.cast::<Encoder>() {
-        Ok(encoder) => Ok(encoder.get().0.here()?.bundle().clone()),
+        Ok(encoder) => Ok(encoder.get().0.bundle().clone()),
         Err(_) => Bundle::open(&value.extract::<PathBuf>()?).map_err(refused),
     }
 }

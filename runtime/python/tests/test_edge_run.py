@@ -13,6 +13,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import unittest
 from pathlib import Path
@@ -127,7 +128,14 @@ class EdgeRun(unittest.TestCase):
         several = edge_run.Encoder.of(LIBRARY / "sst2.bias", threads=2)
         task = several.attach(LIBRARY / "sst2.bias")
         alone = self.encoder.attach(LIBRARY / "sst2.bias")
-        for tried, due in [(task, "Error"), (alone, "answered")]:
+
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+
+        def train(text):
+            edge_run.train(several, [text, "b"], [0, 1], directory.name + "/x.bias", progress=False)
+
+        for tried, due in [(task, "Error"), (train, "Error"), (alone, "answered")]:
             reader, writer = os.pipe()
             child = os.fork()
             if child == 0:
