@@ -15,7 +15,7 @@ use std::{
 };
 
 use serde_json::Value;
-use system_tests::{assert_succeeded, libraries, place::Place, with_input};
+use system_tests::{assert_succeeded, libraries, place::Place, small_bundle, with_input};
 use tempfile::TempDir;
 
 /// Texts, and lines that all tasks or some cannot answer. The fourth is blank, as check.c expects.
@@ -142,7 +142,7 @@ fn accessed(line: &str) -> String {
 #[test]
 #[ignore = "needs a C and a C++ compiler"]
 fn a_c_program_reads_what_the_command_writes_and_is_refused_what_is_wrong() {
-    let place = Place::new("bert");
+    let (place, (_other, other)) = (Place::new("bert"), small_bundle("bert-relu"));
     let names = ["label", "pair", "number", "tags", "span", "several", "vector"].map(|name| format!("{name}.bias"));
     let patches: Vec<&str> = names.iter().flat_map(|name| ["-p", name]).collect();
     let rows = place.run(&[&patches[..], &["-o", "jsonl", "--logits"]].concat(), LINES);
@@ -152,7 +152,7 @@ fn a_c_program_reads_what_the_command_writes_and_is_refused_what_is_wrong() {
 
     for (name, linked) in [("shared", Linked::Shared), ("static", Linked::Static), ("sanitized", Linked::Sanitized)] {
         let mut program = compile(&sources().join("tests/check.c"), &place.home.path().join(name), linked);
-        at_home(&mut program, &place).args(["bundle", ".", "vectors"]);
+        at_home(&mut program, &place).args(["bundle", ".", "vectors"]).arg(other.dir());
         let found = assert_succeeded(&with_input(&mut program, LINES));
         let (found_rows, found) = found.split_at(rows.len());
         assert_eq!(found_rows, rows, "{name}: JSON");

@@ -98,7 +98,7 @@ typedef struct {
 typedef struct {
   // The task.
   const edge_run_task *task;
-  // The text.
+  // The text. NULL with 0 bytes, as an empty std::string_view has them, is an empty text.
   const char *text;
   // Its bytes, or EDGE_RUN_NUL_TERMINATED.
   size_t text_bytes;
@@ -137,7 +137,7 @@ const char *edge_run_encoder_arithmetic(const edge_run_encoder *encoder);
 // Frees an encoder. NULL is none.
 void edge_run_encoder_free(edge_run_encoder *encoder);
 
-// Makes a task of a patch, a file. After a failure `*task` is NULL.
+// Makes a task of a patch, a file. A patch for another encoder is EDGE_RUN_FILE. After a failure `*task` is NULL.
 edge_run_status edge_run_attach(const edge_run_encoder *encoder, const char *patch, edge_run_task **task);
 
 // A label of a task, by its number from 0, which is also that of its logit. NULL past the last; a task without labels
@@ -148,8 +148,8 @@ const char *edge_run_task_label(const edge_run_task *task, size_t number);
 void edge_run_task_free(edge_run_task *task);
 
 // Answers `count` requests, which may be of different tasks; they run together. `*answers` has one for each, in their
-// order. A text that cannot be answered has an answer that says why, and is no failure. After a failure `*answers` is
-// NULL.
+// order. A text that cannot be answered has an answer that says why, and is no failure. A task that was attached to an
+// encoder of another bundle is EDGE_RUN_MISUSE. After a failure `*answers` is NULL.
 edge_run_status edge_run_predict(const edge_run_encoder *encoder,
                                  const edge_run_request *requests,
                                  size_t count,

@@ -82,11 +82,15 @@ pub(crate) unsafe fn name<'a>(pointer: *const c_char, argument: &str) -> Result<
     Ok(name)
 }
 
-/// The bytes of a text, of which there may be none.
+/// The bytes of a text, of which there may be none, at NULL too.
 ///
-/// # Safety A pointer that is not NULL points to `bytes` bytes, or where that is [`usize::MAX`] to bytes up to a NUL,
+/// # Safety
+/// A pointer that is not NULL points to `bytes` bytes, or where that is [`usize::MAX`] to bytes up to a NUL,
 /// that nobody changes while `'a` lasts.
 pub(crate) unsafe fn text<'a>(pointer: *const c_char, bytes: usize, argument: &str) -> Result<&'a [u8], Failure> {
+    if pointer.is_null() && bytes == 0 {
+        return Ok(&[]);
+    }
     let ends_with_nul = bytes == usize::MAX;
     check(pointer, if ends_with_nul { 1 } else { bytes }, argument)?;
     if ends_with_nul {

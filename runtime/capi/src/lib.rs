@@ -87,7 +87,7 @@ pub struct Options {
 pub struct Request<'a> {
     /// The task.
     task: Option<&'a Task>,
-    /// The text.
+    /// The text. NULL with 0 bytes, as an empty std::string_view has them, is an empty text.
     text: *const c_char,
     /// Its bytes, or EDGE_RUN_NUL_TERMINATED.
     text_bytes: usize,
@@ -164,7 +164,7 @@ pub extern "C" fn edge_run_encoder_free(encoder: Option<Box<Encoder>>) {
     free(encoder);
 }
 
-/// Makes a task of a patch, a file. After a failure `*task` is NULL.
+/// Makes a task of a patch, a file. A patch for another encoder is EDGE_RUN_FILE. After a failure `*task` is NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn edge_run_attach(
     encoder: Option<&Encoder>,
@@ -196,8 +196,8 @@ pub extern "C" fn edge_run_task_free(task: Option<Box<Task>>) {
 }
 
 /// Answers `count` requests, which may be of different tasks; they run together. `*answers` has one for each, in their
-/// order. A text that cannot be answered has an answer that says why, and is no failure. After a failure `*answers` is
-/// NULL.
+/// order. A text that cannot be answered has an answer that says why, and is no failure. A task that was attached to an
+/// encoder of another bundle is EDGE_RUN_MISUSE. After a failure `*answers` is NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn edge_run_predict(
     encoder: Option<&Encoder>,
@@ -519,3 +519,25 @@ const _: fn() = || {
     fn shared<T: Send + Sync>() {}
     (shared::<Encoder>(), shared::<Task>(), shared::<Answers>()).0
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_of_the_header_are_those_without_options() {
+        let header = include_str!("../include/edge_run.h");
+        let options = header.lines().find_map(|line| line.strip_prefix("#define EDGE_RUN_OPTIONS_INIT ")).unwrap();
+        assert_eq!(options, "{ sizeof(edge_run_options), 1, EDGE_RUN_ACTIVATIONS_INT8, EDGE_RUN_ENGINE_AUTO }");
+        let options = Options {
+            size: size_of::<Options>() as u32,
+            threads: 1,
+            activations: EDGE_RUN_ACTIVATIONS_INT8,
+            engine: EDGE_RUN_ENGINE_AUTO,
+        };
+        // SAFETY: they are options, and begin with their size.
+        let read = unsafe { Options::read(&raw const options) }.unwrap();
+        let EngineOptions { engine, activations, threads } = EngineOptions::default();
+        assert_eq!((read.engine, read.activations, read.threads), (engine, activations, threads));
+    }
+}

@@ -1,8 +1,8 @@
 /* What a C program sees: answers, vectors, refusals.
  *
- * usage: check BUNDLE PATCHES VECTORS < LINES
+ * usage: check BUNDLE PATCHES VECTORS OTHER < LINES
  *
- * In: a bundle, a directory with the patches named below, and lines of one text, or of two with a tab between. Out: first what edge-run
+ * In: a bundle, a directory with the patches named below, the bundle OTHER of another encoder, and lines of one text, or of two with a tab between. Out: first what edge-run
  * writes with -o jsonl --logits and all patches, then a row of label, score, logits and error for each answer; in the file VECTORS the
  * vectors of the last patch. Ends with 1 at the first thing that is not as the header says. */
 #include <math.h>
@@ -118,14 +118,15 @@ static void vectors(const edge_run_encoder *encoder, const edge_run_task *task, 
     free(room);
 }
 
-static void refusals(const edge_run_encoder *encoder, edge_run_task *const *tasks, const char *bundle, const char *patch) {
+static void refusals(const edge_run_encoder *encoder, edge_run_task *const *tasks, const char *const *arguments, const char *patch) {
     static const char broken[] = "a \xff";
     edge_run_options options = EDGE_RUN_OPTIONS_INIT;
-    edge_run_request request = {NULL, "a film", EDGE_RUN_NUL_TERMINATED, NULL, 0}, pair[2];
+    edge_run_request request = {NULL, "a film", EDGE_RUN_NUL_TERMINATED, NULL, 0}, several[3];
     edge_run_encoder *other = NULL;
     edge_run_task *task = NULL;
     edge_run_answers *none = NULL;
     float room[64];
+    const char *const bundle = arguments[1];
     union { char bytes[sizeof(edge_run_request) + 1]; edge_run_request aligned; } shifted;
 
     REFUSED(edge_run_open(NULL, NULL, &other), EDGE_RUN_MISUSE, "bundle: expected a pointer, found NULL");
@@ -159,6 +160,14 @@ static void refusals(const edge_run_encoder *encoder, edge_run_task *const *task
     REFUSED(edge_run_attach(encoder, NULL, &task), EDGE_RUN_MISUSE, "patch: expected a pointer, found NULL");
     REFUSED(edge_run_attach(encoder, patch, NULL), EDGE_RUN_MISUSE, "task: expected a pointer, found NULL");
     REFUSED(edge_run_attach(encoder, "nowhere.bias", &task), EDGE_RUN_FILE, "nowhere.bias");
+    DONE(edge_run_open(arguments[4], NULL, &other));
+    REFUSED(edge_run_attach(other, patch, &task), EDGE_RUN_FILE, "the patch fits encoder");
+    EXPECT(task == NULL);
+    request.task = tasks[0];
+    REFUSED(edge_run_predict(other, &request, 1, &none), EDGE_RUN_MISUSE, "request 0: task label was attached to encoder");
+    EXPECT(none == NULL);
+    edge_run_encoder_free(other);
+    request.task = NULL;
 
     REFUSED(edge_run_predict(encoder, &request, 1, &none), EDGE_RUN_MISUSE, "request 0: task: expected a pointer, found NULL");
     request.task = tasks[0];
@@ -181,14 +190,16 @@ static void refusals(const edge_run_encoder *encoder, edge_run_task *const *task
     /* Texts that have no answer are no failure. */
     request.text = broken;
     request.text_bytes = sizeof broken - 1;
-    pair[0] = pair[1] = request;
-    pair[1].text_bytes = 0;
-    DONE(edge_run_predict(encoder, pair, 2, &none));
+    several[0] = several[1] = several[2] = request;
+    several[1].text_bytes = several[2].text_bytes = 0;
+    several[2].text = NULL;
+    DONE(edge_run_predict(encoder, several, 3, &none));
     EXPECT(strcmp(edge_run_answer_error(edge_run_answer_at(none, 0)), "invalid UTF-8 after 2 bytes") == 0);
     EXPECT(strcmp(edge_run_answer_error(edge_run_answer_at(none, 1)), "empty text") == 0);
+    EXPECT(strcmp(edge_run_answer_error(edge_run_answer_at(none, 2)), "empty text") == 0);
     edge_run_answers_free(none);
 
-    REFUSED(edge_run_embed(encoder, pair, 2, room, 64), EDGE_RUN_MISUSE, "request 0: task: expected an embedding task, found");
+    REFUSED(edge_run_embed(encoder, several, 3, room, 64), EDGE_RUN_MISUSE, "request 0: task: expected an embedding task, found");
     EXPECT(edge_run_dimensions(encoder, tasks[0]) == 0 && edge_run_dimensions(encoder, NULL) == 0);
     EXPECT(edge_run_answer_at(NULL, 0) == NULL && edge_run_answer_error(NULL) == NULL);
     EXPECT(edge_run_answer_label(NULL, NULL) == NULL && edge_run_answer_logits(NULL, NULL) == NULL);
@@ -206,7 +217,7 @@ int main(int count, char **arguments) {
     edge_run_encoder *encoder;
     edge_run_task *tasks[PATCHES];
     size_t read, at;
-    EXPECT(count == 4);
+    EXPECT(count == 5);
     EXPECT(edge_run_abi_version() == EDGE_RUN_ABI_VERSION && strcmp(edge_run_last_error(), "") == 0);
     EXPECT(sizeof(edge_run_options) == 16);
     EXPECT(sizeof(edge_run_request) == 5 * sizeof(void *) && offsetof(edge_run_request, second_bytes) == 4 * sizeof(void *));
@@ -222,7 +233,7 @@ int main(int count, char **arguments) {
     read = read_lines(lines);
     answers(encoder, tasks, lines, read);
     vectors(encoder, tasks[PATCHES - 1], lines, read, arguments[3]);
-    refusals(encoder, tasks, arguments[1], paths[0]);
+    refusals(encoder, tasks, (const char *const *)arguments, paths[0]);
     /* The encoder first, for tasks do not need it to be freed. */
     edge_run_encoder_free(encoder);
     for (at = 0; at < PATCHES; at++) {
