@@ -2,11 +2,11 @@
 
 use std::{fs, path::Path, process::Stdio};
 
-use edge_bundle::{Bundle, FileEntry, MANIFEST};
+use edge_bundle::{Bundle, FileEntry, MANIFEST, PanelIndex};
 use edge_export::{Error, Options, Panels, verify};
 use edge_run::{Encoder, EngineKind, EngineOptions, Text};
 use system_tests::{
-    Fixture, Layout, assert_refused, assert_succeeded, command, in_shell, int8, small_bundle, small_bundle_with,
+    Fixture, Layout, assert_refused, assert_succeeded, command, in_shell, int4, int8, small_bundle, small_bundle_with,
 };
 use tempfile::TempDir;
 
@@ -51,19 +51,30 @@ fn low_rank_inputs_change_the_graph_alone() {
 
 #[test]
 fn panels_of_another_encoder_do_not_pass_for_this_ones() {
-    let (home, bundle) = small_bundle_with("bert", Options { panels: Panels::Beside, ..int8() });
-    // One quantized value is changed and the file's checksum corrected: only the tensor's digest shows it.
-    let bytes = fs::read(bundle.panels()).unwrap();
-    let checksum = |bytes: &[u8]| crc32fast::hash(&bytes[begin_of_data(bytes)..]).to_le_bytes();
-    let begin = bytes.windows(4).position(|w| w == checksum(&bytes)).unwrap();
-    let mut altered = bytes.clone();
-    let last = bytes.len() - 70;
-    altered[last] ^= 1;
-    let corrected = checksum(&altered);
-    altered[begin..begin + 4].copy_from_slice(&corrected);
-    fs::write(bundle.panels(), &altered).unwrap();
-    let verified = command("edge-export", home.path()).arg("verify").arg(bundle.dir()).output().unwrap();
-    assert_refused(&verified, &["panels-i8x16x4.bin", "tensor", "digest"]);
+    for options in [int8(), int4()] {
+        let (home, bundle) = small_bundle_with("bert", Options { panels: Panels::Beside, ..options });
+        // One quantized value is changed, or in int4 a factor or two values, and the file's checksum corrected: only the
+        // tensor's digest shows it.
+        let bytes = fs::read(bundle.panels()).unwrap();
+        let checksum = |bytes: &[u8]| crc32fast::hash(&bytes[begin_of_data(bytes)..]).to_le_bytes();
+        let begin = bytes.windows(4).position(|w| w == checksum(&bytes)).unwrap();
+        let index = PanelIndex::open(&bundle.panels(), bundle.manifest()).unwrap();
+        let matrix = index.tensors().iter().find(|tensor| tensor.in_panels).unwrap();
+        for (at, byte) in [(0, 0), (0, 255), (16, 0x88), (17, 0x77)] {
+            let mut altered = bytes.clone();
+            let place = &mut altered[matrix.offset as usize + at];
+            assert_ne!(*place, byte);
+            *place = byte;
+            let corrected = checksum(&altered);
+            altered[begin..begin + 4].copy_from_slice(&corrected);
+            fs::write(bundle.panels(), &altered).unwrap();
+            let verified = command("edge-export", home.path()).arg("verify").arg(bundle.dir()).output().unwrap();
+            assert_refused(&verified, &["panels-i", &format!("tensor {}", matrix.name), "digest"]);
+            // It is an encoder all the same, which answers what it answers.
+            let encoder = Encoder::load(bundle.clone(), EngineOptions::default()).unwrap();
+            encoder.hidden(&Text::one("good")).unwrap();
+        }
+    }
 }
 
 /// Where the first tensor of a panels file is.

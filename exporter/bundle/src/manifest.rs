@@ -340,11 +340,12 @@ mod tests {
 
     const BERT: &str = include_str!("../tests/golden-v1-bert-f32.json");
     const ELECTRA: &str = include_str!("../tests/golden-v1-electra-int8.json");
+    const INT4: &str = include_str!("../tests/golden-v1-electra-int4.json");
 
     /// Parsing also proves the encoder digest, which is computed again.
     #[test]
     fn version_1_stays_readable() {
-        for text in [BERT, ELECTRA] {
+        for text in [BERT, ELECTRA, INT4] {
             let manifest = Manifest::parse(text.as_bytes()).unwrap();
             assert_eq!(
                 serde_json::to_string_pretty(&manifest).unwrap() + "\n",

@@ -176,3 +176,27 @@ impl TensorEntry {
         if self.transposed { [dim(0).div_ceil(SCALE_GROUP), dim(1)] } else { [dim(0), 1] }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantized_values_beyond_the_format_are_refused() {
+        let check = |element, transposed, values: &[i8]| {
+            let (shape, sha256) = (vec![values.len() as u64 / 2, 2], Digest::of(b""));
+            let tensor = TensorEntry { name: "w".to_owned(), shape, element, transposed, offset: 0, sha256 };
+            let bytes: Vec<u8> = values.iter().map(|value| value.cast_unsigned()).collect();
+            tensor.check_quantized(&bytes).map_err(|error| error.to_string())
+        };
+        // Two columns, in both of which all are multiples of the first; the rows have no such factor but 1.
+        let columns = [18, 5, -126, 35, 36, -30];
+        assert_eq!(check(Element::I4, true, &columns), Ok(()));
+        assert!(check(Element::I4, false, &columns).unwrap_err().contains("tensor w: expected 32 values at a time"));
+        assert_eq!(check(Element::I8, false, &columns), Ok(()));
+        for element in [Element::I8, Element::I4] {
+            let error = check(element, true, &[0, 0, i8::MIN, 0]).unwrap_err();
+            assert!(error.contains("expected quantized values from -127 to 127, found -128"), "{error}");
+        }
+    }
+}
