@@ -11,7 +11,7 @@ use crate::{PANEL_GROUP, PANEL_WIDTH};
 pub const FACTOR_GROUP: usize = 32;
 /// The largest multiple of a factor.
 pub(crate) const MOST: i8 = 7;
-/// The largest factor whose multiples are int8; another may be larger only where smaller multiples are all that it has.
+/// The largest factor whose sevenfold is an int8 value.
 pub(crate) const MOST_FACTOR: u8 = 18;
 /// Bytes of a panel for each [`FACTOR_GROUP`] rows: a factor for each column, then a nibble for each value.
 pub(crate) const PANEL_BYTES: usize = PANEL_WIDTH + FACTOR_GROUP * PANEL_WIDTH / 2;

@@ -107,7 +107,7 @@ pub struct QuantizedPanels<'a> {
 /// An int8 matrix whose panels hold 4 bits a value: of each column some rows at a time are -7 to 7 times one factor.
 #[derive(Clone, Copy, Debug)]
 pub struct PackedPanels<'a> {
-    /// Panels of [`PANEL_WIDTH`] columns: [`Packed`] for [`Packed`].
+    /// Panels of [`PANEL_WIDTH`] columns; each is some [`Packed`], from the first rows to the last.
     pub data: &'a [u8],
     /// Rows.
     pub depth: usize,
