@@ -6,7 +6,7 @@
 
 use bias_patch::{LowRank, Task as TaskSpec, Values};
 use edge_bundle::Slot;
-use edge_engine::{Batch, Gradients, SequenceLoss};
+use edge_engine::{Batch, Cut, Gradients, SequenceLoss, States, TaskTerms};
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2};
 
 use crate::{
@@ -104,7 +104,55 @@ impl Encoder {
         tokens: usize,
         loss: &mut LossFn<'_>,
     ) -> Result<Values> {
-        self.gradients(values, texts, wanted, tokens, None, loss)
+        self.gradients(values, texts, wanted, tokens, (None, None), loss)
+    }
+
+    /// As [`Encoder::gradient`], with the same bits, from `states` of the texts: see [`Encoder::states`].
+    ///
+    /// # Errors
+    /// As [`Encoder::gradient`]; also when the states are not those of the texts, or something below the cut is wanted.
+    pub fn gradient_above(
+        &self,
+        (cut, states): (&Cut, &[Vec<f32>]),
+        values: &Values,
+        texts: &[&Tokenized],
+        wanted: &[bool],
+        tokens: usize,
+        loss: &mut LossFn<'_>,
+    ) -> Result<Values> {
+        self.gradients(values, texts, wanted, tokens, (Some((cut, states)), None), loss)
+    }
+
+    /// The place in the encoder below which nothing is `wanted`; none if that is below all of it. What the encoder
+    /// computes there of a text stays the same when wanted values change. Where nothing is wanted, that is everything.
+    ///
+    /// # Errors
+    /// As [`Encoder::gradient`].
+    pub fn cut(&self, values: &Values, wanted: &[bool]) -> Result<Option<Cut>> {
+        let engine = self.lowered()?;
+        self.check_values(values, wanted)?;
+        let flat = TaskValues::of(values);
+        let wanted = self.wanted_values(values, wanted);
+        // It gets no gradient: only a backward pass adds one.
+        let mut sums = vec![0.0; flat.all().len()];
+        Ok(engine.cut(&Gradients::new(&mut sums, &wanted, flat.terms())))
+    }
+
+    /// For each text, the floats that cross a cut. Texts run together as in [`Encoder::gradient`].
+    ///
+    /// # Errors
+    /// As [`Encoder::gradient`].
+    pub fn states(&self, cut: &Cut, values: &Values, texts: &[&Tokenized], tokens: usize) -> Result<Vec<Vec<f32>>> {
+        let engine = self.lowered()?;
+        self.check_process()?;
+        self.check_values(values, &vec![false; values.slots.len() + values.low_rank.len()])?;
+        let flat = TaskValues::of(values);
+        let task = TaskTerms { values: flat.all(), places: flat.terms() };
+        let mut states = Vec::with_capacity(texts.len());
+        for run in runs(texts.iter().map(|text| text.len()), tokens) {
+            states.extend(engine.states(&batch_of(&texts[run]), task, cut)?);
+        }
+        Ok(states)
     }
 
     /// As [`Encoder::gradient`]; also adds the gradient of every weight to `d_weights`, in the order of
@@ -130,7 +178,7 @@ impl Encoder {
                 found: d_weights.len().to_string(),
             });
         }
-        self.gradients(values, texts, wanted, tokens, Some(d_weights), loss)
+        self.gradients(values, texts, wanted, tokens, (None, Some(d_weights)), loss)
     }
 
     fn gradients(
@@ -139,27 +187,29 @@ impl Encoder {
         texts: &[&Tokenized],
         wanted: &[bool],
         tokens: usize,
-        mut d_weights: Option<&mut [f32]>,
+        (states, mut d_weights): (Option<(&Cut, &[Vec<f32>])>, Option<&mut [f32]>),
         loss: &mut LossFn<'_>,
     ) -> Result<Values> {
         let engine = self.lowered()?;
         self.check_process()?;
         self.check_values(values, wanted)?;
         let flat = TaskValues::of(values);
-        let (of_slots, of_terms) = wanted.split_at(values.slots.len());
-        // Where a key's bias has no effect, its gradient is zero.
-        let manifest = self.bundle().manifest();
-        let slots = manifest.slots.iter().zip(of_slots);
-        let slots =
-            slots.map(|(slot, wanted)| (slot.len as usize, *wanted && manifest.config.bias_counts(slot.module)));
-        let terms = values.low_rank.iter().zip(of_terms).map(|(term, wanted)| (term.a.len() + term.b.len(), *wanted));
-        let wanted: Vec<bool> = slots.chain(terms).flat_map(|(len, wanted)| vec![wanted; len]).collect();
+        let wanted = self.wanted_values(values, wanted);
+        let found = states.map_or(texts.len(), |(_, states)| states.len());
+        if found != texts.len() {
+            return Err(Error::Input {
+                place: "states".to_owned(),
+                expected: format!("those of {} texts", texts.len()),
+                found: found.to_string(),
+            });
+        }
         let mut sums = vec![0.0f32; flat.all().len()];
         for run in runs(texts.iter().map(|text| text.len()), tokens) {
-            let mut batch = Batch::default();
-            for text in &texts[run.clone()] {
-                batch.push(&text.ids, &text.type_ids, 0);
-            }
+            let batch = batch_of(&texts[run.clone()]);
+            let of_sequences: Vec<&[f32]> = match states {
+                Some((_, states)) => states[run.clone()].iter().map(Vec::as_slice).collect(),
+                None => Vec::new(),
+            };
             let mut misshapen = None;
             let mut of_run = |sequence: SequenceLoss<'_>| {
                 let at = run.start + sequence.number;
@@ -185,12 +235,14 @@ impl Encoder {
                     misshapen = Some(at);
                 }
             };
-            let gradients = Gradients::new(&mut sums, &wanted, flat.terms());
+            let mut gradients = Gradients::new(&mut sums, &wanted, flat.terms());
+            if let Some((cut, _)) = states {
+                gradients = gradients.above(States { cut, of_sequences: &of_sequences });
+            }
             #[cfg(feature = "research")]
-            let gradients = gradients.with_weights(edge_engine::WeightGradients(d_weights.as_deref_mut()));
+            let mut gradients = gradients.with_weights(edge_engine::WeightGradients(d_weights.as_deref_mut()));
             #[cfg(not(feature = "research"))]
             debug_assert!(d_weights.take().is_none(), "asked for by nobody");
-            let mut gradients = gradients;
             engine.gradient(&batch, flat.all(), &mut gradients, &mut of_run)?;
             if let Some(at) = misshapen {
                 return Err(Error::Input {
@@ -205,6 +257,18 @@ impl Encoder {
         let slots = values.slots.iter().map(|slot| part(slot)).collect();
         let terms = values.low_rank.iter().map(|term| LowRank { a: part(&term.a), b: part(&term.b), ..*term });
         Ok(Values { slots, low_rank: terms.collect() })
+    }
+
+    /// Of each value, whether its gradient is computed.
+    fn wanted_values(&self, values: &Values, wanted: &[bool]) -> Vec<bool> {
+        let (of_slots, of_terms) = wanted.split_at(values.slots.len());
+        let manifest = self.bundle().manifest();
+        let slots = manifest.slots.iter().zip(of_slots);
+        // Where a key's bias has no effect, its gradient is zero.
+        let slots =
+            slots.map(|(slot, wanted)| (slot.len as usize, *wanted && manifest.config.bias_counts(slot.module)));
+        let terms = values.low_rank.iter().zip(of_terms).map(|(term, wanted)| (term.a.len() + term.b.len(), *wanted));
+        slots.chain(terms).flat_map(|(len, wanted)| vec![wanted; len]).collect()
     }
 
     /// Checks that values are the encoder's, and that `wanted` says something of each.
@@ -267,6 +331,13 @@ impl Encoder {
             },
         })
     }
+}
+
+/// Texts of one task, number 0.
+fn batch_of(texts: &[&Tokenized]) -> Batch {
+    let mut batch = Batch::default();
+    texts.iter().for_each(|text| batch.push(&text.ids, &text.type_ids, 0));
+    batch
 }
 
 /// A loss. In: the number of a text, its last hidden state `[S, H]` and the pooler's output `[H]`. Out: the gradients

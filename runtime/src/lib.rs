@@ -51,6 +51,7 @@ mod word_piece;
 
 pub use bias_patch::Patch;
 pub use edge_bundle::{Bundle, Store, patch_file};
+pub use edge_engine::Cut;
 pub use encoder::{Encoder, LoadTiming, Options, Request};
 pub use engine::{Activations, EngineKind, EngineOptions};
 pub use error::{Error, Result, TextError};

@@ -11,7 +11,7 @@ use std::{
 };
 
 use edge_bundle::{Bundle, Element, onnx};
-use edge_engine::{Batch, Gradients, Hidden, Machine, Model, SequenceLoss, Table, TaskTerms, Threads};
+use edge_engine::{Batch, Cut, Gradients, Hidden, Machine, Model, SequenceLoss, Table, TaskTerms, Threads};
 
 #[cfg(feature = "research")]
 use crate::own_weights::OwnWeights;
@@ -193,6 +193,17 @@ impl Lowered {
         loss: &mut (dyn FnMut(SequenceLoss<'_>) + Send),
     ) -> Result<()> {
         let mut run = || self.model.gradient(&self.machine, self.weights.weights()?, batch, values, gradients, loss);
+        run().map_err(|error| self.failed(error))
+    }
+
+    /// Where training may begin: see [`Model::cut`].
+    pub fn cut(&self, gradients: &Gradients<'_>) -> Option<Cut> {
+        self.model.cut(gradients)
+    }
+
+    /// What crosses a cut, of each sequence of one task: see [`Model::states`].
+    pub fn states(&self, batch: &Batch, task: TaskTerms<'_>, cut: &Cut) -> Result<Vec<Vec<f32>>> {
+        let run = || self.model.states(&self.machine, self.weights.weights()?, batch, task, cut);
         run().map_err(|error| self.failed(error))
     }
 

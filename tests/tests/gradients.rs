@@ -4,7 +4,7 @@
 use bias_patch::{LowRank, Task, Values};
 use edge_patch::{
     data::Gold,
-    train::{gradient, gradient_with_weights},
+    train::{Extent, gradient, gradient_over},
 };
 use edge_run::{Activations, Encoder, EngineOptions, OwnWeights, RUN_TOKENS, Text, Tokenized};
 use serde_json::json;
@@ -219,7 +219,7 @@ fn gradients_of_weights_are_slopes_of_the_loss() {
         let base_values = Values::of_slots(base);
         let values = (&base_values, &head[..]);
         let found =
-            gradient_with_weights(&encoder, (&task, &[]), values, &texts, &wanted, tokens, Some(&mut d)).unwrap();
+            gradient_over(&encoder, (&task, &[]), values, &texts, &wanted, tokens, Extent::Weights(&mut d)).unwrap();
         let without = gradient(&encoder, &task, &Values::of_slots(base), &head, &texts, &wanted, tokens).unwrap();
         assert_eq!((found.loss, found.values.slots, found.head), (without.loss, without.values.slots, without.head));
         let nothing = vec![false; base.len()];

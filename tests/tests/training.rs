@@ -9,7 +9,10 @@ use edge_patch::{
 };
 use edge_run::{Encoder, EngineOptions};
 use serde_json::{Value, json};
-use system_tests::{assert_misused, assert_refused, assert_succeeded, mood::Mood};
+use system_tests::{
+    assert_misused, assert_refused, assert_succeeded,
+    mood::{Mood, on_full_disk},
+};
 
 #[test]
 fn a_trained_patch_answers_and_is_the_same_each_time() {
@@ -77,6 +80,42 @@ fn averages_memory_limits_and_sizes_are_trained_and_kept() {
     assert_eq!(fs::metadata(mood.path("size-96.bias")).unwrap().modified().unwrap(), kept);
     let other = mood.train("size.bias", &[&sizes[..], &["--epochs", "1"]].concat()).output().unwrap();
     assert_refused(&other, &["size-24.bias.json", "remove the file to train again"]);
+}
+
+/// What lies below the first trained layer is computed once, computed in every step, or a part of each.
+#[test]
+fn upper_layers_are_trained_to_the_same_patch_with_kept_states_and_without() {
+    let mood = Mood::default();
+    let rows = |from: usize, count: usize| -> String {
+        let row = |at: usize| format!("the film {}\tvery good {}\t{}\n", at % 7, at % 5, at % 6);
+        (from..from + count).map(row).collect()
+    };
+    mood.write("pairs.tsv", "sentence1\tsentence2\tscore\n".to_owned() + &rows(0, 60));
+    let task = json!({ "name": "alike", "kind": "embedding", "pooling": "mean", "max_length": 40 });
+    mood.write("alike.json", task.to_string());
+    let alike =
+        ["train", "--encoder", "bundle", "--task", "alike.json", "--train", "pairs.tsv", "--dev", "pairs.tsv", "-o"];
+    let of_slots = ["--epochs", "3", "--lr", "1e-2", "--seeds", "2"];
+    for slots in [&["--layers", "1.."][..], &["--layers", "1..", "--slots", "bq,lora:q@1"], &["--slots", "none"]] {
+        let mut kept = Vec::new();
+        for limit in ["2G", "20K", "0"] {
+            let recipe = [&of_slots[..], slots, &["--keep-states", limit]].concat();
+            assert_succeeded(&mood.train("upper.bias", &recipe).output().unwrap());
+            let mut patches = vec![mood.read("upper.bias")];
+            // An embedding has no head to train alone.
+            if !slots.contains(&"none") {
+                let arguments = [&alike[..], &["alike.bias"], &recipe].concat();
+                assert_succeeded(&mood.edge_patch(&arguments).output().unwrap());
+                patches.push(mood.read("alike.bias"));
+            }
+            kept.push(patches);
+        }
+        assert!(kept.iter().all(|patches| *patches == kept[0]), "{slots:?}");
+    }
+    let full = on_full_disk(&mood.train("full.bias", &["--layers", "1.."]));
+    assert_refused(&full, &["--keep-states 0 keeps none"]);
+    let left: Vec<String> = mood.names();
+    assert!(left.iter().all(|name| !name.starts_with('.') && !name.contains("tmp")), "{left:?}");
 }
 
 #[test]

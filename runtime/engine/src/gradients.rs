@@ -7,6 +7,7 @@ use core::ops::Range;
 use crate::research::WeightGradients;
 use crate::{
     batch::{Batch, Slot},
+    cut::States,
     linear::Linear,
     low_rank::LowRank,
     operators::{Embedding, Pass},
@@ -21,6 +22,8 @@ pub struct Gradients<'a> {
     pub(crate) wanted: &'a [bool],
     /// Where the task has low-rank terms.
     pub(crate) terms: &'a [Option<LowRank>],
+    /// Where the forward pass begins, if not at the tokens.
+    pub(crate) states: Option<States<'a>>,
     /// Of every weight.
     #[cfg(feature = "research")]
     pub(crate) weights: WeightGradients<'a>,
@@ -35,9 +38,16 @@ impl<'a> Gradients<'a> {
             values,
             wanted,
             terms,
+            states: None,
             #[cfg(feature = "research")]
             weights: WeightGradients::default(),
         }
+    }
+
+    /// Begins the forward pass at states of the batch's sequences, instead of at their tokens.
+    #[must_use]
+    pub fn above(self, states: States<'a>) -> Self {
+        Gradients { states: Some(states), ..self }
     }
 
     /// Also adds the gradients of the weights, to one float for each weight.

@@ -60,6 +60,7 @@ extern crate alloc;
 
 mod activation;
 mod batch;
+mod cut;
 mod error;
 #[cfg(not(feature = "std"))]
 mod float;
@@ -83,6 +84,7 @@ pub use research::WeightGradients;
 
 pub use activation::Activation;
 pub use batch::{Batch, Slot, Table};
+pub use cut::{Cut, States};
 pub use error::{Error, Result};
 pub use gradients::Gradients;
 pub use kernels::kernels;

@@ -7,7 +7,7 @@
 //!
 //! Training keeps what each operator's backward pass needs of itself, and the inputs of layers whose low-rank term is
 //! trained. Every other output is dropped after its last reader. The backward pass stops where no operator below has a
-//! wanted slot.
+//! wanted slot, and so may the forward pass: see [`crate::Cut`].
 
 use alloc::{boxed::Box, vec, vec::Vec};
 use core::ops::Range;
@@ -23,11 +23,20 @@ use crate::{
     weights::Weights,
 };
 
+/// What a batch runs on, and with which values.
+#[derive(Clone, Copy)]
+pub(crate) struct Run<'r, 'm> {
+    pub machine: &'m Machine,
+    pub weights: Weights<'r>,
+    pub batch: &'r Batch,
+    pub table: Table<'r>,
+}
+
 /// Operators in the order they run in.
 #[derive(Debug)]
 pub struct Model {
-    nodes: Vec<Node>,
-    outputs: Outputs,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) outputs: Outputs,
     /// L, the values of a task.
     values: usize,
     /// The least number of bytes that the weights need.
@@ -44,11 +53,11 @@ pub struct Outputs {
 }
 
 #[derive(Debug)]
-struct Node {
-    operator: Box<dyn Operator>,
-    inputs: Vec<usize>,
+pub(crate) struct Node {
+    pub operator: Box<dyn Operator>,
+    pub inputs: Vec<usize>,
     /// Whether its output has a row for each sequence instead of each token.
-    of_sequences: bool,
+    pub of_sequences: bool,
     /// The `inputs` that no later operator reads.
     done: Vec<usize>,
 }
@@ -77,7 +86,7 @@ pub struct SequenceLoss<'a> {
 }
 
 /// Outputs of operators or their gradients, while they are needed.
-type Values<'m> = Vec<Option<Scratch<'m>>>;
+pub(crate) type Values<'m> = Vec<Option<Scratch<'m>>>;
 
 impl Model {
     /// Makes a model of operators, each with the numbers of those it reads. `values` is L, and `weight_bytes` is the
@@ -185,11 +194,12 @@ impl Model {
         batch: &Batch,
         table: Table<'_>,
     ) -> Result<Hidden<'m>> {
-        self.check(weights, batch, table)?;
+        let run = self.checked(Run { machine, weights, batch, table })?;
         let operators = self.nodes.iter().map(|node| (&*node.operator, &node.inputs[..]));
         let sharing = Sharing::of(operators, batch, table);
         let sharing = sharing.as_ref();
-        let (mut outputs, _) = machine.enter(|| self.forward(machine, weights, batch, table, None, sharing))?;
+        let mut outputs = Values::new();
+        machine.enter(|| self.forward(run, None, sharing, self.nodes.len(), &mut outputs))?;
         let mut output = |at: usize| {
             let output = outputs[at].take()?;
             sharing.and_then(|sharing| self.spread(sharing, machine, &output, at, None)).or(Some(output))
@@ -206,7 +216,8 @@ impl Model {
     /// sequence, in order.
     ///
     /// # Errors
-    /// As [`Model::run`].
+    /// As [`Model::run`]; also when states that `gradients` begins at are not those of the batch, or are below something
+    /// that is wanted.
     pub fn gradient(
         &self,
         machine: &Machine,
@@ -218,7 +229,7 @@ impl Model {
     ) -> Result<()> {
         let terms = [TaskTerms { values, places: gradients.terms }];
         let table = Table { values, width: self.values, terms: &terms, zeros: &[] };
-        self.check(weights, batch, table)?;
+        let run = self.checked(Run { machine, weights, batch, table })?;
         for (what, found) in [("gradients", gradients.values.len()), ("wanted values", gradients.wanted.len())] {
             if found != values.len() {
                 return Err(Error::Input { what, expected: values.len(), found });
@@ -231,15 +242,18 @@ impl Model {
             node.inputs.first().into_iter().for_each(|input| kept[*input] = true);
         }
         machine.enter(|| {
-            let (mut outputs, saved) = self.forward(machine, weights, batch, table, Some(&kept), None)?;
+            let mut outputs = self.begin(run, gradients)?;
+            let saved = self.forward(run, Some(&kept), None, self.nodes.len(), &mut outputs)?;
             let d_outputs = self.loss(machine, batch, &outputs, loss);
             outputs.iter_mut().zip(&kept).filter(|(_, kept)| !**kept).for_each(|(output, _)| *output = None);
-            self.backward(machine, weights, batch, table, &outputs, saved, d_outputs, gradients);
+            self.backward(run, &outputs, saved, d_outputs, gradients);
             Ok(())
         })
     }
 
-    fn check(&self, weights: Weights<'_>, batch: &Batch, table: Table<'_>) -> Result<()> {
+    /// The run, if what it runs on is the model's.
+    pub(crate) fn checked<'r, 'm>(&self, run: Run<'r, 'm>) -> Result<Run<'r, 'm>> {
+        let Run { weights, batch, table, .. } = run;
         for (what, expected, found, fits) in [
             ("bytes of weights", self.weight_bytes, weights.len(), weights.len() >= self.weight_bytes),
             ("values of a task", self.values, table.width, table.width == self.values),
@@ -263,30 +277,32 @@ impl Model {
             .terms
             .iter()
             .filter(|terms| !terms.places.is_empty())
-            .try_for_each(|terms| layers().try_for_each(|layer| terms.check(layer)))
+            .try_for_each(|terms| layers().try_for_each(|layer| terms.check(layer)))?;
+        Ok(run)
     }
 
-    /// Runs all operators; for a backward pass, `kept` says which outputs it needs. Gives the outputs that are left, and
+    /// Runs the operators from the first that has no place in `outputs` to the one before number `end`, and appends their
+    /// outputs; those that nobody reads later are dropped. For a backward pass, `kept` says which outputs it needs. Gives
     /// what each operator saved. With `sharing`, an output has rows for the sequences that its operator ran.
-    fn forward<'m>(
+    pub(crate) fn forward<'m>(
         &self,
-        machine: &'m Machine,
-        weights: Weights<'_>,
-        batch: &Batch,
-        table: Table<'_>,
+        run: Run<'_, 'm>,
         kept: Option<&[bool]>,
         sharing: Option<&Sharing>,
-    ) -> Result<(Values<'m>, Vec<Vec<Scratch<'m>>>)> {
-        let mut outputs: Values<'m> = Vec::with_capacity(self.nodes.len());
-        let mut all_saved = Vec::with_capacity(self.nodes.len());
-        for (at, node) in self.nodes.iter().enumerate() {
-            let batch = sharing.map_or(batch, |sharing| sharing.batch(at));
-            let rows = if node.of_sequences { batch.sequences() } else { batch.tokens() };
-            let pass = Pass { machine, weights, batch, tasks: TaskRows::new(table, batch.tasks(node.of_sequences)) };
+        end: usize,
+        outputs: &mut Values<'m>,
+    ) -> Result<Vec<Vec<Scratch<'m>>>> {
+        let machine = run.machine;
+        let first = outputs.len();
+        let mut all_saved: Vec<Vec<Scratch<'m>>> = (0..first).map(|_| Vec::new()).collect();
+        for (at, node) in self.nodes.iter().enumerate().take(end).skip(first) {
+            let run = Run { batch: sharing.map_or(run.batch, |sharing| sharing.batch(at)), ..run };
+            let rows = node.rows(run.batch);
+            let pass = run.pass(node);
             let saves = if kept.is_none() { vec![] } else { node.operator.saves() };
             let mut saved: Vec<Scratch<'m>> = saves.iter().map(|width| machine.scratch(rows * width)).collect();
             let mut out = machine.scratch(rows * node.operator.width());
-            let mut read = node.read(&outputs);
+            let mut read = node.read(outputs);
             let spread = |input: &usize| self.spread(sharing?, machine, outputs[*input].as_deref()?, *input, Some(at));
             let spread: Vec<_> = node.inputs.iter().map(spread).collect();
             read.iter_mut().zip(&spread).for_each(|(read, spread)| *read = spread.as_deref().unwrap_or(read));
@@ -296,7 +312,7 @@ impl Model {
             let done = node.done.iter().filter(|input| kept.is_none_or(|kept| !kept[**input]));
             done.for_each(|input| outputs[*input] = None);
         }
-        Ok((outputs, all_saved))
+        Ok(all_saved)
     }
 
     /// The output of operator `at` for the sequences that operator `reader` runs, or for the whole batch, unless it has
@@ -348,29 +364,22 @@ impl Model {
         d_outputs
     }
 
-    #[expect(clippy::too_many_arguments, reason = "all that a forward pass had, and what it gave")]
-    fn backward<'m>(
+    fn backward<'r>(
         &self,
-        machine: &'m Machine,
-        weights: Weights<'m>,
-        batch: &'m Batch,
-        table: Table<'m>,
+        run: Run<'r, 'r>,
         outputs: &Values<'_>,
-        saved: Vec<Vec<Scratch<'m>>>,
-        mut d_outputs: Values<'m>,
+        saved: Vec<Vec<Scratch<'r>>>,
+        mut d_outputs: Values<'r>,
         gradients: &mut Gradients<'_>,
     ) {
         // Whether this operator or one below it has a wanted slot.
         let mut reaches: Vec<bool> = Vec::with_capacity(self.nodes.len());
         for node in &self.nodes {
-            let own = gradients.of_weights()
-                || node.operator.slots().iter().any(|slot| gradients.wants(*slot))
-                || node.operator.linears().into_iter().any(|layer| gradients.wants_term(layer));
-            reaches.push(own || node.inputs.iter().any(|input| reaches[*input]));
+            reaches.push(node.is_wanted(gradients) || node.inputs.iter().any(|input| reaches[*input]));
         }
         for ((at, node), saved) in self.nodes.iter().enumerate().zip(saved).rev() {
             let Some(d_out) = d_outputs[at].take().filter(|_| reaches[at]) else { continue };
-            let pass = Pass { machine, weights, batch, tasks: TaskRows::new(table, batch.tasks(node.of_sequences)) };
+            let pass = run.pass(node);
             let needed: Vec<bool> = node.inputs.iter().map(|input| reaches[*input]).collect();
             let kept: Vec<&[f32]> = saved.iter().map(|saved| &**saved).collect();
             let d_inputs = node.operator.backward(&pass, &node.read(outputs), &kept, d_out, &needed, gradients);
@@ -385,7 +394,27 @@ impl Model {
     }
 }
 
+impl<'r, 'm: 'r> Run<'r, 'm> {
+    /// What an operator runs in.
+    fn pass(self, node: &Node) -> Pass<'r> {
+        let Run { machine, weights, batch, table } = self;
+        Pass { machine, weights, batch, tasks: TaskRows::new(table, batch.tasks(node.of_sequences)) }
+    }
+}
+
 impl Node {
+    /// Whether backward adds to a gradient of its own.
+    pub fn is_wanted(&self, gradients: &Gradients<'_>) -> bool {
+        gradients.of_weights()
+            || self.operator.slots().iter().any(|slot| gradients.wants(*slot))
+            || self.operator.linears().into_iter().any(|layer| gradients.wants_term(layer))
+    }
+
+    /// The rows of its output.
+    pub fn rows(&self, batch: &Batch) -> usize {
+        if self.of_sequences { batch.sequences() } else { batch.tokens() }
+    }
+
     /// The outputs that it reads; an empty slice for one that was dropped.
     fn read<'a>(&self, outputs: &'a Values<'_>) -> Vec<&'a [f32]> {
         self.inputs.iter().map(|input| outputs[*input].as_deref().unwrap_or_default()).collect()

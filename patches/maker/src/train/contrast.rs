@@ -13,13 +13,13 @@ use bias_patch::{Embedding, Pooling, Values};
 use edge_run::{Encoder, Tokenized, tasks::pooling};
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2};
 
-use super::{Gradient, backward, texts::TrainingText};
+use super::{Extent, Gradient, backward, texts::TrainingText};
 use crate::{Result, data::Gold};
 
 /// What cosines are multiplied by: 1 / temperature.
 const SCALE: f64 = 20.0;
 
-/// The gradient of a step of some pairs. `wanted`, `tokens` and `d_weights` are as in [`super::gradient_with_weights`].
+/// The gradient of a step of some pairs. `wanted`, `tokens` and `extent` are as in [`super::gradient_over`].
 pub(super) fn gradient(
     encoder: &Encoder,
     spec: &Embedding,
@@ -27,13 +27,13 @@ pub(super) fn gradient(
     pairs: &[&TrainingText<'_>],
     wanted: &[bool],
     tokens: usize,
-    d_weights: Option<&mut [f32]>,
+    extent: Extent<'_>,
 ) -> Result<Gradient> {
-    let texts: Vec<&Tokenized> = pairs.iter().flat_map(|pair| std::iter::once(&pair.text).chain(&pair.with)).collect();
+    let texts: Vec<&Tokenized> = pairs.iter().flat_map(|pair| pair.texts()).collect();
     let dimensions = spec.dimensions.map_or(usize::MAX, |dimensions| dimensions as usize);
     let mut vectors: Vec<Unit> = Vec::with_capacity(texts.len());
     let nothing = vec![false; wanted.len()];
-    backward(encoder, values, &texts, &nothing, tokens, None, &mut |_, tokens, pooled| {
+    backward(encoder, values, &texts, &nothing, tokens, extent.forward(), &mut |_, tokens, pooled| {
         let vector = pooling::forward(spec.pooling, tokens, pooled);
         vectors.push(Unit::of(vector.iter().take(dimensions).map(|v| f64::from(*v)).collect()));
         unchanged(spec.pooling, tokens, pooled)
@@ -41,7 +41,7 @@ pub(super) fn gradient(
     let of_pairs: Vec<(usize, &Gold)> = pairs.iter().map(|pair| (1 + pair.with.len(), pair.gold)).collect();
     let ids: Vec<&[u32]> = texts.iter().map(|text| text.ids()).collect();
     let (loss, d_vectors) = loss(&of_pairs, &ids, &vectors);
-    let values = backward(encoder, values, &texts, wanted, tokens, d_weights, &mut |at, tokens, pooled| {
+    let values = backward(encoder, values, &texts, wanted, tokens, extent, &mut |at, tokens, pooled| {
         let d = vectors[at].backward(&d_vectors[at]);
         let d = Array1::from_shape_fn(tokens.ncols(), |column| d.get(column).map_or(0.0, |d| *d as f32));
         let mut d_tokens = Array2::zeros(tokens.raw_dim());

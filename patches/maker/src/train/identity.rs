@@ -71,6 +71,8 @@ fn recipe_fields(recipe: &Recipe, fields: &mut Fields) {
         metric,
         average,
         memory_limit,
+        // It changes no bit.
+        keep_states: _,
         patience,
     } = recipe;
     slots.biases.iter().for_each(|module| fields.text("term", module.symbol()));

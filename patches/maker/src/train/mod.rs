@@ -20,6 +20,7 @@ mod parts;
 mod recipe;
 mod runs;
 mod slots;
+mod states;
 mod texts;
 #[cfg(feature = "research")]
 mod trained_weights;
@@ -32,7 +33,7 @@ mod weights;
 use std::{ops::ControlFlow, path::Path};
 
 use bias_patch::{Digest, Patch, Task, Values};
-use edge_run::{Encoder, LossFn, Tokenized, tasks};
+use edge_run::{Cut, Encoder, LossFn, Tokenized, tasks};
 use ndarray::{ArrayView1, ArrayView2};
 
 pub use job::{Job, beside};
@@ -165,6 +166,7 @@ fn run_all(
     // What would be wrong with the patch in the end is refused now.
     trainer.check()?;
     let mut state = Checkpoint::open(checkpoint, trainer.fingerprint)?;
+    let mut states = trainer.states(checkpoint)?;
     while let Some((learning_rate, seed)) = recipe.next(&state.done) {
         let current = match state.current.take() {
             Some(current) => current,
@@ -176,7 +178,7 @@ fn run_all(
         let run = Event::Run { run, training, trained, texts, learning_rate, seed, step, steps };
         unless_stopped(event(run).is_break())?;
         let mut stopped = false;
-        match trainer.run(current, learning_rate, seed, &mut state, checkpoint, event) {
+        match trainer.run(current, learning_rate, seed, (&mut state, checkpoint), states.as_mut(), event) {
             Ok(finished) => {
                 let Best { epoch, dev, test, .. } = finished;
                 state.done.push(Run { learning_rate, seed, epoch: Some(epoch), dev: Some(dev), test });
@@ -228,25 +230,43 @@ pub fn gradient(
     wanted: &[bool],
     tokens: usize,
 ) -> Result<Gradient> {
-    gradient_with_weights(encoder, (task, &[]), (values, head), texts, wanted, tokens, None)
+    gradient_over(encoder, (task, &[]), (values, head), texts, wanted, tokens, Extent::Encoder)
 }
 
-/// As [`gradient`], with losses that are multiplied by `label_weights`, one for each of the task's labels, if there are any.
-/// If `d_weights` is given, the gradient of every weight is added to it, in the order of
-/// [`edge_run::OwnWeights`].
+/// What of the encoder a step runs over.
+pub enum Extent<'e> {
+    /// All of it.
+    Encoder,
+    /// What lies above a cut, from the states of each text: see [`edge_run::Encoder::states`].
+    Above(&'e Cut, &'e [Vec<f32>]),
+    /// All of it, and the gradient of every weight is added to these floats, in the order of [`edge_run::OwnWeights`].
+    Weights(&'e mut [f32]),
+}
+
+impl Extent<'_> {
+    /// The same for a pass that adds to no weight's gradient.
+    fn forward(&self) -> Extent<'_> {
+        match self {
+            Extent::Above(cut, states) => Extent::Above(cut, states),
+            Extent::Encoder | Extent::Weights(_) => Extent::Encoder,
+        }
+    }
+}
+
+/// As [`gradient`], over an extent, with losses that are multiplied by `label_weights`, one for each of the task's labels,
+/// if there are any.
 ///
 /// # Errors
-/// As [`gradient`]; also when `d_weights` is given and the encoder's weights are quantized, or this is a build without
-/// the feature
-/// `research`.
-pub fn gradient_with_weights(
+/// As [`gradient`]; also when states are not those of the texts, or gradients of weights are asked for and the encoder's
+/// weights are quantized, or this is a build without the feature `research`.
+pub fn gradient_over(
     encoder: &Encoder,
     (task, label_weights): (&Task, &[f64]),
     (values, head): (&Values, &[f32]),
     texts: &[(&Tokenized, &Gold)],
     wanted: &[bool],
     tokens: usize,
-    d_weights: Option<&mut [f32]>,
+    extent: Extent<'_>,
 ) -> Result<Gradient> {
     if tasks::of(task.kind()).compares() {
         return Err(wrong("kind of task", "one whose loss is of one text", task.kind().name()));
@@ -263,26 +283,27 @@ pub fn gradient_with_weights(
         loss += found.value;
         (found.d_tokens, found.d_pooled)
     };
-    let values = backward(encoder, values, &tokenized, wanted, tokens, d_weights, &mut of_text)?;
+    let values = backward(encoder, values, &tokenized, wanted, tokens, extent, &mut of_text)?;
     Ok(Gradient { loss, values, head: d_head })
 }
 
-/// The gradients of a loss with respect to a task's values and, if `d_weights` is given, to weights.
+/// The gradients of a loss with respect to a task's values and, by `extent`, to weights.
 fn backward(
     encoder: &Encoder,
     values: &Values,
     texts: &[&Tokenized],
     wanted: &[bool],
     tokens: usize,
-    d_weights: Option<&mut [f32]>,
+    extent: Extent<'_>,
     loss: &mut LossFn<'_>,
 ) -> Result<Values> {
-    Ok(match d_weights {
+    Ok(match extent {
         #[cfg(feature = "research")]
-        Some(d) => encoder.gradient_with_weights(values, texts, wanted, tokens, d, loss)?,
+        Extent::Weights(d) => encoder.gradient_with_weights(values, texts, wanted, tokens, d, loss)?,
         #[cfg(not(feature = "research"))]
-        Some(_) => return Err(weights::no_research()),
-        None => encoder.gradient(values, texts, wanted, tokens, loss)?,
+        Extent::Weights(_) => return Err(weights::no_research()),
+        Extent::Above(cut, states) => encoder.gradient_above((cut, states), values, texts, wanted, tokens, loss)?,
+        Extent::Encoder => encoder.gradient(values, texts, wanted, tokens, loss)?,
     })
 }
 

@@ -59,6 +59,9 @@ pub struct Recipe {
     pub average: Average,
     /// Bytes of anonymous memory to stay within; none for no limit.
     pub memory_limit: Option<u64>,
+    /// Bytes of a file for what the encoder computes below the first trained layer; 0 to compute it in every step. The
+    /// patch is the same.
+    pub keep_states: u64,
     /// Epochs without a better score after which a run ends; none for never.
     pub patience: Option<u64>,
 }
@@ -118,6 +121,7 @@ impl Default for Recipe {
             metric: None,
             average: Average::None,
             memory_limit: None,
+            keep_states: 2_000_000_000,
             patience: None,
         }
     }

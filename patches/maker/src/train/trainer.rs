@@ -14,16 +14,17 @@ use edge_bundle::Slot;
 use edge_run::{Encoder, Tokenized, tasks};
 
 use super::{
-    Average, Event, Listener, Recipe, Sets, Slots, Weights,
+    Average, Event, Extent, Listener, Recipe, Sets, Slots, Weights,
     average::Averaged,
     checkpoint::{Best, Checkpoint, Current},
-    contrast, fingerprint, gradient_with_weights,
+    contrast, fingerprint, gradient_over,
     head::Head,
     labels::label_weights,
     memory::{Load, fitting},
     optimizer::{AdamW, clip, learning_rate_at},
     parts::{Part, kept_inputs, parts, zero_terms},
     recipe::is_residual,
+    states::States,
     texts::{TrainingText, tokenize},
     trained_weights::TrainedWeights,
     unless_stopped, wrong,
@@ -242,14 +243,23 @@ impl<'a> Trainer<'a> {
         (values, head.to_vec())
     }
 
+    /// Where the states of the texts will be kept, if there are any that stay the same.
+    pub fn states(&self, beside: &Path) -> Result<Option<States>> {
+        if self.weights.is_some() || self.recipe.keep_states == 0 {
+            return Ok(None);
+        }
+        let cut = self.encoder.cut(&self.initial, &self.wanted)?;
+        cut.map(|cut| States::begin(cut, beside, self.recipe.keep_states)).transpose()
+    }
+
     /// Does the remaining steps of a run, and gives the best parameters.
     pub fn run(
         &self,
         mut current: Current,
         learning_rate: f64,
         seed: u64,
-        state: &mut Checkpoint,
-        path: &Path,
+        (state, path): (&mut Checkpoint, &Path),
+        mut states: Option<&mut States>,
         event: &mut Listener<'_>,
     ) -> Result<Best> {
         /// Steps between checkpoints: a second or two of work.
@@ -275,7 +285,8 @@ impl<'a> Trainer<'a> {
                 }
                 let first = within as usize * self.recipe.batch;
                 let batch = &order[first..order.len().min(first + self.recipe.batch)];
-                let (loss, norm) = self.step(&mut current, weights.as_mut(), batch, learning_rate)?;
+                let (loss, norm) =
+                    self.step(&mut current, weights.as_mut(), states.as_deref_mut(), batch, learning_rate)?;
                 current.loss += loss * batch.len() as f64;
                 stopped = event(Event::Step { step: step + 1, loss, norm }).is_break();
             }
@@ -321,6 +332,7 @@ impl<'a> Trainer<'a> {
         &self,
         current: &mut Current,
         mut weights: Option<&mut TrainedWeights>,
+        states: Option<&mut States>,
         batch: &[usize],
         learning_rate: f64,
     ) -> Result<(f64, f64)> {
@@ -328,17 +340,26 @@ impl<'a> Trainer<'a> {
         let batch = batch.iter().map(|at| &self.train_texts[*at]);
         let changed = weights.as_ref().map(|weights| weights.encoder(self.encoder)).transpose()?;
         let encoder = changed.as_ref().unwrap_or(self.encoder);
-        let d_weights = weights.as_mut().map(|weights| weights.gradient());
+        let kept;
+        let extent = match (states, weights.as_mut()) {
+            (Some(states), _) => {
+                let texts: Vec<(usize, &Tokenized)> = batch.clone().flat_map(TrainingText::numbered).collect();
+                kept = states.of(encoder, &values, &texts, self.tokens)?;
+                Extent::Above(states.cut(), &kept)
+            }
+            (None, Some(weights)) => Extent::Weights(weights.gradient()),
+            (None, None) => Extent::Encoder,
+        };
         let (wanted, tokens) = (&self.wanted[..], self.tokens);
         let found = match self.task.kind() {
             Kind::Embedding(spec) => {
                 let pairs: Vec<&TrainingText<'_>> = batch.clone().collect();
-                contrast::gradient(encoder, spec, &values, &pairs, wanted, tokens, d_weights)?
+                contrast::gradient(encoder, spec, &values, &pairs, wanted, tokens, extent)?
             }
             _ => {
                 let texts: Vec<(&Tokenized, &Gold)> = batch.clone().map(|text| (&text.text, text.gold)).collect();
                 let task = (self.task, &self.label_weights[..]);
-                gradient_with_weights(encoder, task, (&values, &head), &texts, wanted, tokens, d_weights)?
+                gradient_over(encoder, task, (&values, &head), &texts, wanted, tokens, extent)?
             }
         };
         drop(changed);

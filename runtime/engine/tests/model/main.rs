@@ -4,6 +4,7 @@
 
 mod backward;
 mod batches;
+mod cut;
 mod disentangled;
 mod packed;
 mod positions;

@@ -113,6 +113,10 @@ pub(crate) struct RecipeArguments {
     /// Use at most this much memory, such as 60M, apart from the mapped weights; fewer tokens then run together
     #[arg(long, value_name = "BYTES", value_parser = memory)]
     pub memory_limit: Option<u64>,
+    /// Keep what the encoder computes below the first trained layer in a file of at most this size beside the output; 0
+    /// computes it in every step. The patch is the same
+    #[arg(long, value_name = "BYTES", default_value = "2G", value_parser = memory)]
+    pub keep_states: u64,
     /// End a run after this many epochs without a better dev score
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub patience: Option<u64>,
@@ -147,6 +151,7 @@ impl RecipeArguments {
             batch: self.batch as usize,
             average: self.average,
             memory_limit: self.memory_limit,
+            keep_states: self.keep_states,
             class_weights: self.class_weights,
             metric,
             patience: self.patience,
@@ -287,7 +292,7 @@ fn memory(text: &str) -> Result<u64, String> {
         Some((at, 'G' | 'g')) => (&text[..at], 1_000_000_000),
         _ => (text, 1),
     };
-    let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit)).filter(|bytes| *bytes > 0);
+    let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
     bytes.ok_or_else(|| "expected a number of bytes, or one with K, M or G".to_owned())
 }
 
