@@ -2,19 +2,24 @@
 
 #![allow(unsafe_code)]
 
-use core::arch::x86_64::{
-    __m256, __m256i, _MM_HINT_T0, _mm_prefetch, _mm256_add_epi32, _mm256_and_si256, _mm256_broadcast_ss,
-    _mm256_cvtepi32_ps, _mm256_dpbusd_avx_epi32, _mm256_fmadd_ps, _mm256_fnmadd_ps, _mm256_loadu_ps,
-    _mm256_loadu_si256, _mm256_madd_epi16, _mm256_mul_ps, _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_ps,
-    _mm256_setzero_ps, _mm256_setzero_si256, _mm256_slli_epi16, _mm256_srai_epi16, _mm256_srli_epi16, _mm256_storeu_ps,
+use core::arch::{
+    asm,
+    x86_64::{
+        __m256, __m256i, _MM_HINT_T0, _mm_prefetch, _mm256_add_epi32, _mm256_and_si256, _mm256_cvtepi32_ps,
+        _mm256_dpbusd_avx_epi32, _mm256_fmadd_ps, _mm256_fnmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256,
+        _mm256_madd_epi16, _mm256_mul_ps, _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_ps,
+        _mm256_setzero_si256, _mm256_slli_epi16, _mm256_srai_epi16, _mm256_srli_epi16, _mm256_storeu_ps,
+    },
 };
 
 use crate::layout::{PANEL_GROUP, PANEL_WIDTH};
 
-use super::blocked::{Job, QuantizedJob, QuantizedTile, Tile};
+use super::blocked::{Job, QuantizedJob, QuantizedTile, Tile, begins};
 
 /// Values of 32 bits in a register.
 const LANES: usize = 8;
+/// Inputs that a turn of a loop multiplies.
+const UNROLLED: usize = 8;
 
 /// Picks the instance of `tile` for a number of rows.
 macro_rules! instance {
@@ -76,6 +81,39 @@ impl QuantizedTile for VnniQuantized {
     }
 }
 
+/// Loads row `$at` of a panel.
+///
+/// In assembly, as `broadcast`: the compiler would load more values than there are registers.
+macro_rules! load_row {
+    ($w:expr, $at:literal) => {{
+        let (low, high): (__m256, __m256);
+        asm!(
+            concat!("vmovups {low}, [{w} + 64 * ", $at, "]"),
+            concat!("vmovups {high}, [{w} + 64 * ", $at, " + 32]"),
+            low = out(ymm_reg) low,
+            high = out(ymm_reg) high,
+            w = in(reg) $w,
+            options(readonly, nostack, preserves_flags),
+        );
+        [low, high]
+    }};
+}
+
+/// Value `$k + $at` of a row, eight times.
+macro_rules! broadcast {
+    ($x:expr, $k:expr, $at:literal) => {{
+        let value: __m256;
+        asm!(
+            concat!("vbroadcastss {value}, dword ptr [{x} + 4 * {k} + 4 * ", $at, "]"),
+            value = lateout(ymm_reg) value,
+            x = in(reg) $x,
+            k = in(reg) $k,
+            options(readonly, nostack, preserves_flags),
+        );
+        value
+    }};
+}
+
 /// [`Tile::add`] for `R` rows and one panel, the whole tile in registers.
 ///
 /// # Safety
@@ -94,19 +132,42 @@ unsafe fn add<const R: usize>(job: &Job) {
                 }
             }
         }
-        let mut fetch_at = fetch.from;
-        for k in 0..depth {
+        let rows: [*const f32; R] = begins(x, x_stride);
+        // A turn fetches the lines of all its inputs, or none of them.
+        let mut fetch_at = fetch.from.saturating_mul(UNROLLED);
+        let (mut w, mut k) = (w, 0);
+        macro_rules! step {
+            ($at:literal) => {
+                let [low, high] = load_row!(w, $at);
+                for (row, x) in sums.iter_mut().zip(rows) {
+                    let value = broadcast!(x, k, $at);
+                    row[0] = _mm256_fmadd_ps(low, value, row[0]);
+                    row[1] = _mm256_fmadd_ps(high, value, row[1]);
+                }
+            };
+        }
+        // Several inputs at a time, so that the loop itself takes few instructions.
+        while k + UNROLLED <= depth {
             if k == fetch_at {
-                fetch_at += fetch.step;
-                _mm_prefetch::<_MM_HINT_T0>(fetch.ahead.wrapping_add(k * PANEL_WIDTH).cast());
+                let line = |at: usize| fetch.ahead.wrapping_add((k + at) * PANEL_WIDTH).cast();
+                (0..UNROLLED).for_each(|at| _mm_prefetch::<_MM_HINT_T0>(line(at)));
+                fetch_at += fetch.step * UNROLLED;
             }
-            let low = _mm256_loadu_ps(w.add(k * PANEL_WIDTH));
-            let high = _mm256_loadu_ps(w.add(k * PANEL_WIDTH + LANES));
-            for (r, row) in sums.iter_mut().enumerate() {
-                let value = _mm256_broadcast_ss(&*x.add(r * x_stride + k));
-                row[0] = _mm256_fmadd_ps(low, value, row[0]);
-                row[1] = _mm256_fmadd_ps(high, value, row[1]);
-            }
+            step!(0);
+            step!(1);
+            step!(2);
+            step!(3);
+            step!(4);
+            step!(5);
+            step!(6);
+            step!(7);
+            w = w.add(UNROLLED * PANEL_WIDTH);
+            k += UNROLLED;
+        }
+        while k < depth {
+            step!(0);
+            w = w.add(PANEL_WIDTH);
+            k += 1;
         }
         for (r, row) in sums.iter().enumerate() {
             for (half, sum) in row.iter().enumerate() {

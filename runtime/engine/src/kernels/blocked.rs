@@ -33,6 +33,21 @@ pub(super) trait Tile {
     fn fetch(_line: *const f32) {}
 }
 
+/// Where each of `R` rows begins. The assembly hides from the compiler that these are multiples of the stride, which it
+/// would compute again in every iteration.
+#[cfg(any(target_arch = "aarch64", target_arch = "x86_64"))]
+#[expect(clippy::pointers_in_nomem_asm_block, reason = "the pointer passes through, and is not read")]
+pub(super) fn begins<T, const R: usize>(first: *const T, stride: usize) -> [*const T; R] {
+    let mut next = first;
+    core::array::from_fn(|_| {
+        let mut row = next;
+        next = next.wrapping_add(stride);
+        // SAFETY: nothing happens.
+        unsafe { core::arch::asm!("/* {} */", inout(reg) row, options(pure, nomem, nostack, preserves_flags)) }
+        row
+    })
+}
+
 /// The operands of a tile. Strides are from one row to the next, in values.
 #[cfg_attr(
     not(target_arch = "x86_64"),
@@ -57,8 +72,8 @@ pub(super) struct Job {
 }
 
 /// What to prefetch during a tile. When the tile is at row (or group) `k`, it prefetches that row of the panels at
-/// `ahead`, which have the layout of its own; for `k` = `from`, `from + step` and so on. The processor's own
-/// prefetching stops at every page.
+/// `ahead`, which have the layout of its own; for `k` = `from`, `from + step` and so on. A tile that takes several rows
+/// in a turn counts turns. The processor's own prefetching stops at every page.
 #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "NEON's tiles fetch nothing"))]
 #[derive(Clone, Copy)]
 pub(super) struct Fetch<T> {

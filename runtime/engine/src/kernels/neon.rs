@@ -21,7 +21,7 @@ use crate::layout::{PANEL_GROUP, PANEL_WIDTH};
 
 use super::{
     GROUP, Scale,
-    blocked::{Job, QuantizedJob, QuantizedTile, Tile, tiles_of},
+    blocked::{Job, QuantizedJob, QuantizedTile, Tile, begins, tiles_of},
 };
 
 vector_unit! {
@@ -340,19 +340,6 @@ fn each_group(job: &QuantizedJob) -> impl Iterator<Item = usize> {
     const MOST: usize = GROUP / PANEL_GROUP;
     let groups = job.groups;
     (0..groups).step_by(MOST).map(move |first| (groups - first).min(MOST))
-}
-
-/// Where each of `R` rows begins. The assembly hides from the compiler that these are multiples of the stride, which it
-/// would compute again in every iteration.
-fn begins<T, const R: usize>(first: *const T, stride: usize) -> [*const T; R] {
-    let mut next = first;
-    core::array::from_fn(|_| {
-        let mut row = next;
-        next = next.wrapping_add(stride);
-        // SAFETY: nothing happens.
-        unsafe { asm!("/* {} */", inout(reg) row, options(pure, nomem, nostack, preserves_flags)) }
-        row
-    })
 }
 
 /// Four quantized values, four times.
