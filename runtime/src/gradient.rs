@@ -70,6 +70,28 @@ impl Tokenized {
     }
 }
 
+/// What of an encoder runs, forward and backward.
+pub enum Extent<'e> {
+    /// All of it.
+    Encoder,
+    /// What lies above a cut, from the states of each text: see [`Encoder::states`].
+    Above(&'e Cut, &'e [Vec<f32>]),
+    /// All of it, and the gradient of every weight is added to these floats, in the order of [`crate::OwnWeights`].
+    #[cfg(feature = "research")]
+    Weights(&'e mut [f32]),
+}
+
+impl Extent<'_> {
+    /// The same for a pass that adds to no weight's gradient.
+    #[must_use]
+    pub fn without_weights(&self) -> Extent<'_> {
+        match self {
+            Extent::Above(cut, states) => Extent::Above(cut, states),
+            _ => Extent::Encoder,
+        }
+    }
+}
+
 impl Encoder {
     /// Tokens of a text for a task: one sequence, cut at the task's limit. For span extraction, the same windows of the
     /// second text as when answering.
@@ -104,23 +126,7 @@ impl Encoder {
         tokens: usize,
         loss: &mut LossFn<'_>,
     ) -> Result<Values> {
-        self.gradients(values, texts, wanted, tokens, (None, None), loss)
-    }
-
-    /// As [`Encoder::gradient`], with the same bits, from `states` of the texts: see [`Encoder::states`].
-    ///
-    /// # Errors
-    /// As [`Encoder::gradient`]; also when the states are not those of the texts, or something below the cut is wanted.
-    pub fn gradient_above(
-        &self,
-        (cut, states): (&Cut, &[Vec<f32>]),
-        values: &Values,
-        texts: &[&Tokenized],
-        wanted: &[bool],
-        tokens: usize,
-        loss: &mut LossFn<'_>,
-    ) -> Result<Values> {
-        self.gradients(values, texts, wanted, tokens, (Some((cut, states)), None), loss)
+        self.gradient_over(Extent::Encoder, values, texts, wanted, tokens, loss)
     }
 
     /// The place in the encoder below which nothing is `wanted`; none if that is below all of it. What the encoder
@@ -155,39 +161,19 @@ impl Encoder {
         Ok(states)
     }
 
-    /// As [`Encoder::gradient`]; also adds the gradient of every weight to `d_weights`, in the order of
-    /// [`crate::OwnWeights`]. This takes half as much time again, and keeps every operator's output.
+    /// As [`Encoder::gradient`], over an extent. Gradients of weights take half as much time again, and keep every
+    /// operator's output.
     ///
     /// # Errors
-    /// As [`Encoder::gradient`] and [`Encoder::own_weights`].
-    #[cfg(feature = "research")]
-    pub fn gradient_with_weights(
+    /// As [`Encoder::gradient`]; also when states are not those of the texts, or something below their cut is wanted; with
+    /// gradients of weights as [`Encoder::own_weights`].
+    pub fn gradient_over(
         &self,
+        extent: Extent<'_>,
         values: &Values,
         texts: &[&Tokenized],
         wanted: &[bool],
         tokens: usize,
-        d_weights: &mut [f32],
-        loss: &mut LossFn<'_>,
-    ) -> Result<Values> {
-        let expected = self.lowered()?.weights().floats()?;
-        if d_weights.len() != expected {
-            return Err(Error::Input {
-                place: "gradients of weights".to_owned(),
-                expected: format!("{expected} places"),
-                found: d_weights.len().to_string(),
-            });
-        }
-        self.gradients(values, texts, wanted, tokens, (None, Some(d_weights)), loss)
-    }
-
-    fn gradients(
-        &self,
-        values: &Values,
-        texts: &[&Tokenized],
-        wanted: &[bool],
-        tokens: usize,
-        (states, mut d_weights): (Option<(&Cut, &[Vec<f32>])>, Option<&mut [f32]>),
         loss: &mut LossFn<'_>,
     ) -> Result<Values> {
         let engine = self.lowered()?;
@@ -195,21 +181,24 @@ impl Encoder {
         self.check_values(values, wanted)?;
         let flat = TaskValues::of(values);
         let wanted = self.wanted_values(values, wanted);
-        let found = states.map_or(texts.len(), |(_, states)| states.len());
-        if found != texts.len() {
-            return Err(Error::Input {
-                place: "states".to_owned(),
-                expected: format!("those of {} texts", texts.len()),
-                found: found.to_string(),
-            });
+        let wrong = |place: &str, expected: String, found: usize| {
+            Err(Error::Input { place: place.to_owned(), expected, found: found.to_string() })
+        };
+        match &extent {
+            Extent::Above(_, states) if states.len() != texts.len() => {
+                return wrong("states", format!("those of {} texts", texts.len()), states.len());
+            }
+            #[cfg(feature = "research")]
+            Extent::Weights(d) if d.len() != engine.weights().floats()? => {
+                return wrong("gradients of weights", format!("{} places", engine.weights().floats()?), d.len());
+            }
+            _ => {}
         }
+        let mut extent = extent;
         let mut sums = vec![0.0f32; flat.all().len()];
         for run in runs(texts.iter().map(|text| text.len()), tokens) {
             let batch = batch_of(&texts[run.clone()]);
-            let of_sequences: Vec<&[f32]> = match states {
-                Some((_, states)) => states[run.clone()].iter().map(Vec::as_slice).collect(),
-                None => Vec::new(),
-            };
+            let mut of_sequences: Vec<&[f32]> = Vec::new();
             let mut misshapen = None;
             let mut of_run = |sequence: SequenceLoss<'_>| {
                 let at = run.start + sequence.number;
@@ -235,14 +224,16 @@ impl Encoder {
                     misshapen = Some(at);
                 }
             };
-            let mut gradients = Gradients::new(&mut sums, &wanted, flat.terms());
-            if let Some((cut, _)) = states {
-                gradients = gradients.above(States { cut, of_sequences: &of_sequences });
-            }
-            #[cfg(feature = "research")]
-            let mut gradients = gradients.with_weights(edge_engine::WeightGradients(d_weights.as_deref_mut()));
-            #[cfg(not(feature = "research"))]
-            debug_assert!(d_weights.take().is_none(), "asked for by nobody");
+            let gradients = Gradients::new(&mut sums, &wanted, flat.terms());
+            let mut gradients = match &mut extent {
+                Extent::Encoder => gradients,
+                Extent::Above(cut, states) => {
+                    of_sequences.extend(states[run.clone()].iter().map(Vec::as_slice));
+                    gradients.above(States { cut, of_sequences: &of_sequences })
+                }
+                #[cfg(feature = "research")]
+                Extent::Weights(d) => gradients.with_weights(edge_engine::WeightGradients(Some(d))),
+            };
             engine.gradient(&batch, flat.all(), &mut gradients, &mut of_run)?;
             if let Some(at) = misshapen {
                 return Err(Error::Input {

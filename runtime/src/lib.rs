@@ -55,7 +55,7 @@ pub use edge_engine::Cut;
 pub use encoder::{Encoder, LoadTiming, Options, Request};
 pub use engine::{Activations, EngineKind, EngineOptions};
 pub use error::{Error, Result, TextError};
-pub use gradient::{LossFn, Tokenized};
+pub use gradient::{Extent, LossFn, Tokenized};
 pub use kernel::cpu_is_known;
 pub use memory::{MappedMemory, Memory, ask_memory};
 #[cfg(feature = "research")]

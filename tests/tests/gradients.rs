@@ -4,9 +4,9 @@
 use bias_patch::{LowRank, Task, Values};
 use edge_patch::{
     data::Gold,
-    train::{Extent, gradient, gradient_over},
+    train::{gradient, gradient_over},
 };
-use edge_run::{Activations, Encoder, EngineOptions, OwnWeights, RUN_TOKENS, Text, Tokenized};
+use edge_run::{Activations, Encoder, EngineOptions, Extent, OwnWeights, RUN_TOKENS, Text, Tokenized};
 use serde_json::json;
 use system_tests::{Fixture, Gradients, has_effect, int4, int8, small_bundle, small_bundle_with};
 

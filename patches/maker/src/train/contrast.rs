@@ -10,10 +10,10 @@
 //! vectors take memory for every text of a step: 16 bytes a value.
 
 use bias_patch::{Embedding, Pooling, Values};
-use edge_run::{Encoder, Tokenized, tasks::pooling};
+use edge_run::{Encoder, Extent, Tokenized, tasks::pooling};
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2};
 
-use super::{Extent, Gradient, backward, texts::TrainingText};
+use super::{Gradient, texts::TrainingText};
 use crate::{Result, data::Gold};
 
 /// What cosines are multiplied by: 1 / temperature.
@@ -33,7 +33,7 @@ pub(super) fn gradient(
     let dimensions = spec.dimensions.map_or(usize::MAX, |dimensions| dimensions as usize);
     let mut vectors: Vec<Unit> = Vec::with_capacity(texts.len());
     let nothing = vec![false; wanted.len()];
-    backward(encoder, values, &texts, &nothing, tokens, extent.forward(), &mut |_, tokens, pooled| {
+    encoder.gradient_over(extent.without_weights(), values, &texts, &nothing, tokens, &mut |_, tokens, pooled| {
         let vector = pooling::forward(spec.pooling, tokens, pooled);
         vectors.push(Unit::of(vector.iter().take(dimensions).map(|v| f64::from(*v)).collect()));
         unchanged(spec.pooling, tokens, pooled)
@@ -41,7 +41,7 @@ pub(super) fn gradient(
     let of_pairs: Vec<(usize, &Gold)> = pairs.iter().map(|pair| (1 + pair.with.len(), pair.gold)).collect();
     let ids: Vec<&[u32]> = texts.iter().map(|text| text.ids()).collect();
     let (loss, d_vectors) = loss(&of_pairs, &ids, &vectors);
-    let values = backward(encoder, values, &texts, wanted, tokens, extent, &mut |at, tokens, pooled| {
+    let values = encoder.gradient_over(extent, values, &texts, wanted, tokens, &mut |at, tokens, pooled| {
         let d = vectors[at].backward(&d_vectors[at]);
         let d = Array1::from_shape_fn(tokens.ncols(), |column| d.get(column).map_or(0.0, |d| *d as f32));
         let mut d_tokens = Array2::zeros(tokens.raw_dim());

@@ -33,7 +33,7 @@ mod weights;
 use std::{ops::ControlFlow, path::Path};
 
 use bias_patch::{Digest, Patch, Task, Values};
-use edge_run::{Cut, Encoder, LossFn, Tokenized, tasks};
+use edge_run::{Encoder, Extent, Tokenized, tasks};
 use ndarray::{ArrayView1, ArrayView2};
 
 pub use job::{Job, beside};
@@ -233,32 +233,12 @@ pub fn gradient(
     gradient_over(encoder, (task, &[]), (values, head), texts, wanted, tokens, Extent::Encoder)
 }
 
-/// What of the encoder a step runs over.
-pub enum Extent<'e> {
-    /// All of it.
-    Encoder,
-    /// What lies above a cut, from the states of each text: see [`edge_run::Encoder::states`].
-    Above(&'e Cut, &'e [Vec<f32>]),
-    /// All of it, and the gradient of every weight is added to these floats, in the order of [`edge_run::OwnWeights`].
-    Weights(&'e mut [f32]),
-}
-
-impl Extent<'_> {
-    /// The same for a pass that adds to no weight's gradient.
-    fn forward(&self) -> Extent<'_> {
-        match self {
-            Extent::Above(cut, states) => Extent::Above(cut, states),
-            Extent::Encoder | Extent::Weights(_) => Extent::Encoder,
-        }
-    }
-}
-
 /// As [`gradient`], over an extent, with losses that are multiplied by `label_weights`, one for each of the task's labels,
 /// if there are any.
 ///
 /// # Errors
 /// As [`gradient`]; also when states are not those of the texts, or gradients of weights are asked for and the encoder's
-/// weights are quantized, or this is a build without the feature `research`.
+/// weights are quantized.
 pub fn gradient_over(
     encoder: &Encoder,
     (task, label_weights): (&Task, &[f64]),
@@ -283,28 +263,8 @@ pub fn gradient_over(
         loss += found.value;
         (found.d_tokens, found.d_pooled)
     };
-    let values = backward(encoder, values, &tokenized, wanted, tokens, extent, &mut of_text)?;
+    let values = encoder.gradient_over(extent, values, &tokenized, wanted, tokens, &mut of_text)?;
     Ok(Gradient { loss, values, head: d_head })
-}
-
-/// The gradients of a loss with respect to a task's values and, by `extent`, to weights.
-fn backward(
-    encoder: &Encoder,
-    values: &Values,
-    texts: &[&Tokenized],
-    wanted: &[bool],
-    tokens: usize,
-    extent: Extent<'_>,
-    loss: &mut LossFn<'_>,
-) -> Result<Values> {
-    Ok(match extent {
-        #[cfg(feature = "research")]
-        Extent::Weights(d) => encoder.gradient_with_weights(values, texts, wanted, tokens, d, loss)?,
-        #[cfg(not(feature = "research"))]
-        Extent::Weights(_) => return Err(weights::no_research()),
-        Extent::Above(cut, states) => encoder.gradient_above((cut, states), values, texts, wanted, tokens, loss)?,
-        Extent::Encoder => encoder.gradient(values, texts, wanted, tokens, loss)?,
-    })
 }
 
 /// The error of a training that its listener stops.

@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 
 use edge_bundle::PanelEntry;
-use edge_run::{Encoder, OwnWeights};
+use edge_run::{Encoder, Extent, OwnWeights};
 
 use super::{Weights, optimizer::AdamW};
 use crate::{Result, random::Random};
@@ -44,10 +44,10 @@ impl TrainedWeights {
         Ok(encoder.with_weights(&self.own)?)
     }
 
-    /// The buffer for the gradient of every weight, set to zero.
-    pub fn gradient(&mut self) -> &mut [f32] {
+    /// What a step runs over: all of the encoder, with a gradient of every weight that is zero.
+    pub fn extent(&mut self) -> Extent<'_> {
         self.trained.gradient.fill(0.0);
-        &mut self.trained.gradient
+        Extent::Weights(&mut self.trained.gradient)
     }
 
     /// The gradient of the trained weights alone. It overwrites the gradient of all weights; [`TrainedWeights::step`]

@@ -11,10 +11,10 @@ use bias_patch::{
     Values,
 };
 use edge_bundle::Slot;
-use edge_run::{Encoder, Tokenized, tasks};
+use edge_run::{Encoder, Extent, Tokenized, tasks};
 
 use super::{
-    Average, Event, Extent, Listener, Recipe, Sets, Slots, Weights,
+    Average, Event, Listener, Recipe, Sets, Slots, Weights,
     average::Averaged,
     checkpoint::{Best, Checkpoint, Current},
     contrast, fingerprint, gradient_over,
@@ -347,7 +347,7 @@ impl<'a> Trainer<'a> {
                 kept = states.of(encoder, &values, &texts, self.tokens)?;
                 Extent::Above(states.cut(), &kept)
             }
-            (None, Some(weights)) => Extent::Weights(weights.gradient()),
+            (None, Some(weights)) => weights.extent(),
             (None, None) => Extent::Encoder,
         };
         let (wanted, tokens) = (&self.wanted[..], self.tokens);

@@ -4,6 +4,8 @@ use edge_engine::{Activations, Batch, Cut, Error, Gradients, LowRank, SequenceLo
 
 use super::{HIDDEN, Small, batch, machine, numbers, sequences};
 
+type Make = fn(bool, fn(&str) -> bool) -> Small;
+
 /// The gradients of the wanted values, from states if there are any.
 fn gradient(
     small: &Small,
@@ -36,10 +38,8 @@ fn cut(small: &Small, wanted: &[bool], places: &[Option<LowRank>]) -> Option<Cut
 
 #[test]
 fn a_pass_that_begins_at_states_has_the_bits_of_one_from_tokens() {
-    for (kernel, make) in kernels().into_iter().flat_map(|kernel| {
-        [Small::new, Small::of_normed, Small::of_distances]
-            .map(|make: fn(bool, fn(&str) -> bool) -> Small| (kernel, make))
-    }) {
+    let makers: [Make; 3] = [Small::new, Small::of_normed, Small::of_distances];
+    for (kernel, make) in kernels().into_iter().flat_map(|kernel| makers.map(|make| (kernel, make))) {
         for (quantized, activations) in [(false, Activations::F32), (true, Activations::Int8)] {
             let (small, machine) = (make(quantized, |_| true), machine(kernel, activations));
             let (values, places) = small.with_terms(30, |_| 1);
