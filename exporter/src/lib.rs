@@ -6,6 +6,7 @@
 //! damaged ones.
 #![forbid(unsafe_code)]
 
+pub mod command;
 mod distances;
 mod encoder;
 mod error;

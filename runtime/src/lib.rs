@@ -23,6 +23,7 @@ pub mod bench;
 mod bpe;
 mod charsmap;
 pub mod cli;
+pub mod command;
 mod encoder;
 mod engine;
 mod error;

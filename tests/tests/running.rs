@@ -3,13 +3,17 @@
 use std::{
     fs,
     io::{BufRead, BufReader, Write},
-    process::{Output, Stdio},
+    os::unix::process::ExitStatusExt,
+    process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
 };
 
 use edge_run::{Answer, Encoder, EngineOptions, Patch, Request, Text};
 use serde_json::Value;
 use system_tests::{
-    FAMILIES, assert_refused, assert_succeeded, command, patch, place::Place, small_bundle, task, with_input,
+    FAMILIES, assert_refused, assert_succeeded, command, http::PATIENCE, patch, place::Place, small_bundle, task,
+    with_input,
 };
 
 #[test]
@@ -246,9 +250,8 @@ fn patches_of_one_name_are_told_apart_by_their_files() {
     assert_eq!(names, ["label.bias", "second.bias", "number"]);
 }
 
-#[test]
-fn unbuffered_answers_come_before_the_next_line_goes_in() {
-    let place = Place::new("bert");
+/// A run that answers each line as it comes.
+fn unbuffered(place: &Place) -> (Child, ChildStdin, BufReader<ChildStdout>) {
     let mut child = command("edge-run", place.home.path())
         .current_dir(place.home.path())
         .args(["--bundle", "bundle", "-p", "label.bias", "-o", "jsonl", "--unbuffered"])
@@ -256,7 +259,14 @@ fn unbuffered_answers_come_before_the_next_line_goes_in() {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let (mut stdin, mut stdout) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+    let (stdin, stdout) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+    (child, stdin, stdout)
+}
+
+#[test]
+fn unbuffered_answers_come_before_the_next_line_goes_in() {
+    let place = Place::new("bert");
+    let (mut child, mut stdin, mut stdout) = unbuffered(&place);
     for line in 1..=3 {
         writeln!(stdin, "good").unwrap();
         let mut answer = String::new();
@@ -265,6 +275,26 @@ fn unbuffered_answers_come_before_the_next_line_goes_in() {
     }
     drop(stdin);
     assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn an_interrupt_ends_a_run_that_waits_for_a_line() {
+    let place = Place::new("bert");
+    let (mut child, mut stdin, mut stdout) = unbuffered(&place);
+    writeln!(stdin, "good").unwrap();
+    // After its answer it waits.
+    stdout.read_line(&mut String::new()).unwrap();
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    // Its input stays open, so nothing else ends it.
+    let begun = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        assert!(begun.elapsed() < PATIENCE, "it still runs");
+        thread::sleep(Duration::from_millis(10));
+    };
+    assert_eq!(status.signal(), Some(2));
 }
 
 #[test]

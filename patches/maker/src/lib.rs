@@ -6,6 +6,7 @@
 //! [`pull`] share patches on the Hugging Face Hub.
 #![forbid(unsafe_code)]
 
+pub mod command;
 pub mod data;
 mod embed;
 mod error;

@@ -5,6 +5,7 @@
 //! their words. The interpreter's lock is free while an encoder loads, runs or is trained; an interrupt is seen between
 //! runs of some dozen answers and between steps.
 
+mod commands;
 mod making;
 mod values;
 
@@ -28,6 +29,8 @@ mod module {
 
     #[pymodule_export]
     use super::Error;
+    #[pymodule_export]
+    use super::commands::command;
     #[pymodule_export]
     use super::making::{from_peft, to_peft, train};
     use super::values::{elements, kind, named, patch_of, refused, text_of};

@@ -14,6 +14,7 @@ compile_error!("edge-serve needs a Unix system");
 mod ask;
 mod batcher;
 mod choice;
+pub mod command;
 mod directory;
 mod embeddings;
 mod encoders;

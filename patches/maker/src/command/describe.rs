@@ -1,13 +1,13 @@
 //! The text output of edge-patch, line by line.
 
-use bias_patch::{Embedding, Encoding, Kind, Pooling};
-use edge_patch::{
+use crate::{
     Difference, Evaluation, Kept, Loss, Report, Searched, SlotReport,
     train::{RateScores, Run, Spread, best_rate, by_learning_rate},
 };
+use bias_patch::{Embedding, Encoding, Kind, Pooling};
 use serde::Serialize;
 
-use crate::cells::Cell;
+use super::cells::Cell;
 
 /// The mean and standard deviation over the seeds, for each learning rate; on a test set too, if there is one.
 pub(crate) fn describe_runs(runs: &[Run], lines: &mut Vec<String>) {

@@ -1,5 +1,4 @@
 //! `edge-patch`: makes and inspects patches.
-#![forbid(unsafe_code)]
 
 mod cells;
 mod convert;
@@ -14,23 +13,23 @@ mod table;
 mod training;
 
 use std::{
+    ffi::OsString,
     fs,
     io::{self, Write},
     path::{Path, PathBuf},
-    process::ExitCode,
 };
 
-use bias_patch::{Patch, SlotKind, Task, atomic};
-use clap::{Parser, Subcommand, ValueEnum};
-use edge_bundle::{Base, Bundle, Store};
-use edge_patch::{
+use crate::{
     Error, Result,
     data::{BYTE_ORDER_MARK, read_examples},
     difference, embedding, evaluate, extract, extract_peft, import, of_sentence_transformers,
 };
+use bias_patch::{Patch, SlotKind, Task, atomic};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use edge_bundle::{Base, Bundle, Store};
 use edge_run::{Encoder, EngineOptions, tasks};
 
-use crate::{
+use self::{
     convert::{ConvertArguments, run_conversion},
     describe::{Evaluated, describe_difference, describe_evaluation},
     encodings::{EncodingsArguments, run_encodings},
@@ -216,17 +215,24 @@ fn note(text: &str) -> Result<(String, String), String> {
     Ok((key.to_owned(), value.to_owned()))
 }
 
-fn main() -> ExitCode {
-    match run(Arguments::parse().command, &mut io::stdout().lock()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+/// The command line, to write manual pages and completions from.
+pub fn definition() -> clap::Command {
+    Arguments::command()
+}
+
+/// Runs the command and gives its exit code. The first of `arguments` is the program's name. Usage errors, `--help` and
+/// `--version` end the process.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
+    match run(Arguments::parse_from(arguments).command, &mut io::stdout().lock()) {
+        Ok(()) => 0,
+        Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => 0,
         Err(Failure::Output(error)) => {
             eprintln!("edge-patch: cannot write the output: {error}");
-            ExitCode::FAILURE
+            1
         }
         Err(Failure::Work(error)) => {
             eprintln!("edge-patch: {error}");
-            ExitCode::FAILURE
+            1
         }
     }
 }

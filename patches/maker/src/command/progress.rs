@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use edge_patch::{
+use crate::{
     Error, Result,
     log::{Entry, check_log},
     train::{Event, Lines},

@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 
+use crate::{Result, inspect};
 use bias_patch::Patch;
 use clap::Args;
 use edge_bundle::Store;
-use edge_patch::{Result, inspect};
 
-use crate::{describe::describe, file_bytes, open_encoder};
+use super::{describe::describe, file_bytes, open_encoder};
 
 #[derive(Args)]
 pub(crate) struct InspectArguments {

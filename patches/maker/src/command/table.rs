@@ -3,15 +3,15 @@
 
 use std::path::{Path, PathBuf};
 
-use bias_patch::{Pooling, atomic};
-use clap::{Args, ValueEnum};
-use edge_bundle::Bundle;
-use edge_patch::{
+use crate::{
     Result,
     train::{Job, Slots, Spread, Weights, best_rate},
 };
+use bias_patch::{Pooling, atomic};
+use clap::{Args, ValueEnum};
+use edge_bundle::Bundle;
 
-use crate::{
+use super::{
     cells::Cell,
     check_apart,
     progress::Progress,

@@ -5,14 +5,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use bias_patch::{Encoding, atomic};
-use edge_patch::{
+use crate::{
     Error, Result, evaluate, metric_named,
     train::{Event, Job, Recipe, Run, Trained, Weights, beside, fingerprint, subset},
 };
+use bias_patch::{Encoding, atomic};
 use serde::{Deserialize, Serialize};
 
-use crate::progress::Progress;
+use super::progress::Progress;
 
 /// The result of a training: a cell of a table.
 #[derive(Debug, Serialize, Deserialize)]

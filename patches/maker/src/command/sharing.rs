@@ -2,13 +2,13 @@
 
 use std::path::PathBuf;
 
+use crate::{Measured, Push, Pushed, Result, data::read_examples, evaluate, pull, push};
 use bias_patch::Patch;
 use clap::Args;
 use edge_bundle::HubPatch;
-use edge_patch::{Measured, Push, Pushed, Result, data::read_examples, evaluate, pull, push};
 use edge_run::EngineOptions;
 
-use crate::{load_encoder, open_encoder, report_skipped};
+use super::{load_encoder, open_encoder, report_skipped};
 
 #[derive(Args)]
 pub(crate) struct PushArguments {

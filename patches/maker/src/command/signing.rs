@@ -5,9 +5,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::{Result, sign};
 use bias_patch::Keys;
 use clap::Args;
-use edge_patch::{Result, sign};
 
 /// Sign patches.
 #[derive(Args)]

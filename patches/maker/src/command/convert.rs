@@ -6,17 +6,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use bias_patch::{Encoding, Patch, Task};
-use clap::Args;
-use edge_patch::{
+use crate::{
     Error, Refinement, Result, Search,
     data::{Example, Texts, read_examples, read_texts},
     kept, largest_change, metric_named, split,
 };
+use bias_patch::{Encoding, Patch, Task};
+use clap::Args;
 use edge_run::{EngineOptions, Text};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::{
+use super::{
     describe::describe_search, file_bytes, load_encoder, note, open_encoder, report_skipped, training::learning_rate,
 };
 

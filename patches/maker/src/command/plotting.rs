@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::{Result, inspect, plot::Picture};
 use bias_patch::{Patch, atomic};
 use clap::{Args, Subcommand};
-use edge_patch::{Result, inspect, plot::Picture};
 
-use crate::{file_bytes, open_encoder};
+use super::{file_bytes, open_encoder};
 
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]

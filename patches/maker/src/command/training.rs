@@ -2,18 +2,18 @@
 
 use std::path::{Path, PathBuf};
 
-use bias_patch::{Pooling, Task};
-use clap::Args;
-use edge_bundle::Bundle;
-use edge_patch::{
+use crate::{
     Error, Result,
     data::{Example, check_variety, read_examples, unused_labels},
     log::Entry,
     train::{Average, ClassWeights, Job, Recipe, Sets, Slots, Weights, best_rate, best_run, subset},
 };
+use bias_patch::{Pooling, Task};
+use clap::Args;
+use edge_bundle::Bundle;
 use edge_run::{Encoder, EngineOptions};
 
-use crate::{
+use super::{
     cells::{Cell, file_of_size},
     describe::describe_cells,
     progress::Progress,
@@ -226,7 +226,7 @@ pub(crate) fn run_training(arguments: &TrainArguments) -> Result<Vec<String>> {
         };
         progress.finish()?;
         let mut lines = Vec::new();
-        crate::describe::describe_runs(&runs, &mut lines);
+        super::describe::describe_runs(&runs, &mut lines);
         let best = best_run(&runs).and_then(|run| Some((run.dev?, run.test)));
         lines.push(match best {
             Some((dev, Some(test))) => format!("{what}, {metric} {dev:.4} on dev, {test:.4} on test"),
