@@ -108,6 +108,7 @@ def as_debian_package(board, directory, output):
         for place in (root / "DEBIAN", root / "usr/bin", units):
             place.mkdir(parents=True)
         (root / "DEBIAN/control").write_text(control)
+        write_manual(commands, root / "usr/share")
         shutil.copytree(directory, root / "usr/share/edge-run")
         for command in commands:
             os.rename(root / "usr/share/edge-run" / command, root / "usr/bin" / command)
@@ -118,6 +119,15 @@ def as_debian_package(board, directory, output):
             own.mkdir()
             shutil.copy2(ROOT / "targets/edge-serve.conf", own)
         run("dpkg-deb", "--root-owner-group", "--build", root, output)
+
+
+def write_manual(commands, share):
+    """Puts the manual pages and completions of some commands where Debian has them."""
+    run("cargo", "run", "--quiet", "--locked", "--package", "edge-manual", "--", share)
+    os.rename(share / "zsh/site-functions", share / "zsh/vendor-completions")
+    of_commands = re.compile(f"_?({'|'.join(commands)})([-.].*)?")
+    for file in [path for path in share.rglob("*") if path.is_file() and not of_commands.fullmatch(path.name)]:
+        file.unlink()
 
 
 def glibc_of(binary):
