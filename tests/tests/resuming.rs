@@ -1,7 +1,14 @@
 //! Trainings that are killed, that run on a full disk, or that run twice at once. No file is left half-written, and the
 //! same command ends with the same bytes.
 
-use std::{cell::Cell, fs, ops::ControlFlow, process::Stdio, time::Duration};
+use std::{
+    cell::Cell,
+    fs,
+    ops::ControlFlow,
+    path::Path,
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use bias_patch::Task;
 use edge_patch::{
@@ -12,7 +19,7 @@ use edge_patch::{
 };
 use edge_run::{Encoder, EngineOptions};
 use system_tests::{
-    assert_refused, assert_succeeded,
+    assert_misused, assert_refused, assert_succeeded,
     mood::{Mood, on_full_disk},
 };
 
@@ -20,11 +27,10 @@ use system_tests::{
 const LONG: [&str; 6] = ["--lr", "3e-3,1e-2", "--epochs", "16", "--batch", "2"];
 
 /// Starts a training, waits for its next checkpoint and some time more, and kills it. Says whether it had ended.
-fn killed(mood: &Mood, output: &str, recipe: &[&str], wait: Duration) -> bool {
-    let checkpoint = mood.path(&format!("{output}.training"));
-    let kept = || fs::metadata(&checkpoint).and_then(|m| m.modified()).ok();
+fn killed(training: &mut Command, checkpoint: &Path, wait: Duration) -> bool {
+    let kept = || fs::metadata(checkpoint).and_then(|m| m.modified()).ok();
     let before = kept();
-    let mut child = mood.train(output, recipe).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut child = training.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     while kept() == before && child.try_wait().unwrap().is_none() {
         std::thread::sleep(Duration::from_millis(1));
     }
@@ -50,7 +56,8 @@ fn a_training_that_is_killed_goes_on_to_the_same_patch() {
             while !ended && kills < KILLS {
                 // The time of each kill differs, and counts from a checkpoint, so that every attempt gets further.
                 let wait = Duration::from_millis(kills * 7 % 31);
-                ended = killed(&mood, "parts.bias", &recipe("parts.jsonl"), wait);
+                let mut training = mood.train("parts.bias", &recipe("parts.jsonl"));
+                ended = killed(&mut training, &mood.path("parts.bias.training"), wait);
                 kills += u64::from(!ended);
             }
             if !ended {
@@ -67,6 +74,52 @@ fn a_training_that_is_killed_goes_on_to_the_same_patch() {
         assert!(picture("whole.jsonl") == picture("parts.jsonl"), "--average {average}: other curves");
         fs::remove_file(mood.path("whole.jsonl")).unwrap();
     }
+}
+
+#[test]
+fn processes_that_share_the_cells_of_a_table_and_are_killed_make_the_table_of_one() {
+    let mood = Mood::default();
+    let table = |results: &str, extra: &[&str]| {
+        let data =
+            ["--data", "a=task.json,train.tsv,dev.tsv,test=dev.tsv", "--data", "b=task.json,dev.tsv,train.tsv,F1"];
+        let recipe = ["--lr", "3e-3,1e-2", "--seeds", "2", "--rate-by-first-seed", "--epochs", "4", "--batch", "2"];
+        let fixed = ["table", "--encoder", "bundle", "--rows", "frozen,bq+bm2,full", "--results", results];
+        mood.edge_patch(&[&fixed[..], &data, &recipe, extra].concat())
+    };
+    let one = assert_succeeded(&table("one", &["-o", "one.md"]).output().unwrap());
+    // Of six cells, the first process has numbers 0 and 4: the first row of the first data set, and the second of the second.
+    let cell = |at: usize| table("many", &["--cell", &format!("{at}/4")]);
+    let others: Vec<_> =
+        (1..4).map(|at| cell(at).stderr(Stdio::null()).stdout(Stdio::null()).spawn().unwrap()).collect();
+    for (name, wait) in [("a-frozen", 0), ("b-bq+bm2", 3)] {
+        let checkpoint = mood.path(&format!("many/{name}.bias.training"));
+        assert!(!killed(&mut cell(0), &checkpoint, Duration::from_millis(wait)), "{name}: it ended");
+        assert!(checkpoint.exists() && !mood.path(&format!("many/{name}.bias.json")).exists(), "{name}: no state");
+    }
+    assert_eq!(assert_succeeded(&cell(0).output().unwrap()), "many/a-frozen.bias.json\nmany/b-bq+bm2.bias.json\n");
+    for mut other in others {
+        assert!(other.wait().unwrap().success());
+    }
+    // All is there, so no run starts.
+    let many = table("many", &["-o", "many.md", "--log", "log.jsonl"]).output().unwrap();
+    assert_eq!(assert_succeeded(&many), one);
+    assert_eq!((mood.read("many.md"), mood.read("log.jsonl").len()), (mood.read("one.md"), 0));
+    let files = |results: &str| {
+        let entries = fs::read_dir(mood.path(results)).unwrap().map(|entry| entry.unwrap());
+        let mut files: Vec<_> = entries.map(|file| (file.file_name(), fs::read(file.path()).unwrap())).collect();
+        files.sort();
+        files
+    };
+    // A result for each cell, and a patch for those that train no weights.
+    assert_eq!(files("one").len(), 6 + 4);
+    assert!(files("one") == files("many"), "other results");
+
+    assert_refused(&table("many", &["--cell", "0/7"]).output().unwrap(), &["cell: ", "6, found 7"]);
+    for wrong in ["4/4", "1", "-1/4", "0/0", "a/4"] {
+        assert_misused(&table("many", &[&format!("--cell={wrong}")]).output().unwrap(), &["K/N", "0 to N - 1"]);
+    }
+    assert_misused(&table("many", &["--cell", "0/4", "-o", "x.md"]).output().unwrap(), &["--cell", "--output"]);
+    assert_misused(&table("many", &[]).output().unwrap(), &["--output"]);
 }
 
 /// Whether a training is stopped at an event.
@@ -159,7 +212,11 @@ fn a_checkpoint_that_cannot_be_written_is_named_and_the_one_before_goes_on() {
     let mood = Mood::default();
     // The first run also writes the panels, for which there will be no room later.
     assert_succeeded(&mood.train("whole.bias", &LONG).output().unwrap());
-    assert!(!killed(&mood, "parts.bias", &LONG, Duration::ZERO), "it ended before it could be stopped");
+    let checkpoint = mood.path("parts.bias.training");
+    assert!(
+        !killed(&mut mood.train("parts.bias", &LONG), &checkpoint, Duration::ZERO),
+        "it ended before it could be stopped"
+    );
     let (kept, names) = (mood.read("parts.bias.training"), mood.names());
     let full = on_full_disk(&mood.train("parts.bias", &LONG));
     assert_refused(&full, &["parts.bias.training", "cannot write"]);

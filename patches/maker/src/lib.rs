@@ -20,6 +20,7 @@ mod prompts;
 mod random;
 mod search;
 mod sign;
+pub mod table;
 pub mod train;
 
 pub use edge_run::tasks::metrics;

@@ -2,12 +2,11 @@
 
 use crate::{
     Difference, Evaluation, Kept, Loss, Report, Searched, SlotReport,
+    table::Cell,
     train::{RateScores, Run, Spread, best_rate, by_learning_rate},
 };
 use bias_patch::{Embedding, Encoding, Kind, Pooling};
 use serde::Serialize;
-
-use super::cells::Cell;
 
 /// The mean and standard deviation over the seeds, for each learning rate; on a test set too, if there is one.
 pub(crate) fn describe_runs(runs: &[Run], lines: &mut Vec<String>) {

@@ -2,13 +2,16 @@
 
 use std::path::PathBuf;
 
-use crate::{Result, Search, data::read_examples, metric_named, point, uniform};
+use crate::{
+    Result, Search,
+    data::{check_apart, read_examples},
+    metric_named, point, uniform,
+};
 use bias_patch::{Patch, atomic};
 use clap::Args;
 use edge_run::EngineOptions;
 
 use super::{
-    check_apart,
     convert::{SearchArguments, SearchBar, points},
     load_encoder, open_encoder, report_skipped,
 };

@@ -1,6 +1,5 @@
 //! `edge-patch`: makes and inspects patches.
 
-mod cells;
 mod convert;
 mod describe;
 mod encodings;
@@ -21,10 +20,10 @@ use std::{
 
 use crate::{
     Error, Result,
-    data::{BYTE_ORDER_MARK, read_examples},
+    data::{check_apart, left_out, read_examples, read_task},
     difference, embedding, evaluate, extract, extract_peft, import, of_sentence_transformers,
 };
-use bias_patch::{Patch, SlotKind, Task, atomic};
+use bias_patch::{Patch, SlotKind, atomic};
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use edge_bundle::{Base, Bundle, Store};
 use edge_run::{Encoder, EngineOptions, tasks};
@@ -367,27 +366,6 @@ fn file_bytes(path: &Path) -> Result<u64, bias_patch::Error> {
     Ok(fs::metadata(path).map_err(failed)?.len())
 }
 
-/// Refuses an output that is one of the files that are read.
-fn check_apart(output: &Path, inputs: &[&Path]) -> Result<()> {
-    let Ok(there) = fs::canonicalize(output) else { return Ok(()) };
-    if inputs.iter().any(|input| fs::canonicalize(input).is_ok_and(|input| input == there)) {
-        return Err(Error::Content {
-            path: output.to_owned(),
-            field: "output".to_owned(),
-            expected: "another file than those that are read".to_owned(),
-            found: "one of them".to_owned(),
-        });
-    }
-    Ok(())
-}
-
-fn read_task(path: &Path) -> Result<Task> {
-    let failed = |reason: String| Error::Task { path: path.to_owned(), reason };
-    let text = fs::read(path).map_err(|e| failed(e.to_string()))?;
-    let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&text);
-    serde_json::from_slice(text).map_err(|e| failed(e.to_string()))
-}
-
 fn open_encoder(dir: Option<&Path>, patch: &Patch) -> Result<(Bundle, Base)> {
     let bundle = match dir {
         Some(dir) => Bundle::open(dir)?,
@@ -407,21 +385,12 @@ fn load_encoder(bundle: Bundle, engine: EngineOptions) -> Result<Encoder> {
 }
 
 fn report_skipped(path: &Path, skipped: &[(usize, String)]) {
-    if let Some((line, reason)) = skipped.first() {
-        let count = skipped.len();
-        eprintln!("edge-patch: {}: rows left out: {count}, the first on line {line}: {reason}", path.display());
+    if let Some(said) = left_out(path, skipped) {
+        say(&said);
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_task_may_begin_with_a_byte_order_mark() {
-        let dir = tempfile::TempDir::new().unwrap();
-        let path = dir.path().join("task.json");
-        fs::write(&path, "\u{feff}{\"name\":\"a\",\"kind\":\"span\"}").unwrap();
-        assert_eq!(read_task(&path).unwrap().name(), "a");
-    }
+/// Says something on standard error.
+fn say(text: &str) {
+    eprintln!("edge-patch: {text}");
 }

@@ -4,21 +4,17 @@ use std::path::{Path, PathBuf};
 
 use crate::{
     Error, Result,
-    data::{Example, check_variety, read_examples, unused_labels},
+    data::{check_variety, read_task},
     log::Entry,
-    train::{Average, ClassWeights, Job, Recipe, Sets, Slots, Weights, best_rate, best_run, subset},
+    table::Cell,
+    train::{Average, ClassWeights, Job, Recipe, Sets, Slots, Texts, Weights, best_rate, best_run, subset},
 };
 use bias_patch::{Pooling, Task};
 use clap::Args;
 use edge_bundle::Bundle;
 use edge_run::{Encoder, EngineOptions};
 
-use super::{
-    cells::{Cell, file_of_size},
-    describe::describe_cells,
-    progress::Progress,
-    read_task, report_skipped,
-};
+use super::{describe::describe_cells, progress::Progress, say};
 
 #[derive(Args)]
 pub(crate) struct TrainArguments {
@@ -132,19 +128,11 @@ pub(crate) struct RecipeArguments {
 }
 
 impl RecipeArguments {
-    /// The recipe for these slots or weights, with these learning rates, or the default one where there are none.
-    pub fn recipe(
-        &self,
-        slots: Slots,
-        weights: Option<Weights>,
-        learning_rates: &[f64],
-        metric: Option<String>,
-    ) -> Recipe {
-        let default = if weights == Some(Weights::Full) { vec![3e-5] } else { Recipe::default().learning_rates };
+    /// The recipe, for the default slots.
+    pub fn recipe(&self) -> Recipe {
         Recipe {
-            slots,
             residual_rate: self.residual_rate,
-            learning_rates: if learning_rates.is_empty() { default } else { learning_rates.to_vec() },
+            learning_rates: self.learning_rates.clone(),
             seeds: (0..self.seeds).map(|at| u64::from(self.seed) + u64::from(at)).collect(),
             rate_by_first_seed: self.rate_by_first_seed,
             epochs: self.epochs.into(),
@@ -153,44 +141,14 @@ impl RecipeArguments {
             memory_limit: self.memory_limit,
             keep_states: self.keep_states,
             class_weights: self.class_weights,
-            metric,
             patience: self.patience,
             ..Recipe::default()
         }
     }
 
-    /// Reads the training texts, the dev set and the test set, if there is one.
-    pub fn read(&self, task: &Task, train: &Path, dev: &Path, test: Option<&Path>) -> Result<Texts> {
-        let read = |path: &Path| -> Result<Vec<Example>> {
-            let found = read_examples(path, task, self.skip_bad)?;
-            report_skipped(path, &found.skipped);
-            Ok(found.examples)
-        };
-        let texts = Texts { train: read(train)?, dev: read(dev)?, test: test.map(read).transpose()? };
-        check_variety(train, &texts.train)?;
-        let unused = unused_labels(task, &texts.train);
-        if !unused.is_empty() {
-            eprintln!("edge-patch: {}: labels of the task that no text has: {}", train.display(), unused.join(", "));
-        }
-        Ok(texts)
-    }
-
     pub fn load(&self, bundle: Bundle) -> Result<Encoder> {
         let engine = EngineOptions { threads: self.threads as usize, ..EngineOptions::default() };
         Ok(Encoder::load(bundle, engine)?)
-    }
-}
-
-/// The labelled texts of a training, as they were read.
-pub(crate) struct Texts {
-    train: Vec<Example>,
-    dev: Vec<Example>,
-    test: Option<Vec<Example>>,
-}
-
-impl Texts {
-    pub fn sets(&self) -> Sets<'_> {
-        Sets { train: &self.train, dev: &self.dev, test: self.test.as_deref() }
     }
 }
 
@@ -202,9 +160,10 @@ pub(crate) fn run_training(arguments: &TrainArguments) -> Result<Vec<String>> {
         task = with_pooling(&task, pooling, &arguments.task)?;
     }
     let slots = arguments.slots.clone().from_layer(arguments.layers.unwrap_or(0));
-    let (learning_rates, metric) = (&arguments.recipe.learning_rates, arguments.metric.clone());
-    let recipe = arguments.recipe.recipe(slots, arguments.weights, learning_rates, metric);
-    let texts = arguments.recipe.read(&task, &arguments.train, &arguments.dev, arguments.test.as_deref())?;
+    let recipe = Recipe { slots, metric: arguments.metric.clone(), ..arguments.recipe.recipe() };
+    let recipe = recipe.with_rates(&arguments.recipe.learning_rates, arguments.weights);
+    let files = (&*arguments.train, &*arguments.dev, arguments.test.as_deref());
+    let texts = Texts::read(&task, files, arguments.recipe.skip_bad, &mut say)?;
     let sets = texts.sets();
     let bundle = Bundle::open(&arguments.encoder)?;
     recipe.slots.check(bundle.manifest(), task.kind().pooling() == Some(Pooling::Pooler))?;
@@ -255,7 +214,7 @@ pub(crate) fn run_training(arguments: &TrainArguments) -> Result<Vec<String>> {
         let output = file_of_size(&arguments.output, *size);
         let sets = Sets { train: &part, ..sets };
         let job = Job { encoder: &encoder, task: &task, sets, recipe: &recipe, output: &output };
-        let cell = Cell::of(&job, arguments.weights, &size.to_string(), &mut progress)?;
+        let cell = Cell::of(&job, arguments.weights, &size.to_string(), &mut progress.listener())?;
         let of = best_rate(&cell.runs);
         let test = of.and_then(|of| of.test);
         progress.log(&Entry::Size {
@@ -271,6 +230,12 @@ pub(crate) fn run_training(arguments: &TrainArguments) -> Result<Vec<String>> {
     }
     progress.finish()?;
     Ok(describe_cells(&cells))
+}
+
+/// The patch of a training on some of the texts.
+fn file_of_size(output: &Path, size: usize) -> PathBuf {
+    let stem = output.file_stem().unwrap_or_default().to_string_lossy();
+    output.with_file_name(format!("{stem}-{size}.bias"))
 }
 
 fn average(text: &str) -> Result<Average, String> {

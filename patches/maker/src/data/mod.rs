@@ -13,7 +13,13 @@ mod json;
 mod labels;
 mod task;
 
-use std::{borrow::Cow, collections::BTreeSet, fs::File, io::BufReader, path::Path};
+use std::{
+    borrow::Cow,
+    collections::BTreeSet,
+    fs::{self, File},
+    io::BufReader,
+    path::Path,
+};
 
 use bias_patch::Task;
 pub use edge_run::tasks::{Gold, Label};
@@ -24,7 +30,7 @@ use edge_run::{
 };
 
 use self::labels::{LabelColumns, NAMES, label_of};
-pub use self::task::task_of;
+pub use self::task::{read_task, task_of};
 use crate::{Error, Result};
 
 /// What some programs write before UTF-8. It is no part of the text.
@@ -169,6 +175,25 @@ fn check_rows(path: &Path, good: usize, bad: &[(usize, String)], skip_bad: bool,
     Ok(())
 }
 
+/// What there is to say of the rows of a file that were skipped.
+pub fn left_out(path: &Path, skipped: &[(usize, String)]) -> Option<String> {
+    let (line, reason) = skipped.first()?;
+    Some(format!("{}: rows left out: {}, the first on line {line}: {reason}", path.display(), skipped.len()))
+}
+
+/// Refuses an output that is one of the files that are read.
+///
+/// # Errors
+/// When it is.
+pub fn check_apart(output: &Path, inputs: &[&Path]) -> Result<()> {
+    let Ok(there) = fs::canonicalize(output) else { return Ok(()) };
+    if inputs.iter().any(|input| fs::canonicalize(input).is_ok_and(|input| input == there)) {
+        let (expected, found) = ("another file than those that are read", "one of them");
+        return Err(content(output, "output", expected.to_owned(), found.to_owned()));
+    }
+    Ok(())
+}
+
 /// Refuses training texts that all have the same label: they cannot train a task.
 ///
 /// # Errors
@@ -229,7 +254,7 @@ fn lines(reader: impl std::io::BufRead, format: InputFormat, path: &Path, labels
 
 /// The bytes of a file, without a byte order mark.
 fn read(path: &Path) -> Result<Vec<u8>> {
-    let mut bytes = std::fs::read(path).map_err(bias_patch::Error::io(path, "read"))?;
+    let mut bytes = fs::read(path).map_err(bias_patch::Error::io(path, "read"))?;
     if bytes.starts_with(BYTE_ORDER_MARK) {
         bytes.drain(..BYTE_ORDER_MARK.len());
     }

@@ -1,16 +1,27 @@
-//! The task of labelled texts, where nobody wrote a whole task.json.
+//! The task of labelled texts.
 //!
-//! In: fields of a task.json, perhaps none; the path of the patch; labelled texts. Out: the task. Refused: what a
-//! task.json may not have.
+//! In: a task.json; or fields of one, perhaps none, the path of the patch, and labelled texts. Out: the task. Refused:
+//! what a task.json may not have.
 
-use std::{collections::BTreeSet, path::Path};
+use std::{collections::BTreeSet, fs, path::Path};
 
 use bias_patch::{Kind, Task};
 use edge_run::tasks::Label;
 use serde_json::{Map, Value};
 
-use super::Record;
+use super::{BYTE_ORDER_MARK, Record};
 use crate::{Error, Result};
+
+/// Reads a task.json.
+///
+/// # Errors
+/// When it cannot be read, or is no task.
+pub fn read_task(path: &Path) -> Result<Task> {
+    let failed = |reason: String| Error::Task { path: path.to_owned(), reason };
+    let text = fs::read(path).map_err(|e| failed(e.to_string()))?;
+    let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&text);
+    serde_json::from_slice(text).map_err(|e| failed(e.to_string()))
+}
 
 /// The task of these fields. If it has no name, its name is that of the output; if it has no kind, it is a
 /// classification. Its labels are those of the texts, in order, and it is on pairs if the first text is one, unless the
@@ -62,6 +73,14 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_task_may_begin_with_a_byte_order_mark() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let path = dir.path().join("task.json");
+        fs::write(&path, "\u{feff}{\"name\":\"a\",\"kind\":\"span\"}").unwrap();
+        assert_eq!(read_task(&path).unwrap().name(), "a");
+    }
 
     #[test]
     fn what_fields_do_not_say_comes_from_output_and_texts() {

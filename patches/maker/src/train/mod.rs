@@ -19,6 +19,7 @@ pub(crate) mod optimizer;
 mod parts;
 mod recipe;
 mod runs;
+mod sets;
 mod slots;
 mod states;
 mod texts;
@@ -39,7 +40,8 @@ use ndarray::{ArrayView1, ArrayView2};
 pub use job::{Job, beside};
 pub use lines::Lines;
 pub use recipe::{Average, ClassWeights, Event, Recipe};
-pub use runs::{RateScores, Run, Sets, Spread, best_rate, best_run, by_learning_rate};
+pub use runs::{RateScores, Run, Spread, best_rate, best_run, by_learning_rate};
+pub use sets::{Sets, Texts};
 pub use slots::Slots;
 pub use weights::Weights;
 

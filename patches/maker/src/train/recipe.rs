@@ -3,7 +3,7 @@
 use bias_patch::{Digest, Module};
 use edge_bundle::Family;
 
-use super::{Run, Slots, best_rate};
+use super::{Run, Slots, Weights, best_rate};
 
 /// Which parameters of a run are evaluated at the end of each epoch, and kept if they score best.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -70,6 +70,17 @@ impl Recipe {
     /// Whether a learning rate is one that may be asked for. Higher ones are no error, but diverge.
     pub fn takes_rate(rate: f64) -> bool {
         rate > 0.0 && rate < 1.0
+    }
+
+    /// The recipe with these learning rates, or where there are none with the default of what is trained.
+    pub fn with_rates(self, rates: &[f64], weights: Option<Weights>) -> Self {
+        let learning_rates = match (rates, weights) {
+            // What suits biases is too much for all weights.
+            ([], Some(Weights::Full)) => vec![3e-5],
+            ([], _) => Recipe::default().learning_rates,
+            (rates, _) => rates.to_vec(),
+        };
+        Recipe { learning_rates, ..self }
     }
 
     /// How many runs there are, if the first seed does not diverge with every learning rate.

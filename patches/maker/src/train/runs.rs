@@ -1,22 +1,9 @@
-//! The texts that a training is trained and scored on, and the scores of its runs.
+//! The scores of a training's runs.
 //!
-//! In: labelled texts; runs that are done. Out: mean and standard deviation over the seeds of each learning rate, and the
+//! In: runs that are done. Out: mean and standard deviation over the seeds of each learning rate, and the
 //! learning rate and the run that are best on dev. A test set chooses nothing.
 
 use serde::{Deserialize, Serialize};
-
-use crate::data::Example;
-
-/// The labelled texts of a training.
-#[derive(Clone, Copy, Debug)]
-pub struct Sets<'a> {
-    /// What is trained on.
-    pub train: &'a [Example],
-    /// What every epoch is scored on. It chooses the epoch, the learning rate and the patch.
-    pub dev: &'a [Example],
-    /// What the best epoch of each run is scored on too, if there is such a set.
-    pub test: Option<&'a [Example]>,
-}
 
 /// A run that is done.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -1,26 +1,26 @@
 //! Trainings whose results are kept as JSON, so that a command with many trainings resumes where it was stopped.
+//!
+//! In: a training, and perhaps its kept result. Out: the result, in a file beside the training's output. Refused: a kept
+//! result of another training.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::Path};
 
-use crate::{
-    Error, Result, evaluate, metric_named,
-    train::{Event, Job, Recipe, Run, Trained, Weights, beside, fingerprint, subset},
-};
 use bias_patch::{Encoding, atomic};
 use serde::{Deserialize, Serialize};
 
-use super::progress::Progress;
+use crate::{
+    Error, Result, evaluate, metric_named,
+    train::{Event, Job, Listener, Recipe, Run, Trained, Weights, beside, fingerprint, subset},
+};
 
 /// The result of a training: a cell of a table.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Cell {
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Cell {
     /// The name of its row or size.
     pub name: String,
     /// The identity of the training.
     fingerprint: String,
+    /// The metric of the scores.
     pub metric: String,
     /// How many training texts.
     pub texts: usize,
@@ -32,8 +32,8 @@ pub(crate) struct Cell {
 }
 
 /// About the best patch of a training.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct OfPatch {
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct OfPatch {
     /// Its score on training texts, as many as the dev set has.
     pub train: f64,
     /// Its bytes: exact, and with biases in four bits and the head in f16.
@@ -46,7 +46,7 @@ impl Cell {
     ///
     /// # Errors
     /// When the kept result is of another training, or training fails.
-    pub fn of(job: &Job<'_>, weights: Option<Weights>, name: &str, progress: &mut Progress) -> Result<Self> {
+    pub fn of(job: &Job<'_>, weights: Option<Weights>, name: &str, event: &mut Listener<'_>) -> Result<Self> {
         let path = beside(job.output, ".json");
         let digest = fingerprint(job.encoder, job.task, job.sets, job.recipe, weights)?.to_string();
         if path.exists() {
@@ -62,10 +62,8 @@ impl Cell {
         }
         job.alone(|checkpoint| {
             let done = match weights {
-                Some(weights) => {
-                    job.compare(weights, checkpoint, &mut progress.listener()).map(|compared| (compared.runs, None))
-                }
-                None => job.train(checkpoint, &mut progress.listener()).and_then(|trained| {
+                Some(weights) => job.compare(weights, checkpoint, event).map(|compared| (compared.runs, None)),
+                None => job.train(checkpoint, event).and_then(|trained| {
                     let patch = OfPatch::of(job, &trained)?;
                     Ok((trained.runs, Some(patch)))
                 }),
@@ -73,7 +71,9 @@ impl Cell {
             let (runs, patch) = match done {
                 // Every run has diverged.
                 Err(error @ Error::Diverged { .. }) => {
-                    progress.event(&Event::Diverged { reason: error.to_string() });
+                    if event(Event::Diverged { reason: error.to_string() }).is_break() {
+                        return Err(Error::Stopped);
+                    }
                     (all_diverged(job.recipe), None)
                 }
                 done => done?,
@@ -93,7 +93,7 @@ impl Cell {
     }
 
     /// Reads a kept result.
-    pub fn read(path: &Path) -> Result<Self> {
+    fn read(path: &Path) -> Result<Self> {
         let bytes = fs::read(path).map_err(bias_patch::Error::io(path, "read"))?;
         serde_json::from_slice(&bytes).map_err(|e| Error::Content {
             path: path.to_owned(),
@@ -129,10 +129,4 @@ fn all_diverged(recipe: &Recipe) -> Vec<Run> {
         runs.push(Run::diverged(learning_rate, seed));
     }
     runs
-}
-
-/// The patch of a training on some of the texts.
-pub(crate) fn file_of_size(output: &Path, size: usize) -> PathBuf {
-    let stem = output.file_stem().unwrap_or_default().to_string_lossy();
-    output.with_file_name(format!("{stem}-{size}.bias"))
 }

@@ -1,0 +1,261 @@
+//! A table of trainings, like the paper's Table 3: choices of slots, and weights for comparison, on several data sets.
+//!
+//! In: rows, data sets, a recipe, and a directory for results. Out: in that directory a result for each cell, and the
+//! table in Markdown. A cell is a row on a data set, with all its learning rates and seeds: what is chosen by a dev score
+//! is chosen within a cell, so no cell waits for another, and several processes may share the cells: see [`Part`].
+//! Refused: a kept result of another training, and rows and data sets that are none.
+
+mod cell;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use bias_patch::{Pooling, atomic};
+use clap::ValueEnum;
+use edge_run::Encoder;
+
+pub use cell::{Cell, OfPatch};
+
+use crate::{
+    Error, Result,
+    data::{check_apart, read_task},
+    train::{Job, Listener, Recipe, Slots, Spread, Texts, Weights, beside, best_rate},
+};
+
+/// What is trained where, and how.
+#[derive(Clone, Copy)]
+pub struct Table<'a> {
+    /// What is adapted.
+    pub encoder: &'a Encoder,
+    /// The data sets, one a column.
+    pub columns: &'a [Column],
+    /// What is trained, one a row.
+    pub rows: &'a [Row],
+    /// How, where a row or column says nothing else. Without learning rates, each row has the default of what it trains.
+    pub recipe: &'a Recipe,
+    /// The directory of patches and results.
+    pub results: &'a Path,
+    /// Whether rows of files that are not labelled texts are left out.
+    pub skip_bad: bool,
+}
+
+/// What is trained, and its own learning rates, if it has any. It is written as slots or weights, and `@RATE`s.
+#[derive(Clone, Debug)]
+pub struct Row {
+    name: String,
+    slots: Slots,
+    weights: Option<Weights>,
+    learning_rates: Vec<f64>,
+}
+
+/// A data set and its task. It is written `NAME=TASK,TRAIN,DEV[,METRIC][,test=FILE]`.
+#[derive(Clone, Debug)]
+pub struct Column {
+    name: String,
+    task: PathBuf,
+    train: PathBuf,
+    dev: PathBuf,
+    test: Option<PathBuf>,
+    metric: Option<String>,
+}
+
+/// Which cells a process trains: of those of the first data set from its first row on, then of the second and so on,
+/// every `every`th, beginning with number `first`, from 0. It is written `FIRST/EVERY`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    first: usize,
+    every: usize,
+}
+
+impl Part {
+    /// All cells.
+    pub const ALL: Part = Part { first: 0, every: 1 };
+}
+
+impl Table<'_> {
+    /// Does the trainings of a part that have no result yet, and gives the results of that part. `note` is told what there
+    /// is to say of the texts.
+    ///
+    /// # Errors
+    /// When there are fewer cells than parts, texts or slots cannot be used, a kept result is of another training, a
+    /// training fails, or `event` stops it ([`Error::Stopped`]).
+    pub fn train(&self, part: Part, note: &mut dyn FnMut(&str), event: &mut Listener<'_>) -> Result<Vec<Cell>> {
+        let count = self.columns.len() * self.rows.len();
+        if part.every > count {
+            return Err(Error::Recipe {
+                field: "cell".to_owned(),
+                expected: format!("at most as many parts as there are cells, {count}"),
+                found: part.every.to_string(),
+            });
+        }
+        self.rows.iter().filter_map(|row| row.weights).try_for_each(Weights::check)?;
+        fs::create_dir_all(self.results).map_err(bias_patch::Error::io(self.results, "create"))?;
+        let mut cells = Vec::new();
+        for (at, column) in self.columns.iter().enumerate() {
+            let first = at * self.rows.len();
+            let rows: Vec<&Row> =
+                (first..).zip(self.rows).filter(|(at, _)| part.has(*at)).map(|(_, row)| row).collect();
+            if rows.is_empty() {
+                continue;
+            }
+            let task = read_task(&column.task)?;
+            let texts = Texts::read(&task, (&column.train, &column.dev, column.test.as_deref()), self.skip_bad, note)?;
+            for row in rows {
+                row.slots.check(self.encoder.bundle().manifest(), task.kind().pooling() == Some(Pooling::Pooler))?;
+                let (slots, metric) = (row.slots.clone(), column.metric.clone());
+                // The common rates are meant for biases; training all weights needs lower ones.
+                let own = !row.learning_rates.is_empty() || row.weights == Some(Weights::Full);
+                let rates = if own { &row.learning_rates } else { &self.recipe.learning_rates };
+                let recipe = Recipe { slots, metric, ..self.recipe.clone() }.with_rates(rates, row.weights);
+                let output = self.output(column, row);
+                let job =
+                    Job { encoder: self.encoder, task: &task, sets: texts.sets(), recipe: &recipe, output: &output };
+                cells.push(Cell::of(&job, row.weights, &row.name, event)?);
+            }
+        }
+        Ok(cells)
+    }
+
+    /// The files of a part's results.
+    pub fn files(&self, part: Part) -> Vec<PathBuf> {
+        let cells = self.columns.iter().flat_map(|column| self.rows.iter().map(move |row| (column, row)));
+        let of_part = cells.enumerate().filter(|(at, _)| part.has(*at));
+        of_part.map(|(_, (column, row))| beside(&self.output(column, row), ".json")).collect()
+    }
+
+    fn output(&self, column: &Column, row: &Row) -> PathBuf {
+        self.results.join(format!("{}-{}.bias", column.name, row.name))
+    }
+
+    /// Does the trainings that have no result yet, and writes the table of all cells. Gives its lines.
+    ///
+    /// # Errors
+    /// As [`Table::train`]; also when the output is one of the files that are read, or cannot be written.
+    pub fn write(&self, output: &Path, note: &mut dyn FnMut(&str), event: &mut Listener<'_>) -> Result<Vec<String>> {
+        for column in self.columns {
+            let files = [Some(&column.task), Some(&column.train), Some(&column.dev), column.test.as_ref()];
+            let files: Vec<&Path> = files.into_iter().flatten().map(PathBuf::as_path).collect();
+            check_apart(output, &files)?;
+        }
+        let lines = self.lines(&self.train(Part::ALL, note, event)?);
+        atomic::write_file(output, (lines.join("\n") + "\n").as_bytes())?;
+        Ok(lines)
+    }
+
+    /// The table in Markdown, of all cells, and how to read it.
+    fn lines(&self, cells: &[Cell]) -> Vec<String> {
+        // The cells of a column are one after the other.
+        let of_row = |at: usize| self.columns.iter().zip(cells.iter().skip(at).step_by(self.rows.len().max(1)));
+        let heads: Vec<String> = of_row(0)
+            .flat_map(|(column, cell)| match column.test {
+                Some(_) => ["dev", "test"].map(|set| format!("{}, {}, {set}", column.name, cell.metric)).to_vec(),
+                None => vec![format!("{}, {}", column.name, cell.metric)],
+            })
+            .collect();
+        let mut lines = vec![
+            format!("| trained | {} | bytes, exact | bytes, i4 |", heads.join(" | ")),
+            format!("|---|{}---|---|", "---|".repeat(heads.len())),
+        ];
+        for (at, row) in self.rows.iter().enumerate() {
+            let scores: Vec<String> =
+                of_row(at).flat_map(|(column, cell)| scores(cell, column.test.is_some())).collect();
+            let most = |which: usize| {
+                let bytes = of_row(at).filter_map(|(_, cell)| Some(cell.patch.as_ref()?.bytes[which]));
+                bytes.max().map_or("-".to_owned(), |bytes| bytes.to_string())
+            };
+            lines.push(format!("| {} | {} | {} | {} |", row.name, scores.join(" | "), most(0), most(1)));
+        }
+        let seeds = &self.recipe.seeds;
+        let rate = match (self.recipe.rate_by_first_seed, seeds.first()) {
+            (true, Some(first)) => format!("the learning rate that is best on dev with seed {first}"),
+            _ => "the learning rate that is best on dev".to_owned(),
+        };
+        let mut note = format!(
+            "Scores on dev in percent: mean ± standard deviation over {} seeds of {rate}. In brackets: the score of the \
+             best patch on as many training texts. ",
+            seeds.len()
+        );
+        if self.columns.iter().any(|column| column.test.is_some()) {
+            note +=
+                "Scores on test are those of the same runs, at the epochs that are best on dev: test chose nothing. ";
+        }
+        note += "Bytes are those of the largest patch of a row.";
+        lines.extend([String::new(), note]);
+        lines
+    }
+}
+
+/// The score on dev, and on test if there is a test set.
+fn scores(cell: &Cell, tested: bool) -> Vec<String> {
+    let percent = |of: Spread| {
+        let deviation = of.deviation.map(|deviation| format!(" ± {:.1}", 100.0 * deviation));
+        format!("{:.1}{}", 100.0 * of.mean, deviation.unwrap_or_default())
+    };
+    let of = best_rate(&cell.runs);
+    let train = cell.patch.as_ref().map(|patch| format!(" ({:.1})", 100.0 * patch.train));
+    let dev = of.map_or("diverged".to_owned(), |of| percent(of.dev) + &train.unwrap_or_default());
+    let test = of.and_then(|of| of.test).map_or("-".to_owned(), percent);
+    if tested { vec![dev, test] } else { vec![dev] }
+}
+
+impl Part {
+    fn has(self, cell: usize) -> bool {
+        cell % self.every == self.first
+    }
+}
+
+impl FromStr for Part {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let numbers = text.split_once('/').and_then(|(first, every)| Some((first.parse().ok()?, every.parse().ok()?)));
+        let part = numbers.map(|(first, every)| Part { first, every }).filter(|part| part.first < part.every);
+        part.ok_or_else(|| "expected K/N with K from 0 to N - 1".to_owned())
+    }
+}
+
+impl FromStr for Row {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        // Learning rates are below 1, ranks are not.
+        let mut word = text;
+        let mut learning_rates = Vec::new();
+        let split = |word| str::rsplit_once(word, '@').map(|(before, rate)| (before, rate.parse::<f64>().ok()));
+        while let Some((before, Some(rate))) = split(word).filter(|(_, rate)| rate.is_some_and(Recipe::takes_rate)) {
+            (word, learning_rates) = (before, [vec![rate], learning_rates].concat());
+        }
+        let weights = Weights::from_str(word, false).ok();
+        let slots = if weights.is_some() { "all" } else { word };
+        let slots = slots.parse().map_err(|error: Error| error.to_string())?;
+        Ok(Row { name: text.to_owned(), slots, weights, learning_rates })
+    }
+}
+
+impl FromStr for Column {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let expected = || "expected NAME=TASK,TRAIN,DEV, then ,METRIC and ,test=FILE if wanted".to_owned();
+        let (name, rest) = text.split_once('=').ok_or_else(expected)?;
+        let mut parts: Vec<&str> = rest.split(',').collect();
+        let test = parts.last().filter(|_| parts.len() > 3).and_then(|last| last.strip_prefix("test="));
+        let test = test.map(PathBuf::from);
+        if test.is_some() {
+            parts.pop();
+        }
+        let (task, train, dev, metric) = match parts[..] {
+            [task, train, dev] => (task, train, dev, None),
+            [task, train, dev, metric] => (task, train, dev, Some(metric.to_owned())),
+            _ => return Err(expected()),
+        };
+        let plain = |c: char| c.is_alphanumeric() || "._-".contains(c);
+        if name.is_empty() || !name.chars().all(plain) {
+            return Err("expected a name of letters, digits, '.', '_' or '-'".to_owned());
+        }
+        Ok(Column { name: name.to_owned(), task: task.into(), train: train.into(), dev: dev.into(), test, metric })
+    }
+}
