@@ -2,13 +2,11 @@
 
 use std::{path::Path, process::Command};
 
-use bias_patch::Patch;
-use edge_bundle::{Bundle, Slot};
+use edge_bundle::Bundle;
 use edge_export::{Destination, EXAMPLE, Options, export, fetch};
-use safetensors::Dtype;
 use system_tests::{
     ENCODERS, Fixture, assert_succeeded, command, fixtures, int4, int8, low_rank_inputs, patch_with_terms, real_bundle,
-    real_bundle_int8, small_bundle, small_bundle_with, task, with_input, write_patches, write_tensors,
+    real_bundle_int8, small_bundle, small_bundle_with, task, with_input, write_patches,
 };
 use tempfile::TempDir;
 
@@ -21,8 +19,6 @@ fn run(name: &str, home: &Path, arguments: &[&str]) -> String {
 /// Runs `check_onnxruntime.py` on a bundle, one of its patches, and what edge-run says of some texts.
 fn check(bundle: &Bundle, home: &Path, fixture: Option<&str>) {
     write_patches(bundle, home);
-    let dir = bundle.dir().to_str().unwrap();
-    run("edge-patch", home, &["extract", "label.bias", "--encoder", dir, "-o", "values.safetensors"]);
     compare(bundle, home, fixture);
 }
 
@@ -30,35 +26,15 @@ fn check(bundle: &Bundle, home: &Path, fixture: Option<&str>) {
 fn check_terms(bundle: &Bundle, home: &Path, fixture: Option<&str>) {
     let patch = patch_with_terms(bundle, task("label", "classification", 1), "label");
     patch.save(&home.join("label.bias")).unwrap();
-    write_tensors(&home.join("values.safetensors"), Dtype::F32, &inputs_of(bundle, &patch));
     compare(bundle, home, fixture);
-}
-
-/// The values of a patch by the names of the graph's inputs, and its head.
-fn inputs_of(bundle: &Bundle, patch: &Patch) -> Vec<(String, Vec<usize>, Vec<f32>)> {
-    let manifest = bundle.manifest();
-    let values = patch.apply(&manifest.shape(), bundle.base().unwrap().slots()).unwrap();
-    let slots = manifest.slots.iter().zip(values.slots);
-    let mut tensors: Vec<_> = slots.map(|(slot, values)| (slot.name.clone(), vec![values.len()], values)).collect();
-    for term in values.low_rank {
-        let [a, b] = Slot::low_rank_inputs(&manifest.slots[term.slot].name);
-        let (inputs, outputs) = (term.a.len() / term.rank, term.b.len() / term.rank);
-        tensors.push((a, vec![term.rank, inputs], term.a));
-        // A patch has B by columns.
-        let rows = (0..outputs).flat_map(|row| term.b.iter().skip(row).step_by(outputs));
-        tensors.push((b, vec![outputs, term.rank], rows.copied().collect()));
-    }
-    let head = patch.head().output.as_ref().unwrap();
-    let shape = vec![head.outputs as usize, head.inputs as usize];
-    tensors.push(("classifier.weight".to_owned(), shape, head.weight.values(None)));
-    tensors.push(("classifier.bias".to_owned(), vec![head.outputs as usize], head.bias.values(None)));
-    tensors
 }
 
 /// Runs `check_onnxruntime.py` on a bundle, `label.bias` and its values.
 fn compare(bundle: &Bundle, home: &Path, fixture: Option<&str>) {
+    let dir = bundle.dir().to_str().unwrap();
+    run("edge-patch", home, &["extract", "label.bias", "--encoder", dir, "-o", "values.safetensors"]);
     let arguments = ["-p", "label.bias", "-o", "jsonl", "--logits", "--activations", "f32"];
-    let rows = run("edge-run", home, &[&["--bundle", bundle.dir().to_str().unwrap()], &arguments[..]].concat());
+    let rows = run("edge-run", home, &[&["--bundle", dir], &arguments[..]].concat());
     std::fs::write(home.join("rows.jsonl"), rows).unwrap();
     let mut check = Command::new(std::env::var("EDGE_PYTHON").unwrap_or_else(|_| "python3".into()));
     check.arg(fixtures().parent().unwrap().join("reference/check_onnxruntime.py")).arg(bundle.dir());

@@ -12,7 +12,8 @@ use edge_bundle::Bundle;
 use safetensors::Dtype;
 use serde_json::Value;
 use system_tests::{
-    Fixture, Layout, assert_refused, assert_succeeded, command, small_bundle, write_patches, write_tensors,
+    ENCODERS, Fixture, Layout, assert_refused, assert_succeeded, command, patch_with_terms, small_bundle, task,
+    write_patches, write_tensors,
 };
 use tempfile::TempDir;
 
@@ -464,11 +465,27 @@ fn verify_refuses_another_encoder() {
 
 #[test]
 fn what_was_extracted_imports_to_the_same_values() {
+    let same = |place: &Place| {
+        assert_succeeded(&place.edge_patch(&["extract", "label.bias", "--encoder", "bundle", "-o", "v.safetensors"]));
+        let labels = TASK.replace("[\"no\",\"yes\"]", "[\"no\",\"maybe\",\"yes\"]");
+        fs::write(place.path("task.json"), labels).unwrap();
+        assert_succeeded(&place.import("v.safetensors"));
+        let same = assert_succeeded(&place.edge_patch(&["diff", "label.bias", "t.bias", "--encoder", "bundle"]));
+        assert!(same.contains("0 parts differ"), "{same}");
+    };
     let place = Place::new("bert");
     write_patches(&place.bundle, place.home.path());
-    assert_succeeded(&place.edge_patch(&["extract", "label.bias", "--encoder", "bundle", "-o", "values.safetensors"]));
-    fs::write(place.path("task.json"), TASK.replace("[\"no\",\"yes\"]", "[\"no\",\"maybe\",\"yes\"]")).unwrap();
-    assert_succeeded(&place.import("values.safetensors"));
-    let same = assert_succeeded(&place.edge_patch(&["diff", "label.bias", "t.bias", "--encoder", "bundle"]));
-    assert!(same.contains("0 parts differ"), "{same}");
+    same(&place);
+    // Low-rank terms of every linear layer, also of those that checkpoints and PEFT have as one.
+    for encoder in ENCODERS {
+        let place = Place::new(encoder);
+        let patch = patch_with_terms(&place.bundle, task("label", "classification", 1), "label");
+        patch.save(&place.path("label.bias")).unwrap();
+        same(&place);
+    }
+    // A term's other half.
+    let mut tensors = place.biases();
+    tensors.insert("encoder.layer.0.attention.self.query.lora_B.weight".to_owned(), (vec![32, 1], vec![1.0; 32]));
+    place.write("half.safetensors", &tensors);
+    assert_refused(&place.import("half.safetensors"), &["query.lora_A.weight"]);
 }

@@ -28,7 +28,7 @@ pub use embed::{embedding, of_sentence_transformers};
 pub use error::{Error, Result};
 pub use evaluate::{Evaluation, evaluate, metric_named, metric_names};
 pub use hub::{Measured, Pulled, Push, Pushed, pull, push};
-pub use import::{Imported, PeftAdapter, extract, extract_peft, import};
+pub use import::{Imported, PeftAdapter, extract, extract_peft, graph_inputs, import};
 pub use inspect::{Difference, Report, SlotReport, difference, inspect, largest_change};
 pub use search::{Kept, Loss, Point, Refinement, Search, Searched, kept, point, split, uniform};
 pub use sign::sign;

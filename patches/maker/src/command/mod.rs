@@ -175,7 +175,7 @@ enum Command {
 /// What `extract` writes.
 #[derive(Clone, Copy, Default, ValueEnum)]
 enum Format {
-    /// All biases of the encoder with the patch applied, and its head, as one safetensors file
+    /// All biases of the encoder with the patch applied, its low-rank terms and its head, as one safetensors file
     #[default]
     Biases,
     /// An adapter for PEFT, of a patch with low-rank terms: a directory of adapter_config.json and

@@ -1,7 +1,7 @@
 //! A patch from values that were trained elsewhere, and the reverse.
 //!
-//! In: a safetensors file of biases and a head under Hugging Face names, a whole fine-tuned checkpoint ([`whole`]), or an
-//! adapter of PEFT ([`peft`]). Out: a patch of what differs from the encoder. Refused: tensors that have no place in a
+//! In: a safetensors file of biases and a head under Hugging Face names, perhaps with low-rank terms as the bundle's
+//! graph takes them, a whole fine-tuned checkpoint ([`whole`]), or an adapter of PEFT ([`peft`]). Out: a patch of what differs from the encoder. Refused: tensors that have no place in a
 //! patch, a checkpoint whose frozen weights differ from the encoder's in any bit, a head that does not suit the task.
 
 mod heads;
@@ -20,7 +20,10 @@ use edge_bundle::{Bundle, Family, Slot};
 use hf_checkpoint::{Checkpoint, NamedTensor, to_safetensors};
 use serde_json::Value;
 
-use self::{heads::HeadLayers, peft::Adapter};
+use self::{
+    heads::HeadLayers,
+    peft::{Adapter, Term},
+};
 use crate::{Error, Result};
 
 pub use self::peft::{PeftAdapter, extract_peft};
@@ -55,7 +58,7 @@ enum Source {
 /// # Errors
 /// When `from` does not fit the encoder or the task.
 pub fn import(bundle: &Bundle, from: &Path, task: Task, metadata: &[(String, String)]) -> Result<Imported> {
-    let source = Source::open(from)?;
+    let source = Source::open(from, bundle)?;
     let manifest = bundle.manifest();
     let tensors = source.tensors();
     let family = manifest.config.family;
@@ -96,9 +99,7 @@ pub fn import(bundle: &Bundle, from: &Path, task: Task, metadata: &[(String, Str
                 store(slot.id(), &slot.name, &values, Some(base))?;
             }
         }
-        let Source::Adapter(adapter) = &source else { continue };
-        let inputs = manifest.config.inputs(slot.module) as usize;
-        let Some(term) = adapter.term(slot, inputs, family)? else { continue };
+        let Some(term) = source.term(slot, manifest.config.inputs(slot.module) as usize, family)? else { continue };
         if term.a.iter().all(|v| *v == 0.0) || term.b.iter().all(|v| *v == 0.0) {
             unchanged += 1;
             continue;
@@ -119,27 +120,43 @@ pub fn import(bundle: &Bundle, from: &Path, task: Task, metadata: &[(String, Str
     Ok(Imported { patch, unchanged, keys, base_model, of_checkpoint })
 }
 
-/// The reverse of [`import`]: every bias of the encoder with the patch applied, and the head, as the bytes of a
-/// safetensors file under Hugging Face names; where modules have names of the bundle's own, under those.
+/// The reverse of [`import`]: every bias of the encoder with the patch applied, its low-rank terms and the head, as the
+/// bytes of a safetensors file. Biases and terms have the names of the graph's inputs, which are Hugging Face's unless
+/// modules have names of the bundle's own.
 ///
 /// # Errors
-/// When the patch does not fit the encoder, has a low-rank term, or these names cannot express the form of its head.
+/// When the patch does not fit the encoder, or these names cannot express the form of its head.
 pub fn extract(bundle: &Bundle, patch: &Patch) -> Result<Vec<u8>> {
     let manifest = bundle.manifest();
     let values = patch.apply(&manifest.shape(), bundle.base()?.slots())?;
-    if let Some(term) = values.low_rank.first() {
-        let field = format!("slot {}", manifest.slots[term.slot].id().with_kind(SlotKind::LoraA)?);
-        let expected = "biases alone; --format peft writes low-rank terms too".to_owned();
-        return Err(bias_patch::Error::Field { field, expected, found: "a low-rank term".to_owned() }.into());
-    }
     let slots = manifest.slots.iter().zip(values.slots);
     let mut tensors: Vec<NamedTensor> = slots.map(|(slot, v)| (slot.name.clone(), vec![v.len()], v)).collect();
+    for term in values.low_rank {
+        let slot = &manifest.slots[term.slot];
+        let (rank, [a, b]) = (term.rank, Slot::low_rank_inputs(&slot.name));
+        tensors.push((a, vec![rank, manifest.config.inputs(slot.module) as usize], term.a));
+        tensors.push((b, vec![slot.len as usize, rank], transposed(&term.b, slot.len as usize)));
+    }
     tensors.extend(HeadLayers::of(patch, manifest.config.family)?.write(patch.head()));
     Ok(to_safetensors(&tensors)?)
 }
 
+/// The names of the inputs that patches give to the bundle's graph: its slots, and low-rank terms of its linear layers,
+/// which the graph need not take.
+pub fn graph_inputs(bundle: &Bundle) -> BTreeSet<String> {
+    let manifest = bundle.manifest();
+    let linear = manifest.slots.iter().filter(|slot| manifest.config.takes_low_rank(slot.module));
+    let terms = linear.flat_map(|slot| Slot::low_rank_inputs(&slot.name));
+    manifest.slots.iter().map(|slot| slot.name.clone()).chain(terms).collect()
+}
+
+/// A matrix of so many columns, by its columns.
+fn transposed(values: &[f32], columns: usize) -> Vec<f32> {
+    (0..columns).flat_map(|column| values.iter().skip(column).step_by(columns)).copied().collect()
+}
+
 impl Source {
-    fn open(from: &Path) -> Result<Self> {
+    fn open(from: &Path, bundle: &Bundle) -> Result<Self> {
         if from.is_dir() {
             return match Adapter::in_dir(from)? {
                 Some(adapter) => Ok(Source::Adapter(adapter)),
@@ -147,7 +164,7 @@ impl Source {
             };
         }
         refuse_onnx_adapter(from)?;
-        match Adapter::of_file(Checkpoint::open_file(from)?)? {
+        match Adapter::of_file(Checkpoint::open_file(from)?, bundle.manifest())? {
             Ok(adapter) => Ok(Source::Adapter(adapter)),
             Err(file) => Ok(Source::Biases(file)),
         }
@@ -168,6 +185,22 @@ impl Source {
                 ", for a patch has a head; PEFT saves one that is trained with modules_to_save=[\"classifier\"], or a task_type"
             }
         }
+    }
+
+    /// The low-rank term of a bias's layer, which has K inputs.
+    fn term(&self, slot: &Slot, inputs: usize, family: Family) -> Result<Option<Term>> {
+        let file = match self {
+            Source::Whole(_) => return Ok(None),
+            Source::Adapter(adapter) => return adapter.term(slot, inputs, family),
+            Source::Biases(file) => file,
+        };
+        let [a, b] = Slot::low_rank_inputs(&slot.name);
+        if !file.contains(&a) && !file.contains(&b) {
+            return Ok(None);
+        }
+        let rank = file.shape(&a)?.first().copied().unwrap_or(0);
+        let b = file.read(&b, &[slot.len as usize, rank])?;
+        Ok(Some(Term { a: file.read(&a, &[rank, inputs])?, b: transposed(&b, rank) }))
     }
 
     /// The values of a bias whose value in the encoder is `base`, unless it is said to have that.
@@ -248,9 +281,8 @@ fn refuse_onnx_adapter(path: &Path) -> Result<()> {
 
 /// In a file of biases every tensor has to have a place.
 fn check_names(source: &Checkpoint, bundle: &Bundle, head: &HeadLayers) -> Result<()> {
-    let slots: BTreeSet<&str> = bundle.manifest().slots.iter().map(|s| s.name.as_str()).collect();
-    let of_head = head.tensors();
-    let stranger = source.names().find(|name| !slots.contains(name) && !of_head.contains(*name));
+    let (slots, of_head) = (graph_inputs(bundle), head.tensors());
+    let stranger = source.names().find(|name| !slots.contains(*name) && !of_head.contains(*name));
     match stranger {
         None => Ok(()),
         Some(name) => {

@@ -1,7 +1,7 @@
 //! Trainings whose results are kept as JSON, so that a command with many trainings resumes where it was stopped.
 //!
-//! In: a training, and perhaps its kept result. Out: the result, in a file beside the training's output. Refused: a kept
-//! result of another training.
+//! In: a training, and perhaps its kept result. Out: the result, in a file beside the training's output. Refused: a
+//! kept result of another training.
 
 use std::{fs, path::Path};
 

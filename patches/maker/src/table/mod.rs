@@ -1,8 +1,8 @@
 //! A table of trainings, like the paper's Table 3: choices of slots, and weights for comparison, on several data sets.
 //!
 //! In: rows, data sets, a recipe, and a directory for results. Out: in that directory a result for each cell, and the
-//! table in Markdown. A cell is a row on a data set, with all its learning rates and seeds: what is chosen by a dev score
-//! is chosen within a cell, so no cell waits for another, and several processes may share the cells: see [`Part`].
+//! table in Markdown. A cell is a row on a data set, with all its learning rates and seeds: what a dev score chooses is
+//! chosen within a cell, so no cell waits for another, and several processes may share the cells: see [`Part`].
 //! Refused: a kept result of another training, and rows and data sets that are none.
 
 mod cell;
@@ -34,7 +34,7 @@ pub struct Table<'a> {
     pub columns: &'a [Column],
     /// What is trained, one a row.
     pub rows: &'a [Row],
-    /// How, where a row or column says nothing else. Without learning rates, each row has the default of what it trains.
+    /// How, where a row or column says nothing else. Without learning rates, a row has the default of what it trains.
     pub recipe: &'a Recipe,
     /// The directory of patches and results.
     pub results: &'a Path,
@@ -76,8 +76,8 @@ impl Part {
 }
 
 impl Table<'_> {
-    /// Does the trainings of a part that have no result yet, and gives the results of that part. `note` is told what there
-    /// is to say of the texts.
+    /// Does the trainings of a part that have no result yet, and gives the results of that part. `note` is told what
+    /// there is to say of the texts.
     ///
     /// # Errors
     /// When there are fewer cells than parts, texts or slots cannot be used, a kept result is of another training, a

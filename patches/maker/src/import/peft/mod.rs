@@ -60,14 +60,15 @@ impl Adapter {
     }
 
     /// The adapter whose tensors a file is, or the file if it is of none.
-    pub fn of_file(tensors: Checkpoint) -> Result<Result<Self, Checkpoint>> {
+    pub fn of_file(tensors: Checkpoint, manifest: &Manifest) -> Result<Result<Self, Checkpoint>> {
         let config = tensors.path().with_file_name(CONFIG);
         let is_adapter = tensors.names().any(|name| name.contains(".lora_") || name.ends_with(BEFT));
         if config.exists() && (is_adapter || tensors.path().ends_with(TENSORS)) {
             let config = AdapterConfig::open(config)?;
             return Ok(Ok(Adapter { config, tensors: renamed(tensors)? }));
         }
-        if is_adapter {
+        // What `extract` wrote has every bias, as no adapter has, and the scale in B.
+        if is_adapter && !manifest.slots.iter().all(|slot| tensors.contains(&slot.name)) {
             let expected = format!("{CONFIG} beside the file, for it says how low-rank terms are scaled");
             return Err(content(tensors.path(), "adapter", expected, "none"));
         }
