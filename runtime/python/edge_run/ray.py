@@ -1,16 +1,46 @@
-"""Patches over datasets of Ray Data.
+"""Patches over datasets of Ray Data, and tables of trainings in tasks of Ray.
 
 In: batches with a column of texts, or two for pairs. Out: the same batches with columns of answers. Refused: columns that are not
-there, or already there, and what an encoder refuses; the error quotes the text.
+there, or already there, and what an encoder refuses; the error quotes the text. A table has files in and out, and is refused what
+`edge-patch table` refuses.
 """
 
+import os
 from typing import Any, Optional
 
 import pyarrow
+import ray
 from ray.data.block import BlockAccessor
 
 from . import Error
 from ._columns import Columns
+from ._edge_run import table as _table
+
+
+def table(
+    encoder: Any, data: "list[str]", rows: "list[str]", results: Any, output: Any, *, processors: int = 1, **recipe: Any
+) -> None:
+    """Writes the table that `edge-patch table` writes, to the last byte. Each cell, a row on a data set, is a task of Ray.
+
+    `encoder` is a bundle's directory. `data` and `rows` have what --data and --rows take, such as "sst2=task.json,train.tsv,dev.tsv"
+    and "full@1e-5". `results` is a directory. Every node needs all these files under the same paths, and writes into `results`.
+    A task runs on `processors` threads, and on another node if its node fails; what was trained by then is kept.
+
+    `recipe` has `epochs`, `batch`, `learning_rates`, `seeds`, `class_weights` and `patience` as `edge_run.train`, and
+    `residual_rate` and `rate_by_first_seed` as the command. Processors have to have the same kernels, or be given them by EDGE_RUN_ISA.
+    """
+    paths = [os.path.abspath(path) for path in (encoder, results, output)]
+    count = len(data) * len(rows)
+
+    @ray.remote(num_cpus=processors)
+    def cell(at: int) -> "list[str]":
+        return [str(file) for file in _table(paths[0], data, rows, *paths[1:], cell=(at, count), threads=processors, **recipe)]
+
+    for files in ray.get([cell.remote(at) for at in range(count)]):
+        for file in files:
+            if not os.path.exists(file):
+                raise Error(f"results: expected a directory that this machine shares with every node, found no {file} here")
+    _table(paths[0], data, rows, *paths[1:], **recipe)
 
 
 class Labeller:

@@ -1,12 +1,13 @@
-//! Patches from Python: trainings, and adapters of PEFT.
+//! Patches from Python: trainings, tables of them, and adapters of PEFT.
 //!
-//! In: an encoder, and texts with labels, or an adapter. Out: a file, and a dictionary about it. Refused: what
+//! In: an encoder, and texts with labels, or an adapter. Out: files, and dictionaries about them. Refused: what
 //! edge-patch refuses, in its words.
 
 use std::{
     ffi::CString,
     ops::ControlFlow,
     path::{Path, PathBuf},
+    str::FromStr,
     sync::Arc,
 };
 
@@ -14,6 +15,7 @@ use bias_patch::{Patch, Task};
 use edge_patch::{
     data::{Example, Label, Record, check_numbers, check_variety, labelled, task_of, unused_labels},
     log::Entry,
+    table::{Column, Part, Row, Table},
     train::{Event, Job, Lines, Recipe, Sets, best_run},
 };
 use edge_run::{Bundle, EngineOptions};
@@ -85,9 +87,7 @@ pub(crate) fn train<'py>(
         class_weights: class_weights.map_or(Ok(default.class_weights), |how| named("class_weights", how))?,
         ..default
     };
-    if let Some(rate) = recipe.learning_rates.iter().find(|rate| !Recipe::takes_rate(**rate)) {
-        return Err(refused(format!("learning_rates: expected numbers in (0, 1), found {rate}")));
-    }
+    check_rates(&recipe)?;
     if dev.is_none() && recipe.count() > 1 {
         let runs = recipe.count();
         return Err(refused(format!("dev: expected labelled texts that choose one of {runs} runs, found none")));
@@ -102,8 +102,7 @@ pub(crate) fn train<'py>(
     check_variety(Path::new("texts"), &train).map_err(refused)?;
     let unused = unused_labels(&task, &train).join(", ");
     if !unused.is_empty() {
-        let said = CString::new(format!("labels of the task that no text has: {unused}"))?;
-        PyErr::warn(py, &py.get_type::<PyUserWarning>(), &said, 1)?;
+        warn(py, &format!("labels of the task that no text has: {unused}"))?;
     }
     let dev = match dev.map(|dev| elements("dev", dev)).transpose()?.as_deref() {
         None => None,
@@ -115,32 +114,94 @@ pub(crate) fn train<'py>(
     let encoder = loaded(py, encoder)?;
     let sets = Sets { train: &train, dev: dev.as_deref().unwrap_or(&train), test: None };
     let job = Job { encoder: &encoder, task: &task, sets, recipe: &recipe, output: &output };
-    let mut raised = None;
-    let mut listener = Listener { progress, lines: Lines::default() };
-    let trained = py.detach(|| {
-        job.alone(|checkpoint| {
-            job.train(checkpoint, &mut |event| match Python::attach(|py| listener.event(py, &event)) {
-                Ok(()) => ControlFlow::Continue(()),
-                Err(error) => {
-                    raised = Some(error);
-                    ControlFlow::Break(())
-                }
-            })
-        })
-    });
-    let trained = match (trained, raised) {
-        // The state of a training that stops may not have been kept.
-        (Err(reason), Some(error)) if !matches!(reason, edge_patch::Error::Stopped) => {
-            error.set_cause(py, Some(refused(reason)));
-            return Err(error);
-        }
-        (_, Some(error)) => return Err(error),
-        (trained, None) => trained.map_err(refused)?,
-    };
+    let trained = heard(py, progress, |event| job.alone(|checkpoint| job.train(checkpoint, event)))?;
     let found = about(py, &output, &trained.patch)?;
     found.set_item("metric", trained.metric)?;
     found.set_item("score", best_run(&trained.runs).and_then(|run| run.dev))?;
     Ok(found)
+}
+
+/// Trains a part of a table's cells, as `edge-patch table --cell` does, or writes the table to `output`.
+///
+/// `data` and `rows` are lists of what the command's --data and --rows take. `cell` is a pair of K and N. Gives the
+/// files of the results of that part, or of all. edge_run.ray.table says more.
+#[pyfunction]
+#[pyo3(signature = (
+    encoder, data, rows, results, output, *, cell = None, residual_rate = None, rate_by_first_seed = false,
+    epochs = None, batch = None, learning_rates = Vec::new(), seeds = None, class_weights = None, patience = None,
+    threads = 1
+))]
+#[expect(clippy::too_many_arguments, reason = "Python has keywords")]
+pub(crate) fn table(
+    py: Python<'_>,
+    encoder: PathBuf,
+    data: Vec<String>,
+    rows: Vec<String>,
+    results: PathBuf,
+    output: PathBuf,
+    cell: Option<(usize, usize)>,
+    residual_rate: Option<f64>,
+    rate_by_first_seed: bool,
+    epochs: Option<u64>,
+    batch: Option<usize>,
+    learning_rates: Vec<f64>,
+    seeds: Option<Vec<u64>>,
+    class_weights: Option<&str>,
+    patience: Option<u64>,
+    threads: usize,
+) -> PyResult<Vec<PathBuf>> {
+    let default = Recipe::default();
+    let recipe = Recipe {
+        patience,
+        rate_by_first_seed,
+        residual_rate: residual_rate.unwrap_or(default.residual_rate),
+        epochs: epochs.unwrap_or(default.epochs),
+        batch: batch.unwrap_or(default.batch),
+        learning_rates,
+        seeds: seeds.unwrap_or(default.seeds),
+        class_weights: class_weights.map_or(Ok(default.class_weights), |how| named("class_weights", how))?,
+        ..default
+    };
+    check_rates(&recipe)?;
+    let (columns, rows) = (parsed::<Column>("data", &data)?, parsed::<Row>("rows", &rows)?);
+    let part = match cell {
+        Some((at, count)) => parsed::<Part>("cell", &[format!("{at}/{count}")])?[0],
+        None => Part::ALL,
+    };
+    let encoder = py.detach(|| {
+        let options = EngineOptions { threads, ..EngineOptions::default() };
+        edge_run::Encoder::load(Bundle::open(&encoder)?, options).map_err(edge_patch::Error::from)
+    });
+    let encoder = encoder.map_err(refused)?;
+    let (columns, rows, results, recipe) = (&columns, &rows, &results, &recipe);
+    let table = Table { encoder: &encoder, columns, rows, recipe, results, skip_bad: false };
+    let mut notes = Vec::new();
+    heard(py, Progress::Lines, |event| {
+        let note = &mut |said: &str| notes.push(said.to_owned());
+        match cell {
+            Some(_) => table.train(part, note, event).map(drop),
+            None => table.write(&output, note, event).map(drop),
+        }
+    })?;
+    notes.iter().try_for_each(|said| warn(py, said))?;
+    Ok(table.files(part))
+}
+
+/// The values of words of the command line. `what` is the argument's name.
+fn parsed<T: FromStr<Err = String>>(what: &str, words: &[String]) -> PyResult<Vec<T>> {
+    let value = |word: &String| word.parse().map_err(|error| refused(format!("{what}: {word}: {error}")));
+    words.iter().map(value).collect()
+}
+
+fn check_rates(recipe: &Recipe) -> PyResult<()> {
+    match recipe.learning_rates.iter().find(|rate| !Recipe::takes_rate(**rate)) {
+        Some(rate) => Err(refused(format!("learning_rates: expected numbers in (0, 1), found {rate}"))),
+        None => Ok(()),
+    }
+}
+
+fn warn(py: Python<'_>, said: &str) -> PyResult<()> {
+    PyErr::warn(py, &py.get_type::<PyUserWarning>(), &CString::new(said)?, 1)
 }
 
 /// Makes a patch of an adapter of PEFT, LoRA or BEFT, and writes it to `output`.
@@ -214,6 +275,34 @@ impl Progress {
                 Err(_) => Err(refused(format!("progress: expected a function or a bool, found {}", kind(&value)))),
             },
         }
+    }
+}
+
+/// What trainings give, whose events are told. What is raised meanwhile ends them.
+fn heard<T: Send>(
+    py: Python<'_>,
+    progress: Progress,
+    work: impl FnOnce(&mut edge_patch::train::Listener<'_>) -> edge_patch::Result<T> + Send,
+) -> PyResult<T> {
+    let mut raised = None;
+    let mut listener = Listener { progress, lines: Lines::default() };
+    let done = py.detach(|| {
+        work(&mut |event| match Python::attach(|py| listener.event(py, &event)) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                raised = Some(error);
+                ControlFlow::Break(())
+            }
+        })
+    });
+    match (done, raised) {
+        // The state of a training that stops may not have been kept.
+        (Err(reason), Some(error)) if !matches!(reason, edge_patch::Error::Stopped) => {
+            error.set_cause(py, Some(refused(reason)));
+            Err(error)
+        }
+        (_, Some(error)) => Err(error),
+        (done, None) => done.map_err(refused),
     }
 }
 

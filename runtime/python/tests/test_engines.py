@@ -1,8 +1,8 @@
-"""Tests of patches in Ray Data and DuckDB, over the demo's encoder.
+"""Tests of patches in Ray Data and DuckDB, and of tables in Ray, over the demo's encoder.
 
-usage: test_engines.py MODULE EDGE_RUN
+usage: test_engines.py MODULE EDGE_RUN EDGE_PATCH
 (pip install numpy 'ray[data]' duckdb; MODULE is the library that cargo built, target/debug/libedge_run_python.so; EDGE_RUN is
-target/debug/edge-run; the demo's encoder is in the store; Linux)
+target/debug/edge-run, EDGE_PATCH target/debug/edge-patch; the demo's encoder is in the store; Linux)
 
 A cluster of two workers is started on this machine. Answers are compared with edge-run's, to the last bit of scores and vectors.
 """
@@ -27,7 +27,7 @@ import package
 import pyarrow
 import pyarrow.parquet
 
-LIBRARY, EDGE_RUN = (Path(each).resolve() for each in sys.argv[1:3])
+LIBRARY, EDGE_RUN, EDGE_PATCH = (Path(each).resolve() for each in sys.argv[1:4])
 package.install(LIBRARY)
 import edge_run
 import edge_run.duckdb
@@ -61,6 +61,12 @@ def due(patch, field, lines=TEXTS):
 
 def pair_lines():
     return ["\t".join(pair) for pair in PAIRS]
+
+
+def bundle():
+    """The directory of the demo's encoder."""
+    stored = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "edge-run/bundles"
+    return stored / edge_run.Encoder.of(PATCHES / "sst2.bias").digest
 
 
 def memory(name, mapping=""):
@@ -130,8 +136,7 @@ class Ray(unittest.TestCase):
         processes = sorted({row["process"] for row in rows})
         # The least share, for a worker that starts or ends alone has all of the file to itself.
         private, weights = of_workers("private", max), of_workers("weights", min)
-        stored = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "edge-run/bundles"
-        [file] = (stored / edge_run.Encoder.of(PATCHES / "sst2.bias").digest).glob("panels-*.bin")
+        [file] = bundle().glob("panels-*.bin")
         file = file.stat().st_size / 1e6
         print(f"private to a worker, beyond Python: {[round(each, 1) for each in private]} MB; its share of {file:.1f} MB of "
               f"weights: {[round(each, 1) for each in weights]} MB", file=sys.stderr)
@@ -178,9 +183,32 @@ class Ray(unittest.TestCase):
             self.rows(*patches, **options)
 
     def test_the_example_of_the_readme(self):
-        example("edge_run.ray")
+        example("import edge_run.ray\n")
         written = pyarrow.parquet.read_table("labelled").select(["sentence", "sst2_label", "sst2_score"]).to_pydict()
         self.assertEqual(sorted(zip(*written.values())), sorted(zip(TEXTS, due("sst2.bias", "label"), due("sst2.bias", "score"))))
+
+
+    def test_a_table_is_that_of_the_command(self):
+        for name, count in [("train", 32), ("dev", 16)]:
+            rows = "".join(f"{text} {['bad', 'good'][at % 2]}\t{at % 2}\n" for at, text in enumerate(TEXTS[:count]))
+            Path(f"{name}.tsv").write_text("sentence\tlabel\n" + rows, encoding="utf-8")
+        task = {"name": "mood", "kind": "classification", "labels": ["bad", "good"], "pooling": "mean"}
+        Path("sst2.json").write_text(json.dumps(task))
+        Path("minilm").symlink_to(bundle())
+        example("edge_run.ray.table(", edge_run=edge_run)
+        recipe = ["--lr", "1e-3,3e-3", "--seeds", "3", "--rate-by-first-seed"]
+        command = [EDGE_PATCH, "table", "--encoder", "minilm", "--rows", "frozen,all,full@1e-5", *recipe]
+        files = ["--data", "sst2=sst2.json,train.tsv,dev.tsv", "--results", "theirs", "-o", "theirs.md"]
+        subprocess.run([*command, *files], check=True, capture_output=True)
+        self.assertEqual(Path("table.md").read_text(), Path("theirs.md").read_text())
+        ours, theirs = ({path.name: path.read_bytes() for path in Path(name).iterdir()} for name in ("results", "theirs"))
+        # Results, and patches of those that train no weights.
+        self.assertEqual(len(theirs), 3 + 2)
+        self.assertTrue(ours == theirs, "other results")
+        for said, data in [("expected NAME=TASK,TRAIN,DEV", ["a"]), ("nowhere", ["a=nowhere,train.tsv,dev.tsv"])]:
+            with self.assertRaisesRegex(edge_run.Error, re.escape(said)):
+                edge_run.ray.table("minilm", data, ["frozen"], "results", "x.md")
+        self.assertFalse(Path("x.md").exists())
 
 
 class DuckDB(unittest.TestCase):
@@ -249,7 +277,7 @@ class DuckDB(unittest.TestCase):
             edge_run.duckdb.register(self.connection, "other", PATCHES / "sst2.bias", "nowhere")
 
     def test_the_example_of_the_readme(self):
-        names = example("edge_run.duckdb")
+        names = example("import edge_run.duckdb\n")
         self.assertEqual(names["labelled"].columns, ["sentence", "label", "score"])
         self.assertEqual(sorted(names["labelled"].fetchall()), sorted(zip(TEXTS, due("sst2.bias", "label"), due("sst2.bias", "score"))))
 
@@ -264,11 +292,10 @@ class Columns(unittest.TestCase):
             self.assertEqual(encoder.embed(texts, embed).tobytes(), encoder.embed(TEXTS[:40], embed).tobytes(), type(texts))
 
 
-def example(module):
-    """Runs the README's code that imports a module, beside the files that it names. Gives what it names."""
+def example(part, **names):
+    """Runs the README's code that has a part, beside the files that it names. Gives what it names."""
     readme = (ROOT / "runtime/python/README.md").read_text(encoding="utf-8")
-    [code] = [code for code in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if f"import {module}\n" in code]
-    names = {}
+    [code] = [code for code in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if part in code]
     exec(code, names)
     return names
 
@@ -281,4 +308,4 @@ if __name__ == "__main__":
         pyarrow.parquet.write_table(pyarrow.table({"sentence": TEXTS}), Path(directory, "reviews.parquet"))
         # Where workers are too.
         os.chdir(directory)
-        unittest.main(argv=sys.argv[:1] + sys.argv[3:] + ["-v"], warnings="ignore")
+        unittest.main(argv=sys.argv[:1] + sys.argv[4:] + ["-v"], warnings="ignore")
