@@ -32,7 +32,7 @@ mod module {
     #[pymodule_export]
     use super::commands::command;
     #[pymodule_export]
-    use super::making::{from_peft, table, to_peft, train};
+    use super::making::{extract, from_peft, table, to_peft, train};
     use super::values::{elements, kind, named, patch_of, refused, text_of};
 
     /// Answers of a run, after which an interrupt is looked for.

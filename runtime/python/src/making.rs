@@ -1,9 +1,10 @@
-//! Patches from Python: trainings, tables of them, and adapters of PEFT.
+//! Patches from Python: trainings, tables of them, and adapters of PEFT and of ONNX Runtime.
 //!
 //! In: an encoder, and texts with labels, or an adapter. Out: files, and dictionaries about them. Refused: what
 //! edge-patch refuses, in its words.
 
 use std::{
+    collections::BTreeSet,
     ffi::CString,
     ops::ControlFlow,
     path::{Path, PathBuf},
@@ -22,7 +23,7 @@ use edge_run::{Bundle, EngineOptions};
 use pyo3::{
     exceptions::PyUserWarning,
     prelude::*,
-    types::{PyDict, PyString},
+    types::{PyBytes, PyDict, PyString},
 };
 use pythonize::{depythonize, pythonize};
 use serde_json::{Map, Value};
@@ -202,6 +203,19 @@ fn check_rates(recipe: &Recipe) -> PyResult<()> {
 
 fn warn(py: Python<'_>, said: &str) -> PyResult<()> {
     PyErr::warn(py, &py.get_type::<PyUserWarning>(), &CString::new(said)?, 1)
+}
+
+/// Biases, low-rank terms and head of a patch, as the bytes of the safetensors file that `edge-patch extract` writes,
+/// and the names of those that a graph takes. The other tensors are the head's.
+#[pyfunction]
+pub(crate) fn extract<'py>(
+    py: Python<'py>,
+    patch: &Bound<'py, PyAny>,
+    encoder: &Bound<'py, PyAny>,
+) -> PyResult<(Bound<'py, PyBytes>, BTreeSet<String>)> {
+    let (patch, bundle) = (patch_of(patch)?, bundle_of(encoder)?);
+    let bytes = py.detach(|| edge_patch::extract(&bundle, &patch)).map_err(refused)?;
+    Ok((PyBytes::new(py, &bytes), edge_patch::graph_inputs(&bundle)))
 }
 
 /// Makes a patch of an adapter of PEFT, LoRA or BEFT, and writes it to `output`.
