@@ -7,7 +7,7 @@ In: texts, or pairs of them, and labels. Out: labels and probabilities. Refused:
 import os
 import tempfile
 from pathlib import Path
-from typing import Any, Literal, Optional, Union
+from typing import Any, Callable, Literal, Optional, Union
 
 import numpy
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -22,7 +22,7 @@ class PatchClassifier(ClassifierMixin, BaseEstimator):
 
     `X` is a list, an array or a column of texts, or has two columns, for pairs. `pooling` and `max_length` are those of a
     task.json. `class_weight="balanced"` weighs labels by how rare they are. `random_state` is the seed. `threads` is how many
-    threads the encoder runs on. All else is as in `edge_run.train`, and so is what None stands for.
+    threads the encoder runs on. `verbose` is the `progress`. All else is as in `edge_run.train`, and so is what None stands for.
 
     `fit` sets `classes_`, the labels, and `patch_`, the patch's bytes, which an encoder can attach and a file can hold. Without
     other texts to judge by, it keeps the epoch with the best accuracy on the training texts.
@@ -41,7 +41,7 @@ class PatchClassifier(ClassifierMixin, BaseEstimator):
         class_weight: Optional[Literal["balanced"]] = None,
         random_state: Optional[int] = None,
         threads: int = 1,
-        verbose: bool = False,
+        verbose: Union[bool, Callable[[Any], object]] = False,
     ) -> None:
         self.encoder = encoder
         self.pooling = pooling

@@ -1,8 +1,8 @@
 """Tests of what the Python module makes, patches and adapters, over the demo's encoder.
 
 usage: test_making.py MODULE EDGE_PATCH
-(pip install numpy; MODULE is the library that cargo built, target/debug/libedge_run_python.so; EDGE_PATCH is target/debug/edge-patch; the
-demo's encoder is in the store)
+(pip install numpy tqdm; MODULE is the library that cargo built, target/debug/libedge_run_python.so; EDGE_PATCH is
+target/debug/edge-patch; the demo's encoder is in the store)
 
 What is made is compared with what edge-patch makes, byte for byte.
 """
@@ -154,6 +154,25 @@ class Making(unittest.TestCase):
                 self.trained(TEXTS, LABELS, dev=DEV, progress=progress)
             self.assertEqual(stderr.getvalue(), due)
         self.assertEqual(len(said.splitlines()), 4)
+
+    def test_a_bar_has_all_steps_also_of_a_training_that_goes_on(self):
+        options, shown = {"dev": DEV, "epochs": 2, "seeds": [1, 2]}, io.StringIO()
+
+        class Stopped(Bar):
+            def __call__(self, event):
+                super().__call__(event)
+                if event["event"] == "step" and (self.bar.n, event["step"]) == (8, 2):
+                    raise LookupError("enough")
+
+        with self.assertRaises(LookupError):
+            self.trained(TEXTS, LABELS, progress=Stopped(file=io.StringIO()), **options)
+        self.trained(TEXTS, LABELS, progress=Bar(file=shown, mininterval=0), **options)
+        # Two runs of three steps twice; the first run and two steps of the second are done.
+        bars = [line for line in shown.getvalue().replace("\n", "\r").split("\r") if "/12 [" in line]
+        self.assertIn(" 8/12 [00:00<", bars[0])
+        self.assertIn(" 12/12 [", bars[-1])
+        for part in ("rate 0.003, seed 2, epoch 2: training loss ", "dev accuracy ", "step/s", "loss="):
+            self.assertIn(part, shown.getvalue())
 
     def test_what_is_raised_stops_a_training_that_goes_on_to_the_same_patch(self):
         options = {"dev": DEV, "epochs": 4}
@@ -316,5 +335,6 @@ if __name__ == "__main__":
     EDGE_PATCH = os.path.abspath(EDGE_PATCH)
     package.install(library)
     import edge_run
+    from edge_run.tqdm import Bar
 
     unittest.main(argv=[sys.argv[0], "-v"])
