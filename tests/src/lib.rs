@@ -311,6 +311,19 @@ pub fn command(name: &str, home: &Path) -> Command {
     command
 }
 
+/// The lines of README.md that have this part, in a shell that finds the project's commands.
+pub fn readme_lines(part: &str, home: &Path) -> Command {
+    let readme = fs::read_to_string(fixtures().join("../../README.md")).unwrap();
+    let lines =
+        readme.split("```").skip(1).step_by(2).find(|lines| lines.contains(part)).expect("lines with that part");
+    let mut path = program("edge-run").parent().unwrap().as_os_str().to_owned();
+    path.push(":/usr/bin:/bin");
+    let mut shell = Command::new("sh");
+    shell.args(["-euc", lines]).env("PATH", path).current_dir(home);
+    shell.env("XDG_DATA_HOME", home.join("data")).env("XDG_CACHE_HOME", home.join("cache")).stdin(Stdio::null());
+    shell
+}
+
 /// The command, started by `sh` after `before`, with the limits, variables and open files that `before` sets.
 pub fn in_shell(command: &Command, before: &str) -> Command {
     let mut shell = Command::new("sh");

@@ -3,10 +3,13 @@
 use std::fs;
 
 use bias_patch::Patch;
+use edge_bundle::Bundle;
 use edge_run::{Encoder, Request, Text};
 use safetensors::Dtype;
 use serde_json::{Value, json};
-use system_tests::{assert_misused, assert_refused, assert_succeeded, place::Place, task, write_tensors};
+use system_tests::{
+    Fixture, Layout, assert_misused, assert_refused, assert_succeeded, place::Place, readme_lines, task, write_tensors,
+};
 
 /// The product of two vectors, and their lengths.
 fn cosine(a: &[f64], b: &[f64]) -> f64 {
@@ -105,6 +108,32 @@ fn a_model_of_sentence_transformers_becomes_a_patch() {
     assert_refused(&place.patch(&arguments), &["1_Pooling/config.json", "cls_token, mean_tokens and lasttoken"]);
     write("modules.json", json!([module("0", "Transformer", ""), module("1", "WordWeights", "1")]));
     assert_refused(&place.patch(&arguments), &["modules.json", "WordWeights"]);
+}
+
+#[test]
+fn the_readme_takes_a_model_of_sentence_transformers() {
+    let home = tempfile::TempDir::new().unwrap();
+    let model = home.path().join("model");
+    Fixture::named("bert").write(&model, Layout::default());
+    fs::create_dir(model.join("1_Pooling")).unwrap();
+    let module =
+        |path: &str, class: &str| json!({ "path": path, "type": format!("sentence_transformers.models.{class}") });
+    let modules =
+        json!([module("", "Transformer"), module("1_Pooling", "Pooling"), module("2_Normalize", "Normalize")]);
+    fs::write(model.join("modules.json"), modules.to_string()).unwrap();
+    fs::write(model.join("sentence_bert_config.json"), json!({ "max_seq_length": 40 }).to_string()).unwrap();
+    fs::write(model.join("1_Pooling/config.json"), json!({ "pooling_mode_mean_tokens": true }).to_string()).unwrap();
+    fs::write(home.path().join("texts.txt"), "a film to see\nno\n").unwrap();
+    let said = assert_succeeded(&readme_lines("--from model", home.path()).output().unwrap());
+    let rows: Vec<Value> = said.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let encoder = Encoder::load(Bundle::open(&home.path().join("bundle")).unwrap(), Default::default()).unwrap();
+    assert_eq!(rows.len(), 2, "{said}");
+    for (row, text) in rows.iter().zip(["a film to see", "no"]) {
+        let (tokens, _) = encoder.hidden(&Text::one(text)).unwrap();
+        let mean: Vec<f64> =
+            (0..tokens.ncols()).map(|at| tokens.column(at).iter().map(|v| f64::from(*v)).sum()).collect();
+        assert!(cosine(&vector(row), &mean) > 1.0 - 1e-6, "{row}");
+    }
 }
 
 #[test]

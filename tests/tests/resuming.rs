@@ -87,7 +87,7 @@ fn processes_that_share_the_cells_of_a_table_and_are_killed_make_the_table_of_on
         mood.edge_patch(&[&fixed[..], &data, &recipe, extra].concat())
     };
     let one = assert_succeeded(&table("one", &["-o", "one.md"]).output().unwrap());
-    // Of six cells, the first process has numbers 0 and 4: the first row of the first data set, and the second of the second.
+    // Of six cells, process 0 has numbers 0 and 4: the first row of the first data set, and the second of the second.
     let cell = |at: usize| table("many", &["--cell", &format!("{at}/4")]);
     let others: Vec<_> =
         (1..4).map(|at| cell(at).stderr(Stdio::null()).stdout(Stdio::null()).spawn().unwrap()).collect();

@@ -17,7 +17,9 @@ use edge_run::{Encoder, EngineOptions, Request, Text};
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use system_tests::{Fixture, assert_refused, assert_succeeded, command, fixtures, small_bundle, write_tensors};
+use system_tests::{
+    Fixture, assert_refused, assert_succeeded, command, fixtures, readme_lines, small_bundle, write_tensors,
+};
 use tempfile::TempDir;
 
 /// The engine computes in f32, the fixture in f64 with seven decimals; logits are around 1.
@@ -161,6 +163,27 @@ fn adapters_compute_what_peft_computes() {
         println!("{name}: largest difference {worst:e}");
         assert!(worst < LOGIT_BOUND, "{name}: {worst:e}");
     }
+}
+
+#[test]
+fn the_readme_takes_an_adapter() {
+    let adapter = &adapters()["bert-r8"];
+    let place = adapter.place();
+    fs::rename(place.path("checkpoint"), place.path("base")).unwrap();
+    fs::rename(place.path("adapter"), place.path("lora")).unwrap();
+    fs::remove_dir_all(place.path("bundle")).unwrap();
+    let case = adapter.cases.iter().find(|case| case.text.len() == 1).unwrap();
+    fs::write(place.path("texts.txt"), format!("{}\n", case.text[0])).unwrap();
+    let said = assert_succeeded(&readme_lines("--from lora", place.home.path()).output().unwrap());
+    let best = |logits: &[f32]| (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap();
+    let label = ["a", "b", "c"][best(&case.logits)];
+    assert!(said.lines().last().unwrap().split_whitespace().any(|word| word == label), "{said}, expected {label}");
+    let encoder = Encoder::load(Bundle::open(&place.path("bundle")).unwrap(), EngineOptions::default()).unwrap();
+    let task = encoder.attach(&Patch::open(&place.path("task.bias")).unwrap()).unwrap();
+    let text = Text::one(&case.text[0]);
+    let found = encoder.predict(&[Request { task: &task, text: &text }]).remove(0).unwrap().logits;
+    let worst = found.iter().zip(&case.logits).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(worst < LOGIT_BOUND, "{worst:e}");
 }
 
 /// A term of several modules' tensors side by side is one of each, of their rows.
