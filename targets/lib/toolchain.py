@@ -26,16 +26,18 @@ SMALL = ("-Cforce-unwind-tables=no",)
 ZIG = ("cargo-zigbuild==0.24.0", "ziglang==0.17.1")
 
 
-def compile(board, glibc=None, commands=("edge-run",), example=None, slim=False):
+def compile(board, glibc=None, commands=("edge-run",), example=None, slim=False, tls=False):
     """Builds commands, and an example of edge-run's, stripped; gives their paths.
 
-    With tract, unless `slim`, and without what only research has use for. `glibc` is the oldest C library they are to run
+    With tract, unless `slim`, without TLS, unless `tls`, and without what only research has use for. `glibc` is the oldest C library they are to run
     with, if not Debian's own.
     """
     packages = [word for command in COMMANDS for word in ("--package", command)]
     programs = [word for command in commands for word in ("--bin", command)]
     programs += ["--example", example] if example else []
-    features = ("--no-default-features", *(() if slim else ("--features", "edge-run/tract")))
+    features = ["--no-default-features"]
+    for feature, wanted in (("edge-run/tract", not slim), ("edge-serve/tls", tls)):
+        features += ["--features", feature] if wanted else []
     built = cargo(board, "build", "--profile", PROFILE, *packages, *programs, *features,
                   glibc=glibc, flags=SMALL, apart="slim" if slim else "") / PROFILE
     return [built / command for command in commands] + ([built / "examples" / example] if example else [])

@@ -178,6 +178,51 @@ fn only_who_knows_the_token_may_ask() {
 }
 
 #[test]
+fn tokens_with_names_have_their_own_rates_and_counts() {
+    let (home, bundle) = home_of(&["a", "b"]);
+    // Rates at which nothing more comes while the test runs.
+    let file = "slow 0123456789abcdef requests=0.001\nwordy fedcba9876543210 texts=0.001\nfree 0123456789abcdeg\n";
+    fs::write(home.path().join("token"), file).unwrap();
+    let server = Server::at(home, bundle, &["--token-file", "token"]);
+    let predict = |token: &str| {
+        let headers = [("authorization", &*format!("Bearer {token}"))];
+        ask(&mut server.connect(), "POST", "/predict", &headers, br#"{"text":"the film was good"}"#)
+    };
+    assert_eq!((predict("0123456789abcdef").status, predict("fedcba9876543210").status), (200, 200));
+    let slow = predict("0123456789abcdef");
+    assert_eq!(slow.status, 429);
+    assert!(slow.error().contains("this token has 0.001 requests a second; ask again in"), "{}", slow.error());
+    let seconds =
+        slow.head.lines().find_map(|line| line.strip_prefix("retry-after: ")).unwrap().parse::<u64>().unwrap();
+    assert!((900..=1000).contains(&seconds), "{seconds}");
+    // Two texts, for two tasks, of a rate that holds one: as much as half an hour gives.
+    let wordy = predict("fedcba9876543210");
+    assert!(wordy.status == 429 && wordy.error().contains("0.001 texts a second"), "{}", wordy.head);
+    for _ in 0..9 {
+        assert_eq!(predict("0123456789abcdeg").status, 200);
+    }
+    assert_eq!((predict("0123456789abcdeh").status, server.get("/v2/health/live").status), (401, 200));
+
+    let headers = [("authorization", "Bearer 0123456789abcdeg")];
+    let metrics = ask(&mut server.connect(), "GET", "/metrics", &headers, b"").body;
+    let metrics = String::from_utf8(metrics).unwrap();
+    for line in [
+        "client_requests_total{client=\"slow\"} 1",
+        "client_refusals_total{client=\"slow\"} 1",
+        "client_requests_total{client=\"wordy\"} 2",
+        "client_texts_total{client=\"wordy\"} 2",
+        "client_refusals_total{client=\"wordy\"} 1",
+        "client_requests_total{client=\"free\"} 10",
+        "client_texts_total{client=\"free\"} 18",
+        "client_refusals_total{client=\"free\"} 0",
+    ] {
+        assert!(metrics.contains(line), "{line} is not in:\n{metrics}");
+    }
+    let log = fs::read_to_string(server.home.path().join("log")).unwrap();
+    assert!(!metrics.contains("0123456789") && !log.contains("0123456789"), "{log}");
+}
+
+#[test]
 fn a_server_that_is_told_to_stop_answers_what_is_in_flight() {
     let mut server = Server::of(&["a"]);
     let mut stream = server.connect();

@@ -1,7 +1,8 @@
 //! Answers the texts of one request.
 //!
 //! In: texts, each with a task. Out: predictions, in the same order, with the time each text waited. Refused: more
-//! texts or longer ones than the limits allow, and texts for which a queue has no room.
+//! texts or longer ones than the limits allow, more than the client may ask, and texts
+//! for which a queue has no room.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,6 +11,7 @@ use hyper::StatusCode;
 
 use crate::{
     batcher::{Answered, Job, Worker},
+    clients::Client,
     limits,
     reply::Refusal,
     tasks::Resident,
@@ -25,8 +27,12 @@ pub(crate) struct Answer {
 /// cancels texts that have not run.
 ///
 /// # Errors
-/// When there are more questions than a request may have, a text is too long, or a queue is full.
-pub(crate) async fn ask(questions: Vec<(Arc<Resident>, Arc<Text>)>) -> Result<Vec<Result<Answer, Refusal>>, Refusal> {
+/// When there are more questions than a request may have, a text is too long, the client asks faster than it may, or a
+/// queue is full.
+pub(crate) async fn ask(
+    client: &Client,
+    questions: Vec<(Arc<Resident>, Arc<Text>)>,
+) -> Result<Vec<Result<Answer, Refusal>>, Refusal> {
     check(questions.len(), questions.iter().map(|(_, text)| text.bytes()).sum())?;
     let mut workers: Vec<(Arc<Worker>, Vec<Job>)> = Vec::new();
     let mut receivers = Vec::with_capacity(questions.len());
@@ -44,6 +50,7 @@ pub(crate) async fn ask(questions: Vec<(Arc<Resident>, Arc<Text>)>) -> Result<Ve
             None => workers.push((resident.worker.clone(), vec![job])),
         }
     }
+    client.take_texts(receivers.len())?;
     for (worker, jobs) in workers {
         let full = |_| Refusal::busy("more texts wait than the queue holds; ask again in a second");
         worker.submit(jobs).map_err(full)?;

@@ -5,7 +5,7 @@
 
 use std::{ffi::OsString, io, path::PathBuf, time::Duration};
 
-use crate::{Address, Batching, Listener, Options, Result, Supervisor, run};
+use crate::{Address, Batching, Listener, Options, Result, Supervisor, TlsFiles, run};
 use clap::{CommandFactory, Parser, ValueEnum};
 use edge_run::EngineOptions;
 
@@ -29,9 +29,23 @@ struct Arguments {
     /// Use this bundle besides those in the store; repeat the flag for more bundles
     #[arg(long = "bundle", visible_alias = "encoder", value_name = "DIR")]
     bundles: Vec<PathBuf>,
-    /// Require the bearer token in FILE: one line, at least 16 characters
+    /// Require a bearer token in FILE: one of at least 16 characters, or on each line NAME TOKEN [requests=N] [texts=N]
+    ///
+    /// requests=N and texts=N limit what comes with a token in a second, each text counted once for every task. Metrics
+    /// count requests and texts by NAME.
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
+    /// Speak TLS, and show the certificate in FILE: PEM, the server's own first, then those between it and its authority
+    ///
+    /// Files that replace those of --tls-* are used from the next connection on.
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_certificate: Option<PathBuf>,
+    /// The private key of that certificate: PEM without a password
+    #[arg(long, value_name = "FILE", requires = "tls_certificate")]
+    tls_key: Option<PathBuf>,
+    /// Serve only clients with a certificate that one of those in FILE has signed
+    #[arg(long, value_name = "FILE", requires = "tls_certificate")]
+    tls_clients: Option<PathBuf>,
     /// Refuse patches that none of these public keys signed; key files are as minisign -G writes them
     #[arg(long, value_name = "KEY", num_args = 1..)]
     trust: Vec<PathBuf>,
@@ -65,6 +79,8 @@ const EXAMPLES: &str = r#"Examples:
   edge-serve -p tasks --listen unix:/run/edge.sock     on a Unix socket
   edge-serve -p tasks --listen 0.0.0.0:8080 --token-file token --trust release.pub
                                                        for other machines, which need the token; patches need a signature
+  edge-serve -p tasks --listen 0.0.0.0:8443 --token-file token --tls-certificate tls/cert.pem --tls-key tls/key.pem
+                                                       the same, encrypted
 
   curl -d '{"text": "a joy from start to end"}' localhost:8080/predict/sst2
   curl -d '{"text": "a joy from start to end"}' localhost:8080/predict           every task, in one pass
@@ -100,12 +116,15 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Log::Text => log.with_ansi(false).init(),
         Log::Json => log.json().init(),
     }
+    let files = arguments.tls_certificate.zip(arguments.tls_key);
+    let tls = files.map(|(certificate, key)| TlsFiles { certificate, key, clients: arguments.tls_clients });
     let options = Options {
         patches: arguments.patches,
         bundles: arguments.bundles,
         engine: EngineOptions { threads: arguments.threads, ..EngineOptions::default() },
         batching: Batching { queue: arguments.queue, wait: Duration::from_secs_f64(arguments.wait / 1e3) },
         token_file: arguments.token_file,
+        tls,
         trust: arguments.trust,
         ready_without_tasks: arguments.ready_without_tasks,
     };

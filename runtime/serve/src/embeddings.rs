@@ -9,7 +9,7 @@ use bias_patch::{Kind, quoted};
 use edge_run::{Answer, Prediction, Text, tasks::normalize};
 use serde_json::Value;
 
-use crate::{ask::ask, reply::Refusal, tasks::Resident};
+use crate::{ask::ask, clients::Client, reply::Refusal, tasks::Resident};
 
 /// How vectors are asked for. What is not there is as the task has it.
 #[derive(Clone, Copy, Default)]
@@ -57,6 +57,7 @@ pub(crate) fn texts(field: &'static str, value: Value) -> Result<Vec<String>, Re
 /// # Errors
 /// When the task has fewer dimensions, or a text has no answer.
 pub(crate) async fn embed(
+    client: &Client,
     resident: &Arc<Resident>,
     field: &'static str,
     texts: Vec<String>,
@@ -70,7 +71,7 @@ pub(crate) async fn embed(
     }
     let questions = texts.into_iter().map(|text| (resident.clone(), Arc::new(Text::one(text)))).collect();
     let mut embedded = Embedded { vectors: Vec::new(), tokens: 0 };
-    for (at, answer) in ask(questions).await?.into_iter().enumerate() {
+    for (at, answer) in ask(client, questions).await?.into_iter().enumerate() {
         let place = format!("{field}: text {}", at + 1);
         let prediction = answer.map_err(|refusal| refusal.of(&place).about(field))?.prediction;
         if wanted.whole {

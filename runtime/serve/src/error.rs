@@ -35,14 +35,33 @@ pub enum Error {
         /// What was named.
         path: PathBuf,
     },
-    /// The file of the bearer token has none in it.
-    #[error("{}: expected a token of at least 16 characters on one line, found {found}", path.display())]
+    /// The file of bearer tokens is not as it should be.
+    #[error("{}: expected a token of at least 16 characters on one line, or on each line NAME TOKEN [requests=N] [texts=N], \
+             found {found}", path.display())]
     Token {
         /// The file.
         path: PathBuf,
         /// What is there.
         found: String,
     },
+    /// A file for TLS cannot be used.
+    #[error("{}: expected {expected}, found {found}; {remedy}", path.display())]
+    Tls {
+        /// The file.
+        path: PathBuf,
+        /// What it is to hold.
+        expected: String,
+        /// What is there.
+        found: String,
+        /// What mends it.
+        remedy: &'static str,
+    },
+    /// TLS is asked for, and not in this build.
+    #[error(
+        "--tls-certificate: expected a build with TLS, found one without; build with the feature `tls` of edge-serve, \
+             or with targets/build --tls"
+    )]
+    NoTls,
     /// The kernel has Landlock and refused to use it.
     #[error("cannot restrict this process to its files: {reason}")]
     Sandbox {

@@ -22,6 +22,9 @@ pub const HEADER_BYTES: usize = 16 << 10;
 pub const BUFFER_BYTES: usize = 64 << 10;
 /// Connections at one time; more wait until one ends.
 pub const CONNECTIONS: usize = 512;
+/// Time for TLS's handshake. The connection counts among [`CONNECTIONS`] meanwhile.
+#[cfg(feature = "tls")]
+pub const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 /// Time for the first line and headers to arrive, and for the next request on an idle connection.
 pub const HEADER_TIME: Duration = Duration::from_secs(10);
 /// Time for a whole body to arrive.

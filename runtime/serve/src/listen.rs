@@ -60,6 +60,11 @@ pub(crate) struct Stream {
     due: Option<Pin<Box<Sleep>>>,
 }
 
+/// What HTTP is spoken over: a [`Stream`], or one that TLS encrypts.
+pub(crate) trait Connection: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Connection for T {}
+
 enum Connected {
     Tcp(TcpStream),
     Unix(UnixStream),
@@ -103,9 +108,12 @@ impl Listener {
         }
     }
 
-    /// Where it listens, for people.
-    pub fn name(&self) -> &str {
-        &self.name
+    /// Where it listens, for people. `scheme` is that of a TCP port.
+    pub(crate) fn name(&self, scheme: &str) -> String {
+        match self.socket {
+            Socket::Tcp(_) => format!("{scheme}://{}", self.name),
+            Socket::Unix(_) => self.name.clone(),
+        }
     }
 
     /// Whether it is an address that every program of this machine can reach, browsers too.
@@ -144,7 +152,7 @@ impl Listener {
     fn of_tcp(socket: StdTcp) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         let at = socket.local_addr()?;
-        Ok(Listener { socket: Socket::Tcp(socket), name: format!("http://{at}"), is_local: at.ip().is_loopback() })
+        Ok(Listener { socket: Socket::Tcp(socket), name: at.to_string(), is_local: at.ip().is_loopback() })
     }
 
     fn of_unix(socket: StdUnix, name: String) -> io::Result<Self> {

@@ -25,6 +25,9 @@ pub(crate) struct Metrics {
     registry: Registry,
     requests: Family<Requested, Counter>,
     request_seconds: Family<Route, Histogram>,
+    client_requests: Family<Client, Counter>,
+    client_texts: Family<Client, Counter>,
+    client_refusals: Family<Client, Counter>,
     answers: Counter,
     batch_texts: Histogram,
     batch_tokens: Histogram,
@@ -32,6 +35,7 @@ pub(crate) struct Metrics {
     mapped: Gauge,
     /// Opened before the process locks itself in.
     rollup: Option<Mutex<File>>,
+    pub handshake_failures: Counter,
     pub queued: Gauge,
     pub wait_seconds: Histogram,
     pub tasks: Gauge,
@@ -54,6 +58,11 @@ struct Route {
     route: &'static str,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Client {
+    client: String,
+}
+
 impl Metrics {
     /// Metrics at zero.
     pub fn new() -> Self {
@@ -67,7 +76,11 @@ impl Metrics {
                 "From a request's headers to its answer",
                 Family::new_with_constructor(seconds as fn() -> Histogram),
             ),
+            client_requests: register(r, "client_requests", "Requests, by the name of their token", Family::default()),
+            client_texts: register(r, "client_texts", "Texts of a client, once for every task", Family::default()),
+            client_refusals: register(r, "client_refusals", "What came faster than its rate", Family::default()),
             answers: register(r, "answers", "Texts answered, each for one task", Counter::default()),
+            handshake_failures: register(r, "handshake_failures", "Clients that failed at TLS", Counter::default()),
             queued: register(r, "queued_texts", "Texts that wait for the encoder", Gauge::default()),
             wait_seconds: register(r, "wait_seconds", "What a text waits before it runs", seconds()),
             batch_texts: register(r, "batch_texts", "Texts that run together", sizes()),
@@ -90,6 +103,12 @@ impl Metrics {
     pub fn request(&self, route: &'static str, status: StatusCode, took: Duration) {
         self.requests.get_or_create(&Requested { route, status: status.as_u16() }).inc();
         self.request_seconds.get_or_create(&Route { route }).observe(took.as_secs_f64());
+    }
+
+    /// Counters of a client by its name: requests, texts, and refusals for its rate.
+    pub fn client(&self, name: &str) -> (Counter, Counter, Counter) {
+        let of = |family: &Family<Client, Counter>| family.get_or_create(&Client { client: name.to_owned() }).clone();
+        (of(&self.client_requests), of(&self.client_texts), of(&self.client_refusals))
     }
 
     /// Counts texts that ran together.

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::{
     choice::{Sort, choose},
+    clients::Client,
     embeddings::{Wanted, embed, texts},
     reply::{self, Refusal, Reply, json},
     tasks::Listing,
@@ -82,11 +83,11 @@ struct Model<'a> {
 ///
 /// # Errors
 /// When the body is not such a question, the model is no embedding task, or a text has no answer.
-pub(crate) async fn embeddings(listing: &Listing, body: &[u8]) -> Result<Reply, Refusal> {
+pub(crate) async fn embeddings(client: &Client, listing: &Listing, body: &[u8]) -> Result<Reply, Refusal> {
     let question: Question = reply::question(body, r#"{"model": "NAME", "input": "..."}"#)?;
     let resident = choose(listing, Some(&question.model), Sort::Embedding).map_err(|r| r.about("model"))?;
     let wanted = Wanted { dimensions: question.dimensions, ..Wanted::default() };
-    let embedded = embed(resident, "input", texts("input", question.input)?, wanted).await?;
+    let embedded = embed(client, resident, "input", texts("input", question.input)?, wanted).await?;
     let written = |vector: Vec<f32>| match question.encoding_format {
         None | Some(Encoding::Float) => Vector::Floats(vector),
         Some(Encoding::Base64) => {

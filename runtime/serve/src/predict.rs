@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     ask::{Answer, ask},
+    clients::Client,
     reply::{self, Refusal, Reply, json},
     tasks::{Listing, Resident},
 };
@@ -60,7 +61,7 @@ struct Rows<'a> {
 ///
 /// # Errors
 /// When there is no such task, the body is not a question, or the text has no answer.
-pub(crate) async fn one(listing: &Listing, task: &str, body: &[u8]) -> Result<Reply, Refusal> {
+pub(crate) async fn one(client: &Client, listing: &Listing, task: &str, body: &[u8]) -> Result<Reply, Refusal> {
     let resident = listing.tasks.get(task).ok_or_else(|| Refusal::no_task(listing, task))?;
     let question = parse(body)?;
     if question.tasks.is_some() {
@@ -70,7 +71,7 @@ pub(crate) async fn one(listing: &Listing, task: &str, body: &[u8]) -> Result<Re
         Some(strategy) => resident.with_entities(strategy).map_err(|error| Refusal::bad(error.to_string()))?,
         None => resident.clone(),
     };
-    let answer = ask(vec![(resident.clone(), question.into_text())]).await?.remove(0)?;
+    let answer = ask(client, vec![(resident.clone(), question.into_text())]).await?.remove(0)?;
     Ok(json(StatusCode::OK, &row(&resident, &Ok(answer))))
 }
 
@@ -78,7 +79,7 @@ pub(crate) async fn one(listing: &Listing, task: &str, body: &[u8]) -> Result<Re
 ///
 /// # Errors
 /// When a task is not there or the body is not a question. A task that cannot answer this text has a row that says why.
-pub(crate) async fn all(listing: &Listing, body: &[u8]) -> Result<Reply, Refusal> {
+pub(crate) async fn all(client: &Client, listing: &Listing, body: &[u8]) -> Result<Reply, Refusal> {
     let begun = Instant::now();
     let question = parse(body)?;
     let residents: Vec<&Arc<Resident>> = match &question.tasks {
@@ -94,7 +95,7 @@ pub(crate) async fn all(listing: &Listing, body: &[u8]) -> Result<Reply, Refusal
         residents.into_iter().map(|resident| grouped(resident).unwrap_or_else(|| resident.clone())).collect();
     let text = question.into_text();
     let questions = residents.iter().map(|resident| (resident.clone(), text.clone())).collect();
-    let answers = ask(questions).await?;
+    let answers = ask(client, questions).await?;
     let rows = residents.iter().zip(&answers).map(|(resident, answer)| row(resident, answer)).collect();
     Ok(json(StatusCode::OK, &Rows { answers: rows, ms: begun.elapsed().as_secs_f64() * 1e3 }))
 }

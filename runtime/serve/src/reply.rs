@@ -21,7 +21,7 @@ pub(crate) struct Refusal {
     pub message: String,
     /// The field of the request that is wrong, where the form of the answer names it.
     field: Option<&'static str>,
-    headers: Vec<(HeaderName, &'static str)>,
+    headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Refusal {
@@ -56,12 +56,18 @@ impl Refusal {
 
     /// The server is busy; the same request may succeed in a second.
     pub fn busy(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::TOO_MANY_REQUESTS, message).with(RETRY_AFTER, "1")
+        Self::later(message, 1)
+    }
+
+    /// A client asks for more than it may; the same request may succeed after some seconds.
+    pub fn later(message: impl Into<String>, seconds: u64) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, message).with(RETRY_AFTER, HeaderValue::from(seconds))
     }
 
     /// Only another method is allowed.
     pub fn method(allowed: &'static str) -> Self {
-        Self::new(StatusCode::METHOD_NOT_ALLOWED, format!("this address takes {allowed} only")).with(ALLOW, allowed)
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, format!("this address takes {allowed} only"))
+            .with(ALLOW, HeaderValue::from_static(allowed))
     }
 
     /// No token, or another one.
@@ -70,12 +76,12 @@ impl Refusal {
             StatusCode::UNAUTHORIZED,
             "expected the header `Authorization: Bearer TOKEN` with this server's token",
         )
-        .with(WWW_AUTHENTICATE, "Bearer")
+        .with(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
     }
 
     /// The rest of the request is not read, and the connection closes.
     pub fn closing(self) -> Self {
-        self.with(CONNECTION, "close")
+        self.with(CONNECTION, HeaderValue::from_static("close"))
     }
 
     /// Puts what was refused before the message.
@@ -93,7 +99,7 @@ impl Refusal {
         Refusal { field: Some(field), ..self }
     }
 
-    fn with(mut self, name: HeaderName, value: &'static str) -> Self {
+    fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.push((name, value));
         self
     }
@@ -110,7 +116,7 @@ impl Refusal {
             }
         };
         for (name, value) in self.headers {
-            reply.headers_mut().insert(name, HeaderValue::from_static(value));
+            reply.headers_mut().insert(name, value);
         }
         reply
     }

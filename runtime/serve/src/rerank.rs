@@ -19,6 +19,7 @@ use serde_json::Value;
 use crate::{
     ask::{ask, check},
     choice::{Sort, choose, named},
+    clients::Client,
     reply::{self, Refusal, Reply, json},
     tasks::Listing,
     tei::takes_whole,
@@ -76,7 +77,12 @@ struct Usage {
 ///
 /// # Errors
 /// When the body is not such a question, no one task is meant, or a text has no answer.
-pub(crate) async fn rerank(listing: &Listing, task: Option<&str>, body: &[u8]) -> Result<Reply, Refusal> {
+pub(crate) async fn rerank(
+    client: &Client,
+    listing: &Listing,
+    task: Option<&str>,
+    body: &[u8],
+) -> Result<Reply, Refusal> {
     let question: Question = reply::question(body, r#"{"query": "...", "texts": ["..."]}"#)?;
     let resident = choose(listing, named(task, question.model.as_deref())?, Sort::Ranking)?;
     let whole = takes_whole(question.truncate, question.truncation_direction.as_deref())?;
@@ -94,7 +100,7 @@ pub(crate) async fn rerank(listing: &Listing, task: Option<&str>, body: &[u8]) -
     check(texts.len(), texts.iter().map(String::len).sum::<usize>().saturating_add(copies))?;
     let pair = |text: &String| (resident.clone(), Arc::new(Text::pair(&*question.query, &**text)));
     let (mut ranked, mut tokens) = (Vec::with_capacity(texts.len()), 0);
-    for (index, answer) in ask(texts.iter().map(pair).collect()).await?.into_iter().enumerate() {
+    for (index, answer) in ask(client, texts.iter().map(pair).collect()).await?.into_iter().enumerate() {
         let place = format!("{field}: text {} with the query", index + 1);
         let prediction = answer.map_err(|refusal| refusal.of(&place))?.prediction;
         if whole {

@@ -9,13 +9,14 @@ use std::{
     sync::Arc,
 };
 
-use bias_patch::{Digest, Keys};
+use bias_patch::Keys;
 use edge_bundle::{Bundle, Store, cache_dir};
 use edge_run::EngineOptions;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     Batching, Enforced, Listener, Supervisor,
+    clients::Clients,
     directory::Directory,
     encoders::Encoders,
     error::{Error, Result},
@@ -23,6 +24,7 @@ use crate::{
     sandbox,
     server::Server,
     tasks::CurrentListing,
+    tls::Tls,
     watch::keep,
 };
 
@@ -37,12 +39,39 @@ pub struct Options {
     pub engine: EngineOptions,
     /// How texts are batched.
     pub batching: Batching,
-    /// The file of the bearer token, if one is asked for.
+    /// The file of bearer tokens, if one is asked for.
     pub token_file: Option<PathBuf>,
+    /// What TLS needs, if it is spoken.
+    pub tls: Option<TlsFiles>,
     /// Public keys, one of which has to have signed a patch; none if patches need no signature.
     pub trust: Vec<PathBuf>,
     /// Whether the server is ready while no task answers.
     pub ready_without_tasks: bool,
+}
+
+/// Files in PEM that TLS needs.
+#[derive(Clone, Debug)]
+pub struct TlsFiles {
+    /// The server's certificate, and those between it and its authority.
+    pub certificate: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+    /// Certificates of the authorities, one of which has to have signed a client's; none if clients need no certificate.
+    pub clients: Option<PathBuf>,
+}
+
+impl TlsFiles {
+    /// All of them.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &Path> {
+        [&self.certificate, &self.key].into_iter().chain(&self.clients).map(PathBuf::as_path)
+    }
+
+    /// Where files that replace them will be: beside them, and where links lead now.
+    fn directories(&self) -> Vec<PathBuf> {
+        let real = self.paths().filter_map(|path| path.canonicalize().ok());
+        let named = self.paths().filter_map(|path| std::path::absolute(path).ok());
+        real.chain(named).filter_map(|path| Some(path.parent()?.to_owned())).collect()
+    }
 }
 
 /// Serves on a socket until the process is told to stop.
@@ -50,7 +79,10 @@ pub struct Options {
 /// # Errors
 /// When a file that was named cannot be used, or the system refuses what the process needs.
 pub fn run(options: &Options, listener: Listener, supervisor: &Supervisor) -> Result<()> {
-    let token = options.token_file.as_deref().map(read_token).transpose()?;
+    let metrics = Arc::new(Metrics::new());
+    let clients = options.token_file.as_deref().map(|path| Clients::open(path, &metrics)).transpose()?;
+    let clients = clients.unwrap_or_default();
+    let tls = options.tls.as_ref().map(Tls::open).transpose()?;
     let keys = if options.trust.is_empty() { None } else { Some(Keys::open(&options.trust)?) };
     let bundles: Vec<Bundle> = options.bundles.iter().map(|dir| Bundle::open(dir)).collect::<Result<_, _>>()?;
     let store = Store::of_user().ok();
@@ -58,19 +90,24 @@ pub fn run(options: &Options, listener: Listener, supervisor: &Supervisor) -> Re
     if fs::metadata(&options.patches).is_ok_and(|metadata| !metadata.is_dir()) {
         return Err(Error::Patches { path: options.patches.clone() });
     }
-    if token.is_none() && !listener.is_local() {
+    let asks_certificates = options.tls.as_ref().is_some_and(|files| files.clients.is_some());
+    if !listener.is_local() && clients.are_unknown() && !asks_certificates {
         tracing::warn!("anyone who reaches this address may ask, load and unload; --token-file asks for a token");
+    }
+    if !listener.is_local() && !clients.are_unknown() && tls.is_none() {
+        tracing::warn!("whoever is on the way reads tokens and texts; --tls-certificate and --tls-key encrypt them");
     }
     if cfg!(panic = "abort") {
         tracing::warn!("this build ends at a panic, where others lose one text by it: let a supervisor start it again");
     }
     let local = listener.is_loopback();
-    let metrics = Arc::new(Metrics::new());
 
     // Before any thread is started: threads inherit it.
     let mut read: Vec<&Path> = vec![&options.patches];
     read.extend(options.bundles.iter().map(PathBuf::as_path));
     read.extend(store.as_ref().map(Store::root));
+    let tls_directories = options.tls.as_ref().map(TlsFiles::directories).unwrap_or_default();
+    read.extend(tls_directories.iter().map(PathBuf::as_path));
     match sandbox::enter(&read, cache_dir().as_deref())? {
         Enforced::Fully => {
             tracing::info!("sandbox: files and connections outward are denied, but for patches and bundles")
@@ -100,11 +137,13 @@ pub fn run(options: &Options, listener: Listener, supervisor: &Supervisor) -> Re
             }
             supervisor.tell("STOPPING=1");
         };
-        let name = listener.name().to_owned();
+        let name = listener.name(if tls.is_some() { "https" } else { "http" });
         let acceptor = listener.acceptor().map_err(Error::system("listen"))?;
         tracing::info!(tasks, "ready on {name}");
         supervisor.tell("READY=1");
-        Server::new(current, wakes, metrics, token, local, options.ready_without_tasks).serve(acceptor, stop).await;
+        Server::new(current, wakes, metrics, clients, tls, local, options.ready_without_tasks)
+            .serve(acceptor, stop)
+            .await;
         tracing::info!("stopped");
         Ok(())
     })
@@ -118,40 +157,5 @@ fn make_directories(patches: &Path, store: Option<&Store>) {
     }
     for dir in store.map(|store| store.root().to_owned()).into_iter().chain(cache_dir()) {
         let _ = fs::create_dir_all(dir);
-    }
-}
-
-/// The digest of the token in a file, which is its only line.
-fn read_token(path: &Path) -> Result<Digest> {
-    /// Fewer characters can be guessed.
-    const LEAST: usize = 16;
-    let text = fs::read_to_string(path).map_err(bias_patch::Error::io(path, "read"))?;
-    let token = text.trim_end_matches(['\r', '\n']);
-    let wrong = |found: String| Error::Token { path: path.to_owned(), found };
-    if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(wrong("white space or other characters than ASCII's".to_owned()));
-    }
-    match token.len() {
-        length if length < LEAST => Err(wrong(length.to_string())),
-        _ => Ok(Digest::of(token.as_bytes())),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_token_is_one_line_that_cannot_be_guessed() {
-        let dir = tempfile::TempDir::new().unwrap();
-        let path = dir.path().join("token");
-        let read = |text: &str| {
-            fs::write(&path, text).unwrap();
-            read_token(&path)
-        };
-        assert_eq!(read("0123456789abcdef\n").unwrap(), Digest::of(b"0123456789abcdef"));
-        for bad in ["", "short\n", "0123456789abcdef\nsecond line\n", "0123456789 abcdef"] {
-            assert!(read(bad).unwrap_err().to_string().contains("expected a token"), "{bad:?} was accepted");
-        }
     }
 }

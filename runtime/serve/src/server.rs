@@ -13,12 +13,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bias_patch::Digest;
 use http_body_util::BodyExt;
 use hyper::{
     Method, Request, StatusCode,
     body::{Body as _, Incoming},
-    header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, HeaderMap, HeaderValue},
+    header::{CONTENT_ENCODING, CONTENT_SECURITY_POLICY, HeaderValue},
     server::conn::http1,
     service::service_fn,
 };
@@ -33,9 +32,10 @@ use tokio::{
 };
 
 use crate::{
+    clients::Clients,
     guard::{check_host, check_origin},
     limits,
-    listen::{Acceptor, Stream},
+    listen::{Acceptor, Connection, Stream},
     metrics::Metrics,
     openai, predict, protocol,
     reply::{Form, Refusal, Reply, bytes, json},
@@ -43,6 +43,7 @@ use crate::{
     route::Route,
     tasks::{CurrentListing, Listing, Resident, Unavailable},
     tei,
+    tls::Tls,
     watch::Wake,
 };
 
@@ -57,8 +58,10 @@ pub(crate) struct Server {
     current: Arc<CurrentListing>,
     wakes: Sender<Wake>,
     metrics: Arc<Metrics>,
-    /// Digest of the bearer token, where one is asked for.
-    token: Option<Digest>,
+    /// Who may ask, and how much.
+    clients: Clients,
+    /// What encrypts connections, if anything does.
+    tls: Option<Tls>,
     /// Whether only this machine may send requests, so that other host names are refused.
     local: bool,
     /// Whether the server is ready while no task answers.
@@ -96,12 +99,13 @@ impl Server {
         current: Arc<CurrentListing>,
         wakes: Sender<Wake>,
         metrics: Arc<Metrics>,
-        token: Option<Digest>,
+        clients: Clients,
+        tls: Option<Tls>,
         local: bool,
         ready_without_tasks: bool,
     ) -> Self {
         let bodies = Arc::new(Semaphore::new(limits::BODIES_BYTES));
-        Server { current, wakes, metrics, token, local, ready_without_tasks, bodies }
+        Server { current, wakes, metrics, clients, tls, local, ready_without_tasks, bodies }
     }
 
     /// Serves connections until `stop`, then finishes the requests in flight.
@@ -162,12 +166,15 @@ impl Server {
 
     async fn route(&self, route: Route<'_>, request: Request<Incoming>) -> Result<Reply, Refusal> {
         check_origin(request.headers())?;
-        if self.local && self.token.is_none() {
+        if self.local && self.clients.are_unknown() {
             check_host(request.headers())?;
         }
-        if !route.is_open() {
-            self.check_token(request.headers())?;
-        }
+        // Who asks for what is open needs no token, and is not counted.
+        let client = match route.is_open() {
+            true => self.clients.anyone(),
+            false => self.clients.of(request.headers())?,
+        };
+        client.take_request()?;
         match (route.takes_body(), request.method()) {
             (true, &Method::POST) | (false, &Method::GET | &Method::HEAD) => {}
             (true, _) => return Err(Refusal::method("POST")),
@@ -187,17 +194,17 @@ impl Server {
         };
         let (body, _taken) = self.body(request).await?;
         match route {
-            Route::PredictAll => predict::all(&listing, &body).await,
-            Route::Predict(task) => predict::one(&listing, task, &body).await,
+            Route::PredictAll => predict::all(client, &listing, &body).await,
+            Route::Predict(task) => predict::one(client, &listing, task, &body).await,
             Route::Infer(task, version) => {
-                protocol::infer(protocol::find(&listing, task, version)?, &body, head_bytes.as_deref()).await
+                protocol::infer(client, protocol::find(&listing, task, version)?, &body, head_bytes.as_deref()).await
             }
             Route::Index => protocol::index(&listing, &body),
             Route::Load(task) => protocol::load(&self.wakes, &listing, task, &body).await,
             Route::Unload(task) => protocol::unload(&self.wakes, &listing, task, &body).await,
-            Route::Embeddings => openai::embeddings(&listing, &body).await,
-            Route::Embed(task) => tei::embeddings(&listing, task, &body).await,
-            Route::Rerank(task) => rerank(&listing, task, &body).await,
+            Route::Embeddings => openai::embeddings(client, &listing, &body).await,
+            Route::Embed(task) => tei::embeddings(client, &listing, task, &body).await,
+            Route::Rerank(task) => rerank(client, &listing, task, &body).await,
             _ => self.tell(route, &listing),
         }
     }
@@ -238,16 +245,6 @@ impl Server {
             Route::OneModel(task) => openai::model(listing, task),
             Route::Info(task) => tei::info(listing, task),
             _ => Err(Refusal::method("POST")),
-        }
-    }
-
-    fn check_token(&self, headers: &HeaderMap) -> Result<(), Refusal> {
-        let Some(token) = self.token else { return Ok(()) };
-        let given = headers.get(AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
-        // Digests are compared, so that the time taken reveals nothing about the token.
-        match given.is_some_and(|given| Digest::of(given) == token) {
-            true => Ok(()),
-            false => Err(Refusal::unauthorized()),
         }
     }
 
@@ -302,11 +299,23 @@ fn connection(server: Arc<Server>, stream: Stream, graceful: &GracefulShutdown) 
         .max_headers(limits::HEADERS)
         .max_header_size(limits::HEADER_BYTES)
         .max_buf_size(limits::BUFFER_BYTES);
+    let secured = server.clone();
     let service = service_fn(move |request| {
         let server = server.clone();
         async move { server.answer(request).await }
     });
     async move {
+        let stream: Box<dyn Connection> = match &secured.tls {
+            None => Box::new(stream),
+            Some(tls) => match tls.accept(stream).await {
+                Ok(stream) => stream,
+                Err(error) => {
+                    secured.metrics.handshake_failures.inc();
+                    tracing::debug!(%error, "a client failed at TLS");
+                    return;
+                }
+            },
+        };
         // An error ends only this connection: the client left, was too slow, or did not speak HTTP.
         let _ = watcher.watch(http.serve_connection(TokioIo::new(stream), service)).await;
     }

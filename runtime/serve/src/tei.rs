@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 
 use crate::{
     choice::{Sort, choose, named},
+    clients::Client,
     embeddings::{Wanted, embed, texts},
     limits,
     reply::{self, Refusal, Reply},
@@ -52,7 +53,12 @@ pub(crate) fn takes_whole(truncate: Option<bool>, direction: Option<&str>) -> Re
 ///
 /// # Errors
 /// When the body is not such a question, no one task is meant, or a text has no answer.
-pub(crate) async fn embeddings(listing: &Listing, task: Option<&str>, body: &[u8]) -> Result<Reply, Refusal> {
+pub(crate) async fn embeddings(
+    client: &Client,
+    listing: &Listing,
+    task: Option<&str>,
+    body: &[u8],
+) -> Result<Reply, Refusal> {
     let question: Question = reply::question(body, r#"{"inputs": "..."}"#)?;
     let resident = choose(listing, named(task, question.model.as_deref())?, Sort::Embedding)?;
     let resident = match &question.prompt_name {
@@ -64,7 +70,7 @@ pub(crate) async fn embeddings(listing: &Listing, task: Option<&str>, body: &[u8
         normalize: Some(question.normalize.unwrap_or(true)),
         whole: takes_whole(question.truncate, question.truncation_direction.as_deref())?,
     };
-    let embedded = embed(&resident, "inputs", texts("inputs", question.inputs)?, wanted).await?;
+    let embedded = embed(client, &resident, "inputs", texts("inputs", question.inputs)?, wanted).await?;
     Ok(reply::json(StatusCode::OK, &embedded.vectors))
 }
 

@@ -11,6 +11,7 @@ use hyper::StatusCode;
 use super::tensors::{InferRequest, OutputTensor, parse, wanted, write};
 use crate::{
     ask::ask,
+    clients::Client,
     reply::{Refusal, Reply},
     tasks::Resident,
 };
@@ -19,7 +20,12 @@ use crate::{
 ///
 /// # Errors
 /// When the body is not a request for this task, or one of its texts has no answer.
-pub(crate) async fn infer(resident: &Arc<Resident>, body: &[u8], header_bytes: Option<&str>) -> Result<Reply, Refusal> {
+pub(crate) async fn infer(
+    client: &Client,
+    resident: &Arc<Resident>,
+    body: &[u8],
+    header_bytes: Option<&str>,
+) -> Result<Reply, Refusal> {
     let request = parse(body, header_bytes, resident.task.spec().inputs())?;
     let grouped = match request.entities {
         Some(strategy) => Some(resident.with_entities(strategy).map_err(|error| Refusal::bad(error.to_string()))?),
@@ -30,7 +36,7 @@ pub(crate) async fn infer(resident: &Arc<Resident>, body: &[u8], header_bytes: O
     let InferRequest { id, texts, .. } = request;
     let questions = texts.into_iter().map(|text| (resident.clone(), Arc::new(text))).collect();
     let mut answers = Vec::new();
-    for (at, answer) in ask(questions).await?.into_iter().enumerate() {
+    for (at, answer) in ask(client, questions).await?.into_iter().enumerate() {
         answers.push(answer.map_err(|refusal| refusal.of(format_args!("text {}", at + 1)))?);
     }
     let output = |(tensor, binary): (Tensor, bool)| {
