@@ -15,11 +15,12 @@ use std::{
 use crate::{
     Activations, Bundle, Encoder, EngineKind, EngineOptions, Error, Options, Patch, Result, Store, Strategy,
     bench::{BenchOptions, bench},
+    cache_dir,
     cli::{
         Destination, InputFormat, LabelVectors, OutputFormat, Query, Records, Session, SessionOptions, TaskOptions,
         Times, Writer, check_format, names, run, tasks, write_report, write_times, write_totals,
     },
-    cpu_is_known, patch_file,
+    cpu_is_known, patch_file, replaceable_by_others,
 };
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, error::ErrorKind};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -312,6 +313,14 @@ fn report_tract(reason: Option<&str>) {
     }
 }
 
+/// Says who else may replace what is read, if anybody may: the bundle, or notes that it is intact.
+fn report_neighbours(bundle: &Path) {
+    let exposed = replaceable_by_others(bundle).or_else(|| replaceable_by_others(&cache_dir()?));
+    if let Some(exposed) = exposed {
+        eprintln!("edge-run: {exposed}");
+    }
+}
+
 fn unwritten(source: io::Error) -> Error {
     Error::Io { path: "standard output".into(), action: "write", source }
 }
@@ -331,6 +340,7 @@ fn answer(arguments: &Arguments) -> Result<bool> {
         (None, None) => return Ok(true),
     };
     let opened = begun.elapsed();
+    report_neighbours(bundle.dir());
     if !cpu_is_known() {
         eprintln!(
             "edge-run: expected a CPU with AVX2, or with NEON and VFPv4, found neither: plain code runs, many times slower"

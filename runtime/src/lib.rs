@@ -35,6 +35,7 @@ mod lowering;
 mod mapped;
 mod mapped_tokenizer;
 mod memory;
+mod neighbours;
 #[cfg(feature = "research")]
 mod own_weights;
 mod panels;
@@ -51,7 +52,7 @@ mod unigram;
 mod word_piece;
 
 pub use bias_patch::Patch;
-pub use edge_bundle::{Bundle, Store, patch_file};
+pub use edge_bundle::{Bundle, Store, cache_dir, patch_file};
 pub use edge_engine::Cut;
 pub use encoder::{Encoder, LoadTiming, Options, Request};
 pub use engine::{Activations, EngineKind, EngineOptions};
@@ -59,6 +60,7 @@ pub use error::{Error, Result, TextError};
 pub use gradient::{Extent, LossFn, Tokenized};
 pub use kernel::cpu_is_known;
 pub use memory::{MappedMemory, Memory, ask_memory};
+pub use neighbours::replaceable_by_others;
 #[cfg(feature = "research")]
 pub use own_weights::OwnWeights;
 pub use prediction::{Prediction, Timing};

@@ -1,12 +1,15 @@
 //! `edge-serve` as clients meet it: addresses, answers, tokens, sockets.
 
 use std::{
-    fs,
+    fs::{self, Permissions},
     io::{Read, Write},
     net::{TcpListener, TcpStream},
     os::{
         fd::OwnedFd,
-        unix::net::{UnixDatagram, UnixStream},
+        unix::{
+            fs::PermissionsExt,
+            net::{UnixDatagram, UnixStream},
+        },
     },
     process::{Child, Command, Stdio},
     thread,
@@ -16,7 +19,7 @@ use std::{
 use serde_json::{Value, json};
 use system_tests::{
     assert_refused, assert_succeeded, command,
-    http::{PATIENCE, ask, connect, reply, start_at},
+    http::{PATIENCE, ask, connect, reply, start, start_at},
     in_shell, patch,
     server::{Server, home_of, names},
     task,
@@ -220,6 +223,33 @@ fn tokens_with_names_have_their_own_rates_and_counts() {
     }
     let log = fs::read_to_string(server.home.path().join("log")).unwrap();
     assert!(!metrics.contains("0123456789") && !log.contains("0123456789"), "{log}");
+}
+
+#[test]
+fn a_bundle_that_others_may_replace_is_warned_of() {
+    let (home, bundle) = home_of(&["a"]);
+    let run = || {
+        let mut run = command("edge-run", home.path());
+        let run = run.current_dir(home.path()).args(["--bundle", "bundle", "-p", "patches/a.bias"]);
+        let output = system_tests::with_input(run, b"the film was good\n");
+        assert_succeeded(&output);
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let serve = || {
+        let _ = fs::remove_file(home.path().join("log"));
+        let (address, child) = start(home.path(), bundle.dir(), &[]);
+        let _child = Killed(child);
+        // It answers once it has opened everything.
+        assert_eq!(ask(&mut connect(address), "GET", "/v2/health/live", &[], b"").status, 200);
+        fs::read_to_string(home.path().join("log")).unwrap()
+    };
+    let others = "other users may replace what is read here";
+    assert!(!run().contains(others) && !serve().contains(others), "{}", run());
+    fs::set_permissions(bundle.dir(), Permissions::from_mode(0o777)).unwrap();
+    for said in [run(), serve()] {
+        assert_eq!(said.matches(others).count(), 1, "{said}");
+        assert!(said.contains("chmod o-w ") || said.contains("chmod go-w "), "{said}");
+    }
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::{
 
 use bias_patch::Digest;
 use edge_bundle::{Bundle, Store};
-use edge_run::{Encoder, EngineOptions};
+use edge_run::{Encoder, EngineOptions, replaceable_by_others};
 
 use crate::{
     batcher::{Batching, Worker},
@@ -49,6 +49,9 @@ impl Encoders {
             (None, None) => Store::of_user()?.open(encoder)?,
         };
         let dir = bundle.dir().to_owned();
+        if let Some(exposed) = replaceable_by_others(&dir) {
+            tracing::warn!("{exposed}");
+        }
         let loaded = Encoder::load(bundle, self.engine)?;
         tracing::info!(encoder = encoder.short(), dir = %dir.display(), arithmetic = loaded.arithmetic(), "encoder mapped");
         if let Some(reason) = loaded.uncovered() {

@@ -11,7 +11,7 @@ use std::{
 
 use bias_patch::Keys;
 use edge_bundle::{Bundle, Store, cache_dir};
-use edge_run::EngineOptions;
+use edge_run::{EngineOptions, replaceable_by_others};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
@@ -96,6 +96,9 @@ pub fn run(options: &Options, listener: Listener, supervisor: &Supervisor) -> Re
     }
     if !listener.is_local() && !clients.are_unknown() && tls.is_none() {
         tracing::warn!("whoever is on the way reads tokens and texts; --tls-certificate and --tls-key encrypt them");
+    }
+    if let Some(exposed) = cache_dir().as_deref().and_then(replaceable_by_others) {
+        tracing::warn!("{exposed}");
     }
     if cfg!(panic = "abort") {
         tracing::warn!("this build ends at a panic, where others lose one text by it: let a supervisor start it again");
