@@ -5,7 +5,7 @@
 //! `route` say whether and where it goes on. `predict`, `protocol`, `openai`, `tei` or `rerank` makes texts of it; for the last three, `choice` finds the
 //! task, and `embeddings` makes the vectors. `ask` keeps it to its limits, `batcher` runs it beside others.
 //! Where a patch goes: `watch` hears of it, `directory` checks it, `encoders` runs what it names, `tasks` lets it
-//! answer. `sandbox` keeps the process to its own files.
+//! answer. `sandbox` keeps the process to its own files, and `syscalls` to the system calls that it needs.
 #![forbid(unsafe_code)]
 
 #[cfg(not(unix))]
@@ -33,6 +33,7 @@ mod route;
 mod sandbox;
 mod serve;
 mod server;
+mod syscalls;
 mod tasks;
 mod tei;
 #[cfg(feature = "tls")]

@@ -23,6 +23,7 @@ use crate::{
     metrics::Metrics,
     sandbox,
     server::Server,
+    syscalls,
     tasks::CurrentListing,
     tls::Tls,
     watch::keep,
@@ -119,6 +120,11 @@ pub fn run(options: &Options, listener: Listener, supervisor: &Supervisor) -> Re
             tracing::warn!("sandbox: files are denied but for patches and bundles; the kernel is too old for the rest")
         }
         Enforced::Not => tracing::warn!("sandbox: none, for this kernel has no Landlock or has it switched off"),
+    }
+
+    match syscalls::restrict() {
+        Ok(()) => tracing::info!("sandbox: system calls are denied, but for those that it needs"),
+        Err(reason) => tracing::warn!("sandbox: every system call is allowed, for {reason}"),
     }
 
     let current = Arc::new(CurrentListing::default());
