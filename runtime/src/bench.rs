@@ -11,14 +11,14 @@ use std::{
 };
 
 use bias_patch::{Patch, Values};
-use edge_bundle::Bundle;
+use edge_bundle::{Bundle, Element};
 use ndarray::ArrayView2;
 use serde::Serialize;
 
 use crate::{
     Encoder, EngineOptions, Error, MappedMemory, Memory, Result, Tokenized,
     engine::{Engine, Sequence, TaskValues},
-    kernel::{peak_gflops, select},
+    kernel::{peak_gflops, read_gbytes, select},
 };
 
 /// Most sequences in a run.
@@ -62,6 +62,9 @@ pub struct Report {
     /// Billions of multiplications and additions a second that the kernel reaches on one thread, in f32, on matrices
     /// that are in the first cache.
     pub peak_gflops: f64,
+    /// Billions of bytes a second that one thread reads of the mapped weights; none with tract, which has none mapped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub read_gbytes: Option<f64>,
     /// One for each length.
     pub lengths: Vec<Length>,
     /// Median time of a switch between two tasks in memory: binding the inputs of a run of 32 tokens.
@@ -98,6 +101,10 @@ pub struct Length {
     pub p95_ms: f64,
     /// Billions of multiplications and additions a second in the linear layers, of the median run.
     pub gflops: f64,
+    /// The time that the linear layers take at least, by the roofline: at the peak, or while their weights are read once,
+    /// whichever is longer. On one thread, for f32 weights that are mapped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub least_ms: Option<f64>,
     /// Median time of forward and backward, with the gradients of all biases; none unless asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gradient_ms: Option<f64>,
@@ -177,6 +184,12 @@ pub fn bench(bundle: Bundle, options: &BenchOptions) -> Result<Report> {
     // Multiplications of the linear layers for a token; of a graph of another program they are not known.
     let layers = manifest.slots.iter().filter(|slot| slot.module.in_layers() && slot.module.is_linear());
     let products: f64 = layers.map(|slot| f64::from(config.inputs(slot.module)) * f64::from(slot.len)).sum();
+    let peak_gflops = peak_gflops(select()?, options.time);
+    // The tables of words lie behind the matrices of the layers, and only some of their rows are read.
+    let read_gbytes = engine.lowered().map(|lowered| {
+        let weights = lowered.weights().bytes();
+        read_gbytes(&weights[..weights.len().min(products as usize * size_of::<f32>())], options.time)
+    });
     let mut lengths = Vec::new();
     for length in &options.lengths {
         let ids = tokens(*length as usize);
@@ -212,6 +225,10 @@ pub fn bench(bundle: Bundle, options: &BenchOptions) -> Result<Report> {
             median_ms: median,
             p95_ms: quantile(&times, 0.95),
             gflops: 2.0 * products * f64::from(*length) * options.batch as f64 / median / 1e6,
+            least_ms: read_gbytes.filter(|_| manifest.weights() == Element::F32 && products > 0.0).map(|read| {
+                let multiplied = 2.0 * products * f64::from(*length) * options.batch as f64 / peak_gflops;
+                multiplied.max(4.0 * products / read) / 1e6
+            }),
             gradient_ms,
             hidden: hidden[0].tokens.iter().take(8).copied().collect(),
         });
@@ -262,7 +279,8 @@ pub fn bench(bundle: Bundle, options: &BenchOptions) -> Result<Report> {
         threads: options.engine.threads,
         load_tokenizer_ms: load.tokenizer.as_secs_f64() * 1e3,
         load_encoder_ms: load.engine.as_secs_f64() * 1e3,
-        peak_gflops: peak_gflops(select()?, options.time),
+        peak_gflops,
+        read_gbytes,
         lengths,
         switch_us: quantile(&switch, 0.5) / 64.0 * 1e3,
         mixed,

@@ -1,11 +1,14 @@
 //! Chooses the engine's kernel: the fastest that this CPU can run, or the one that `EDGE_RUN_ISA` names. Refused: a
 //! name that does not exist or that this CPU cannot run.
 
-use std::time::{Duration, Instant};
+use std::{
+    hint::black_box,
+    time::{Duration, Instant},
+};
 
 use edge_engine::{
     kernels,
-    kernels::{Kernel, PeakProduct},
+    kernels::{Kernel, PeakProduct, read},
 };
 
 use crate::{Error, Result};
@@ -47,4 +50,16 @@ pub(crate) fn peak_gflops(kernel: &dyn Kernel, time: Duration) -> f64 {
         best = best.min(begun.elapsed().as_secs_f64() / TIMES as f64);
     }
     PeakProduct::OPERATIONS as f64 / best / 1e9
+}
+
+/// Billions of bytes a second that one thread reads of `weights`, the best of what `time` has room for.
+pub(crate) fn read_gbytes(weights: &[u8], time: Duration) -> f64 {
+    let begun = Instant::now();
+    let mut best = f64::INFINITY;
+    while best.is_infinite() || begun.elapsed() < time {
+        let begun = Instant::now();
+        black_box(read(black_box(weights)));
+        best = best.min(begun.elapsed().as_secs_f64());
+    }
+    weights.len() as f64 / best / 1e9
 }

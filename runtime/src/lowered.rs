@@ -179,7 +179,6 @@ impl Lowered {
     }
 
     /// The weights it runs on.
-    #[cfg(feature = "research")]
     pub fn weights(&self) -> &PanelFile {
         &self.weights
     }

@@ -5,7 +5,7 @@ usage: instructions.py BUNDLE PATCH [--int8 BUNDLE PATCH] [--edge-run PATH] [--l
 
 Both run in valgrind, which shows them a processor without AVX-512, AMX and VNNI, and counts what they execute: the same number
 on any machine, however busy. So this is the race of small x86 machines, run on a large one. A count is no time: it ignores
-caches and the pipeline. Every text is cut to N tokens. ONNX Runtime has its best settings, as in onnxruntime_ratio.py, and
+caches and the pipeline. Every text has N tokens. ONNX Runtime has its best settings, as in onnxruntime_ratio.py, and
 is spared tokenizer, pooling and head, which edge-run runs.
 """
 
@@ -44,7 +44,9 @@ def ours(edge_run, bundle, patch, length, directory):
     def command(runs):
         texts = os.path.join(directory, f"texts-{runs}.txt")
         with open(texts, "w", encoding="utf-8") as file:
-            file.write((" ".join(["the film was a joy from the first scene to the last"] * (length // 8 + 1)) + "\n") * runs)
+            # Words of one token each; the tokenizer adds two.
+            words = "the film was a joy from the first scene to the last".split() * length
+            file.write((" ".join(words[: length - 2]) + "\n") * runs)
         return [edge_run, "--bundle", bundle, "--patch", patch, "--batch", "1", "--max-length", str(length), texts]
 
     return one_more(command)

@@ -179,7 +179,15 @@ fn a_benchmark_reports_every_figure() {
     assert_eq!((first["tokens"].as_u64(), first["batch"].as_u64()), (Some(5), Some(3)));
     assert!(first["min_ms"].as_f64() <= first["median_ms"].as_f64());
     assert!(first["median_ms"].as_f64() <= first["p95_ms"].as_f64());
-    for figure in ["/peak_gflops", "/switch_us", "/mixed/ratio", "/batch/tokens_per_second", "/lengths/1/gflops"] {
+    for figure in [
+        "/peak_gflops",
+        "/read_gbytes",
+        "/switch_us",
+        "/mixed/ratio",
+        "/batch/tokens_per_second",
+        "/lengths/1/gflops",
+        "/lengths/1/least_ms",
+    ] {
         assert!(report.pointer(figure).and_then(Value::as_f64).is_some_and(|f| f > 0.0), "{figure} in {report}");
     }
     if cfg!(target_os = "linux") {
@@ -197,7 +205,7 @@ fn a_benchmark_reports_every_figure() {
     assert_eq!(said, "edge-run: lengths left out: 128, 256; the encoder takes at most 48 tokens\n");
     assert!(assert_succeeded(&usual).contains("for 32 texts of 4 to 48 tokens: "));
     let said = bench(&["--threads", "2"]);
-    for part in ["encoder ", "GFLOP/s", "switch ", "mixed ", "batch ", "threads: 2"] {
+    for part in ["encoder ", "GFLOP/s", "roofline", "GB/s", "switch ", "mixed ", "batch ", "threads: 2"] {
         assert!(said.contains(part), "{part} in {said}");
     }
 }

@@ -75,15 +75,21 @@ pub fn write_report(out: &mut impl Write, report: &Report) -> io::Result<()> {
     )?;
     writeln!(
         out,
-        "\n{:>6} {:>5} {:>9} {:>9} {:>9} {:>8} {:>8}",
-        "tokens", "batch", "min ms", "median", "p95", "GFLOP/s", "of peak"
+        "\n{:>6} {:>5} {:>9} {:>9} {:>9} {:>8} {:>8} {:>9}",
+        "tokens", "batch", "min ms", "median", "p95", "GFLOP/s", "of peak", "roofline"
     )?;
     for l in &report.lengths {
         let of_peak = 100.0 * l.gflops / (report.peak_gflops * *threads as f64);
         writeln!(
             out,
-            "{:6} {:5} {:9.3} {:9.3} {:9.3} {:8.0} {of_peak:6.0} %",
-            l.tokens, l.batch, l.min_ms, l.median_ms, l.p95_ms, l.gflops
+            "{:6} {:5} {:9.3} {:9.3} {:9.3} {:8.0} {of_peak:6.0} % {:>9}",
+            l.tokens,
+            l.batch,
+            l.min_ms,
+            l.median_ms,
+            l.p95_ms,
+            l.gflops,
+            l.least_ms.map_or("-".to_owned(), |least| format!("{least:.3}"))
         )?;
     }
     for l in &report.lengths {
@@ -96,6 +102,12 @@ pub fn write_report(out: &mut impl Write, report: &Report) -> io::Result<()> {
         "peak      {:.0} GFLOP/s in f32, one thread, measured; the linear layers alone are counted",
         report.peak_gflops
     )?;
+    if let Some(read) = report.read_gbytes {
+        writeln!(
+            out,
+            "read      {read:.1} GB/s of the weights, one thread, measured; the roofline is the longer of both"
+        )?;
+    }
     let (mixed, batch) = (report.mixed, report.batch);
     writeln!(
         out,
