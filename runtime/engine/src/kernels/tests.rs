@@ -1,5 +1,9 @@
 //! Every kernel against the naive one, and the naive one against the formulas.
 
+// Miri has no pages to guard, and checks every access itself.
+#[cfg(all(unix, not(miri)))]
+mod guarded;
+
 use alloc::{format, vec, vec::Vec};
 
 use super::*;
