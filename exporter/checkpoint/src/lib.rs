@@ -161,8 +161,7 @@ impl Checkpoint {
     /// # Errors
     /// When it is missing, of another shape, of another type, or the file cannot be read.
     pub fn read(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
-        let columns = shape.last().copied().unwrap_or(1);
-        let rows = shape.iter().rev().skip(1).product();
+        let [rows, columns] = matrix(shape);
         self.read_part(name, shape, 0..rows, 0..columns)
     }
 
@@ -183,8 +182,7 @@ impl Checkpoint {
         if place.shape != shape {
             return Err(refused(&format!("shape {shape:?}"), format!("{:?}", place.shape)));
         }
-        let width = shape.last().copied().unwrap_or(1);
-        let height: usize = shape.iter().rev().skip(1).product();
+        let [height, width] = matrix(shape);
         if rows.end > height || columns.end > width {
             return Err(refused(&format!("at least {rows:?} x {columns:?}"), format!("{height} x {width}")));
         }
@@ -225,6 +223,12 @@ impl Checkpoint {
             }
         })
     }
+}
+
+/// A tensor's rows and columns. Where a dimension is 0, others may be any numbers.
+fn matrix(shape: &[usize]) -> [usize; 2] {
+    let (columns, others) = shape.split_last().unwrap_or((&1, &[]));
+    [others.iter().fold(1usize, |rows, dim| rows.saturating_mul(*dim)), *columns]
 }
 
 /// A named tensor to write: name, dimensions, values.
@@ -268,5 +272,31 @@ fn insert(into: &mut BTreeMap<String, Place>, from: &str, to: String, place: Pla
     match into.insert(to.clone(), place) {
         None => Ok(()),
         Some(_) => Err(content(&path, format!("tensor {from}"), format!("one tensor {to}"), "several")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_beyond_counting_are_read_or_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("model.safetensors");
+        let open = |header: &str| {
+            std::fs::write(&path, [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat()).unwrap();
+            Checkpoint::open_file(&path)
+        };
+        let shape = [0, 1 << 31, 1 << 31, 1 << 31, 1];
+        let opened = open(&format!(r#"{{"w":{{"dtype":"F32","shape":{shape:?},"data_offsets":[0,0]}}}}"#)).unwrap();
+        assert!(opened.read("w", &shape).unwrap().is_empty());
+
+        let tensor = |at: u64| {
+            let bytes = if at < 15 { 1 << 60 } else { (1 << 60) - 8 };
+            let (begin, elements) = (at << 60, bytes / 8);
+            format!(r#""{at}":{{"dtype":"F64","shape":[{elements}],"data_offsets":[{begin},{}]}}"#, begin + bytes)
+        };
+        let error = open(&format!("{{{}}}", (0..16).map(tensor).collect::<Vec<_>>().join(","))).unwrap_err();
+        assert!(error.to_string().contains("bytes by its header"), "{error}");
     }
 }
