@@ -369,7 +369,7 @@ fn every_truncation_and_every_flipped_bit_is_refused() {
 /// The fuzz target puts the right checksum behind its input, so its seeds have none.
 #[test]
 fn the_fuzz_target_starts_from_a_patch_of_each_kind() {
-    let seeds = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds");
+    let seeds = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fuzz/seeds/patch");
     for kind in KINDS {
         let bytes = patch_with_terms(kind, "i4".parse().unwrap()).to_bytes().unwrap();
         let seed = seeds.join(kind.replace(' ', "-"));

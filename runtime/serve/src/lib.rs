@@ -20,6 +20,8 @@ mod directory;
 mod embeddings;
 mod encoders;
 mod error;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod guard;
 mod limits;
 mod listen;

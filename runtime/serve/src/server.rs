@@ -126,7 +126,7 @@ impl Server {
             };
             match accepted {
                 Ok(stream) => {
-                    let connection = connection(server.clone(), stream, &graceful);
+                    let connection = connection(server.clone(), secured(server.clone(), stream), &graceful);
                     tokio::spawn(async move {
                         connection.await;
                         drop(permit);
@@ -290,8 +290,27 @@ impl Server {
     }
 }
 
+/// The stream of a client, encrypted where the server speaks TLS; none if the client fails at that.
+async fn secured(server: Arc<Server>, stream: Stream) -> Option<Box<dyn Connection>> {
+    match &server.tls {
+        None => Some(Box::new(stream)),
+        Some(tls) => match tls.accept(stream).await {
+            Ok(stream) => Some(stream),
+            Err(error) => {
+                server.metrics.handshake_failures.inc();
+                tracing::debug!(%error, "a client failed at TLS");
+                None
+            }
+        },
+    }
+}
+
 /// Serves one connection to its end.
-fn connection(server: Arc<Server>, stream: Stream, graceful: &GracefulShutdown) -> impl Future<Output = ()> + use<> {
+pub(crate) fn connection<F: Future<Output = Option<Box<dyn Connection>>>>(
+    server: Arc<Server>,
+    stream: F,
+    graceful: &GracefulShutdown,
+) -> impl Future<Output = ()> + use<F> {
     let watcher = graceful.watcher();
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
@@ -299,23 +318,12 @@ fn connection(server: Arc<Server>, stream: Stream, graceful: &GracefulShutdown) 
         .max_headers(limits::HEADERS)
         .max_header_size(limits::HEADER_BYTES)
         .max_buf_size(limits::BUFFER_BYTES);
-    let secured = server.clone();
     let service = service_fn(move |request| {
         let server = server.clone();
         async move { server.answer(request).await }
     });
     async move {
-        let stream: Box<dyn Connection> = match &secured.tls {
-            None => Box::new(stream),
-            Some(tls) => match tls.accept(stream).await {
-                Ok(stream) => stream,
-                Err(error) => {
-                    secured.metrics.handshake_failures.inc();
-                    tracing::debug!(%error, "a client failed at TLS");
-                    return;
-                }
-            },
-        };
+        let Some(stream) = stream.await else { return };
         // An error ends only this connection: the client left, was too slow, or did not speak HTTP.
         let _ = watcher.watch(http.serve_connection(TokioIo::new(stream), service)).await;
     }

@@ -1,4 +1,5 @@
-//! Any bytes, as they are and with a right checksum, are read or refused; what is read is written back and reads again.
+//! Patches. Any bytes, as they are and with a right checksum, are read or refused; what is read is written back and
+//! reads again.
 
 #![no_main]
 
