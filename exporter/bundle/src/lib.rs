@@ -50,4 +50,4 @@ pub use packed::FACTOR_GROUP;
 pub use panels::{PANEL_GROUP, PANEL_WIDTH, PanelEntry, PanelIndex, panel_layout};
 pub use store::{Store, cache_dir};
 pub use tensor::{Element, SCALE_GROUP, TensorEntry};
-pub use vocabulary::{Charsmap, VOCABULARY, Vocabulary, VocabularyKind, vocabulary_of};
+pub use vocabulary::{Charsmap, VOCABULARY, Vocabulary, VocabularyKind, take_charsmaps, vocabulary_of};

@@ -12,6 +12,7 @@ mod settings;
 
 use std::path::{Path, PathBuf};
 
+use edge_bundle::take_charsmaps;
 use hf_checkpoint::Checkpoint;
 use tokenizers::Tokenizer;
 
@@ -49,6 +50,7 @@ pub(crate) fn of_file(checkpoint: &Checkpoint, ready: PathBuf, rows: u32) -> Res
         return Err(unsupported(&path, "vocabulary", "at least one token", "none"));
     }
     let text = json.text().map_err(|e| unreadable(&e))?;
+    take_charsmaps(&mut json.part("normalizer")).map_err(|e| unreadable(&e))?;
     let small = json.with_few_words().map_err(|e| unreadable(&e))?;
     Tokenizer::from_bytes(small.as_deref().or(text.as_deref()).unwrap_or(&bytes)).map_err(|e| unreadable(&e))?;
     let warning = lost_words(&json).map(|lost| format!("{}: {lost}", path.display()));

@@ -12,6 +12,7 @@ use std::ops::Range;
 
 pub use build::vocabulary_of;
 pub use charsmap::Charsmap;
+pub use unigram::take_charsmaps;
 
 use crate::{Error, Result};
 

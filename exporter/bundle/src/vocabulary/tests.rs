@@ -232,3 +232,21 @@ fn tables_without_room_are_refused() {
         assert!(error.contains(said), "{error}");
     }
 }
+
+#[test]
+fn a_charsmap_that_is_none_is_refused_wherever_it_is() {
+    // Without bytes, without base64, without a trie; with a trie of gigabytes.
+    for charsmap in ["null", "7", "\"?\"", "\"\"", "\"AAAAAA==\"", "\"/////wAAAAA=\""] {
+        for normalizer in [
+            format!(r#"{{"type":"Precompiled","precompiled_charsmap":{charsmap}}}"#),
+            format!(r#"{{"precompiled_charsmap":{charsmap}}}"#),
+            format!(
+                r#"{{"type":"Sequence","normalizers":[{{"type":"Lowercase"}},{{"precompiled_charsmap":{charsmap}}}]}}"#
+            ),
+            r#"{"type":"Precompiled"}"#.to_owned(),
+        ] {
+            let error = take_charsmaps(&mut serde_json::from_str(&normalizer).unwrap()).unwrap_err().to_string();
+            assert!(error.contains("expected a table of SentencePiece's normalizer"), "{error}");
+        }
+    }
+}

@@ -58,10 +58,7 @@ pub(super) fn vocabulary_of(tokenizer: &[u8]) -> Result<Option<Vec<u8>>> {
     {
         return Err(Error::field("model.unk_id", format!("a number below {count}, as there are pieces"), unknown));
     }
-    let mut charsmaps = Vec::new();
-    if let Some(normalizer) = rest.get_mut("normalizer") {
-        take_charsmaps(normalizer, &mut charsmaps)?;
-    }
+    let mut charsmaps = rest.get_mut("normalizer").map_or(Ok(Vec::new()), take_charsmaps)?;
     if charsmaps.len() > 1 {
         return Ok(None);
     }
@@ -98,9 +95,20 @@ pub(super) fn vocabulary_of(tokenizer: &[u8]) -> Result<Option<Vec<u8>>> {
     Ok(Some(bytes))
 }
 
-/// Takes the charsmaps out of a normalizer, and leaves empty strings.
-fn take_charsmaps(normalizer: &mut Value, found: &mut Vec<Vec<u8>>) -> Result<()> {
-    if let Some(charsmap) = normalizer.get_mut("precompiled_charsmap") {
+/// Takes the charsmaps out of the normalizer of a `tokenizer.json`, and leaves empty strings.
+///
+/// # Errors
+/// When one is missing or no charsmap. The `tokenizers` crate ends the program at such a one.
+pub fn take_charsmaps(normalizer: &mut Value) -> Result<Vec<Vec<u8>>> {
+    let mut found = Vec::new();
+    add_charsmaps(normalizer, &mut found)?;
+    Ok(found)
+}
+
+fn add_charsmaps(normalizer: &mut Value, found: &mut Vec<Vec<u8>>) -> Result<()> {
+    let is_charsmap = normalizer.get("type").is_some_and(|name| name == "Precompiled");
+    if is_charsmap || normalizer.get("precompiled_charsmap").is_some() {
+        let charsmap = &mut normalizer["precompiled_charsmap"];
         let bad = |found: &str| {
             let expected = "a table of SentencePiece's normalizer, in base64";
             Error::field("normalizer.precompiled_charsmap", expected, found)
@@ -113,7 +121,7 @@ fn take_charsmaps(normalizer: &mut Value, found: &mut Vec<Vec<u8>>) -> Result<()
         *charsmap = Value::String(String::new());
     }
     let parts = normalizer.get_mut("normalizers").and_then(Value::as_array_mut);
-    parts.into_iter().flatten().try_for_each(|part| take_charsmaps(part, found))
+    parts.into_iter().flatten().try_for_each(|part| add_charsmaps(part, found))
 }
 
 /// The list of pieces: their text one after another, where each ends there, and their scores.
