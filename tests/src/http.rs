@@ -6,7 +6,7 @@ use std::{
     io::{self, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     path::Path,
-    process::{Child, Stdio},
+    process::{Child, Command, Stdio},
     sync::{Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
@@ -14,7 +14,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::command;
+use crate::{command, in_shell};
 
 /// The longest time to wait for a change.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -48,6 +48,13 @@ pub fn start(home: &Path, bundle: &Path, arguments: &[&str]) -> (SocketAddr, Chi
     (address, child)
 }
 
+/// The same, started by `sh` after `before`: see [`in_shell`].
+pub fn start_after(before: &str, home: &Path, bundle: &Path) -> (SocketAddr, Child) {
+    let address = free_address();
+    let command = in_shell(&edge_serve(&address.to_string(), home, bundle, &[]), before);
+    (address, spawn(command, || TcpStream::connect(address), home))
+}
+
 /// An address that is free, and that no other test of this process was given: between two servers a port is free too.
 fn free_address() -> SocketAddr {
     static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
@@ -68,11 +75,21 @@ pub fn start_at<T>(
     bundle: &Path,
     arguments: &[&str],
 ) -> Child {
+    spawn(edge_serve(address, home, bundle, arguments), connect, home)
+}
+
+/// The server's command.
+fn edge_serve(address: &str, home: &Path, bundle: &Path, arguments: &[&str]) -> Command {
     let mut command = command("edge-serve", home);
     command.current_dir(home).args(["--patches", "patches", "--listen", address]);
-    command.arg("--bundle").arg(bundle);
+    command.arg("--bundle").arg(bundle).args(arguments);
+    command
+}
+
+/// Starts a server whose log is in `home`, and waits until `connect` does.
+fn spawn<T>(mut command: Command, connect: impl Fn() -> io::Result<T>, home: &Path) -> Child {
     let log = fs::OpenOptions::new().create(true).append(true).open(home.join("log")).unwrap();
-    let mut child = command.args(arguments).stdout(Stdio::null()).stderr(log).spawn().unwrap();
+    let mut child = command.stdout(Stdio::null()).stderr(log).spawn().unwrap();
     let begun = Instant::now();
     while connect().is_err() {
         let log = || fs::read_to_string(home.join("log")).unwrap();

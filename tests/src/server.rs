@@ -15,7 +15,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
-    http::{PATIENCE, Reply, ask, connect, start},
+    http::{PATIENCE, Reply, ask, connect, start, start_after},
     patch, small_bundle, task,
 };
 
@@ -50,6 +50,13 @@ impl Server {
     pub fn at(home: TempDir, bundle: Bundle, arguments: &[&'static str]) -> Server {
         let (address, child) = start(home.path(), bundle.dir(), arguments);
         Server { patches: home.path().join("patches"), home, bundle, address, child, arguments: arguments.to_vec() }
+    }
+
+    /// Serves no task yet, started by `sh` after `before`.
+    pub fn after(before: &str) -> Server {
+        let (home, bundle) = home_of(&[]);
+        let (address, child) = start_after(before, home.path(), bundle.dir());
+        Server { patches: home.path().join("patches"), home, bundle, address, child, arguments: Vec::new() }
     }
 
     /// Starts it again after its end, with the same arguments.

@@ -1,21 +1,13 @@
-//! `edge-serve` and the directory of patches: files that appear, disappear, are damaged, unsigned, replaced under load,
-//! or half-copied.
+//! `edge-serve` and the directory of patches: files that appear, disappear, are damaged, unsigned, or half-copied.
+//! `soak.rs` replaces them under load.
 
-use std::{
-    fs,
-    io::Write,
-    os::unix::fs::symlink,
-    sync::atomic::{AtomicBool, Ordering},
-    thread,
-    time::Duration,
-};
+use std::{fs, io::Write, os::unix::fs::symlink, thread, time::Duration};
 
-use bias_patch::Digest;
 use edge_bundle::{MANIFEST, VOCABULARY};
 use serde_json::{Value, json};
 use system_tests::{
     assert_refused, assert_succeeded, command,
-    http::{ask, connect},
+    http::ask,
     patch,
     server::{Server, home_of, names, reasons, telling},
     small_bundle, task,
@@ -205,79 +197,6 @@ fn only_signed_patches_answer_where_keys_are_trusted() {
     let found = server.wait("a refusal", |tasks| reasons(tasks).contains("signed by none"));
     assert_eq!(names(&found), ["a"]);
     assert_refused(&edge_patch(&verify), &["signed by none of the 1 trusted keys"]);
-}
-
-/// Replaces the patches of eight tasks while eight clients ask without pause. No request fails, and every answer comes
-/// from one version: its logits carry one mark, and its score fits them.
-fn swaps(count: usize) {
-    let tasks = ["a", "b", "c", "d", "e", "f", "g", "h"];
-    let server = Server::of(&[]);
-    let versions: Vec<Vec<Vec<u8>>> = tasks
-        .iter()
-        .map(|name| (0..4).map(|version| telling(&server.bundle, name, version).to_bytes().unwrap()).collect())
-        .collect();
-    for (name, versions) in tasks.iter().zip(&versions) {
-        server.put(&format!("{name}.bias"), &versions[0]);
-    }
-    server.wait("eight tasks", |found| names(found) == tasks);
-    let done = AtomicBool::new(false);
-    let mut after_tenth = 0.0;
-    let answers: usize = thread::scope(|scope| {
-        let client = |(name, versions): (&'static str, &Vec<Vec<u8>>)| {
-            let (done, address) = (&done, server.address);
-            let digests: Vec<String> = versions.iter().map(|bytes| Digest::of(bytes).to_string()).collect();
-            scope.spawn(move || {
-                let (mut stream, mut answers) = (connect(address), 0);
-                let path = format!("/predict/{name}");
-                while !done.load(Ordering::Relaxed) {
-                    let found = ask(&mut stream, "POST", &path, &[], br#"{"text":"the film was good"}"#);
-                    assert_eq!(found.status, 200, "{}", String::from_utf8_lossy(&found.body));
-                    let found = found.json();
-                    let logits: Vec<f64> = serde_json::from_value(found["logits"].clone()).unwrap();
-                    let mark = logits[0];
-                    assert!((0.0..4.0).contains(&mark) && mark.fract() == 0.0, "{logits:?}");
-                    assert_eq!(logits, [mark, -mark, mark + 0.5], "two versions in one answer");
-                    let version = found["version"].as_str().unwrap();
-                    assert!(digests[mark as usize].starts_with(version), "another version's answer under {version}");
-                    answers += 1;
-                }
-                answers
-            })
-        };
-        let clients: Vec<_> = tasks.into_iter().zip(&versions).map(client).collect();
-        for at in 0..count {
-            let task = at % tasks.len();
-            server.put(&format!("{}.bias", tasks[task]), &versions[task][(at / tasks.len() + 1) % 4]);
-            if at + 1 == count / 10 {
-                after_tenth = server.metric("edge_serve_anonymous_bytes");
-            }
-            // So that the swaps are seen one by one, not as one.
-            thread::sleep(Duration::from_millis(2));
-        }
-        done.store(true, Ordering::Relaxed);
-        clients.into_iter().map(|client| client.join().unwrap()).sum()
-    });
-    let grown = server.metric("edge_serve_anonymous_bytes") - after_tenth;
-    let seen = server.metric("edge_serve_task_swaps_total");
-    println!(
-        "{count} swaps, {seen} seen one by one, {answers} answers, anonymous memory {:+.2} MB after a tenth",
-        grown / 1e6
-    );
-    assert!(seen > 0.5 * count as f64);
-    assert!(answers > count / 10);
-    // A few hundred are over before the allocator has settled.
-    assert!(count < 10_000 || grown.abs() < 1e6, "{grown} bytes");
-}
-
-#[test]
-fn patches_are_swapped_without_losing_a_request() {
-    swaps(400);
-}
-
-#[test]
-#[ignore = "a minute"]
-fn ten_thousand_swaps_lose_no_request() {
-    swaps(10_000);
 }
 
 /// Kills the server while patches are copied in. After each start all complete patches answer, and no other.
