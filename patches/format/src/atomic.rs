@@ -45,6 +45,25 @@ pub fn write_with<E: From<Error>>(path: &Path, fill: impl FnOnce(&mut File) -> R
     Ok(sync_parent(&target)?)
 }
 
+/// Makes a directory and those above it that are missing, and flushes their names to the medium.
+///
+/// # Errors
+/// When one cannot be made.
+pub fn create_dirs(path: &Path) -> Result<()> {
+    let missing: Vec<&Path> = path.ancestors().take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists()).collect();
+    fs::create_dir_all(path).map_err(Error::io(path, "create"))?;
+    missing.into_iter().rev().try_for_each(sync_parent)
+}
+
+/// Removes a file. What is done afterwards is on the medium only if the removal is too.
+///
+/// # Errors
+/// When it cannot be removed.
+pub fn remove_file(path: &Path) -> Result<()> {
+    fs::remove_file(path).map_err(Error::io(path, "remove"))?;
+    sync_parent(path)
+}
+
 /// Whether [`write_with`] may write to `path`. Gives the permissions of the file that is there, or none.
 ///
 /// # Errors
@@ -78,7 +97,7 @@ impl StagedDir {
     /// # Errors
     /// When a directory cannot be made.
     pub fn new(parent: &Path) -> Result<Self> {
-        fs::create_dir_all(parent).map_err(Error::io(parent, "create"))?;
+        create_dirs(parent)?;
         let place = parent.join("bundle");
         remove_abandoned(&place);
         let (staged, lock) = make_sibling(
@@ -129,11 +148,14 @@ impl StagedDir {
                 let _ = fs::rename(&old, target);
                 return Err(Error::io(target, "replace")(error));
             }
+            // A power cut in the midst of the removal may not find it under its old name.
+            sync_parent(target)?;
             fs::remove_dir_all(&old).map_err(Error::io(&old, "remove"))?;
-            remove_abandoned(target);
         } else {
             fs::rename(&self.staged, target).map_err(Error::io(target, "create"))?;
         }
+        // One that was renamed and not replaced, when the power was cut between, is here under its hidden name.
+        remove_abandoned(target);
         sync_parent(target)
     }
 }

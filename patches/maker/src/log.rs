@@ -5,13 +5,15 @@
 
 use std::{
     fs::{self, File},
-    io::{BufRead, BufReader, Read},
     path::Path,
 };
 
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result, train::Event};
+
+/// How every line that [`Entry`] is written as begins.
+const FIRST_BYTES: &[u8] = b"{\"event\":\"";
 
 /// A line of a log. A number that is not finite is null in JSON, and none here. Names that earlier versions wrote are
 /// read too.
@@ -139,25 +141,33 @@ impl From<&Event> for Entry {
     }
 }
 
-/// Checks that a file is a log or empty, by its first line.
+/// Opens a log to append to, or makes it. What a power cut left behind its last whole line is cut off: a part of a
+/// line, or zeros.
 ///
 /// # Errors
-/// When it cannot be read, or is a file of another kind.
-pub fn check_log(path: &Path) -> Result<()> {
-    let file = File::open(path).map_err(bias_patch::Error::io(path, "read"))?;
-    let mut first = Vec::new();
-    // No entry is as long.
-    let read = BufReader::new(file).take(1 << 16).read_until(b'\n', &mut first);
-    read.map_err(bias_patch::Error::io(path, "read"))?;
-    if first.is_empty() || serde_json::from_slice::<Entry>(&first).is_ok() {
-        return Ok(());
+/// When it cannot be read or written, or is a file of another kind, by its first line.
+pub fn open_log(path: &Path) -> Result<File> {
+    let file = File::options().create(true).append(true).open(path).map_err(bias_patch::Error::io(path, "open"))?;
+    // A pipe or a device has no end.
+    if !path.is_file() {
+        return Ok(file);
     }
-    Err(Error::Content {
-        path: path.to_owned(),
-        field: "line 1".to_owned(),
-        expected: "a log to append to, as edge-patch train --log writes it, or no file".to_owned(),
-        found: "a file of another kind".to_owned(),
-    })
+    let bytes = fs::read(path).map_err(bias_patch::Error::io(path, "read"))?;
+    let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+    let first = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let begun = first.iter().zip(FIRST_BYTES).all(|(found, due)| found == due) || first.iter().all(|byte| *byte == 0);
+    if !(begun && whole == 0 || serde_json::from_slice::<Entry>(first).is_ok()) {
+        return Err(Error::Content {
+            path: path.to_owned(),
+            field: "line 1".to_owned(),
+            expected: "a log to append to, as edge-patch train --log writes it, or no file".to_owned(),
+            found: "a file of another kind".to_owned(),
+        });
+    }
+    if whole < bytes.len() {
+        file.set_len(whole as u64).map_err(bias_patch::Error::io(path, "write"))?;
+    }
+    Ok(file)
 }
 
 /// Reads a log.
@@ -244,6 +254,21 @@ mod tests {
         };
         let epoch = Entry::Epoch { epoch: 1, loss: None, dev: Some(0.5), test: None, metric: None };
         assert_eq!(read_log(&path).unwrap(), [run, step, epoch, size, Entry::Other]);
+
+        // What a power cut may leave of a line goes; what may be a file of another kind stays.
+        let line = lines[1].clone() + "\n";
+        for (kept, rest) in
+            [("", "{\"ev"), ("", "\0\0"), (&line, "{\"event\":\"st"), (&line, "\0\0"), (&line, ""), ("", "")]
+        {
+            fs::write(&path, kept.to_owned() + rest).unwrap();
+            drop(open_log(&path).unwrap());
+            assert_eq!(fs::read_to_string(&path).unwrap(), kept);
+        }
+        for other in ["notes", "notes\n\0", "{\"a\":1}\n", "{\"event\":\n"] {
+            fs::write(&path, other).unwrap();
+            assert!(open_log(&path).unwrap_err().to_string().contains("a log to append to"));
+            assert_eq!(fs::read_to_string(&path).unwrap(), other);
+        }
 
         for (text, found) in [("{\"event\":\"step\"}", "missing field"), ("\n{\"event\":", "line 2"), ("x", "expected")]
         {

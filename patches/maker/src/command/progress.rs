@@ -1,7 +1,7 @@
 //! The progress bar and log of a training.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::File,
     io::{self, Write},
     ops::ControlFlow,
     path::{Path, PathBuf},
@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     Error, Result,
-    log::{Entry, check_log},
+    log::{Entry, open_log},
     train::{Event, Lines},
 };
 use indicatif::{ProgressBar, ProgressStyle};
@@ -28,13 +28,7 @@ impl Progress {
     /// # Errors
     /// When the log cannot be opened, or is another kind of file.
     pub fn new(log: Option<&Path>) -> Result<Self> {
-        if let Some(path) = log.filter(|path| path.is_file()) {
-            check_log(path)?;
-        }
-        let open = |path: &Path| -> Result<(PathBuf, File)> {
-            let file = OpenOptions::new().create(true).append(true).open(path);
-            Ok((path.to_owned(), file.map_err(bias_patch::Error::io(path, "open"))?))
-        };
+        let open = |path: &Path| Ok::<_, Error>((path.to_owned(), open_log(path)?));
         let bar = ProgressBar::new(0);
         let style = ProgressStyle::with_template("{prefix} [{bar:30}] {pos}/{len} steps, {eta} left  {msg}");
         if let Ok(style) = style {

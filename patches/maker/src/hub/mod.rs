@@ -381,7 +381,7 @@ fn is_ours(card: &[u8]) -> bool {
 
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     let parent = path.parent().unwrap_or(path);
-    fs::create_dir_all(parent).map_err(bias_patch::Error::io(parent, "create"))?;
+    atomic::create_dirs(parent)?;
     Ok(atomic::write_file(path, bytes)?)
 }
 

@@ -92,7 +92,7 @@ impl Table<'_> {
             });
         }
         self.rows.iter().filter_map(|row| row.weights).try_for_each(Weights::check)?;
-        fs::create_dir_all(self.results).map_err(bias_patch::Error::io(self.results, "create"))?;
+        atomic::create_dirs(self.results)?;
         let mut cells = Vec::new();
         for (at, column) in self.columns.iter().enumerate() {
             let first = at * self.rows.len();

@@ -5,7 +5,7 @@
 //! those of one A share it, and for others ranks add up. Refused: a patch without low-rank terms, of which PEFT makes no LoRA, a family whose
 //! layers transformers has once for all, a bias that its model has not, and a head that its names cannot express.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, path::Path};
 
 use bias_patch::{Kind, Patch, SlotKind, atomic};
 use edge_bundle::{Bundle, Family, Part, Slot};
@@ -31,13 +31,13 @@ impl PeftAdapter {
     /// # Errors
     /// When they cannot be written.
     pub fn save(&self, dir: &Path) -> Result<()> {
-        fs::create_dir_all(dir).map_err(bias_patch::Error::io(dir, "create"))?;
+        atomic::create_dirs(dir)?;
         let (tensors, config) = (dir.join(TENSORS), dir.join(CONFIG));
         for path in [&tensors, &config] {
             atomic::check_replaceable(path)?;
         }
         if config.exists() {
-            fs::remove_file(&config).map_err(bias_patch::Error::io(&config, "replace"))?;
+            atomic::remove_file(&config)?;
         }
         atomic::write_file(&tensors, &self.tensors)?;
         Ok(atomic::write_file(&config, self.config.as_bytes())?)
