@@ -146,14 +146,17 @@ impl Lowered {
     /// within an operator would abort the process.
     pub fn run(&self, inputs: &Inputs<'_>) -> Result<Hidden<'_>> {
         let tokens = inputs.batch.tokens();
-        let lacking = tokens.saturating_mul(self.model.token_bytes()).saturating_sub(self.machine.spare_bytes());
-        ask_memory(lacking, |bytes| Error::Memory {
-            place: format!("a run of {tokens} tokens"),
-            bytes,
-            helps: "fewer tokens (--max-length), fewer --threads or an encoder of --weights int8 need less",
-        })?;
         let table =
             Table { values: &inputs.values, width: self.model.values(), terms: &inputs.terms, zeros: &inputs.zeros };
+        // The hidden states are copied out of the machine's memory.
+        let copies = tokens.saturating_mul(self.width()).saturating_mul(size_of::<f32>());
+        ask_memory(self.model.run_bytes(&self.machine, &inputs.batch, table).saturating_add(copies), |bytes| {
+            Error::Memory {
+                place: format!("a run of {tokens} tokens"),
+                bytes,
+                helps: "fewer tokens (--max-length), fewer --threads or an encoder of --weights int8 need less",
+            }
+        })?;
         let run = || self.model.run(&self.machine, self.weights.weights()?, &inputs.batch, table);
         run().map_err(|error| self.failed(error))
     }

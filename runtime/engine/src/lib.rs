@@ -61,6 +61,7 @@ extern crate alloc;
 mod activation;
 mod batch;
 mod cut;
+mod demand;
 mod error;
 #[cfg(not(feature = "std"))]
 mod float;
@@ -85,6 +86,7 @@ pub use research::WeightGradients;
 pub use activation::Activation;
 pub use batch::{Batch, Slot, Table};
 pub use cut::{Cut, States};
+pub use demand::{Demand, Work};
 pub use error::{Error, Result};
 pub use gradients::Gradients;
 pub use kernels::kernels;

@@ -10,13 +10,14 @@ use core::ops::Range;
 use crate::{
     Activations, Error, Result,
     batch::{Slot, TaskRows},
+    demand::Work,
     gradients::Gradients,
     kernels::{GROUP, PackedPanels, Panels, QuantizedPanels, QuantizedRows, Rows, Scale, Start},
     layout::{FACTOR_GROUP, PACKED_BYTES, PANEL_GROUP, PANEL_WIDTH},
     low_rank,
     machine::{Machine, Scratch},
     operators::Pass,
-    weights::{Matrix, Tensor, Weights},
+    weights::{Matrix, Tensor, Values, Weights},
 };
 
 /// Columns that are dequantized and multiplied together: those of the widest tile.
@@ -134,6 +135,28 @@ pub(crate) fn forward(pass: &Pass<'_>, layers: &[Linear], x: &[f32], rows: Range
     }
 }
 
+/// What [`forward`] takes for some rows on each of some threads.
+pub(crate) fn works(machine: &Machine, weight: &Tensor, rows: usize, threads: usize) -> Work {
+    let (depth, columns, int8) = (weight.rows, weight.columns, machine.activations == Activations::Int8);
+    let of_row = depth.next_multiple_of(PANEL_GROUP) + depth.div_ceil(GROUP) * size_of::<Scale>();
+    let bytes = if weight.is_quantized() && int8 { threads * rows * of_row } else { 0 };
+    let mut buffers = Vec::new();
+    if matches!(weight.values, Values::I4 { .. }) {
+        buffers.extend(unpacked_lens(depth, columns));
+    }
+    if weight.is_quantized() && !int8 {
+        buffers.push(depth * COLUMNS);
+    }
+    Work::Returned { threads, buffers, bytes }
+}
+
+/// Floats of what [`each_unpacked`] takes: unpacked panels, and their scales and column sums.
+fn unpacked_lens(depth: usize, columns: usize) -> [usize; 2] {
+    let width = UNPACKED.min(columns.next_multiple_of(PANEL_WIDTH));
+    let height = depth.next_multiple_of(PANEL_GROUP) * PANEL_WIDTH;
+    [height * (width / PANEL_WIDTH) / size_of::<f32>(), 2 * depth.div_ceil(GROUP) * width]
+}
+
 /// The backward pass of [`forward`], over all rows: adds to the gradients of the biases and low-rank terms, and gives dx
 /// if it is needed. `x` is present only if gradients of weights or of a layer's low-rank term are wanted.
 pub(crate) fn backward<'m>(
@@ -196,8 +219,7 @@ fn each_unpacked(machine: &Machine, w: PackedPanels<'_>, mut work: impl FnMut(us
     let (height, groups) = (w.depth.next_multiple_of(PANEL_GROUP) * PANEL_WIDTH, w.depth.div_ceil(GROUP));
     let width = UNPACKED.min(w.columns.next_multiple_of(PANEL_WIDTH));
     let panels = w.data.as_chunks::<PACKED_BYTES>().0.chunks_exact(w.depth.div_ceil(FACTOR_GROUP));
-    let mut bytes = machine.scratch(height * (width / PANEL_WIDTH) / size_of::<f32>());
-    let mut of_groups = machine.scratch(2 * groups * width);
+    let [mut bytes, mut of_groups] = unpacked_lens(w.depth, w.columns).map(|len| machine.scratch(len));
     let (scales, column_sums) = of_groups.split_at_mut(groups * width);
     for first in (0..w.columns).step_by(width) {
         let columns = (w.columns - first).min(width);

@@ -161,9 +161,14 @@ impl Machine {
         zeros
     }
 
-    /// Bytes of spare scratch memory that earlier runs left.
-    pub fn spare_bytes(&self) -> usize {
-        self.spare().iter().map(|floats| size_of_val(&**floats)).sum()
+    /// Floats of each spare buffer that earlier runs left.
+    pub(crate) fn spare_lens(&self) -> Vec<usize> {
+        self.spare().iter().map(|floats| floats.len()).collect()
+    }
+
+    /// How many threads there are.
+    pub(crate) fn threads(&self) -> usize {
+        self.threads.count()
     }
 
     fn spare(&self) -> MutexGuard<'_, Vec<Aligned>> {
@@ -175,7 +180,7 @@ impl Machine {
     }
 
     /// Rows for each thread out of `count`, at least one.
-    fn part(&self, count: usize) -> usize {
+    pub(crate) fn part(&self, count: usize) -> usize {
         count.div_ceil(self.threads.count()).next_multiple_of(LEAST_ROWS).max(1)
     }
 

@@ -15,6 +15,7 @@ use core::ops::Range;
 use crate::{
     Error, Result,
     batch::{Batch, Table, TaskRows},
+    demand::{Demand, Pool},
     gradients::Gradients,
     low_rank::TaskTerms,
     machine::{Machine, Scratch},
@@ -169,18 +170,38 @@ impl Model {
         self.nodes[self.outputs.tokens].operator.width()
     }
 
-    /// An estimate of the bytes that a run needs for each token. Not counted: attention scores, and panels that a thread
-    /// unpacks or dequantizes.
-    pub fn token_bytes(&self) -> usize {
-        let (mut live, mut most) = (0, 0);
-        for node in &self.nodes {
-            live += node.operator.width();
-            most = most.max(live + node.operator.works());
-            live -= node.done.iter().map(|input| self.nodes[*input].operator.width()).sum::<usize>();
+    /// The bytes that [`Model::run`] takes beyond the machine's spare memory. What kernels and lists of operators take
+    /// is not counted.
+    pub fn run_bytes(&self, machine: &Machine, batch: &Batch, table: Table<'_>) -> usize {
+        let sharing = self.sharing(batch, table);
+        let sharing = sharing.as_ref();
+        let mut pool = Pool::of(machine);
+        let mut outputs: Vec<Option<usize>> = Vec::with_capacity(self.nodes.len());
+        let spread = |pool: &mut Pool, at: usize, reader: Option<usize>| {
+            let node = &self.nodes[at];
+            let rows = sharing?.spread_rows(at, node.of_sequences, reader)?;
+            Some(pool.take(rows * node.operator.width()))
+        };
+        for (at, node) in self.nodes.iter().enumerate() {
+            let batch = sharing.map_or(batch, |sharing| sharing.batch(at));
+            let rows = if node.of_sequences { batch.sequences() } else { batch.tokens() };
+            let out = pool.take(rows * node.operator.width());
+            let read: Vec<_> = node.inputs.iter().filter_map(|input| spread(&mut pool, *input, Some(at))).collect();
+            pool.work(&node.operator.works(Demand { machine, batch, rows }));
+            read.into_iter().for_each(|len| pool.give(len));
+            outputs.push(Some(out));
+            node.done.iter().filter_map(|input| outputs[*input].take()).for_each(|len| pool.give(len));
         }
-        // Half as much again for buffers that the machine keeps, but that are too small to be used again: when an MLP
-        // runs, those of the attention before it.
-        most * size_of::<f32>() * 3 / 2
+        for at in self.outputs.pooled.into_iter().chain([self.outputs.tokens]) {
+            spread(&mut pool, at, None);
+        }
+        pool.most_bytes(machine)
+    }
+
+    /// What the sequences of a batch share.
+    fn sharing(&self, batch: &Batch, table: Table<'_>) -> Option<Sharing> {
+        let operators = self.nodes.iter().map(|node| (&*node.operator, &node.inputs[..]));
+        Sharing::of(operators, batch, table)
     }
 
     /// Runs a batch. A row of `table` holds the values of a task.
@@ -195,8 +216,7 @@ impl Model {
         table: Table<'_>,
     ) -> Result<Hidden<'m>> {
         let run = self.checked(Run { machine, weights, batch, table })?;
-        let operators = self.nodes.iter().map(|node| (&*node.operator, &node.inputs[..]));
-        let sharing = Sharing::of(operators, batch, table);
+        let sharing = self.sharing(batch, table);
         let sharing = sharing.as_ref();
         let mut outputs = Values::new();
         machine.enter(|| self.forward(run, None, sharing, self.nodes.len(), &mut outputs))?;
@@ -452,8 +472,12 @@ mod tests {
 
     #[test]
     fn a_run_holds_as_much_however_many_layers_there_are() {
-        // Input, output and the middle, and that once more quantized.
-        let due = (3 * 16 + 16 / 4) * size_of::<f32>() * 3 / 2;
-        assert_eq!([mlps(1).token_bytes(), mlps(24).token_bytes()], [due, due]);
+        let machine = Machine::new(crate::kernels()[0], crate::Activations::F32, crate::Threads::one());
+        let mut batch = Batch::default();
+        batch.push(&[0; 40], &[0; 40], 0);
+        let table = Table { values: &[], width: 0, terms: &[], zeros: &[] };
+        // Input, output and the middle.
+        let due = 3 * (40 * 16 + 16) * size_of::<f32>();
+        assert_eq!([1, 24].map(|count| mlps(count).run_bytes(&machine, &batch, table)), [due, due]);
     }
 }

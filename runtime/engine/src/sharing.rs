@@ -9,6 +9,7 @@
 //! have the same bits in its slots and low-rank terms. So an operator shares no more than those that it reads.
 
 use alloc::{collections::BTreeMap, vec::Vec};
+use core::ops::Range;
 
 use crate::{
     batch::{Batch, Table},
@@ -85,16 +86,14 @@ impl Sharing {
         &self.stage(operator).batch
     }
 
-    /// From the output of operator number `operator`, `[rows, width]` with a row for each token or sequence that it ran,
-    /// the rows for the sequences that operator `reader` runs, or for the whole batch. None if those are the same.
-    pub fn spread<'m>(
-        &self,
-        machine: &'m Machine,
-        output: &[f32],
-        (operator, width): (usize, usize),
-        of_sequences: bool,
-        reader: Option<usize>,
-    ) -> Option<Scratch<'m>> {
+    /// How many rows [`Sharing::spread`] gives.
+    pub fn spread_rows(&self, operator: usize, of_sequences: bool, reader: Option<usize>) -> Option<usize> {
+        Some(self.ranges(operator, of_sequences, reader)?.iter().map(|range| range.len()).sum())
+    }
+
+    /// Of each sequence that operator `reader` runs, or of the whole batch, the rows of the output of operator number
+    /// `operator`. None if they are all, in order.
+    fn ranges(&self, operator: usize, of_sequences: bool, reader: Option<usize>) -> Option<Vec<Range<usize>>> {
         let from = self.stage(operator);
         let to = reader.map(|reader| self.stage(reader));
         if to.is_some_and(|to| core::ptr::eq(to, from)) {
@@ -106,7 +105,20 @@ impl Sharing {
         };
         // Of each sequence that the reader runs: one of the whole batch that has its output.
         let wanted = (0..from.places.len()).filter(|sequence| to.is_none_or(|to| to.firsts[*sequence] == *sequence));
-        let ranges: Vec<_> = wanted.map(|sequence| rows[from.places[sequence]].clone()).collect();
+        Some(wanted.map(|sequence| rows[from.places[sequence]].clone()).collect())
+    }
+
+    /// From the output of operator number `operator`, `[rows, width]` with a row for each token or sequence that it ran,
+    /// the rows for the sequences that operator `reader` runs, or for the whole batch. None if those are the same.
+    pub fn spread<'m>(
+        &self,
+        machine: &'m Machine,
+        output: &[f32],
+        (operator, width): (usize, usize),
+        of_sequences: bool,
+        reader: Option<usize>,
+    ) -> Option<Scratch<'m>> {
+        let ranges = self.ranges(operator, of_sequences, reader)?;
         let mut out = machine.scratch(ranges.iter().map(|range| range.len() * width).sum());
         let mut rest = &mut out[..];
         for range in ranges {
@@ -165,6 +177,7 @@ mod tests {
     use super::*;
     use crate::{
         Aligned, LayerNorm, Model, Outputs, Result, Slot, Tensor, Values, Weights,
+        demand::{Demand, Work},
         gradients::Gradients,
         kernels::kernels,
         operators::{Embedding, FirstToken, Norm, Pass},
@@ -258,8 +271,8 @@ mod tests {
         fn saves(&self) -> Vec<usize> {
             vec![]
         }
-        fn works(&self) -> usize {
-            0
+        fn works(&self, _: Demand<'_>) -> Vec<Work> {
+            vec![]
         }
         fn check(&self) -> Result<()> {
             Ok(())

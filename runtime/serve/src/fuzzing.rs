@@ -60,7 +60,10 @@ impl InMemory {
         assert!(listing.unavailable.is_empty() && !listing.tasks.is_empty(), "a patch does not answer");
         let (wakes, _) = mpsc::channel();
         let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
-        InMemory { server: Arc::new(Server::new(current, wakes, metrics, Clients::default(), None, true, false)), runtime }
+        InMemory {
+            server: Arc::new(Server::new(current, wakes, metrics, Clients::default(), None, true, false)),
+            runtime,
+        }
     }
 
     /// What a client gets that sends these bytes and no more.

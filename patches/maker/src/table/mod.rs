@@ -8,7 +8,6 @@
 mod cell;
 
 use std::{
-    fs,
     path::{Path, PathBuf},
     str::FromStr,
 };

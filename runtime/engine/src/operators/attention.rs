@@ -18,6 +18,7 @@ use super::{
 use crate::{
     Result,
     batch::{Batch, Slot},
+    demand::{Demand, Work},
     gradients::Gradients,
     kernels::{Panels, Rows, Start},
     layout::PANEL_WIDTH,
@@ -77,9 +78,22 @@ impl Operator for Attention {
         vec![3 * self.width()]
     }
 
-    fn works(&self) -> usize {
-        // Queries, keys and values; keys and values again in panels; and the quantized input.
-        5 * self.width() + self.layers[0].inputs() / size_of::<f32>()
+    fn works(&self, demand: Demand<'_>) -> Vec<Work> {
+        let Demand { machine, batch, rows } = demand;
+        let (hidden, longest, width) = (self.width(), batch.longest(), self.width() / self.heads.max(1));
+        let (part, threads) = demand.split();
+        let mut works = vec![Work::Kept(rows * 3 * hidden)];
+        works.push(linear::works(machine, &self.layers[0].weight, part, threads));
+        works.extend(self.positions.works(batch, self.heads, hidden));
+        for length in batch.ranges().map(|range| range.len()) {
+            works.push(Work::Kept(hidden * length.next_multiple_of(PANEL_WIDTH)));
+            works.push(Work::Kept(self.heads * length * width.next_multiple_of(PANEL_WIDTH)));
+        }
+        let tiles = batch.ranges().map(|range| range.len().div_ceil(TILE_ROWS)).sum();
+        let seen = self.positions.most_seen(TILE_ROWS, longest).next_multiple_of(PANEL_WIDTH);
+        let buffers = vec![TILE_ROWS.min(longest) * seen];
+        works.push(Work::Returned { threads: machine.threads().min(tiles), buffers, bytes: 0 });
+        works
     }
 
     fn check(&self) -> Result<()> {

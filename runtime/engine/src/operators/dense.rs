@@ -10,6 +10,7 @@ use super::{Operator, Pass, beside};
 use crate::{
     Activation, Result,
     batch::Slot,
+    demand::{Demand, Work},
     gradients::Gradients,
     linear::{self, Linear},
     machine::{Machine, Scratch},
@@ -56,9 +57,9 @@ impl Operator for Dense {
         self.activation.iter().map(|_| self.linear.outputs()).collect()
     }
 
-    fn works(&self) -> usize {
-        // The quantized input, if activations are int8.
-        self.linear.inputs() / size_of::<f32>()
+    fn works(&self, demand: Demand<'_>) -> Vec<Work> {
+        let (part, threads) = demand.split();
+        vec![linear::works(demand.machine, &self.linear.weight, part, threads)]
     }
 
     fn check(&self) -> Result<()> {

@@ -9,6 +9,7 @@ use super::{Operator, Pass, beside, same};
 use crate::{
     Error, Result,
     batch::{Batch, Slot},
+    demand::{Demand, Work},
     gradients::Gradients,
     layer_norm::LayerNorm,
     layout::PANEL_WIDTH,
@@ -94,8 +95,8 @@ impl Operator for Embedding {
         self.norm.saves().to_vec()
     }
 
-    fn works(&self) -> usize {
-        0
+    fn works(&self, _: Demand<'_>) -> Vec<Work> {
+        vec![]
     }
 
     fn check(&self) -> Result<()> {

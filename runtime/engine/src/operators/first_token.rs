@@ -5,7 +5,14 @@
 use alloc::{string::String, vec, vec::Vec};
 
 use super::{Operator, Pass};
-use crate::{Result, batch::Slot, gradients::Gradients, machine::Scratch, weights::Tensor};
+use crate::{
+    Result,
+    batch::Slot,
+    demand::{Demand, Work},
+    gradients::Gradients,
+    machine::Scratch,
+    weights::Tensor,
+};
 
 /// The first token of each sequence.
 #[derive(Clone, Debug)]
@@ -45,8 +52,8 @@ impl Operator for FirstToken {
         vec![]
     }
 
-    fn works(&self) -> usize {
-        0
+    fn works(&self, _: Demand<'_>) -> Vec<Work> {
+        vec![]
     }
 
     fn check(&self) -> Result<()> {

@@ -35,6 +35,7 @@ pub use self::{
 use crate::{
     Error, Result,
     batch::{Batch, Slot, TaskRows},
+    demand::{Demand, Work},
     gradients::Gradients,
     linear::Linear,
     low_rank::TaskTerms,
@@ -80,8 +81,8 @@ pub trait Operator: Debug + Send + Sync {
     /// What backward needs of the forward pass: the floats for each row, for each buffer that is saved.
     fn saves(&self) -> Vec<usize>;
 
-    /// Scratch floats for each row, beyond inputs, output and what it saves.
-    fn works(&self) -> usize;
+    /// What a forward pass that saves nothing takes beyond inputs and output.
+    fn works(&self, demand: Demand<'_>) -> Vec<Work>;
 
     /// Checks that the sizes of its parts fit.
     ///

@@ -6,7 +6,15 @@
 use alloc::{string::String, vec, vec::Vec};
 
 use super::{Operator, Pass, beside};
-use crate::{Result, batch::Slot, gradients::Gradients, layer_norm::LayerNorm, machine::Scratch, weights::Tensor};
+use crate::{
+    Result,
+    batch::Slot,
+    demand::{Demand, Work},
+    gradients::Gradients,
+    layer_norm::LayerNorm,
+    machine::Scratch,
+    weights::Tensor,
+};
 
 /// A LayerNorm of another operator's output.
 #[derive(Clone, Debug)]
@@ -42,8 +50,8 @@ impl Operator for Norm {
         self.norm.saves().to_vec()
     }
 
-    fn works(&self) -> usize {
-        0
+    fn works(&self, _: Demand<'_>) -> Vec<Work> {
+        vec![]
     }
 
     fn check(&self) -> Result<()> {

@@ -7,7 +7,7 @@
 //! Letters: S tokens of a sequence, n heads, D width of a head, P the longest sequence of a table. Distances are j - i,
 //! of the key j from the query i.
 
-use alloc::vec::Vec;
+use alloc::{vec, vec::Vec};
 use core::ops::Range;
 
 use super::{
@@ -20,6 +20,7 @@ use crate::float::Float as _;
 use crate::{
     Error, Result,
     batch::{Batch, Slot},
+    demand::Work,
     kernels::Start,
     layout::PANEL_WIDTH,
     linear::Linear,
@@ -135,6 +136,21 @@ impl Positions {
                 }
             }
         }
+    }
+
+    /// The most keys that some queries of a sequence see: see [`Distances::seen_by_any`].
+    pub(super) fn most_seen(&self, queries: usize, length: usize) -> usize {
+        let seen = self.window.map_or(length, |window| window.saturating_mul(2).saturating_add(queries + PANEL_WIDTH));
+        if seen > length / 2 { length } else { seen }
+    }
+
+    /// What [`Positions::distances`] takes. Products of queries and distances, of some rows at a time, are not counted.
+    pub(super) fn works(&self, batch: &Batch, heads: usize, hidden: usize) -> Vec<Work> {
+        let columns = self.relative.iter().map(|_| Work::Kept(heads * (2 * batch.longest()).saturating_sub(1)));
+        let len = batch.sequences() * hidden;
+        let changes = || Work::Returned { threads: 1, buffers: vec![len], bytes: 0 };
+        let shifts = self.disentangled.iter().flat_map(|_| [Work::Kept(len), changes()]);
+        columns.chain(shifts).collect()
     }
 
     /// What the scores of a batch need, for `heads` heads. `query` is the query's layer.

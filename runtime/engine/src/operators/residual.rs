@@ -13,6 +13,7 @@ use super::{Operator, Pass, beside, dense::activate_backward, same};
 use crate::{
     Activation, Result,
     batch::Slot,
+    demand::{Demand, Work},
     gradients::Gradients,
     layer_norm::LayerNorm,
     linear::{self, Linear},
@@ -149,13 +150,25 @@ impl Operator for Residual {
         of_norm.chain(self.middle.iter().map(|middle| middle.layers.len() * middle.width())).collect()
     }
 
-    fn works(&self) -> usize {
-        // The middle of the MLP, beside it its gate, and the same quantized.
-        let (middle, gate) = match &self.middle {
-            None => (self.linear.inputs(), 0),
-            Some(middle) => (middle.width(), if middle.layers.len() > 1 { 2 * middle.width() } else { 0 }),
+    fn works(&self, demand: Demand<'_>) -> Vec<Work> {
+        let (part, threads) = demand.split();
+        let Some(middle) = &self.middle else {
+            return vec![linear::works(demand.machine, &self.linear.weight, part, threads)];
         };
-        middle + gate + middle / size_of::<f32>()
+        let rows = part.min(MIDDLE_ROWS);
+        let mut of_middle = vec![rows * middle.width()];
+        if middle.layers.len() > 1 {
+            of_middle.push(2 * rows * middle.width());
+        }
+        // One layer after the other, beside the middle.
+        let layers = [&middle.layers[0].weight, &self.linear.weight];
+        let works = layers.map(|weight| match linear::works(demand.machine, weight, rows, threads) {
+            Work::Returned { buffers, bytes, .. } => {
+                Work::Returned { threads, buffers: [&of_middle[..], &buffers].concat(), bytes }
+            }
+            kept => kept,
+        });
+        works.into()
     }
 
     fn check(&self) -> Result<()> {

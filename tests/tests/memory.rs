@@ -1,0 +1,143 @@
+//! What a run is said to take, compared with what it takes. Alone in its file, because it counts all allocations of its
+//! process.
+
+use bias_patch::Task as Spec;
+use cap::Cap;
+use edge_export::Options;
+use edge_run::{Activations, Encoder, EngineOptions, Error, Request, Task, Text};
+use peak_alloc::PeakAlloc;
+use serde_json::json;
+use system_tests::{Fixture, int4, int8, patch, patch_with_terms, task};
+use tempfile::TempDir;
+
+/// Counts what is allocated, and refuses what is beyond a limit.
+#[global_allocator]
+static MEMORY: Cap<PeakAlloc> = Cap::new(PeakAlloc, usize::MAX);
+
+/// The difference of an estimate from what is counted, as a part of that: lists of operators, tokens and answers are
+/// not estimated.
+const TOLERANCE: f64 = 0.1;
+/// By how much more an estimate may be high with two threads: where others have the processor, one thread returns its
+/// buffers before the other takes any, and its half of an MLP's middle is a tenth of the memory.
+const LATE_THREAD: f64 = 0.1;
+/// No estimate below this is asked of the system.
+const SMALL: usize = 1 << 20;
+/// How much wider than its fixture an encoder is, so that runs are not small.
+const WIDER: usize = 12;
+
+/// A fixture with wider rows, and as many more positions.
+fn wide(dir: &TempDir, options: Options) -> edge_bundle::Bundle {
+    let mut fixture = Fixture::named("bert");
+    let config = fixture.config.as_object_mut().unwrap();
+    let sizes = ["hidden_size", "intermediate_size", "max_position_embeddings"];
+    let dims: Vec<usize> = sizes.iter().filter_map(|size| Some(config.get(*size)?.as_u64()? as usize)).collect();
+    for size in sizes {
+        if let Some(value) = config.get_mut(size) {
+            *value = json!(value.as_u64().unwrap() as usize * WIDER);
+        }
+    }
+    let shapes = fixture.tensors.values_mut().flatten();
+    shapes.filter(|dim| dims.contains(dim)).for_each(|dim| *dim *= WIDER);
+    fixture.export(dir.path(), options)
+}
+
+/// A number of texts of so many tokens. They differ, for what is asked twice is computed once.
+fn texts(tokens: usize, count: usize) -> Vec<String> {
+    const WORDS: [&str; 8] = ["film", "very", "the", "was", "not", "it", "good", "bad"];
+    let word = |at: usize, place: usize| WORDS[(at >> (3 * place).min(60)) % 8];
+    (0..count).map(|at| (0..tokens - 2).map(|place| word(at, place)).collect::<Vec<_>>().join(" ")).collect()
+}
+
+/// What the first run of some requests is said to take, unless that is little, and what it takes.
+fn estimated_and_counted(encoder: &Encoder, requests: &[Request<'_>]) -> (Option<usize>, usize) {
+    // Little beside the run; the run itself has to be refused.
+    MEMORY.set_limit(MEMORY.allocated() + SMALL).unwrap();
+    let refused = encoder.predict(requests).remove(0);
+    MEMORY.set_limit(usize::MAX).unwrap();
+    let estimated = match refused {
+        Err(Error::Memory { bytes, .. }) => Some(bytes as usize),
+        Err(other) => panic!("{other}"),
+        Ok(_) => None,
+    };
+    let before = PeakAlloc.current_usage();
+    drop(encoder.predict(requests));
+    // What runs take again and again stays. The second run asks for nothing, so that only what it takes is counted.
+    let kept = PeakAlloc.current_usage();
+    PeakAlloc.reset_peak_usage();
+    drop(encoder.predict(requests));
+    (estimated, (kept - before) + (PeakAlloc.peak_usage() - kept))
+}
+
+#[test]
+fn a_run_takes_what_it_is_said_to_take() {
+    let mut differences = Vec::new();
+    for (weights, options) in [("f32", Options::default()), ("int8", int8()), ("int4", int4())] {
+        let dir = TempDir::new().unwrap();
+        let bundle = wide(&dir, options);
+        let kind = |name: &str, kind: &str, inputs: u8| -> Spec {
+            let mut spec = serde_json::to_value(task(name, kind, inputs)).unwrap();
+            spec["max_length"] = json!(bundle.manifest().config.max_length);
+            serde_json::from_value(spec).unwrap()
+        };
+        let kinds = [
+            ("label", "classification", 1),
+            ("tags", "tagging", 1),
+            ("span", "span", 2),
+            ("pair", "classification", 2),
+            ("vector", "embedding", 1),
+        ];
+        for (threads, activations) in [(1, Activations::Int8), (2, Activations::Int8), (1, Activations::F32)] {
+            // Without quantized weights activations are f32 in either case.
+            if weights == "f32" && activations == Activations::F32 {
+                continue;
+            }
+            let load = || {
+                let options = EngineOptions { threads, activations, ..EngineOptions::default() };
+                Encoder::load(bundle.clone(), options).unwrap()
+            };
+            let patches = kinds.map(|(name, of, inputs)| patch(&bundle, kind(name, of, inputs), name));
+            let terms = patch_with_terms(&bundle, kind("terms", "classification", 1), "terms");
+            let ones = |tokens, count| texts(tokens, count).iter().map(|text| Text::one(text)).collect::<Vec<_>>();
+            let mut check = |what: String, tasks: &[&bias_patch::Patch], texts: &[Text]| {
+                let encoder = load();
+                let tasks: Vec<Task> = tasks.iter().map(|patch| encoder.attach(patch).unwrap()).collect();
+                let requests: Vec<Request<'_>> =
+                    texts.iter().zip(tasks.iter().cycle()).map(|(text, task)| Request { task, text }).collect();
+                let (Some(estimated), counted) = estimated_and_counted(&encoder, &requests) else {
+                    panic!("{weights}, {what}: it takes little");
+                };
+                let difference = estimated as f64 / counted as f64 - 1.0;
+                let what = format!("{weights} {activations:?}, {threads} threads, {what}");
+                println!(
+                    "{what}: {:.2} MB, counted {:.2} MB: {difference:+.3}",
+                    estimated as f64 / 1e6,
+                    counted as f64 / 1e6
+                );
+                let most = if threads == 1 { TOLERANCE } else { TOLERANCE + LATE_THREAD };
+                if !(-TOLERANCE..most).contains(&difference) {
+                    differences.push((what, difference));
+                }
+            };
+            for (length, count) in [(32, 5), (32, 8), (128, 1), (128, 2), (256, 1), (5, 48)] {
+                check(format!("{count} of {length} tokens"), &[&patches[0]], &ones(length, count));
+            }
+            for patch in &patches[1..] {
+                let of = patch.task().name().to_owned();
+                let whole = match patch.task().inputs() {
+                    2 => texts(120, 2).iter().map(|context| Text::pair("why ?", context)).collect(),
+                    _ => ones(125, 2),
+                };
+                check(of, &[patch], &whole);
+            }
+            check("low-rank terms".to_owned(), &[&terms], &ones(64, 4));
+            check("two patches".to_owned(), &[&terms, &patches[0]], &ones(64, 4));
+
+            check(
+                "two patches of one text".to_owned(),
+                &[&patches[0], &patches[1]],
+                &[ones(128, 1), ones(128, 1)].concat(),
+            );
+        }
+    }
+    assert!(differences.is_empty(), "{differences:#?}");
+}
