@@ -7,10 +7,11 @@ use std::{
 };
 
 use edge_bundle::Bundle;
+use edge_export::Options;
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::{command, in_shell, small_bundle};
+use crate::{command, in_shell, small_bundle_with};
 
 /// A directory with `bundle`, `task.json`, `train.tsv` of 96 texts and `dev.tsv` of 40.
 pub struct Mood {
@@ -29,7 +30,12 @@ impl Default for Mood {
 impl Mood {
     /// With the small encoder of this name.
     pub fn of(encoder: &str) -> Self {
-        let (home, bundle) = small_bundle(encoder);
+        Mood::with(encoder, Options::default())
+    }
+
+    /// The same, with export options.
+    pub fn with(encoder: &str, options: Options) -> Self {
+        let (home, bundle) = small_bundle_with(encoder, options);
         let mood = Mood { home, bundle };
         let rows = |from: usize, count: usize| {
             let row = |at: usize| {

@@ -7,10 +7,11 @@ use std::{
     ops::ControlFlow,
     path::Path,
     process::{Command, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bias_patch::Task;
+use edge_export::Options;
 use edge_patch::{
     Error,
     data::read_examples,
@@ -19,7 +20,7 @@ use edge_patch::{
 };
 use edge_run::{Encoder, EngineOptions};
 use system_tests::{
-    assert_misused, assert_refused, assert_succeeded,
+    assert_misused, assert_refused, assert_succeeded, int8,
     mood::{Mood, on_full_disk},
 };
 
@@ -120,6 +121,40 @@ fn processes_that_share_the_cells_of_a_table_and_are_killed_make_the_table_of_on
     }
     assert_misused(&table("many", &["--cell", "0/4", "-o", "x.md"]).output().unwrap(), &["--cell", "--output"]);
     assert_misused(&table("many", &[]).output().unwrap(), &["--output"]);
+}
+
+#[test]
+fn kills_at_any_time_and_changes_of_threads_lead_to_the_same_low_rank_terms() {
+    /// Of each kind of weights.
+    const KILLS: u32 = 10;
+    for options in [Options::default(), int8()] {
+        let mood = Mood::with("bert", options);
+        let train = |output: &str, threads| {
+            mood.train(output, &[&LONG[..], &["--slots", "all,lora:q+v@1", "--threads", threads]].concat())
+        };
+        let begun = Instant::now();
+        assert_succeeded(&train("whole.bias", "1").output().unwrap());
+        let took = begun.elapsed();
+        assert_succeeded(&train("two.bias", "2").output().unwrap());
+        assert_eq!(mood.read("whole.bias"), mood.read("two.bias"));
+        let mut kills = 0;
+        while kills < KILLS {
+            let mut child = train("parts.bias", ["1", "2"][kills as usize % 2]);
+            let mut child = child.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+            // From its start, so that some are before its first checkpoint, and up to half of a whole training.
+            std::thread::sleep(took * (kills * 37 % 101) / 202);
+            child.kill().unwrap();
+            let status = child.wait().unwrap();
+            assert!(status.success() || status.code().is_none(), "it failed: {status}");
+            if status.success() {
+                assert_eq!(mood.read("whole.bias"), mood.read("parts.bias"), "{kills} kills");
+            } else {
+                kills += 1;
+            }
+        }
+        assert_succeeded(&train("parts.bias", "1").output().unwrap());
+        assert_eq!(mood.read("whole.bias"), mood.read("parts.bias"));
+    }
 }
 
 /// Whether a training is stopped at an event.

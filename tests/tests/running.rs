@@ -252,7 +252,12 @@ fn patches_of_one_name_are_told_apart_by_their_files() {
 
 /// A run that answers each line as it comes.
 fn unbuffered(place: &Place) -> (Child, ChildStdin, BufReader<ChildStdout>) {
-    let mut child = command("edge-run", place.home.path())
+    let edge_run = command("edge-run", place.home.path());
+    // Whoever runs the tests in the background of a shell may ignore interrupts, and programs inherit that.
+    let mut child = Command::new("env")
+        .envs(edge_run.get_envs().filter_map(|(name, value)| Some((name, value?))))
+        .arg("--default-signal=INT")
+        .arg(edge_run.get_program())
         .current_dir(place.home.path())
         .args(["--bundle", "bundle", "-p", "label.bias", "-o", "jsonl", "--unbuffered"])
         .stdin(Stdio::piped())
