@@ -67,13 +67,14 @@ class Emulator:
             raise Failure(f"count.c: expected a number of instructions, found {found!r}")
         return int(found)
 
-    def built(self, source, compiler):
-        """A library made of one of the C files here."""
+    def built(self, source, compiler, shared=True):
+        """A library, or unless `shared` a program, made of one of the C files here."""
         source = HERE / source
-        library = cache_dir("emulated", f"{source.stem}-{compiler}.so")
-        if not library.exists() or library.stat().st_mtime < source.stat().st_mtime:
+        flags, ending = (("-shared", "-fPIC"), ".so") if shared else ((), "")
+        binary = cache_dir("emulated", f"{source.stem}-{compiler}{ending}")
+        if not binary.exists() or binary.stat().st_mtime < source.stat().st_mtime:
             # Renamed into place, for another process may be using or making it.
-            made = library.with_suffix(f".{os.getpid()}")
-            run(compiler, "-O2", "-Wall", "-Werror", "-shared", "-fPIC", "-o", made, source)
-            made.rename(library)
-        return library
+            made = binary.with_suffix(f".{os.getpid()}")
+            run(compiler, "-O2", "-Wall", "-Werror", *flags, "-o", made, source)
+            made.rename(binary)
+        return binary

@@ -67,3 +67,19 @@ def install(*packages):
     quiet = {"DEBIAN_FRONTEND": "noninteractive"}
     run("apt-get", "update", "--quiet", env=quiet)
     run(*shlex.split(wish), "--yes", "--quiet", env=quiet)
+
+
+def python_packages(name, *packages):
+    """The directory of the commands of PyPI's packages, `python` among them, in a virtual environment of their own."""
+    place = cache_dir(name)
+    # Written last, so an environment that was not finished, or has other versions, is made again.
+    listed = place / "packages"
+    if not listed.exists() or listed.read_text().split() != list(packages):
+        try:
+            import ensurepip  # noqa: F401 (Debian has it in a package of its own)
+        except ImportError:
+            install("python3-venv")
+        run(sys.executable, "-m", "venv", "--clear", place)
+        run(place / "bin/pip", "install", "--quiet", "--disable-pip-version-check", *packages)
+        listed.write_text("\n".join(packages) + "\n")
+    return place / "bin"

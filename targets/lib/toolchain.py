@@ -10,11 +10,10 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
-from lib.shell import Failure, cache_dir, install, run, say, target_dir
+from lib.shell import Failure, cache_dir, install, python_packages, run, say, target_dir
 
 # Named in every build, whichever of them is wanted: so all builds ask dependencies for the same features, and share them. A slim
 # build asks for others, and lies apart.
@@ -50,8 +49,7 @@ def cargo(board, command, *arguments, glibc=None, env=None, flags=(), apart=""):
     if board.is_static or glibc is not None:
         if board.is_static and glibc is not None:
             raise Failure(f"--glibc: {board.name} is static and needs no C library")
-        scripts = zig_scripts()
-        needed["PATH"] = f"{scripts}{os.pathsep}{os.environ['PATH']}"
+        needed["PATH"] = f"{python_packages('zig', *ZIG)}{os.pathsep}{os.environ['PATH']}"
         program = ("cargo-zigbuild", {"build": "zigbuild"}.get(command, command))
         if board.is_static:
             # The start-up files are zig's: Debian's Rust has none.
@@ -120,17 +118,3 @@ def debian_rust():
         wrapper.chmod(0o755)
         os.rename(Path(staged, "root"), place)
     return rustc
-
-
-def zig_scripts():
-    """The directory of cargo-zigbuild and zig, in a virtual environment of their own."""
-    place = cache_dir("zig")
-    scripts = place / "bin"
-    if not (scripts / "cargo-zigbuild").exists():
-        try:
-            import ensurepip  # noqa: F401 (Debian has it in a package of its own)
-        except ImportError:
-            install("python3-venv")
-        run(sys.executable, "-m", "venv", "--clear", place)
-        run(scripts / "pip", "install", "--quiet", "--disable-pip-version-check", *ZIG)
-    return scripts
