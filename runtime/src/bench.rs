@@ -190,6 +190,7 @@ pub fn bench(bundle: Bundle, options: &BenchOptions) -> Result<Report> {
         let weights = lowered.weights().bytes();
         read_gbytes(&weights[..weights.len().min(products as usize * size_of::<f32>())], options.time)
     });
+    let has_roofline = options.engine.threads == 1 && manifest.weights() == Element::F32 && products > 0.0;
     let mut lengths = Vec::new();
     for length in &options.lengths {
         let ids = tokens(*length as usize);
@@ -225,7 +226,7 @@ pub fn bench(bundle: Bundle, options: &BenchOptions) -> Result<Report> {
             median_ms: median,
             p95_ms: quantile(&times, 0.95),
             gflops: 2.0 * products * f64::from(*length) * options.batch as f64 / median / 1e6,
-            least_ms: read_gbytes.filter(|_| manifest.weights() == Element::F32 && products > 0.0).map(|read| {
+            least_ms: read_gbytes.filter(|_| has_roofline).map(|read| {
                 let multiplied = 2.0 * products * f64::from(*length) * options.batch as f64 / peak_gflops;
                 multiplied.max(4.0 * products / read) / 1e6
             }),

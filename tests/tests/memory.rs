@@ -97,7 +97,7 @@ fn a_run_takes_what_it_is_said_to_take() {
             };
             let patches = kinds.map(|(name, of, inputs)| patch(&bundle, kind(name, of, inputs), name));
             let terms = patch_with_terms(&bundle, kind("terms", "classification", 1), "terms");
-            let ones = |tokens, count| texts(tokens, count).iter().map(|text| Text::one(text)).collect::<Vec<_>>();
+            let ones = |tokens, count| texts(tokens, count).iter().map(Text::one).collect::<Vec<_>>();
             let mut check = |what: String, tasks: &[&bias_patch::Patch], texts: &[Text]| {
                 let encoder = load();
                 let tasks: Vec<Task> = tasks.iter().map(|patch| encoder.attach(patch).unwrap()).collect();

@@ -153,6 +153,7 @@ impl StagedDir {
             fs::remove_dir_all(&old).map_err(Error::io(&old, "remove"))?;
         } else {
             fs::rename(&self.staged, target).map_err(Error::io(target, "create"))?;
+            sync_parent(target)?;
         }
         // One that was renamed and not replaced, when the power was cut between, is here under its hidden name.
         remove_abandoned(target);

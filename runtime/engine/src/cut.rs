@@ -25,6 +25,15 @@ pub struct Cut {
     at: usize,
     /// The operators below it whose outputs are read above it, or are the model's.
     crossing: Vec<usize>,
+    /// Floats of a token in all of their outputs, or of a sequence where an output has a row for it.
+    width: usize,
+}
+
+impl Cut {
+    /// The floats that cross it for each token, at most.
+    pub fn width(&self) -> usize {
+        self.width
+    }
 }
 
 /// What crosses a cut in a batch.
@@ -49,7 +58,9 @@ impl Model {
             let is_output = *below == self.outputs.tokens || Some(*below) == self.outputs.pooled;
             is_output || self.nodes[at..].iter().any(|node| node.inputs.contains(below))
         };
-        Some(Cut { at, crossing: (0..at).filter(is_read).collect() })
+        let crossing: Vec<usize> = (0..at).filter(is_read).collect();
+        let width = crossing.iter().map(|below| self.nodes[*below].operator.width()).sum();
+        Some(Cut { at, crossing, width })
     }
 
     /// For each sequence of a batch of one task, number 0, what crosses a cut: see [`States::of_sequences`]. `values` are

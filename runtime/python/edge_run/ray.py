@@ -30,6 +30,8 @@ def table(
     `residual_rate` and `rate_by_first_seed` as the command. Processors have to have the same kernels, or be given them by EDGE_RUN_ISA.
     """
     paths = [os.path.abspath(path) for path in (encoder, results, output)]
+    # A task runs in a directory of its node.
+    data = [_absolute(column) for column in data]
     count = len(data) * len(rows)
 
     @ray.remote(num_cpus=processors)
@@ -41,6 +43,17 @@ def table(
             if not os.path.exists(file):
                 raise Error(f"results: expected a directory that this machine shares with every node, found no {file} here")
     _table(paths[0], data, rows, *paths[1:], **recipe)
+
+
+def _absolute(column: str) -> str:
+    name, separator, rest = column.partition("=")
+    fields = rest.split(",")
+    for at, field in enumerate(fields):
+        if at < 3:
+            fields[at] = os.path.abspath(field)
+        elif field.startswith("test="):
+            fields[at] = "test=" + os.path.abspath(field[len("test="):])
+    return name + separator + ",".join(fields)
 
 
 class Labeller:

@@ -27,13 +27,19 @@ class Bar:
             loss, score = event["loss"], f"dev {event['metric']} {event['dev']:.4f}"
             self.bar.write(f"{self.run}epoch {event['epoch']}: training loss {loss:.4f}, {score}", file=self.options.get("file"))
             if self.bar.n >= self.bar.total:
-                self.bar.close()
-                self.bar = None
+                self.close()
+
+    def close(self) -> None:
+        """Ends the bar of a training that ended before its last step, as with `patience`. The next training does so too."""
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
 
     def _run(self, event: "Mapping[str, Any]") -> None:
         self.before = (event["run"] - 1) * event["steps"]
         total, done = event["of"] * event["steps"], self.before + event["step"]
         if self.bar is None or event["run"] == 1:
+            self.close()
             # Steps of before an interruption are done, and count for no time.
             self.bar = tqdm(total=total, initial=done, **self.options)
         self._reach(event["step"])

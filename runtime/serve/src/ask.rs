@@ -1,8 +1,7 @@
 //! Answers the texts of one request.
 //!
 //! In: texts, each with a task. Out: predictions, in the same order, with the time each text waited. Refused: more
-//! texts or longer ones than the limits allow, more than the client may ask, and texts
-//! for which a queue has no room.
+//! texts or longer ones than the limits allow, more than the client may ask, and texts for which a queue has no room.
 
 use std::{sync::Arc, time::Duration};
 

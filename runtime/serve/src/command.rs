@@ -37,7 +37,7 @@ struct Arguments {
     token_file: Option<PathBuf>,
     /// Speak TLS, and show the certificate in FILE: PEM, the server's own first, then those between it and its authority
     ///
-    /// Files that replace those of --tls-* are used from the next connection on.
+    /// Files that replace those of --tls-* are used from the first connection after a second.
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     tls_certificate: Option<PathBuf>,
     /// The private key of that certificate: PEM without a password

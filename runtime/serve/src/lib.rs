@@ -2,8 +2,9 @@
 //! answered over the Open Inference Protocol.
 //!
 //! Where a request goes: `listen` takes its connection, `tls` encrypts it, `server` takes its HTTP, `guard`, `clients` and
-//! `route` say whether and where it goes on. `predict`, `protocol`, `openai`, `tei` or `rerank` makes texts of it; for the last three, `choice` finds the
-//! task, and `embeddings` makes the vectors. `ask` keeps it to its limits, `batcher` runs it beside others.
+//! `route` say whether and where it goes on. `predict`, `protocol`, `openai`, `tei` or `rerank` makes texts of it; for the
+//! last three, `choice` finds the task, and `embeddings` makes the vectors. `ask` keeps it to its limits, `batcher` runs
+//! it beside others.
 //! Where a patch goes: `watch` hears of it, `directory` checks it, `encoders` runs what it names, `tasks` lets it
 //! answer. `sandbox` keeps the process to its own files, and `syscalls` to the system calls that it needs.
 #![forbid(unsafe_code)]

@@ -111,7 +111,7 @@ pub(crate) struct RecipeArguments {
     pub memory_limit: Option<u64>,
     /// Keep what the encoder computes below the first trained layer in a file of at most this size beside the output; 0
     /// computes it in every step. The patch is the same
-    #[arg(long, value_name = "BYTES", default_value = "2G", value_parser = memory)]
+    #[arg(long, value_name = "BYTES", default_value = "2G", value_parser = bytes)]
     pub keep_states: u64,
     /// End a run after this many epochs without a better dev score
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
@@ -251,6 +251,13 @@ fn average(text: &str) -> Result<Average, String> {
 }
 
 fn memory(text: &str) -> Result<u64, String> {
+    match bytes(text)? {
+        0 => Err("expected more than none".to_owned()),
+        bytes => Ok(bytes),
+    }
+}
+
+fn bytes(text: &str) -> Result<u64, String> {
     let (number, unit) = match text.char_indices().last() {
         Some((at, 'K' | 'k')) => (&text[..at], 1_000),
         Some((at, 'M' | 'm')) => (&text[..at], 1_000_000),

@@ -1,8 +1,9 @@
 //! A patch from values that were trained elsewhere, and the reverse.
 //!
 //! In: a safetensors file of biases and a head under Hugging Face names, perhaps with low-rank terms as the bundle's
-//! graph takes them, a whole fine-tuned checkpoint ([`whole`]), or an adapter of PEFT ([`peft`]). Out: a patch of what differs from the encoder. Refused: tensors that have no place in a
-//! patch, a checkpoint whose frozen weights differ from the encoder's in any bit, a head that does not suit the task.
+//! graph takes them, a whole fine-tuned checkpoint ([`whole`]), or an adapter of PEFT ([`peft`]). Out: a patch of what
+//! differs from the encoder. Refused: tensors that have no place in a patch, a checkpoint whose frozen weights differ from
+//! the encoder's in any bit, a head that does not suit the task.
 
 mod heads;
 mod peft;

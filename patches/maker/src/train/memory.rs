@@ -3,12 +3,13 @@
 //! An upper estimate of the anonymous memory of a training, in bytes, with N tokens that run together:
 //!
 //! ```text
-//! 20 MB + 100 V + T + 72 P + 6 N (L (5 H + I) + E + 8 H + 2 I + Q) + 48 S S
+//! 20 MB + 100 V + T + C + 72 P + 6 N (L (5 H + I) + E + 8 H + 2 I + Q) + 48 S S
 //! ```
 //!
 //! - 20 MB: the program, the model, and an evaluation, which keeps no activations for a backward pass.
 //! - 100 V: the tokenizer, for a vocabulary of V.
 //! - T: the texts, as they are and as tokens.
+//! - C: what is kept below the first trained layer, of the texts of a step.
 //! - 72 P: for each of P trained parameters its value, gradient, AdamW's two moments, averages, the best value so far,
 //!   and copies of some of them while a patch is evaluated and a checkpoint is written. Measured: 67.
 //! - L (5 H + I) + E: what the backward pass of L layers needs of each token: queries, keys and values, two normalized
@@ -37,6 +38,8 @@ pub(crate) struct Load {
     pub parameters: usize,
     /// Tokens of the longest text.
     pub longest: usize,
+    /// C, in bytes.
+    pub kept: usize,
     /// Q, in floats.
     pub inputs: usize,
 }
@@ -69,7 +72,7 @@ pub(crate) fn fitting(config: &Config, load: Load, limit: Option<u64>) -> Result
 fn bytes(config: &Config, load: Load, tokens: usize) -> u64 {
     let count = |n: usize| n as u64;
     let fixed = 20_000_000 + 100 * u64::from(config.vocabulary);
-    let of_load = count(load.texts) + 72 * count(load.parameters) + 48 * count(load.longest).pow(2);
+    let of_load = count(load.texts) + count(load.kept) + 72 * count(load.parameters) + 48 * count(load.longest).pow(2);
     fixed + of_load + count(tokens) * token_bytes(config, load)
 }
 
@@ -112,13 +115,15 @@ mod tests {
 
     #[test]
     fn fewer_tokens_run_together_within_less_memory() {
-        let load = Load { texts: 4_000_000, parameters: 24_000, longest: 64, inputs: 0 };
+        let load = Load { texts: 4_000_000, parameters: 24_000, longest: 64, kept: 0, inputs: 0 };
         let within = |limit: u64| fitting(&minilm(), load, Some(limit));
         assert_eq!(fitting(&minilm(), load, None).unwrap(), RUN_TOKENS);
         assert_eq!(within(1_000_000_000).unwrap(), RUN_TOKENS);
         let tokens = within(60_000_000).unwrap();
         assert!((64..RUN_TOKENS).contains(&tokens), "{tokens}");
         assert!(bytes(&minilm(), load, tokens) <= 60_000_000 && bytes(&minilm(), load, tokens + 1) > 60_000_000);
+        let with_states = Load { kept: 10_000_000, ..load };
+        assert!(fitting(&minilm(), with_states, Some(60_000_000)).unwrap() < tokens);
         let with_terms = Load { inputs: 6 * 3 * 384, ..load };
         assert!(fitting(&minilm(), with_terms, Some(60_000_000)).unwrap() < tokens);
         let error = within(30_000_000).unwrap_err().to_string();

@@ -1,12 +1,12 @@
 //! What the encoder computes of each training text below the first trained layer. It is the same in every step, so it is
 //! computed once and kept in a file.
 //!
-//! In: the texts of a step, by number. Out: their states, read or computed. Refused: a disk without room for what may be
-//! kept. The file has no name, so nothing is left of it whenever the process ends.
+//! In: the texts of a step, by number. Out: their states, read or computed: the same bits. Refused: a file that cannot be
+//! made or read. The file has no name, so nothing is left of it whenever the process ends.
 
 use std::{
     fs::File,
-    io::{Read as _, Seek as _, SeekFrom, Write as _},
+    io::{ErrorKind, Read as _, Seek as _, SeekFrom, Write as _},
     path::{Path, PathBuf},
 };
 
@@ -81,18 +81,28 @@ impl States {
         Ok(states)
     }
 
-    /// Appends states to the file, and gives their place; none if that would be beyond the limit.
+    /// Appends states to the file, and gives their place; none if that would be beyond the limit, or the disk is full.
     fn keep(&mut self, states: &[f32]) -> Result<Option<(u64, usize)>> {
         let (start, bytes) = (self.end, bytemuck::cast_slice::<f32, u8>(states));
         let end = start + bytes.len() as u64;
         if end > self.limit {
             return Ok(None);
         }
-        let written = self.file.seek(SeekFrom::Start(start));
-        written
-            .and_then(|_| self.file.write_all(bytes))
-            .map_err(bias_patch::Error::io(&self.dir, "keep states (--keep-states 0 keeps none) in"))?;
-        self.end = end;
-        Ok(Some((start, states.len())))
+        match self.file.seek(SeekFrom::Start(start)).and_then(|_| self.file.write_all(bytes)) {
+            Ok(()) => {
+                self.end = end;
+                Ok(Some((start, states.len())))
+            }
+            // What is kept already fills the disk. The rest is computed, as beyond the limit.
+            Err(error) if is_full(error.kind()) => {
+                self.limit = self.end;
+                Ok(None)
+            }
+            Err(error) => Err(bias_patch::Error::io(&self.dir, "keep states in")(error).into()),
+        }
     }
+}
+
+fn is_full(error: ErrorKind) -> bool {
+    matches!(error, ErrorKind::StorageFull | ErrorKind::FileTooLarge | ErrorKind::QuotaExceeded)
 }

@@ -11,7 +11,7 @@ use bias_patch::{
     Values,
 };
 use edge_bundle::Slot;
-use edge_run::{Encoder, Extent, Tokenized, tasks};
+use edge_run::{Cut, Encoder, Extent, Tokenized, tasks};
 
 use super::{
     Average, Event, Listener, Recipe, Sets, Slots, Weights,
@@ -49,6 +49,8 @@ pub(super) struct Trainer<'a> {
     weights: Option<(Weights, usize)>,
     /// For each slot of the encoder, and then each of the low-rank terms, whether it is trained.
     wanted: Vec<bool>,
+    /// Below which nothing is trained, if what lies there is kept.
+    cut: Option<Cut>,
     /// The task's values before the first step, but for A of the terms, which is random, by the seed.
     initial: Values,
     /// By what the learning rate of each parameter is multiplied.
@@ -139,11 +141,17 @@ impl<'a> Trainer<'a> {
         }
         rates.extend(std::iter::repeat_n(1.0, Head::count(task, hidden)));
         let texts = sets.train.iter().chain(sets.dev).chain(sets.test.unwrap_or_default());
+        let cut = match weights.is_none() && recipe.keep_states > 0 {
+            true => encoder.cut(&initial, &wanted)?,
+            false => None,
+        };
+        let most = tokenized.iter().map(|text| text.lengths().sum::<usize>()).max().unwrap_or_default();
         let load = Load {
             texts: texts.map(|example| 200 + example.text.bytes()).sum::<usize>()
                 + tokenized.iter().flat_map(TrainingText::lengths).map(|tokens| 200 + 8 * tokens).sum::<usize>(),
             parameters: rates.len(),
             longest: tokenized.iter().flat_map(TrainingText::lengths).max().unwrap_or_default(),
+            kept: cut.as_ref().map_or(0, |cut| size_of::<f32>() * cut.width() * most * recipe.batch),
             inputs: kept_inputs(manifest, &initial),
         };
         let tokens = fitting(&manifest.config, load, recipe.memory_limit)?;
@@ -155,6 +163,7 @@ impl<'a> Trainer<'a> {
             recipe,
             weights: weights.map(|weights| (weights, count)),
             wanted,
+            cut,
             initial,
             rates,
             label_weights: label_weights(task, sets.train, recipe.class_weights)?,
@@ -245,11 +254,8 @@ impl<'a> Trainer<'a> {
 
     /// Where the states of the texts will be kept, if there are any that stay the same.
     pub fn states(&self, beside: &Path) -> Result<Option<States>> {
-        if self.weights.is_some() || self.recipe.keep_states == 0 {
-            return Ok(None);
-        }
-        let cut = self.encoder.cut(&self.initial, &self.wanted)?;
-        cut.map(|cut| States::begin(cut, beside, self.recipe.keep_states)).transpose()
+        let begin = |cut: &Cut| States::begin(cut.clone(), beside, self.recipe.keep_states);
+        self.cut.as_ref().map(begin).transpose()
     }
 
     /// Does the remaining steps of a run, and gives the best parameters.
