@@ -194,10 +194,17 @@ fn make_sibling<T>(
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            // Taken for abandoned, and removed, while it was made.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && hidden.parent().is_some_and(is_there) => {}
             Err(error) => return Err(Error::io(path, "write")(error)),
         }
     }
     Err(Error::io(path, "write")(io::ErrorKind::AlreadyExists.into()))
+}
+
+/// Whether there is such a directory; that without a name is the current one.
+fn is_there(dir: &Path) -> bool {
+    dir.as_os_str().is_empty() || dir.exists()
 }
 
 /// Removes what processes that were killed left beside `path`: hidden siblings that nobody has locked. What cannot be
