@@ -24,6 +24,7 @@ class Architecture:
 ARCHITECTURES = {
     "aarch64": Architecture("arm64", "aarch64-linux-gnu", "qemu-aarch64"),
     "armv7": Architecture("armhf", "arm-linux-gnueabihf", "qemu-arm"),
+    "x86_64": Architecture("amd64", "x86_64-linux-gnu", "qemu-x86_64"),
 }
 
 
