@@ -44,7 +44,10 @@ def compile(board, glibc=None, commands=("edge-run",), example=None, slim=False,
 
 def cargo(board, command, *arguments, glibc=None, env=None, flags=(), apart=""):
     """Runs a command of cargo for a board; gives the directory it builds in, `apart` from that of other builds."""
-    flags = [*os.environ.get("RUSTFLAGS", "").split(), *flags]
+    # A directory for each triple: cargo locks the part that holds what runs on this machine, so builds for two triples in one would wait
+    # for each other.
+    directory = target_dir() / "boards" / apart / (f"glibc-{glibc}" if glibc else "") / board.triple
+    flags = [*os.environ.get("RUSTFLAGS", "").split(), *flags, *remapped(directory)]
     needed, more = rust(board.triple)
     if board.is_static or glibc is not None:
         if board.is_static and glibc is not None:
@@ -57,14 +60,23 @@ def cargo(board, command, *arguments, glibc=None, env=None, flags=(), apart=""):
     else:
         needed[f"CARGO_TARGET_{board.variable}_LINKER"] = gnu_compiler(board)
         program = ("cargo", command)
-    needed["RUSTFLAGS"] = " ".join(flags)
-    # A directory for each triple: cargo locks the part that holds what runs on this machine, so builds for two triples in one would wait
-    # for each other.
-    directory = target_dir() / "boards" / apart / (f"glibc-{glibc}" if glibc else "") / board.triple
+    # Encoded, for a path may have blanks in it.
+    needed["CARGO_ENCODED_RUSTFLAGS"] = "\x1f".join(flags)
     target = f"{board.triple}.{glibc}" if glibc else board.triple
     where = ("--locked", "--target", target, "--target-dir", directory)
     run(*program, *where, *more, *arguments, env={**needed, **(env or {})})
     return directory / board.triple
+
+
+def remapped(directory):
+    """Flags that keep this machine's paths out of a program, so that the same compilers give the same bytes everywhere.
+
+    The workspace's own are relative already. If the clone were named here, every other clone would build all anew.
+    """
+    home = Path(os.environ.get("CARGO_HOME") or Path.home() / ".cargo").absolute()
+    places = {home: "/cargo", cache_dir("debian-rust").absolute(): "/rust", directory: "/target"}
+    # The last that fits is taken, so a place within another comes after it.
+    return [f"--remap-path-prefix={place}={places[place]}" for place in sorted(places)]
 
 
 def gnu_compiler(board):
