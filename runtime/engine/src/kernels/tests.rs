@@ -140,6 +140,16 @@ fn extremes(count: usize, seed: u32) -> Vec<i8> {
     numbers(count, seed).iter().map(|v| of(*v) as i8).collect()
 }
 
+/// The sums of each group's rows, by group and column.
+fn sums_of_columns(data: &[i8], depth: usize, columns: usize) -> Vec<f32> {
+    let sum_of = |place: usize| -> f32 {
+        let (group, column) = (place / columns, place % columns);
+        let rows = group * GROUP..depth.next_multiple_of(PANEL_GROUP).min((group + 1) * GROUP);
+        rows.map(|k| f32::from(data[naive::quantized_place(depth, k, column)])).sum()
+    };
+    (0..columns * depth.div_ceil(GROUP)).map(sum_of).collect()
+}
+
 #[test]
 fn int8_products_are_those_of_the_naive_kernel_to_the_bit() {
     for count in COUNTS {
@@ -154,12 +164,7 @@ fn int8_products_are_those_of_the_naive_kernel_to_the_bit() {
             let data = extremes(panels * groups * PANEL_GROUP * PANEL_WIDTH, 2);
             let of_scales = depth.div_ceil(GROUP);
             let scales = numbers(columns * of_scales, 3);
-            let sum_of = |place: usize| -> f32 {
-                let (group, column) = (place / columns, place % columns);
-                let rows = group * GROUP..(groups * PANEL_GROUP).min((group + 1) * GROUP);
-                rows.map(|k| f32::from(data[naive::quantized_place(depth, k, column)])).sum()
-            };
-            let sums: Vec<f32> = (0..columns * of_scales).map(sum_of).collect();
+            let sums = sums_of_columns(&data, depth, columns);
             let x_scales: Vec<Scale> = numbers(count * of_scales, 6)
                 .iter()
                 .map(|v| Scale { scale: *v, zero_point: (v * 100.0).round() + 128.0 })
