@@ -170,8 +170,8 @@ impl Model {
         self.nodes[self.outputs.tokens].operator.width()
     }
 
-    /// The bytes that [`Model::run`] takes beyond the machine's spare memory. What kernels and lists of operators take
-    /// is not counted.
+    /// The bytes that [`Model::run`] takes beyond the machine's spare memory, for a batch and table that it does not refuse.
+    /// What kernels and lists of operators take is not counted.
     pub fn run_bytes(&self, machine: &Machine, batch: &Batch, table: Table<'_>) -> usize {
         let sharing = self.sharing(batch, table);
         let sharing = sharing.as_ref();
@@ -184,7 +184,7 @@ impl Model {
         };
         for (at, node) in self.nodes.iter().enumerate() {
             let batch = sharing.map_or(batch, |sharing| sharing.batch(at));
-            let rows = if node.of_sequences { batch.sequences() } else { batch.tokens() };
+            let rows = node.rows(batch);
             let out = pool.take(rows * node.operator.width());
             let read: Vec<_> = node.inputs.iter().filter_map(|input| spread(&mut pool, *input, Some(at))).collect();
             pool.work(&node.operator.works(Demand { machine, batch, rows }));

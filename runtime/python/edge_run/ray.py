@@ -5,6 +5,7 @@ there, or already there, and what an encoder refuses; the error quotes the text.
 `edge-patch table` refuses.
 """
 
+import functools
 import os
 from typing import Any, Optional
 
@@ -29,31 +30,19 @@ def table(
     `recipe` has `epochs`, `batch`, `learning_rates`, `seeds`, `class_weights` and `patience` as `edge_run.train`, and
     `residual_rate` and `rate_by_first_seed` as the command. Processors have to have the same kernels, or be given them by EDGE_RUN_ISA.
     """
-    paths = [os.path.abspath(path) for path in (encoder, results, output)]
     # A task runs in a directory of its node.
-    data = [_absolute(column) for column in data]
+    make = functools.partial(_table, encoder, data, rows, results, output, directory=os.getcwd(), **recipe)
     count = len(data) * len(rows)
 
     @ray.remote(num_cpus=processors)
     def cell(at: int) -> "list[str]":
-        return [str(file) for file in _table(paths[0], data, rows, *paths[1:], cell=(at, count), threads=processors, **recipe)]
+        return [str(file) for file in make(cell=(at, count), threads=processors)]
 
     for files in ray.get([cell.remote(at) for at in range(count)]):
         for file in files:
             if not os.path.exists(file):
                 raise Error(f"results: expected a directory that this machine shares with every node, found no {file} here")
-    _table(paths[0], data, rows, *paths[1:], **recipe)
-
-
-def _absolute(column: str) -> str:
-    name, separator, rest = column.partition("=")
-    fields = rest.split(",")
-    for at, field in enumerate(fields):
-        if at < 3:
-            fields[at] = os.path.abspath(field)
-        elif field.startswith("test="):
-            fields[at] = "test=" + os.path.abspath(field[len("test="):])
-    return name + separator + ",".join(fields)
+    make()
 
 
 class Labeller:

@@ -125,10 +125,10 @@ pub(crate) fn train<'py>(
 /// Trains a part of a table's cells, as `edge-patch table --cell` does, or writes the table to `output`.
 ///
 /// `data` and `rows` are lists of what the command's --data and --rows take. `cell` is a pair of K and N. Gives the
-/// files of the results of that part, or of all. edge_run.ray.table says more.
+/// files of the results of that part, or of all. Relative paths are those of `directory`. edge_run.ray.table says more.
 #[pyfunction]
 #[pyo3(signature = (
-    encoder, data, rows, results, output, *, cell = None, residual_rate = None, rate_by_first_seed = false,
+    encoder, data, rows, results, output, *, directory = PathBuf::new(), cell = None, residual_rate = None, rate_by_first_seed = false,
     epochs = None, batch = None, learning_rates = Vec::new(), seeds = None, class_weights = None, patience = None,
     threads = 1
 ))]
@@ -140,6 +140,7 @@ pub(crate) fn table(
     rows: Vec<String>,
     results: PathBuf,
     output: PathBuf,
+    directory: PathBuf,
     cell: Option<(usize, usize)>,
     residual_rate: Option<f64>,
     rate_by_first_seed: bool,
@@ -164,7 +165,9 @@ pub(crate) fn table(
         ..default
     };
     check_rates(&recipe)?;
-    let (columns, rows) = (parsed::<Column>("data", &data)?, parsed::<Row>("rows", &rows)?);
+    let [encoder, results, output] = [encoder, results, output].map(|path| directory.join(path));
+    let columns = parsed::<Column>("data", &data)?.into_iter().map(|column| column.within(&directory));
+    let (columns, rows): (Vec<Column>, _) = (columns.collect(), parsed::<Row>("rows", &rows)?);
     let part = match cell {
         Some((at, count)) => parsed::<Part>("cell", &[format!("{at}/{count}")])?[0],
         None => Part::ALL,

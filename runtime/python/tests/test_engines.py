@@ -209,6 +209,12 @@ class Ray(unittest.TestCase):
             with self.assertRaisesRegex(edge_run.Error, re.escape(said)):
                 edge_run.ray.table("minilm", data, ["frozen"], "results", "x.md")
         self.assertFalse(Path("x.md").exists())
+        # Paths are those of the program, wherever tasks run.
+        self.addCleanup(os.chdir, os.getcwd())
+        Path("elsewhere").mkdir()
+        os.chdir("elsewhere")
+        edge_run.ray.table("../minilm", ["sst2=../sst2.json,../train.tsv,../dev.tsv"], ["frozen"], "results", "table.md", epochs=1)
+        self.assertEqual(sorted(path.name for path in Path("results").iterdir()), ["sst2-frozen.bias", "sst2-frozen.bias.json"])
 
 
 class DuckDB(unittest.TestCase):

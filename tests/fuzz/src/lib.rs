@@ -1,6 +1,6 @@
 //! What several targets start from: a small encoder of the tests' fixtures, in a temporary directory.
 //!
-//! A helper panics if something is wrong: the target fails before it reads an input.
+//! A function here panics if something is wrong: the target fails before it reads an input.
 #![forbid(unsafe_code)]
 
 mod panels;

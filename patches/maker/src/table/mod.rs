@@ -234,6 +234,15 @@ impl FromStr for Row {
     }
 }
 
+impl Column {
+    /// The same, with the files that have a relative path looked for in a directory.
+    #[must_use]
+    pub fn within(self, directory: &Path) -> Self {
+        let [task, train, dev] = [&self.task, &self.train, &self.dev].map(|path| directory.join(path));
+        Column { task, train, dev, test: self.test.map(|path| directory.join(path)), ..self }
+    }
+}
+
 impl FromStr for Column {
     type Err = String;
 
