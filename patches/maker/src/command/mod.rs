@@ -190,7 +190,7 @@ Examples:
       --slots bq,bm2 --lr 1e-3,3e-3,5e-3 --seeds 3
   edge-patch train --encoder minilm --task sst2.json --train train.tsv --dev dev.tsv -o sst2.bias \\
       --train-sizes 100,300,1000
-  edge-patch table --encoder minilm --data sst2=sst2.json,train.tsv,dev.tsv,test=test.tsv --seeds 5 \\
+  edge-patch table --encoder minilm --data sst2=sst2.json,train.tsv,dev.tsv --seeds 5 \\
       --rows frozen,bq+bm2,all,random,rows,full@3e-5 --results results -o table.md
   edge-patch evaluate sst2.bias dev.tsv
   edge-patch import --encoder minilm --from biases.safetensors --task sst2.json -o sst2.bias
