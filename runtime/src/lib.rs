@@ -39,6 +39,7 @@ mod neighbours;
 #[cfg(feature = "research")]
 mod own_weights;
 mod panels;
+mod post_processor;
 mod prediction;
 mod recent;
 mod runs;

@@ -1,8 +1,8 @@
 //! Token ids from text.
 //!
 //! In: one text or two. Out: token ids with special tokens, and the characters that each token stands for. Long texts
-//! are cut as Hugging Face's `truncation=True` cuts them. Refused: empty texts, lists with empty words, and one text for a task on two or the
-//! reverse. The `tokenizers` crate runs the checkpoint's tokenizer file. If the bundle has a `vocabulary.bin`, words
+//! are cut as Hugging Face's `truncation=True` cuts them. Refused: empty texts, lists with empty words, and one text for
+//! a task on two or the reverse. The `tokenizers` crate runs the checkpoint's tokenizer file. If the bundle has a `vocabulary.bin`, words
 //! are looked up there.
 
 use std::{
@@ -25,6 +25,7 @@ use crate::{
     mapped::Mapped,
     mapped_tokenizer::{MappedTokenizer, mapped_tokenizer},
     memory::ask_memory,
+    post_processor::checked,
     subwords::Subwords,
 };
 
@@ -201,6 +202,7 @@ impl Tokenizer {
             let path = bundle.file(VOCABULARY)?;
             let words = Vocabulary::parse(Mapped::open(&path)?).map_err(|e| e.in_file(&path))?;
             let (inner, processor, subwords) = mapped_tokenizer(words).map_err(failed(&path))?;
+            let processor = checked(processor).map_err(failed(&path))?;
             return Ok(Tokenizer { inner: Inner::Mapped(Box::new(inner)), processor, subwords, path });
         }
         let path = bundle.file("tokenizer.json")?;
@@ -209,7 +211,7 @@ impl Tokenizer {
         let settings: Settings = serde_json::from_slice(&json).map_err(|error| failed(&path)(error.into()))?;
         // The task sets the limit, and sequences are never padded.
         inner.with_truncation(None).map_err(failed(&path))?.with_padding(None);
-        let processor = inner.get_post_processor().cloned();
+        let processor = checked(inner.get_post_processor().cloned()).map_err(failed(&path))?;
         inner.with_post_processor(None::<PostProcessorWrapper>);
         Ok(Tokenizer { inner: Inner::Whole(Box::new(inner)), processor, subwords: settings.model, path })
     }
