@@ -1,10 +1,11 @@
 """What is copied to a board.
 
-In: its commands, an encoder's bundle, patches. Out: a directory, an archive or a Debian package of
+In: its commands and what they are built of, an encoder's bundle, patches. Out: a directory, an archive or a Debian package of
 
-    edge-run      stripped, and perhaps edge-serve
-    bundle/       the encoder, with the one panels file that this board maps, and without weights.bin
-    *.bias        the patches
+    edge-run              stripped, and perhaps edge-serve
+    components.cdx.json   the crates that they are built of
+    bundle/               the encoder, with the one panels file that this board maps, and without weights.bin
+    *.bias                the patches
 
 Refused: a bundle that has neither this board's panels nor the weights to make them of, a place where something else is.
 """
@@ -19,6 +20,7 @@ import tempfile
 import tomllib
 from pathlib import Path
 
+from lib import components
 from lib.emulator import Emulator
 from lib.shell import ROOT, Failure, run
 
@@ -28,11 +30,12 @@ UNITS = {"edge-run": ("targets/edge-run.service",),
 
 
 @contextlib.contextmanager
-def stage(board, binaries, bundle, patches):
+def stage(board, binaries, built_of, bundle, patches):
     """The directory, for as long as it is needed."""
     with tempfile.TemporaryDirectory(prefix="edge-run-") as temporary:
         directory = Path(temporary, f"edge-run-{board.name}")
         directory.mkdir()
+        (directory / components.NAME).write_text(built_of)
         fill(board, binaries, bundle, patches, directory)
         yield directory
 
@@ -71,7 +74,7 @@ def copy_bundle(board, binary, bundle, to):
 
 def as_directory(board, directory, output):
     if output.exists():
-        made = (*UNITS, "bundle")
+        made = (*UNITS, components.NAME, "bundle")
         others = sorted(path.name for path in output.iterdir() if path.name not in made and path.suffix != ".bias")
         if others or not (output / "edge-run").is_file():
             found = ", ".join(others) or "no edge-run"
@@ -91,7 +94,8 @@ def as_archive(board, directory, output):
 
 
 def as_debian_package(board, directory, output):
-    """Commands where commands are, the rest in /usr/share/edge-run, units where systemd looks for them, not enabled."""
+    """Commands where commands are, licences and components in /usr/share/doc, the rest in /usr/share/edge-run, units where systemd looks
+    for them, not enabled."""
     if shutil.which("dpkg-deb") is None:
         raise Failure("--deb: expected dpkg-deb on this machine, found none; use --tar")
     workspace = tomllib.loads((ROOT / "Cargo.toml").read_text())["workspace"]["package"]
@@ -110,6 +114,11 @@ def as_debian_package(board, directory, output):
         (root / "DEBIAN/control").write_text(control)
         write_manual(commands, root / "usr/share")
         shutil.copytree(directory, root / "usr/share/edge-run")
+        documents = root / "usr/share/doc/edge-run"
+        documents.mkdir(parents=True)
+        os.rename(root / "usr/share/edge-run" / components.NAME, documents / components.NAME)
+        for file in ("LICENSE-APACHE", "LICENSE-MIT", "NOTICE"):
+            shutil.copy2(ROOT / file, documents)
         for command in commands:
             os.rename(root / "usr/share/edge-run" / command, root / "usr/bin" / command)
             for unit in UNITS[command]:

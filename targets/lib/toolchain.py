@@ -28,18 +28,23 @@ ZIG = ("cargo-zigbuild==0.24.0", "ziglang==0.17.1")
 def compile(board, glibc=None, commands=("edge-run",), example=None, slim=False, tls=False):
     """Builds commands, and an example of edge-run's, stripped; gives their paths.
 
-    With tract, unless `slim`, without TLS, unless `tls`, and without what only research has use for. `glibc` is the oldest C library they are to run
-    with, if not Debian's own.
+    With tract, unless `slim`, without TLS, unless `tls`, and without what only research has use for. `glibc` is the oldest C library
+    they are to run with, if not Debian's own.
     """
     packages = [word for command in COMMANDS for word in ("--package", command)]
     programs = [word for command in commands for word in ("--bin", command)]
     programs += ["--example", example] if example else []
-    features = ["--no-default-features"]
-    for feature, wanted in (("edge-run/tract", not slim), ("edge-serve/tls", tls)):
-        features += ["--features", feature] if wanted else []
-    built = cargo(board, "build", "--profile", PROFILE, *packages, *programs, *features,
+    built = cargo(board, "build", "--profile", PROFILE, *packages, *programs, *features(slim, tls),
                   glibc=glibc, flags=SMALL, apart="slim" if slim else "") / PROFILE
     return [built / command for command in commands] + ([built / "examples" / example] if example else [])
+
+
+def features(slim, tls, packages=COMMANDS):
+    """Flags for the features of a build of these packages."""
+    flags = ["--no-default-features"]
+    for package, feature, wanted in (("edge-run", "tract", not slim), ("edge-serve", "tls", tls)):
+        flags += ["--features", f"{package}/{feature}"] if wanted and package in packages else []
+    return flags
 
 
 def cargo(board, command, *arguments, glibc=None, env=None, flags=(), apart=""):
