@@ -194,6 +194,17 @@ fn a_table_is_made_once() {
 }
 
 #[test]
+fn tables_of_the_paper_are_of_its_encoders() {
+    let mood = Mood::default();
+    let fixed = ["reproduce", "bert-base", "--encoder", "bundle", "--data", ".", "--results", "results"];
+    let small = mood.edge_patch(&[&fixed[..], &["-o", "table.md"]].concat()).output().unwrap();
+    assert_refused(&small, &["encoder: expected bert, 12 layers of 768 values, found bert, 2 layers of "]);
+    assert!(!mood.path("results").exists());
+    let nowhere = mood.edge_patch(&fixed).output().unwrap();
+    assert_eq!(nowhere.status.code(), Some(2), "neither a table nor a cell");
+}
+
+#[test]
 fn a_table_has_a_column_for_a_test_set() {
     let mood = Mood::default();
     let table = |data: &str, extra: &[&str]| {

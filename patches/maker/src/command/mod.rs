@@ -6,6 +6,7 @@ mod encodings;
 mod inspecting;
 mod plotting;
 mod progress;
+mod reproduce;
 mod sharing;
 mod signing;
 mod table;
@@ -34,6 +35,7 @@ use self::{
     encodings::{EncodingsArguments, run_encodings},
     inspecting::{InspectArguments, run_inspection},
     plotting::{PlotArguments, run_plot},
+    reproduce::{ReproduceArguments, run_reproduction},
     sharing::{PullArguments, PushArguments, run_pull, run_push},
     signing::{SignArguments, check_signature, run_signing},
     table::{TableArguments, run_table},
@@ -60,6 +62,10 @@ enum Command {
     ///
     /// Every result is kept. To resume a table that was stopped, run the same command again.
     Table(TableArguments),
+    /// Train the tables of the BitFit paper, by its settings
+    ///
+    /// Every result is kept. To resume, run the same command again. On one machine it takes days.
+    Reproduce(ReproduceArguments),
     /// Score a patch on labelled texts
     Evaluate {
         /// The patch to read
@@ -255,6 +261,7 @@ fn run(command: Command, out: &mut impl Write) -> Result<(), Failure> {
             lines = run_training(&arguments)?;
         }
         Command::Table(arguments) => lines = run_table(&arguments)?,
+        Command::Reproduce(arguments) => lines = run_reproduction(&arguments)?,
         Command::Evaluate { patch, data, encoder, skip_bad, json } => {
             let opened = Patch::open(&patch)?;
             let bundle = open_encoder(encoder.as_deref(), &opened)?.0;

@@ -1,6 +1,6 @@
 //! The command `edge-patch table`: its flags, and a table of trainings or a part of its cells.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::{progress::Progress, say, training::RecipeArguments};
 use crate::{
@@ -46,14 +46,22 @@ pub(crate) fn run_table(arguments: &TableArguments) -> Result<Vec<String>> {
     let mut progress = Progress::new(recipe.log.as_deref())?;
     let skip_bad = recipe.skip_bad;
     let table = Table { encoder: &encoder, columns, rows, recipe: &recipe.recipe(), results, skip_bad };
-    let lines = match &arguments.output {
-        Some(output) => table.write(output, &mut say, &mut progress.listener())?,
-        None => {
-            let part = arguments.cell.unwrap_or(Part::ALL);
-            table.train(part, &mut say, &mut progress.listener())?;
-            table.files(part).iter().map(|file| file.display().to_string()).collect()
-        }
-    };
+    let lines = train_or_write(&table, arguments.output.as_deref(), arguments.cell, &mut progress)?;
     progress.finish()?;
     Ok(lines)
+}
+
+/// Writes a table, or without an output trains a part of its cells. Gives the table's lines, or the files of results.
+pub(super) fn train_or_write(
+    table: &Table<'_>,
+    output: Option<&Path>,
+    cell: Option<Part>,
+    progress: &mut Progress,
+) -> Result<Vec<String>> {
+    if let Some(output) = output {
+        return table.write(output, &mut say, &mut progress.listener());
+    }
+    let part = cell.unwrap_or(Part::ALL);
+    table.train(part, &mut say, &mut progress.listener())?;
+    Ok(table.files(part).iter().map(|file| file.display().to_string()).collect())
 }

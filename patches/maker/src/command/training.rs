@@ -94,8 +94,8 @@ pub(crate) struct RecipeArguments {
     #[arg(long)]
     pub rate_by_first_seed: bool,
     /// Train for this many epochs
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
-    pub epochs: u32,
+    #[arg(long, value_name = "N", default_value_t = Recipe::default().epochs, value_parser = clap::value_parser!(u64).range(1..))]
+    pub epochs: u64,
     /// Use this many texts per step
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..))]
     pub batch: u32,
@@ -135,7 +135,7 @@ impl RecipeArguments {
             learning_rates: self.learning_rates.clone(),
             seeds: (0..self.seeds).map(|at| u64::from(self.seed) + u64::from(at)).collect(),
             rate_by_first_seed: self.rate_by_first_seed,
-            epochs: self.epochs.into(),
+            epochs: self.epochs,
             batch: self.batch as usize,
             average: self.average,
             memory_limit: self.memory_limit,

@@ -6,6 +6,7 @@
 //! Refused: a kept result of another training, and rows and data sets that are none.
 
 mod cell;
+mod paper;
 
 use std::{
     path::{Path, PathBuf},
@@ -17,6 +18,7 @@ use clap::ValueEnum;
 use edge_run::Encoder;
 
 pub use cell::{Cell, OfPatch};
+pub use paper::{Model, recipe as recipe_of_paper, tasks_in};
 
 use crate::{
     Error, Result,
@@ -59,6 +61,8 @@ pub struct Column {
     dev: PathBuf,
     test: Option<PathBuf>,
     metric: Option<String>,
+    /// The learning rates of the row `all` here, in place of the row's, if there are any.
+    rates_of_all: Vec<f64>,
 }
 
 /// Which cells a process trains: of those of the first data set from its first row on, then of the second and so on,
@@ -107,7 +111,11 @@ impl Table<'_> {
                 let (slots, metric) = (row.slots.clone(), column.metric.clone());
                 // The common rates are meant for biases; training all weights needs lower ones.
                 let own = !row.learning_rates.is_empty() || row.weights == Some(Weights::Full);
-                let rates = if own { &row.learning_rates } else { &self.recipe.learning_rates };
+                let rates = match own {
+                    _ if row.name == "all" && !column.rates_of_all.is_empty() => &column.rates_of_all,
+                    true => &row.learning_rates,
+                    false => &self.recipe.learning_rates,
+                };
                 let recipe = Recipe { slots, metric, ..self.recipe.clone() }.with_rates(rates, row.weights);
                 let output = self.output(column, row);
                 let job =
@@ -264,6 +272,7 @@ impl FromStr for Column {
         if name.is_empty() || !name.chars().all(plain) {
             return Err("expected a name of letters, digits, '.', '_' or '-'".to_owned());
         }
-        Ok(Column { name: name.to_owned(), task: task.into(), train: train.into(), dev: dev.into(), test, metric })
+        let (task, train, dev) = (task.into(), train.into(), dev.into());
+        Ok(Column { name: name.to_owned(), task, train, dev, test, metric, rates_of_all: Vec::new() })
     }
 }

@@ -1,0 +1,64 @@
+//! The command `edge-patch reproduce`: its flags, and the tables of the paper.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use edge_bundle::Bundle;
+use edge_run::{Encoder, EngineOptions};
+
+use super::{progress::Progress, table::train_or_write};
+use crate::{
+    Result,
+    table::{Model, Part, Table, recipe_of_paper, tasks_in},
+};
+
+#[derive(Args)]
+pub(crate) struct ReproduceArguments {
+    /// The paper's encoder
+    #[arg(value_enum)]
+    model: Model,
+    /// Its bundle, which edge-export makes of google-bert/bert-base-cased, google-bert/bert-large-cased or FacebookAI/roberta-base
+    #[arg(long, value_name = "BUNDLE")]
+    encoder: PathBuf,
+    /// Read data sets here: directories QNLI, SST-2, MNLI, CoLA, MRPC, STS-B, RTE and QQP, as many as there are, each
+    /// with train.tsv and dev.tsv (MNLI: dev_matched.tsv and dev_mismatched.tsv), in the formats of train
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+    /// Keep patches and results in this directory
+    #[arg(long, value_name = "DIR")]
+    results: PathBuf,
+    /// Write the table to this file, in Markdown
+    #[arg(short, long, value_name = "FILE", required_unless_present = "cell")]
+    output: Option<PathBuf>,
+    /// Train only every Nth cell from the Kth on, as table does
+    #[arg(long, value_name = "K/N", conflicts_with = "output")]
+    cell: Option<Part>,
+    /// Train all biases at the learning rates of the paper's Table 6, in place of choosing among four
+    #[arg(long)]
+    best_rates: bool,
+    /// Train for this many epochs. The paper: 8 or fewer for most tasks, up to 20 for others
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..))]
+    epochs: u64,
+    /// Run on this many threads
+    #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    threads: u32,
+    /// Append the events of the training to this file, one JSON object per line
+    #[arg(long, value_name = "FILE")]
+    log: Option<PathBuf>,
+}
+
+/// Does the trainings that have no result yet, and writes the table. Gives the lines to print.
+pub(crate) fn run_reproduction(arguments: &ReproduceArguments) -> Result<Vec<String>> {
+    let ReproduceArguments { model, data, results, output, cell, .. } = arguments;
+    let bundle = Bundle::open(&arguments.encoder)?;
+    model.check(&bundle.manifest().config)?;
+    let (rows, columns) = (model.rows()?, model.columns(data, &tasks_in(results), arguments.best_rates)?);
+    let engine = EngineOptions { threads: arguments.threads as usize, ..EngineOptions::default() };
+    let encoder = Encoder::load(bundle, engine)?;
+    let mut progress = Progress::new(arguments.log.as_deref())?;
+    let recipe = recipe_of_paper(arguments.epochs);
+    let table = Table { encoder: &encoder, columns: &columns, rows: &rows, recipe: &recipe, results, skip_bad: false };
+    let lines = train_or_write(&table, output.as_deref(), *cell, &mut progress)?;
+    progress.finish()?;
+    Ok(lines)
+}

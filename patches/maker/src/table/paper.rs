@@ -1,0 +1,269 @@
+//! The tables of the BitFit paper: its rows, its data sets and its settings.
+//!
+//! In: which of its encoders, and a directory with data of GLUE. Out: the rows, columns and recipe of a [`Table`](super::Table).
+//! Refused: another encoder, and a directory without any of the data sets.
+//!
+//! What the paper leaves open is as `edge-patch train` has it: warm-up, linear decay, clipping, no dropout, no weight
+//! decay.
+
+use std::path::{Path, PathBuf};
+
+use bias_patch::atomic;
+use clap::ValueEnum;
+use edge_bundle::{Config, Family};
+use serde_json::json;
+
+use super::{Column, Row};
+use crate::{
+    Error, Result,
+    train::{Recipe, Weights},
+};
+
+/// An encoder of the paper.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Model {
+    /// BERT-base: every row of Table 3
+    BertBase,
+    /// BERT-large: full fine-tuning and all biases, as in Tables 1 and 2
+    BertLarge,
+    /// RoBERTa-base: full fine-tuning and all biases, as in Table 2
+    RobertaBase,
+}
+
+/// Learning rates of biases to choose from (appendix A.2).
+const RATES: [f64; 4] = [1e-4, 4e-4, 7e-4, 1e-3];
+/// Learning rates of full fine-tuning to choose from (appendix A.2).
+const FULL_RATES: [f64; 4] = [1e-5, 2e-5, 3e-5, 5e-5];
+
+/// A data set of GLUE, with its metric (Table 5) and the best learning rates of biases (Table 6).
+struct DataSet {
+    name: &'static str,
+    /// The directory that GLUE's archive has it in.
+    directory: &'static str,
+    metric: &'static str,
+    inputs: usize,
+    /// In the order of their numbers. None for a regression.
+    labels: &'static [&'static str],
+    /// For BERT-base and BERT-large.
+    best: [f64; 2],
+}
+
+const ENTAILMENT: &[&str] = &["entailment", "not_entailment"];
+
+const DATA_SETS: [DataSet; 8] = [
+    DataSet { name: "qnli", directory: "QNLI", metric: "accuracy", inputs: 2, labels: ENTAILMENT, best: [1e-4, 7e-4] },
+    DataSet {
+        name: "sst2",
+        directory: "SST-2",
+        metric: "accuracy",
+        inputs: 1,
+        labels: &["negative", "positive"],
+        best: [4e-4, 4e-4],
+    },
+    DataSet {
+        name: "mnli",
+        directory: "MNLI",
+        metric: "accuracy",
+        inputs: 2,
+        labels: &["entailment", "neutral", "contradiction"],
+        best: [1e-4, 1e-4],
+    },
+    DataSet {
+        name: "cola",
+        directory: "CoLA",
+        metric: "Matthews",
+        inputs: 1,
+        labels: &["unacceptable", "acceptable"],
+        best: [7e-4, 4e-4],
+    },
+    DataSet {
+        name: "mrpc",
+        directory: "MRPC",
+        metric: "F1",
+        inputs: 2,
+        labels: &["different", "equivalent"],
+        best: [7e-4, 1e-3],
+    },
+    DataSet { name: "stsb", directory: "STS-B", metric: "Spearman", inputs: 2, labels: &[], best: [1e-4, 1e-4] },
+    DataSet { name: "rte", directory: "RTE", metric: "accuracy", inputs: 2, labels: ENTAILMENT, best: [1e-3, 4e-4] },
+    DataSet {
+        name: "qqp",
+        directory: "QQP",
+        metric: "F1",
+        inputs: 2,
+        labels: &["different", "duplicate"],
+        best: [4e-4, 4e-4],
+    },
+];
+
+impl Model {
+    /// Checks that an encoder has this model's family and size. Nothing proves that its weights are the published ones.
+    ///
+    /// # Errors
+    /// When it has another.
+    pub fn check(self, config: &Config) -> Result<()> {
+        let (family, layers, hidden) = match self {
+            Model::BertBase => (Family::Bert, 12, 768),
+            Model::BertLarge => (Family::Bert, 24, 1024),
+            Model::RobertaBase => (Family::Roberta, 12, 768),
+        };
+        let found = (config.family, config.layers, config.hidden);
+        if found == (family, layers, hidden) {
+            return Ok(());
+        }
+        let shown = |(family, layers, hidden): (Family, u32, u32)| {
+            format!("{}, {layers} layers of {hidden} values", family.name())
+        };
+        Err(Error::Recipe {
+            field: "encoder".to_owned(),
+            expected: shown((family, layers, hidden)),
+            found: shown(found),
+        })
+    }
+
+    /// The rows of its table.
+    ///
+    /// # Errors
+    /// None, as long as slots have the names that they have here.
+    pub fn rows(self) -> Result<Vec<Row>> {
+        let (biases, others): (&[&str], &[Weights]) = match self {
+            Model::BertBase => {
+                (&["frozen", "bq", "bm2", "bq+bm2", "all"], &[Weights::Random, Weights::Rows, Weights::Full])
+            }
+            Model::BertLarge | Model::RobertaBase => (&["all"], &[Weights::Full]),
+        };
+        let row = |name: &str, slots: &str, weights: Option<Weights>| {
+            let learning_rates = match (self, weights) {
+                // Without a search (appendix A.2).
+                (Model::RobertaBase, Some(Weights::Full)) => vec![1e-5],
+                (Model::RobertaBase, _) => vec![1e-4],
+                (_, Some(Weights::Full)) => FULL_RATES.to_vec(),
+                _ => RATES.to_vec(),
+            };
+            Ok(Row { name: name.to_owned(), slots: slots.parse()?, weights, learning_rates })
+        };
+        let biases = biases.iter().map(|name| row(name, name, None));
+        biases.chain(others.iter().map(|weights| row(weights.name(), "all", Some(*weights)))).collect()
+    }
+
+    /// The data sets that a directory has, with `train.tsv` and `dev.tsv` in a directory for each, as GLUE's archive
+    /// names them. Their tasks are written into `tasks`. With `best`, all biases have the learning rate of Table 6.
+    ///
+    /// # Errors
+    /// When there are none, or a task cannot be written.
+    pub fn columns(self, data: &Path, tasks: &Path, best: bool) -> Result<Vec<Column>> {
+        let there: Vec<&DataSet> = DATA_SETS.iter().filter(|set| data.join(set.directory).is_dir()).collect();
+        if there.is_empty() {
+            let names = DATA_SETS.map(|set| set.directory).join(", ");
+            return Err(Error::Content {
+                path: data.to_owned(),
+                field: "data sets".to_owned(),
+                expected: format!("directories with train.tsv and dev.tsv, named as in GLUE: {names}"),
+                found: "none".to_owned(),
+            });
+        }
+        atomic::create_dirs(tasks)?;
+        there.into_iter().map(|set| self.column(set, &data.join(set.directory), tasks, best)).collect()
+    }
+
+    fn column(self, set: &DataSet, data: &Path, tasks: &Path, best: bool) -> Result<Column> {
+        let task = tasks.join(format!("{}.json", set.name));
+        let mut fields = json!({
+            "name": set.name, "kind": "regression", "inputs": set.inputs, "pooling": "cls", "max_length": 128,
+        });
+        if !set.labels.is_empty() {
+            fields["kind"] = "classification".into();
+            fields["labels"] = set.labels.into();
+        }
+        atomic::write_file(&task, format!("{fields:#}\n").as_bytes())?;
+        // MNLI has two dev sets. The second is of other sources, and chooses nothing.
+        let split = data.join("dev_matched.tsv").is_file();
+        let (dev, test) = match split {
+            true => ("dev_matched.tsv", Some(data.join("dev_mismatched.tsv"))),
+            false => ("dev.tsv", None),
+        };
+        let rates = match self {
+            Model::BertBase if best => vec![set.best[0]],
+            Model::BertLarge if best => vec![set.best[1]],
+            _ => Vec::new(),
+        };
+        Ok(Column {
+            name: set.name.to_owned(),
+            task,
+            train: data.join("train.tsv"),
+            dev: data.join(dev),
+            test,
+            metric: Some(set.metric.to_owned()),
+            rates_of_all: rates,
+        })
+    }
+}
+
+/// How the paper trains: batches of 16 and five seeds (appendix A.2), all biases at one rate. The learning rate is that
+/// of the best score on dev with the first seed.
+pub fn recipe(epochs: u64) -> Recipe {
+    Recipe {
+        residual_rate: 1.0,
+        seeds: (1..=5).collect(),
+        rate_by_first_seed: true,
+        epochs,
+        batch: 16,
+        ..Recipe::default()
+    }
+}
+
+/// The directory of tasks within that of results.
+pub fn tasks_in(results: &Path) -> PathBuf {
+    results.join("tasks")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::read_task;
+
+    #[test]
+    fn rows_and_rates_are_those_of_the_paper() {
+        let names = |model: Model| model.rows().unwrap().into_iter().map(|row| row.name).collect::<Vec<_>>();
+        assert_eq!(names(Model::BertBase), ["frozen", "bq", "bm2", "bq+bm2", "all", "random", "rows", "full"]);
+        assert_eq!(names(Model::RobertaBase), ["all", "full"]);
+        let rows = Model::BertLarge.rows().unwrap();
+        let rates: Vec<&[f64]> = rows.iter().map(|row| &*row.learning_rates).collect();
+        assert_eq!(rates, [[1e-4, 4e-4, 7e-4, 1e-3], [1e-5, 2e-5, 3e-5, 5e-5]]);
+        assert_eq!(Model::RobertaBase.rows().unwrap()[0].learning_rates, [1e-4]);
+        let slots = &rows[0].slots;
+        assert_ne!(*slots, crate::train::Slots::default(), "biases alone");
+    }
+
+    #[test]
+    fn data_sets_that_are_there_become_columns() {
+        let place = tempfile::tempdir().unwrap();
+        let data = place.path();
+        let empty = Model::BertBase.columns(data, &data.join("tasks"), false).unwrap_err().to_string();
+        assert!(empty.contains("QNLI, SST-2, MNLI") && empty.ends_with("found none"), "{empty}");
+        for set in ["STS-B", "MNLI", "CoLA"] {
+            std::fs::create_dir(data.join(set)).unwrap();
+        }
+        std::fs::write(data.join("MNLI/dev_matched.tsv"), "").unwrap();
+        let columns = Model::BertLarge.columns(data, &data.join("tasks"), true).unwrap();
+        assert_eq!(columns.iter().map(|column| &*column.name).collect::<Vec<_>>(), ["mnli", "cola", "stsb"]);
+        assert_eq!(columns[0].test, Some(data.join("MNLI/dev_mismatched.tsv")));
+        assert_eq!(columns[1].rates_of_all, [4e-4]);
+        assert_eq!(columns[1].metric.as_deref(), Some("Matthews"));
+        for column in &columns {
+            let task = read_task(&column.task).unwrap();
+            let labels = task.kind().labels().len();
+            assert_eq!((task.name(), task.inputs()), (&*column.name, if column.name == "cola" { 1 } else { 2 }));
+            assert_eq!(
+                labels,
+                match &*column.name {
+                    "mnli" => 3,
+                    "cola" => 2,
+                    _ => 0,
+                }
+            );
+        }
+        let searched = Model::BertLarge.columns(data, &data.join("tasks"), false).unwrap();
+        assert!(searched.iter().all(|column| column.rates_of_all.is_empty()));
+    }
+}
