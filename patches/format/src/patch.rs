@@ -3,12 +3,7 @@
 //! In: a patch file, or slots and a head made by training or import. Out: a [`Patch`] whose parts agree. Refused: a slot
 //! twice or out of order, half of a low-rank term, numbers that are not finite, a head that does not suit the task.
 
-use std::{
-    collections::BTreeMap,
-    fs::{self, File},
-    io::Read,
-    path::Path,
-};
+use std::{collections::BTreeMap, fs::File, io::Read, path::Path};
 
 use crate::{Activation, Digest, Encoding, Error, Kind, Result, SlotId, SlotKind, Stored, Task, atomic, wire};
 
@@ -115,6 +110,9 @@ pub struct Patch {
 }
 
 impl Patch {
+    /// The largest patch file that is read.
+    pub const MOST_BYTES: u64 = 1 << 30;
+
     /// A patch whose parts agree.
     ///
     /// # Errors
@@ -184,8 +182,31 @@ impl Patch {
     /// # Errors
     /// When the file cannot be read or is not a valid patch; the error names it.
     pub fn open(path: &Path) -> Result<Self> {
-        let bytes = fs::read(path).map_err(Error::io(path, "read"))?;
-        Self::from_bytes(&bytes).map_err(|e| e.in_file(path))
+        Self::from_bytes(&Self::read(path)?).map_err(|e| e.in_file(path))
+    }
+
+    /// The bytes of a patch file, which are not checked further. Of another file, however large, only the first are read.
+    ///
+    /// # Errors
+    /// When the file cannot be read, does not begin as a patch does, or has more than [`Patch::MOST_BYTES`].
+    pub fn read(path: &Path) -> Result<Vec<u8>> {
+        let mut file = File::open(path).map_err(Error::io(path, "read"))?;
+        let mut bytes = Vec::new();
+        let mut read = |most: u64, bytes: &mut Vec<u8>| {
+            file.by_ref().take(most).read_to_end(bytes).map_err(Error::io(path, "read"))
+        };
+        read(wire::MAGIC.len() as u64, &mut bytes)?;
+        if !wire::MAGIC.starts_with(&bytes) {
+            return Err(Error::NotAPatch.in_file(path));
+        }
+        read(Self::MOST_BYTES, &mut bytes)?;
+        match bytes.len() as u64 > Self::MOST_BYTES {
+            true => {
+                let expected = format!("at most {} bytes", Self::MOST_BYTES);
+                Err(Error::field("size", expected, "more").in_file(path))
+            }
+            false => Ok(bytes),
+        }
     }
 
     /// Whether the first bytes of a file are those of a patch.

@@ -25,7 +25,7 @@ pub fn sign(patch: &Path, key: &Path) -> Result<PathBuf> {
         expected: "two lines as minisign -G writes them, and the password if the key has one".to_owned(),
         found: error.to_string(),
     };
-    let bytes = fs::read(patch).map_err(bias_patch::Error::io(patch, "read"))?;
+    let bytes = Patch::read(patch)?;
     let opened = Patch::from_bytes(&bytes).map_err(|e| e.in_file(patch))?;
     let text = fs::read_to_string(key).map_err(bias_patch::Error::io(key, "read"))?;
     let key_box = || SecretKeyBox::from_string(&text).map_err(failed);

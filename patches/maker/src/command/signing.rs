@@ -1,12 +1,9 @@
 //! `edge-patch sign`, and the keys of `edge-patch verify`.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use crate::{Result, sign};
-use bias_patch::Keys;
+use bias_patch::{Keys, Patch};
 use clap::Args;
 
 /// Sign patches.
@@ -33,6 +30,6 @@ pub(crate) fn check_signature(patch: &Path, keys: &[PathBuf]) -> Result<()> {
     if keys.is_empty() {
         return Ok(());
     }
-    let bytes = fs::read(patch).map_err(bias_patch::Error::io(patch, "read"))?;
+    let bytes = Patch::read(patch)?;
     Ok(Keys::open(keys)?.check(patch, &bytes)?)
 }

@@ -87,7 +87,7 @@ pub fn push(push: &Push<'_>, to: &HubPatch) -> Result<Pushed> {
     if to.file.is_some() || to.revision != "main" {
         return Err(setting("repository", "hf:ORG/NAME; a file keeps its name, and goes to main", to));
     }
-    let bytes = fs::read(push.patch).map_err(bias_patch::Error::io(push.patch, "read"))?;
+    let bytes = Patch::read(push.patch)?;
     let patch = Patch::from_bytes(&bytes).map_err(|e| e.in_file(push.patch))?;
     if bytes.len() as u64 > MOST_BYTES {
         return Err(setting("patch", format!("at most {MOST_BYTES} bytes"), bytes.len()));
