@@ -4,7 +4,7 @@ use std::fs;
 
 use bias_patch::Patch;
 use serde_json::Value;
-use system_tests::{assert_refused, assert_succeeded, mood::Mood};
+use system_tests::{assert_refused, assert_succeeded, mood::Mood, patch, task};
 
 /// The cells of a row of a Markdown table.
 fn cells(line: &str) -> Vec<&str> {
@@ -92,6 +92,49 @@ fn a_training_without_a_terminal_says_what_it_does() {
     }
     let enough = said(&["--epochs", "3", "--batch", "4", "--lr", "1e-2,2e-2"]);
     assert!(enough.lines().count() == 6 && !enough.contains("hardly moves"), "{enough}");
+}
+
+#[test]
+fn scores_have_deviations_and_are_compared() {
+    let mood = Mood::default();
+    assert_succeeded(&mood.train("mood.bias", &["--lr", "1e-2", "--epochs", "12"]).output().unwrap());
+    assert_succeeded(
+        &mood.train("frozen.bias", &["--slots", "frozen", "--lr", "1e-5", "--epochs", "1"]).output().unwrap(),
+    );
+    // A quarter of the labels is wrong, of either label as many.
+    let dev = String::from_utf8(mood.read("dev.tsv")).unwrap();
+    let other = |line: &str| line.strip_suffix('0').map_or_else(|| line.replace('1', "0"), |text| format!("{text}1"));
+    let noisy = dev
+        .lines()
+        .enumerate()
+        .map(|(at, line)| if matches!(at % 8, 1 | 2) { other(line) } else { line.to_owned() } + "\n");
+    mood.write("noisy.tsv", noisy.collect::<String>());
+    let evaluate = |patch: &str, extra: &[&str]| {
+        let evaluate = ["evaluate", patch, "noisy.tsv", "--encoder", "bundle"];
+        mood.edge_patch(&[&evaluate[..], extra].concat()).output().unwrap()
+    };
+    let json = |extra: &[&str]| -> Value {
+        serde_json::from_str(&assert_succeeded(&evaluate("mood.bias", &[&["--json"], extra].concat()))).unwrap()
+    };
+
+    let found = json(&[]);
+    assert_eq!((&found["metrics"][0][1], &found["deviations"][0][0]), (&0.75.into(), &"accuracy".into()));
+    assert!(found["compared"].is_null());
+    // Of a fraction the bootstrap gives the binomial deviation.
+    let (deviation, due) = (found["deviations"][0][1].as_f64().unwrap(), (0.75_f64 * 0.25 / 40.0).sqrt());
+    assert!((deviation / due - 1.0).abs() < 0.1, "{deviation} {due}");
+
+    let same = &json(&["--against", "mood.bias"])["compared"][0];
+    assert_eq!((same["difference"].as_f64(), same["deviation"].as_f64()), (Some(0.0), Some(0.0)));
+    let better = &json(&["--against", "frozen.bias"])["compared"][0];
+    let (difference, deviation) = (better["difference"].as_f64().unwrap(), better["deviation"].as_f64().unwrap());
+    assert!(difference > 0.0 && deviation > 0.0, "{better}");
+    let said = assert_succeeded(&evaluate("mood.bias", &["--against", "frozen.bias"]));
+    let line = format!("against the other {difference:+.4} ± {deviation:.4}");
+    assert!(said.contains(&line) && said.contains("accuracy           0.7500 ± "), "{said}");
+    patch(&mood.bundle, task("other", "classification", 1), "x").save(&mood.path("other.bias")).unwrap();
+    let unlike = ["--against: expected a patch of the same task, classification of [\"bad\", \"good\"]"];
+    assert_refused(&evaluate("mood.bias", &["--against", "other.bias"]), &unlike);
 }
 
 #[test]

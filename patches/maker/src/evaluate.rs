@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use crate::{
     Error, Result,
+    bootstrap::{deviation_of_difference, deviations},
     data::{Example, Gold},
     prompts,
 };
@@ -27,6 +28,9 @@ pub struct Evaluation {
     pub truncated: usize,
     /// Metrics by name, 0 to 1 (correlations -1 to 1), those of [`metric_names`] in their order that the labels have.
     pub metrics: Vec<(&'static str, f64)>,
+    /// The standard deviation of each metric over draws of as many such texts (bootstrap). Empty where it was not asked
+    /// for, and for pairs that are ranked against each other.
+    pub deviations: Vec<(&'static str, f64)>,
     /// The confusion matrix: for each gold label, how often each label was predicted; empty for kinds
     /// without one label a text or word.
     pub confusion: Vec<Vec<usize>>,
@@ -71,6 +75,61 @@ pub fn metric_named(kind: &Kind, examples: &[Example], name: Option<&str>) -> Re
 /// When the patch does not fit the encoder, or a text cannot be answered.
 pub fn evaluate(encoder: &Encoder, patch: &Patch, examples: &[Example]) -> Result<Evaluation> {
     Ok(compare(patch.task(), &answers(encoder, patch, examples)?, examples))
+}
+
+/// The difference of a metric between two patches.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Compared {
+    /// The metric.
+    pub metric: &'static str,
+    /// By how much it is higher with the first patch.
+    pub difference: f64,
+    /// The standard deviation of the difference over draws of as many such texts; none for pairs that are ranked against
+    /// each other.
+    pub deviation: Option<f64>,
+}
+
+/// As [`evaluate`], with deviations; and compares each metric with that of another patch of the same kind and labels, if
+/// there is one.
+///
+/// # Errors
+/// As [`evaluate`], and when the other patch has another kind of task or other labels.
+pub fn evaluate_against(
+    encoder: &Encoder,
+    patch: &Patch,
+    other: Option<&Patch>,
+    examples: &[Example],
+) -> Result<(Evaluation, Vec<Compared>)> {
+    let task = patch.task();
+    let own = answers(encoder, patch, examples)?;
+    let mut evaluation = compare(task, &own, examples);
+    let all = tasks::of(task.kind()).metrics();
+    let deviations = all.iter().copied().zip(deviations(task, &own, examples));
+    let known = deviations.filter_map(|(name, deviation)| Some((name, deviation?)));
+    evaluation.deviations = known.filter(|(name, _)| !evaluation.metric(name).is_nan()).collect();
+    let Some(other) = other else { return Ok((evaluation, Vec::new())) };
+    let alike =
+        other.task().kind().name() == task.kind().name() && other.task().kind().labels() == task.kind().labels();
+    if !alike {
+        let named = |task: &Task| format!("{} of {:?}", task.kind().name(), task.kind().labels());
+        return Err(Error::Recipe {
+            field: "--against".to_owned(),
+            expected: format!("a patch of the same task, {}", named(task)),
+            found: named(other.task()),
+        });
+    }
+    let others = answers(encoder, other, examples)?;
+    let of_other = compare(other.task(), &others, examples);
+    let compared = evaluation.metrics.iter().map(|(metric, value)| Compared {
+        metric,
+        difference: value - of_other.metric(metric),
+        deviation: all
+            .iter()
+            .position(|name| name == metric)
+            .and_then(|number| deviation_of_difference(task, number, [&own, &others], examples)),
+    });
+    let compared = compared.collect();
+    Ok((evaluation, compared))
 }
 
 /// The patch with thresholds that do best on labelled texts, where the task has thresholds that it does not set itself;
@@ -135,18 +194,20 @@ pub(crate) fn compare(task: &Task, predictions: &[Prediction], examples: &[Examp
         texts: examples.len(),
         truncated: cut.count(),
         metrics: kind.metrics().iter().copied().zip(metrics).filter(|(_, value)| !value.is_nan()).collect(),
+        deviations: Vec::new(),
         confusion,
         calibration,
     }
 }
 
 /// The texts that are answered, each with its gold label.
-fn texts<'e>(kind: &dyn TaskKind, examples: &'e [Example]) -> Vec<(Cow<'e, Text>, &'e Gold)> {
+pub(crate) fn texts<'e>(kind: &dyn TaskKind, examples: &'e [Example]) -> Vec<(Cow<'e, Text>, &'e Gold)> {
     let each = examples.iter().flat_map(|example| example.answered(kind).into_iter().map(|text| (text, &example.gold)));
     each.collect()
 }
 
-fn answered<'a>(texts: &'a [(Cow<'_, Text>, &'a Gold)], predictions: &'a [Prediction]) -> Vec<Answered<'a>> {
+/// Each text with its answer.
+pub(crate) fn answered<'a>(texts: &'a [(Cow<'_, Text>, &'a Gold)], predictions: &'a [Prediction]) -> Vec<Answered<'a>> {
     let pairs = predictions.iter().zip(texts);
     pairs.map(|(prediction, (text, gold))| Answered { text, answer: &prediction.answer, gold }).collect()
 }

@@ -6,6 +6,7 @@
 //! [`pull`] share patches on the Hugging Face Hub.
 #![forbid(unsafe_code)]
 
+mod bootstrap;
 pub mod command;
 pub mod data;
 mod embed;
@@ -26,7 +27,7 @@ pub mod train;
 pub use edge_run::tasks::metrics;
 pub use embed::{embedding, of_sentence_transformers};
 pub use error::{Error, Result};
-pub use evaluate::{Evaluation, evaluate, metric_named, metric_names};
+pub use evaluate::{Compared, Evaluation, evaluate, evaluate_against, metric_named, metric_names};
 pub use hub::{Measured, Pulled, Push, Pushed, pull, push};
 pub use import::{Imported, PeftAdapter, extract, extract_peft, graph_inputs, import};
 pub use inspect::{Difference, Report, SlotReport, difference, inspect, largest_change};

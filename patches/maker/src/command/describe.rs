@@ -1,7 +1,7 @@
 //! The text output of edge-patch, line by line.
 
 use crate::{
-    Difference, Evaluation, Kept, Loss, Report, Searched, SlotReport,
+    Compared, Difference, Evaluation, Kept, Loss, Report, Searched, SlotReport,
     table::Cell,
     train::{RateScores, Run, Spread, best_rate, by_learning_rate},
 };
@@ -87,16 +87,27 @@ pub(crate) struct Evaluated<'a> {
     pub labels: &'a [String],
     #[serde(flatten)]
     pub evaluation: &'a Evaluation,
+    /// The difference from another patch.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub compared: Vec<Compared>,
 }
 
 pub(crate) fn describe_evaluation(evaluated: &Evaluated<'_>, lines: &mut Vec<String>) {
-    let Evaluated { bytes, what, labels, evaluation: found } = evaluated;
+    let Evaluated { bytes, what, labels, evaluation: found, compared } = evaluated;
     lines.push(format!("bytes           {bytes:9}"));
     lines.push(format!("{what:15} {:9}", found.texts));
     if found.truncated > 0 {
         lines.push(format!("cut to limit    {:9}", found.truncated));
     }
-    lines.extend(found.metrics.iter().map(|(name, value)| format!("{name:15} {value:9.4}")));
+    lines.extend(found.metrics.iter().map(|(name, value)| {
+        let deviation = found.deviations.iter().find(|(of, _)| of == name).map(|(_, deviation)| *deviation);
+        let against = compared.iter().find(|compared| compared.metric == *name).map(
+            |Compared { difference, deviation, .. }| {
+                format!("   against the other {difference:+.4}{}", plus_minus(*deviation))
+            },
+        );
+        format!("{name:15} {value:9.4}{}{}", plus_minus(deviation), against.unwrap_or_default())
+    }));
     if let Some(error) = found.calibration {
         lines.push(format!("calibration off {error:9.4}"));
     }
@@ -109,6 +120,10 @@ pub(crate) fn describe_evaluation(evaluated: &Evaluated<'_>, lines: &mut Vec<Str
             lines.push(format!("{label:width$}{}", cells(row.iter().map(usize::to_string).collect())));
         }
     }
+}
+
+fn plus_minus(deviation: Option<f64>) -> String {
+    deviation.map_or(String::new(), |deviation| format!(" ± {deviation:.4}"))
 }
 
 /// What is expected to be lost, what was measured and on how many texts, and the encoding of each part.

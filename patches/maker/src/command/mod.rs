@@ -22,7 +22,7 @@ use std::{
 use crate::{
     Error, Result,
     data::{check_apart, left_out, read_examples, read_task},
-    difference, embedding, evaluate, extract, extract_peft, import, of_sentence_transformers,
+    difference, embedding, evaluate_against, extract, extract_peft, import, of_sentence_transformers,
 };
 use bias_patch::{Patch, SlotKind, atomic};
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
@@ -78,6 +78,9 @@ enum Command {
         /// Skip rows that are not labelled texts, in place of refusing the file
         #[arg(long)]
         skip_bad: bool,
+        /// Compare with another patch of the same task, on the same texts
+        #[arg(long, value_name = "PATCH")]
+        against: Option<PathBuf>,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -262,15 +265,17 @@ fn run(command: Command, out: &mut impl Write) -> Result<(), Failure> {
         }
         Command::Table(arguments) => lines = run_table(&arguments)?,
         Command::Reproduce(arguments) => lines = run_reproduction(&arguments)?,
-        Command::Evaluate { patch, data, encoder, skip_bad, json } => {
+        Command::Evaluate { patch, data, encoder, skip_bad, against, json } => {
             let opened = Patch::open(&patch)?;
             let bundle = open_encoder(encoder.as_deref(), &opened)?.0;
             let encoder = load_encoder(bundle, EngineOptions::default())?;
             let read = read_examples(&data, opened.task(), skip_bad)?;
-            let found = evaluate(&encoder, &opened, &read.examples)?;
+            let other = against.as_deref().map(Patch::open).transpose()?;
+            let (found, compared) = evaluate_against(&encoder, &opened, other.as_ref(), &read.examples)?;
             let kind = opened.task().kind();
             let what = if tasks::of(kind).compares() { "pairs" } else { "texts" };
-            let evaluated = Evaluated { bytes: file_bytes(&patch)?, what, labels: kind.labels(), evaluation: &found };
+            let evaluated =
+                Evaluated { bytes: file_bytes(&patch)?, what, labels: kind.labels(), evaluation: &found, compared };
             if json {
                 // An evaluation holds only numbers, strings and lists.
                 lines.push(serde_json::to_string_pretty(&evaluated).unwrap_or_default());

@@ -7,7 +7,7 @@ use edge_run::{
 };
 
 use super::state::{State, tokenized};
-use crate::{Result, data::Example, evaluate::compare, random::Random};
+use crate::{Result, bootstrap::deviation_of_difference, data::Example, evaluate::compare, random::Random};
 
 /// A loss of a metric, as a fraction, and its standard deviation.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -135,30 +135,10 @@ pub(super) fn measured(
     exact: &[Prediction],
     found: &[Prediction],
 ) -> Loss {
-    const RESAMPLES: usize = 500;
-    /// The purpose of the random stream of resamples.
-    const PURPOSE: u64 = u64::MAX - 6;
-    let kind = tasks::of(task.kind());
-    let number = kind.metrics().iter().position(|name| *name == metric).unwrap_or(0);
-    let score = |predictions: &[Prediction], some: &[usize]| {
-        let answered = some.iter().map(|at| Answered {
-            text: &examples[*at].text,
-            answer: &predictions[*at].answer,
-            gold: &examples[*at].gold,
-        });
-        kind.scores(&answered.collect::<Vec<_>>()).metrics[number]
-    };
-    let mut random = Random::new(0, PURPOSE);
-    let losses: Vec<f64> = (0..RESAMPLES)
-        .map(|_| {
-            let some: Vec<usize> = examples.iter().map(|_| random.below(examples.len())).collect();
-            score(exact, &some) - score(found, &some)
-        })
-        .collect();
-    let mean = losses.iter().sum::<f64>() / RESAMPLES as f64;
-    let squares: f64 = losses.iter().map(|loss| (loss - mean).powi(2)).sum();
+    let number = tasks::of(task.kind()).metrics().iter().position(|name| *name == metric).unwrap_or(0);
+    let deviation = deviation_of_difference(task, number, [exact, found], examples);
     let of = |predictions: &[Prediction]| compare(task, predictions, examples).metric(metric);
-    Loss { mean: of(exact) - of(found), deviation: (squares / (RESAMPLES as f64 - 1.0)).sqrt() }
+    Loss { mean: of(exact) - of(found), deviation: deviation.unwrap_or(f64::NAN) }
 }
 
 #[cfg(test)]

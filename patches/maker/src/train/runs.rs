@@ -37,7 +37,7 @@ pub struct Spread {
 }
 
 impl Spread {
-    fn of(scores: &[f64]) -> Self {
+    pub(crate) fn of(scores: &[f64]) -> Self {
         let mean = scores.iter().sum::<f64>() / scores.len() as f64;
         let squares = scores.iter().map(|score| (score - mean).powi(2)).sum::<f64>();
         let deviation = (scores.len() > 1).then(|| (squares / (scores.len() as f64 - 1.0)).sqrt());
