@@ -273,6 +273,14 @@ fn a_table_has_a_column_for_a_test_set() {
         let other: Value = serde_json::from_slice(&mood.read(&format!("results/other-{row}.bias.json"))).unwrap();
         assert!(other["runs"][0]["dev"].is_f64() && other["runs"][0]["test"].is_null(), "{other}");
     }
+    // The test set of the one and the dev set of the other are one file.
+    assert!(said.contains("| trained, points above full | mood | other | mean |"), "{said}");
+    let distance = cells(said.lines().rfind(|line| line.starts_with("| bq |")).unwrap());
+    let percent = |cell: &str| cell.split(" ±").next().unwrap().parse::<f64>().unwrap();
+    let scores = |row: &str| cells(said.lines().find(|line| line.starts_with(&format!("| {row} |"))).unwrap());
+    let due = percent(scores("bq")[2]) - percent(scores("full")[2]);
+    assert!((percent(distance[1]) - due).abs() < 0.15, "{said}");
+    assert!(distance[1..].iter().all(|cell| cell.starts_with(['+', '-']) && cell.contains(" ± ")), "{said}");
     // The rate of the last run is the one that was best with the first seed.
     let kept: Value = serde_json::from_slice(&mood.read("results/mood-bq.bias.json")).unwrap();
     let dev = |at: usize| kept["runs"][at]["dev"].as_f64().unwrap();

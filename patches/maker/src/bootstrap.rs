@@ -11,6 +11,8 @@ use edge_run::{
     tasks::{self, Answered, TaskKind},
 };
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+
 use crate::{
     data::{Example, Gold},
     evaluate::{answered, texts},
@@ -20,6 +22,47 @@ use crate::{
 
 /// How often texts are drawn. A deviation is then known to three percent of itself.
 const DRAWS: usize = 500;
+/// Hundred-thousandths, in which kept scores of draws are counted.
+const UNIT: f64 = 1e5;
+
+/// The scores of one metric over draws of the texts of a set, in hundred-thousandths. The draws are the same for all
+/// answers to one set, so those of two patches or trainings can be subtracted. Serialized as a text of numbers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Draws(Vec<i32>);
+
+impl Draws {
+    /// The scores of a metric, by its number. Empty for pairs that are ranked, and where a draw lacks the metric.
+    pub(crate) fn of(task: &Task, metric: usize, predictions: &[Prediction], examples: &[Example]) -> Self {
+        let kind = tasks::of(task.kind());
+        let scores = draws(&*kind, &[predictions], examples, 1, |scores| vec![scores[0][metric]]);
+        let whole = scores.into_iter().next().filter(|scores| scores.len() == DRAWS).unwrap_or_default();
+        // A metric is a number from -1 to 1.
+        Draws(whole.iter().map(|score| (score * UNIT).round() as i32).collect())
+    }
+
+    /// The mean over trainings, draw by draw; empty if one of them has none.
+    pub fn mean(all: &[&Draws]) -> Vec<f64> {
+        let Some(first) = all.first().filter(|first| all.iter().all(|other| other.0.len() == first.0.len())) else {
+            return Vec::new();
+        };
+        let of = |at: usize| all.iter().map(|draws| f64::from(draws.0[at])).sum::<f64>();
+        (0..first.0.len()).map(|at| of(at) / all.len() as f64 / UNIT).collect()
+    }
+}
+
+impl Serialize for Draws {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0.iter().map(i32::to_string).collect::<Vec<_>>().join(" "))
+    }
+}
+
+impl<'de> Deserialize<'de> for Draws {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let numbers = text.split_whitespace().map(str::parse);
+        numbers.collect::<Result<_, _>>().map(Draws).map_err(D::Error::custom)
+    }
+}
 
 /// The deviation of each metric of the kind; none where fewer than two draws have that metric. Empty for pairs that are
 /// ranked.
@@ -49,6 +92,18 @@ fn spread(
     count: usize,
     numbers: impl Fn(&[Vec<f64>]) -> Vec<f64>,
 ) -> Vec<Option<f64>> {
+    let found = draws(kind, predictions, examples, count, numbers);
+    found.iter().map(|numbers| Spread::of(numbers).deviation).collect()
+}
+
+/// `count` numbers of each draw, which are made of the scores of every patch; those that are not numbers are left out.
+fn draws(
+    kind: &dyn TaskKind,
+    predictions: &[&[Prediction]],
+    examples: &[Example],
+    count: usize,
+    numbers: impl Fn(&[Vec<f64>]) -> Vec<f64>,
+) -> Vec<Vec<f64>> {
     /// The purpose of the random stream of draws.
     const PURPOSE: u64 = u64::MAX - 6;
     if examples.is_empty() || examples.iter().any(|example| matches!(example.gold, Gold::Pair(_))) {
@@ -83,5 +138,5 @@ fn spread(
             }
         }
     }
-    found.iter().map(|numbers| Spread::of(numbers).deviation).collect()
+    found
 }

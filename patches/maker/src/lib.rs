@@ -24,6 +24,7 @@ mod sign;
 pub mod table;
 pub mod train;
 
+pub use bootstrap::Draws;
 pub use edge_run::tasks::metrics;
 pub use embed::{embedding, of_sentence_transformers};
 pub use error::{Error, Result};

@@ -6,6 +6,7 @@
 //! Refused: a kept result of another training, and rows and data sets that are none.
 
 mod cell;
+mod difference;
 mod paper;
 
 use std::{
@@ -18,6 +19,7 @@ use clap::ValueEnum;
 use edge_run::Encoder;
 
 pub use cell::{Cell, OfPatch};
+use difference::Distance;
 pub use paper::{Model, recipe as recipe_of_paper, tasks_in};
 
 use crate::{
@@ -191,6 +193,42 @@ impl Table<'_> {
         }
         note += "Bytes are those of the largest patch of a row.";
         lines.extend([String::new(), note]);
+        lines.extend(self.distances(cells));
+        lines
+    }
+
+    /// How far each row is from full fine-tuning, if that is a row whose results allow it.
+    fn distances(&self, cells: &[Cell]) -> Vec<String> {
+        let width = self.rows.len().max(1);
+        let Some(full) = self.rows.iter().position(|row| row.weights == Some(Weights::Full)) else { return Vec::new() };
+        let of_row =
+            |at: usize| cells.chunks(width).map(move |column| difference::distance(column.get(at)?, column.get(full)?));
+        let others: Vec<usize> =
+            (0..self.rows.len()).filter(|at| *at != full && of_row(*at).any(|found| found.is_some())).collect();
+        if others.is_empty() {
+            return Vec::new();
+        }
+        let heads: Vec<&str> = self.columns.iter().map(|column| &*column.name).collect();
+        let mut lines = vec![
+            String::new(),
+            format!("| trained, points above {} | {} | mean |", self.rows[full].name, heads.join(" | ")),
+            format!("|---|{}---|", "---|".repeat(heads.len())),
+        ];
+        let shown = |found: &Option<Distance>| {
+            let shown = found.map(|Distance { difference, deviation }| {
+                format!("{:+.1} ± {:.1}", 100.0 * difference, 100.0 * deviation)
+            });
+            shown.unwrap_or_else(|| "-".to_owned())
+        };
+        for at in others {
+            let found: Vec<Option<Distance>> = of_row(at).collect();
+            let cells: Vec<String> = found.iter().map(shown).collect();
+            let mean = shown(&Distance::mean(&found));
+            lines.push(format!("| {} | {} | {mean} |", self.rows[at].name, cells.join(" | ")));
+        }
+        let note = "Differences are on test where there is a test set, else on dev. ± is their standard deviation over \
+                    other texts (bootstrap, the same draws for both) and other seeds.";
+        lines.extend([String::new(), note.to_owned()]);
         lines
     }
 }

@@ -10,11 +10,11 @@ use bias_patch::{Digest, atomic};
 use serde::{Deserialize, Serialize};
 
 use super::{Run, average::Averaged, optimizer::AdamW};
-use crate::{Error, Result};
+use crate::{Error, Result, bootstrap::Draws};
 
 const MAGIC: &[u8; 8] = b"BIASCKPT";
 /// Raised whenever the state's form changes.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 const DIGEST_BYTES: usize = 32;
 
 /// The state of a training.
@@ -38,6 +38,8 @@ pub(crate) struct Best {
     pub dev: f64,
     /// None without a test set.
     pub test: Option<f64>,
+    pub dev_draws: Draws,
+    pub test_draws: Draws,
     pub parameters: Vec<f32>,
 }
 
@@ -123,9 +125,10 @@ mod tests {
         let path = dir.path().join("x.bias.training");
         let fingerprint = Digest::of(b"this training");
         let mut state = Checkpoint::open(&path, fingerprint).unwrap();
-        let best = Best { epoch: 2, dev: 0.5, test: Some(0.25), parameters: vec![1.0, 2.0] };
+        let (dev_draws, test_draws) = (Draws::default(), Draws::default());
+        let best = Best { epoch: 2, dev: 0.5, test: Some(0.25), dev_draws, test_draws, parameters: vec![1.0, 2.0] };
         state.current = Some(Current { best: Some(best), ..Current::default() });
-        state.done.push(Run { learning_rate: 1e-3, seed: 7, epoch: Some(1), dev: Some(0.5), test: None });
+        state.done.push(Run { epoch: Some(1), dev: Some(0.5), ..Run::diverged(1e-3, 7) });
         state.save(&path).unwrap();
         assert_eq!(Checkpoint::open(&path, fingerprint).unwrap(), state);
 

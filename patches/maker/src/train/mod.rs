@@ -183,7 +183,9 @@ fn run_all(
         match trainer.run(current, learning_rate, seed, (&mut state, checkpoint), states.as_mut(), event) {
             Ok(finished) => {
                 let Best { epoch, dev, test, .. } = finished;
-                state.done.push(Run { learning_rate, seed, epoch: Some(epoch), dev: Some(dev), test });
+                let (dev_draws, test_draws) = (finished.dev_draws.clone(), finished.test_draws.clone());
+                let (epoch, of_dev) = (Some(epoch), Some(dev));
+                state.done.push(Run { learning_rate, seed, epoch, dev: of_dev, test, dev_draws, test_draws });
                 if state.best.as_ref().is_none_or(|best| dev > best.dev) {
                     state.best = Some(finished);
                 }

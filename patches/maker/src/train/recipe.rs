@@ -204,7 +204,7 @@ mod tests {
         let mut done = Vec::new();
         while let Some((learning_rate, seed)) = recipe.next(&done) {
             let dev = dev(learning_rate, seed);
-            done.push(Run { learning_rate, seed, epoch: dev.map(|_| 1), dev, test: None });
+            done.push(Run { epoch: dev.map(|_| 1), dev, ..Run::diverged(learning_rate, seed) });
         }
         done.iter().map(|run| (run.learning_rate, run.seed)).collect()
     }

@@ -5,6 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::bootstrap::Draws;
+
 /// A run that is done.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Run {
@@ -18,12 +20,19 @@ pub struct Run {
     pub dev: Option<f64>,
     /// The test score of that epoch; none if the run diverged, or without a test set.
     pub test: Option<f64>,
+    /// The dev score over draws of its texts. None in results of older versions.
+    #[serde(default)]
+    pub dev_draws: Draws,
+    /// The test score over draws of its texts.
+    #[serde(default)]
+    pub test_draws: Draws,
 }
 
 impl Run {
     /// A run that diverged.
     pub fn diverged(learning_rate: f64, seed: u64) -> Self {
-        Run { learning_rate, seed, epoch: None, dev: None, test: None }
+        let (dev_draws, test_draws) = (Draws::default(), Draws::default());
+        Run { learning_rate, seed, epoch: None, dev: None, test: None, dev_draws, test_draws }
     }
 }
 
@@ -104,7 +113,7 @@ mod tests {
     use super::*;
 
     fn run(learning_rate: f64, seed: u64, dev: f64, test: f64) -> Run {
-        Run { learning_rate, seed, epoch: Some(1), dev: Some(dev), test: Some(test) }
+        Run { epoch: Some(1), dev: Some(dev), test: Some(test), ..Run::diverged(learning_rate, seed) }
     }
 
     #[test]

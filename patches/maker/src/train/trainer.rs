@@ -11,7 +11,7 @@ use bias_patch::{
     Values,
 };
 use edge_bundle::Slot;
-use edge_run::{Cut, Encoder, Extent, Tokenized, tasks};
+use edge_run::{Cut, Encoder, Extent, Prediction, Tokenized, tasks};
 
 use super::{
     Average, Event, Listener, Recipe, Sets, Slots, Weights,
@@ -31,9 +31,9 @@ use super::{
 };
 use crate::{
     Error, Result,
+    bootstrap::Draws,
     data::{Example, Gold},
-    evaluate,
-    evaluate::{compare, fitted},
+    evaluate::{answers, compare, fitted},
     metric_named,
     random::Random,
 };
@@ -300,20 +300,29 @@ impl<'a> Trainer<'a> {
                 let evaluated = current.averaged.epoch_end(self.recipe.average, &current.parameters);
                 let changed = weights.as_ref().map(|weights| weights.encoder(self.encoder)).transpose()?;
                 let encoder = changed.as_ref().unwrap_or(self.encoder);
-                let (patch, answers) = fitted(encoder, self.patch(&evaluated)?, self.sets.dev)?;
-                let dev = compare(patch.task(), &answers, self.sets.dev).metric(self.metric);
-                let score =
-                    |examples: &[Example]| Ok::<_, Error>(evaluate(encoder, &patch, examples)?.metric(self.metric));
+                let (patch, on_dev) = fitted(encoder, self.patch(&evaluated)?, self.sets.dev)?;
+                let score = |answers: &[Prediction], examples: &[Example]| {
+                    compare(patch.task(), answers, examples).metric(self.metric)
+                };
+                let dev = score(&on_dev, self.sets.dev);
                 let (epoch, metric) = (current.scored() + 1, self.metric);
                 let better = current.best.as_ref().is_none_or(|best| dev > best.dev);
                 // Now, because trained weights are not kept.
-                let test = self.sets.test.filter(|_| better).map(score).transpose()?;
+                let tested = self.sets.test.filter(|_| better);
+                let tested = tested.map(|set| Ok::<_, Error>((set, answers(encoder, &patch, set)?)));
+                let tested = tested.transpose()?;
+                let test = tested.as_ref().map(|(set, on_test)| score(on_test, set));
                 let loss = current.loss / self.train_texts.len() as f64;
                 stopped = event(Event::Epoch { epoch, loss, dev, test, metric }).is_break();
                 current.loss = 0.0;
                 current.since_best += 1;
                 if better {
-                    current.best = Some(Best { epoch, dev, test, parameters: evaluated });
+                    let draws = |answers: &[Prediction], examples: &[Example]| {
+                        Draws::of(patch.task(), self.metric_number(), answers, examples)
+                    };
+                    let dev_draws = draws(&on_dev, self.sets.dev);
+                    let test_draws = tested.as_ref().map(|(set, on_test)| draws(on_test, set)).unwrap_or_default();
+                    current.best = Some(Best { epoch, dev, test, dev_draws, test_draws, parameters: evaluated });
                     current.since_best = 0;
                 }
             }
@@ -325,6 +334,12 @@ impl<'a> Trainer<'a> {
             unless_stopped(stopped)?;
         }
         current.best.ok_or_else(|| wrong("epochs", "at least one", "none"))
+    }
+
+    /// The place of the metric among those of the kind.
+    fn metric_number(&self) -> usize {
+        let metrics = tasks::of(self.task.kind()).metrics();
+        metrics.iter().position(|name| *name == self.metric).unwrap_or(0)
     }
 
     /// Whether a run is at its end: its last epoch is scored, or as many as its patience brought nothing better.
