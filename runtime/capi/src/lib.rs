@@ -11,38 +11,35 @@
 #![allow(clippy::missing_safety_doc, reason = "the head of the header has what callers keep, for all functions")]
 
 mod abi;
+mod answer;
 mod argument;
+mod options;
+mod request;
 mod status;
 
 use std::{
     ffi::{CString, c_char},
     mem::MaybeUninit,
     ptr,
-    sync::OnceLock,
 };
 
-use edge_run::{
-    Activations, Answer as Said, Bundle, EngineKind, EngineOptions, Patch, Prediction, Store, Text, TextError,
-    cli::write_json,
-};
+use edge_run::{Answer as Said, Bundle, EngineOptions, Patch, Prediction, Store};
 
-pub use crate::{abi::EDGE_RUN_ABI_VERSION, status::Status};
+pub use crate::{
+    abi::EDGE_RUN_ABI_VERSION,
+    answer::{Answer, Answers},
+    options::{
+        EDGE_RUN_ACTIVATIONS_F32, EDGE_RUN_ACTIVATIONS_INT8, EDGE_RUN_ENGINE_AUTO, EDGE_RUN_ENGINE_LOWERED,
+        EDGE_RUN_ENGINE_TRACT, Options,
+    },
+    request::Request,
+    status::Status,
+};
 use crate::{
     argument::given,
+    request::{place, predict},
     status::{Failure, c_string, guard, last, pointer, status},
 };
-
-/// With int8 weights, compute with int8 activations: faster.
-pub const EDGE_RUN_ACTIVATIONS_INT8: u32 = 0;
-/// With int8 weights, compute with f32 activations. f32 weights always do.
-pub const EDGE_RUN_ACTIVATIONS_F32: u32 = 1;
-
-/// EDGE_RUN_ENGINE_LOWERED if its operators cover the graph, else EDGE_RUN_ENGINE_TRACT.
-pub const EDGE_RUN_ENGINE_AUTO: u32 = 0;
-/// Fused operators over mapped weights; several texts at once, on several threads.
-pub const EDGE_RUN_ENGINE_LOWERED: u32 = 1;
-/// The exported graph in tract: any graph, but slower, one text at a time, over a copy of the weights.
-pub const EDGE_RUN_ENGINE_TRACT: u32 = 2;
 
 /// A loaded encoder. Its weights are mapped: processes on one machine share them.
 pub struct Encoder {
@@ -54,47 +51,6 @@ pub struct Encoder {
 pub struct Task {
     task: edge_run::Task,
     labels: Vec<CString>,
-}
-
-/// The answers to the requests of a call.
-pub struct Answers(Vec<Answer>);
-
-/// The answer to one request, or why there is none. It belongs to its edge_run_answers.
-pub struct Answer {
-    task: String,
-    said: Result<Prediction, edge_run::Error>,
-    error: Option<CString>,
-    /// With a NUL behind it, and perhaps one within.
-    label: Option<Vec<u8>>,
-    json: OnceLock<CString>,
-}
-
-/// How an encoder runs. Start with EDGE_RUN_OPTIONS_INIT.
-#[repr(C)]
-pub struct Options {
-    /// sizeof(edge_run_options).
-    size: u32,
-    /// Threads that share the work of a call, at least 1. They sleep between calls.
-    threads: u32,
-    /// EDGE_RUN_ACTIVATIONS_INT8 or EDGE_RUN_ACTIVATIONS_F32.
-    activations: u32,
-    /// EDGE_RUN_ENGINE_AUTO, EDGE_RUN_ENGINE_LOWERED or EDGE_RUN_ENGINE_TRACT.
-    engine: u32,
-}
-
-/// A text, or two, and the task that it is for.
-#[repr(C)]
-pub struct Request<'a> {
-    /// The task.
-    task: Option<&'a Task>,
-    /// The text. NULL with 0 bytes, as an empty std::string_view has them, is an empty text.
-    text: *const c_char,
-    /// Its bytes, or EDGE_RUN_NUL_TERMINATED.
-    text_bytes: usize,
-    /// The second text of a task on two; NULL for a task on one.
-    second: *const c_char,
-    /// Its bytes, or EDGE_RUN_NUL_TERMINATED; with NULL 0.
-    second_bytes: usize,
 }
 
 /// The version of the library, such as "0.1.0".
@@ -357,39 +313,6 @@ fn counted(to: Option<&mut MaybeUninit<usize>>, count: usize) {
     }
 }
 
-/// The answers to requests, each with its task. Texts that cannot be answered say why in their place.
-///
-/// # Safety
-/// The texts of the requests are as long as they say.
-unsafe fn predict<'a>(
-    encoder: Option<&Encoder>,
-    requests: &[Request<'a>],
-) -> Result<Vec<(&'a edge_run::Task, edge_run::Result<Prediction>)>, Failure> {
-    let encoder = &given(encoder, "encoder")?.encoder;
-    let read = |(number, request): (usize, &Request<'a>)| {
-        // SAFETY: what the caller of this function promises.
-        unsafe { request.read() }.map_err(|failure| failure.at(&place(number)))
-    };
-    let asked = requests.iter().enumerate().map(read).collect::<Result<Vec<_>, _>>()?;
-    let texts = asked.iter().filter_map(|(task, text)| Some(edge_run::Request { task, text: text.as_ref().ok()? }));
-    let mut predictions = encoder.predict(&texts.collect::<Vec<_>>()).into_iter();
-    let mut found = Vec::with_capacity(asked.len());
-    for (number, (task, text)) in asked.iter().enumerate() {
-        let said = match text {
-            // One prediction for each text.
-            Ok(_) => predictions.next().expect("a prediction for every request"),
-            Err(reason) => Err(reason.clone().into()),
-        };
-        match said {
-            Err(error) if !matches!(error, edge_run::Error::Text(_)) => {
-                return Err(Failure::from(error).at(&place(number)));
-            }
-            said => found.push((*task, said)),
-        }
-    }
-    Ok(found)
-}
-
 /// The dimensions that the tasks of requests have in common.
 fn dimensions_of_all(encoder: &edge_run::Encoder, requests: &[Request<'_>]) -> Result<usize, Failure> {
     let mut width = None;
@@ -410,11 +333,6 @@ fn dimensions(encoder: &edge_run::Encoder, Task { task, .. }: &Task) -> Result<u
     dimensions.ok_or_else(|| Failure::misuse("task", "an embedding task", task.spec().in_words()))
 }
 
-/// What a request is called in errors.
-fn place(number: usize) -> String {
-    format!("request {number}")
-}
-
 impl Encoder {
     fn load(bundle: Bundle, options: EngineOptions) -> Result<Self, Failure> {
         let encoder = edge_run::Encoder::load(bundle, options)?;
@@ -423,121 +341,8 @@ impl Encoder {
     }
 }
 
-impl Options {
-    /// What options say; without any, the default ones.
-    ///
-    /// # Safety
-    /// A pointer that is not NULL points to a size, and to as many bytes as that says.
-    unsafe fn read(options: *const Options) -> Result<EngineOptions, Failure> {
-        if options.is_null() {
-            return Ok(EngineOptions::default());
-        }
-        // SAFETY: what the caller of this function promises of the size.
-        let size = *unsafe { argument::value(options.cast::<u32>(), "options") }?;
-        if size as usize != size_of::<Options>() {
-            let expected = format!("{}, which EDGE_RUN_OPTIONS_INIT sets", size_of::<Options>());
-            return Err(Failure::misuse("options: size", expected, size));
-        }
-        // SAFETY: there are as many bytes as options have, and each pattern of bits is a number.
-        let options = unsafe { argument::value(options, "options") }?;
-        Ok(EngineOptions {
-            threads: match options.threads {
-                0 => return Err(Failure::misuse("options: threads", "at least 1", 0)),
-                threads => threads as usize,
-            },
-            activations: match options.activations {
-                EDGE_RUN_ACTIVATIONS_INT8 => Activations::Int8,
-                EDGE_RUN_ACTIVATIONS_F32 => Activations::F32,
-                other => return Err(Failure::misuse("options: activations", "EDGE_RUN_ACTIVATIONS_...", other)),
-            },
-            engine: match options.engine {
-                EDGE_RUN_ENGINE_AUTO => EngineKind::Auto,
-                EDGE_RUN_ENGINE_LOWERED => EngineKind::Lowered,
-                EDGE_RUN_ENGINE_TRACT => EngineKind::Tract,
-                other => return Err(Failure::misuse("options: engine", "EDGE_RUN_ENGINE_...", other)),
-            },
-        })
-    }
-}
-
-impl<'a> Request<'a> {
-    /// Its task, and its text or why that is none.
-    ///
-    /// # Safety
-    /// The texts are as long as it says.
-    unsafe fn read(&self) -> Result<(&'a edge_run::Task, Result<Text, TextError>), Failure> {
-        let task = given(self.task, "task")?;
-        // SAFETY: what the caller of this function promises.
-        let first = unsafe { argument::text(self.text, self.text_bytes, "text") }?;
-        let second = match (self.second.is_null(), self.second_bytes) {
-            (true, 0) => None,
-            // SAFETY: what the caller of this function promises.
-            (_, bytes) => Some(unsafe { argument::text(self.second, bytes, "second") }?),
-        };
-        let utf8 = |bytes: &'a [u8]| str::from_utf8(bytes).map_err(|error| TextError::Utf8(error.valid_up_to()));
-        let text = utf8(first).and_then(|first| match second {
-            Some(second) => Ok(Text::pair(first, utf8(second)?)),
-            None => Ok(Text::one(first)),
-        });
-        Ok((&task.task, text))
-    }
-}
-
-impl Answer {
-    fn new(task: &edge_run::Task, said: edge_run::Result<Prediction>) -> Self {
-        let error = said.as_ref().err().map(|error| c_string(&error.to_string()));
-        let label = match said.as_ref().map(|prediction| &prediction.answer) {
-            Ok(Said::Labels(ranked)) => ranked.first().map(|best| &*best.label),
-            Ok(Said::Spans(spans)) => spans.first().map(|best| &*best.text),
-            _ => None,
-        };
-        let label = label.map(|label| [label.as_bytes(), b"\0"].concat());
-        Answer { task: task.spec().name().to_owned(), said, error, label, json: OnceLock::new() }
-    }
-
-    fn score(&self) -> f32 {
-        match self.said.as_ref().map(|prediction| &prediction.answer) {
-            Ok(Said::Labels(ranked)) => ranked.first().map_or(f32::NAN, |best| best.score),
-            Ok(Said::Spans(spans)) => spans.first().map_or(f32::NAN, |best| best.score),
-            Ok(Said::Value(value)) => *value,
-            _ => f32::NAN,
-        }
-    }
-
-    /// Written when it is first asked for: most callers read one form of an answer.
-    fn json(&self) -> &CString {
-        self.json.get_or_init(|| {
-            let mut json = Vec::new();
-            write_json(&mut json, None, &self.task, self.said.as_ref(), true).expect("a vector takes every byte");
-            CString::new(json).expect("JSON escapes a NUL")
-        })
-    }
-}
-
 /// The header promises that these may be shared by threads.
 const _: fn() = || {
     fn shared<T: Send + Sync>() {}
     (shared::<Encoder>(), shared::<Task>(), shared::<Answers>()).0
 };
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn options_of_the_header_are_those_without_options() {
-        let header = include_str!("../include/edge_run.h");
-        let options = header.lines().find_map(|line| line.strip_prefix("#define EDGE_RUN_OPTIONS_INIT ")).unwrap();
-        assert_eq!(options, "{ sizeof(edge_run_options), 1, EDGE_RUN_ACTIVATIONS_INT8, EDGE_RUN_ENGINE_AUTO }");
-        let options = Options {
-            size: size_of::<Options>() as u32,
-            threads: 1,
-            activations: EDGE_RUN_ACTIVATIONS_INT8,
-            engine: EDGE_RUN_ENGINE_AUTO,
-        };
-        // SAFETY: they are options, and begin with their size.
-        let read = unsafe { Options::read(&raw const options) }.unwrap();
-        let EngineOptions { engine, activations, threads } = EngineOptions::default();
-        assert_eq!((read.engine, read.activations, read.threads), (engine, activations, threads));
-    }
-}
