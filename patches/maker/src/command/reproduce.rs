@@ -17,7 +17,8 @@ pub(crate) struct ReproduceArguments {
     /// The paper's encoder
     #[arg(value_enum)]
     model: Model,
-    /// Its bundle, which edge-export makes of google-bert/bert-base-cased, google-bert/bert-large-cased or FacebookAI/roberta-base
+    /// Its bundle, which edge-export makes of google-bert/bert-base-cased, google-bert/bert-large-cased or
+    /// FacebookAI/roberta-base
     #[arg(long, value_name = "BUNDLE")]
     encoder: PathBuf,
     /// Read data sets here: directories QNLI, SST-2, MNLI, CoLA, MRPC, STS-B, RTE and QQP, as many as there are, each
