@@ -337,4 +337,6 @@ if __name__ == "__main__":
     import edge_run
     from edge_run.tqdm import Bar
 
+    # A shell that starts a program in the background has it ignore interrupts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     unittest.main(argv=[sys.argv[0], "-v"])
