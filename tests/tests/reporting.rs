@@ -245,6 +245,24 @@ fn tables_of_the_paper_are_of_its_encoders() {
     assert!(!mood.path("results").exists());
     let nowhere = mood.edge_patch(&fixed).output().unwrap();
     assert_eq!(nowhere.status.code(), Some(2), "neither a table nor a cell");
+
+    // Another encoder has the rows of Table 3 and the data sets that there are.
+    fs::create_dir_all(mood.path("glue/SST-2")).unwrap();
+    for (from, to) in [("train.tsv", "train.tsv"), ("dev.tsv", "dev.tsv"), ("dev.tsv", "test.tsv")] {
+        mood.write(&format!("glue/SST-2/{to}"), mood.read(from));
+    }
+    let fixed = ["reproduce", "other", "--encoder", "bundle", "--data", "glue", "--results", "results"];
+    let few = ["--epochs", "1", "--seeds", "2", "-o", "table.md"];
+    let said = assert_succeeded(&mood.edge_patch(&[&fixed[..], &few].concat()).output().unwrap());
+    let rows: Vec<&str> = said.lines().map(|line| cells(line)[0]).collect();
+    let names = ["frozen", "bq", "bm2", "bq+bm2", "all", "random", "rows", "full"];
+    assert_eq!((rows[0], &rows[2..10]), ("trained", &names[..]));
+    assert!(said.starts_with("| trained | sst2, accuracy, dev | sst2, accuracy, test |"), "{said}");
+    let task: Value = serde_json::from_slice(&mood.read("results/tasks/sst2.json")).unwrap();
+    assert_eq!((&task["labels"][0], &task["pooling"]), (&"negative".into(), &"mean".into()));
+    let kept: Value = serde_json::from_slice(&mood.read("results/sst2-bq.bias.json")).unwrap();
+    // Three rates with the first seed, and one with the second.
+    assert_eq!(kept["runs"].as_array().unwrap().len(), 4);
 }
 
 #[test]

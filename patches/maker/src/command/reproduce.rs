@@ -22,7 +22,8 @@ pub(crate) struct ReproduceArguments {
     #[arg(long, value_name = "BUNDLE")]
     encoder: PathBuf,
     /// Read data sets here: directories QNLI, SST-2, MNLI, CoLA, MRPC, STS-B, RTE and QQP, as many as there are, each
-    /// with train.tsv and dev.tsv (MNLI: dev_matched.tsv and dev_mismatched.tsv), in the formats of train
+    /// with train.tsv and dev.tsv (MNLI: dev_matched.tsv and dev_mismatched.tsv), in the formats of train. With another
+    /// encoder test.tsv is scored too, where there is one; GLUE's own have no labels
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
     /// Keep patches and results in this directory
@@ -40,6 +41,9 @@ pub(crate) struct ReproduceArguments {
     /// Train for this many epochs. The paper: 8 or fewer for most tasks, up to 20 for others
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..))]
     epochs: u64,
+    /// Do this many runs at the best learning rate, with consecutive seeds
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    seeds: u64,
     /// Run on this many threads
     #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     threads: u32,
@@ -52,12 +56,14 @@ pub(crate) struct ReproduceArguments {
 pub(crate) fn run_reproduction(arguments: &ReproduceArguments) -> Result<Vec<String>> {
     let ReproduceArguments { model, data, results, output, cell, .. } = arguments;
     let bundle = Bundle::open(&arguments.encoder)?;
-    model.check(&bundle.manifest().config)?;
-    let (rows, columns) = (model.rows()?, model.columns(data, &tasks_in(results), arguments.best_rates)?);
+    let config = &bundle.manifest().config;
+    model.check(config)?;
+    let rows = model.rows()?;
+    let columns = model.columns(config.max_length, data, &tasks_in(results), arguments.best_rates)?;
     let engine = EngineOptions { threads: arguments.threads as usize, ..EngineOptions::default() };
     let encoder = Encoder::load(bundle, engine)?;
     let mut progress = Progress::new(arguments.log.as_deref())?;
-    let recipe = recipe_of_paper(arguments.epochs);
+    let recipe = recipe_of_paper(arguments.epochs, arguments.seeds);
     let table = Table { encoder: &encoder, columns: &columns, rows: &rows, recipe: &recipe, results, skip_bad: false };
     let lines = train_or_write(&table, output.as_deref(), *cell, &mut progress)?;
     progress.finish()?;
