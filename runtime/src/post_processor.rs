@@ -1,100 +1,75 @@
 //! What adds special tokens to the tokens of a text or a pair.
 //!
-//! In: the `post_processor` of a tokenizer, as the `tokenizers` crate reads it. Out: the same, if the crate can run it
-//! on one text and on a pair. Refused: templates that the crate reads from a file and then panics over, and two
+//! In: a `tokenizer.json`, or the settings of a mapped vocabulary. Out: whether the `tokenizers` crate can run its
+//! `post_processor` on one text and on a pair. Refused: templates that the crate reads and then panics over, and two
 //! processors that both add tokens.
 
-use std::collections::HashMap;
-
 use serde::Deserialize;
-use tokenizers::{PostProcessorWrapper, Result};
+use serde_json::Value;
+use tokenizers::Result;
 
-/// `TemplateProcessing` of the crate, whose fields are private there.
+/// The part of the settings that is checked.
 #[derive(Deserialize)]
-struct Template {
-    single: Vec<Piece>,
-    pair: Vec<Piece>,
-    special_tokens: HashMap<String, SpecialToken>,
+struct Settings {
+    #[serde(default)]
+    post_processor: Value,
 }
 
-#[derive(Deserialize)]
-enum Piece {
-    Sequence { id: Part },
-    SpecialToken { id: String },
-}
-
-/// The first text or the second.
-#[derive(Deserialize, Clone, Copy, PartialEq)]
-enum Part {
-    A,
-    B,
-}
-
-#[derive(Deserialize)]
-struct SpecialToken {
-    ids: Vec<u32>,
-    tokens: Vec<String>,
-}
-
-/// The processor, if the crate can run it on one text and on a pair.
+/// Checks the post-processor of a tokenizer that the crate has read.
 ///
 /// # Errors
 /// When a template does not hold each text once or lacks one of its special tokens, and when tokens are added twice.
-pub(crate) fn checked(processor: Option<PostProcessorWrapper>) -> Result<Option<PostProcessorWrapper>> {
-    if let Some(processor) = &processor {
-        let adding = check(processor)?;
-        if adding > 1 {
-            return Err(format!("post_processor: {adding} processors add special tokens, expected one").into());
-        }
-    }
-    Ok(processor)
-}
-
-/// How many processors add tokens.
-fn check(processor: &PostProcessorWrapper) -> Result<usize> {
-    match processor {
-        PostProcessorWrapper::Sequence(parts) => parts.as_ref().iter().map(check).sum(),
-        PostProcessorWrapper::Template(template) => {
-            Template::deserialize(serde_json::to_value(template)?)?.check()?;
-            Ok(1)
-        }
-        PostProcessorWrapper::Bert(_) | PostProcessorWrapper::Roberta(_) => Ok(1),
-        PostProcessorWrapper::ByteLevel(_) => Ok(0),
+pub(crate) fn check(settings: &[u8]) -> Result<()> {
+    let Settings { post_processor } = serde_json::from_slice(settings)?;
+    match adding(&post_processor)? {
+        0 | 1 => Ok(()),
+        more => Err(format!("post_processor: {more} processors add special tokens, expected one").into()),
     }
 }
 
-impl Template {
-    fn check(&self) -> Result<()> {
-        for (name, pieces, parts) in
-            [("single", &self.single, &[Part::A][..]), ("pair", &self.pair, &[Part::A, Part::B])]
-        {
-            let mut found = Vec::new();
-            for piece in pieces {
-                match piece {
-                    Piece::Sequence { id } => found.push(*id),
-                    Piece::SpecialToken { id } => match self.special_tokens.get(id) {
-                        Some(token) if token.ids.len() == token.tokens.len() => {}
-                        Some(token) => {
-                            let (ids, tokens) = (token.ids.len(), token.tokens.len());
-                            return Err(format!("post_processor: {id:?} has {ids} ids and {tokens} tokens").into());
-                        }
-                        None => return Err(format!("post_processor: {id:?} of `{name}` is no special token").into()),
-                    },
-                }
-            }
-            let once = found.len() == parts.len() && parts.iter().all(|part| found.contains(part));
-            if !once {
-                let expected = if parts.len() == 1 { "$A once" } else { "$A and $B, each once" };
-                return Err(format!("post_processor: expected {expected} in `{name}`").into());
-            }
-        }
-        Ok(())
+/// How many processors add tokens. They are told apart by their fields, as the crate does it: it reads them without a
+/// type too.
+fn adding(processor: &Value) -> Result<usize> {
+    if let Some(processors) = processor["processors"].as_array() {
+        return processors.iter().map(adding).sum();
     }
+    if processor["single"].is_array() {
+        check_template(processor, "single", &["A"])?;
+        check_template(processor, "pair", &["A", "B"])?;
+        return Ok(1);
+    }
+    // RobertaProcessing and BertProcessing.
+    Ok(usize::from(processor["sep"].is_array()))
+}
+
+fn check_template(processor: &Value, name: &str, texts: &[&str]) -> Result<()> {
+    let mut found = Vec::new();
+    for piece in processor[name].as_array().into_iter().flatten() {
+        if let Some(text) = piece["Sequence"]["id"].as_str() {
+            found.push(text);
+            continue;
+        }
+        let id = piece["SpecialToken"]["id"].as_str().unwrap_or_default();
+        let count = |what: &str| processor["special_tokens"][id][what].as_array().map(Vec::len);
+        match (count("ids"), count("tokens")) {
+            (Some(ids), Some(tokens)) if ids == tokens => {}
+            (Some(ids), Some(tokens)) => {
+                return Err(format!("post_processor: {id:?} has {ids} ids and {tokens} tokens").into());
+            }
+            _ => return Err(format!("post_processor: {id:?} of `{name}` is no special token").into()),
+        }
+    }
+    if found.len() == texts.len() && texts.iter().all(|text| found.contains(text)) {
+        return Ok(());
+    }
+    let expected = if texts.len() == 1 { "$A once" } else { "$A and $B, each once" };
+    Err(format!("post_processor: expected {expected} in `{name}`").into())
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::json;
+    use tokenizers::PostProcessorWrapper;
 
     use super::*;
 
@@ -116,8 +91,10 @@ mod tests {
     }
 
     fn refused(processor: Value) -> Option<String> {
-        let processor: PostProcessorWrapper = serde_json::from_value(processor).unwrap();
-        checked(Some(processor)).err().map(|error| error.to_string())
+        // The crate reads it.
+        serde_json::from_value::<PostProcessorWrapper>(processor.clone()).unwrap();
+        let settings = json!({ "post_processor": processor }).to_string();
+        check(settings.as_bytes()).err().map(|error| error.to_string())
     }
 
     #[test]
@@ -144,5 +121,13 @@ mod tests {
         assert_eq!(refused(sequence(&[&byte_level, &template])), None);
         let twice = refused(sequence(&[&template, &sequence(&[&template])])).unwrap();
         assert_eq!(twice, "post_processor: 2 processors add special tokens, expected one");
+        // Without types.
+        let mut untyped = template.clone();
+        untyped.as_object_mut().unwrap().remove("type");
+        assert!(refused(sequence(&[&untyped, &template])).unwrap().starts_with("post_processor: 2 processors"));
+        let bert = json!({"sep": ["[SEP]", 3], "cls": ["[CLS]", 2]});
+        assert_eq!(refused(bert.clone()), None);
+        assert!(refused(sequence(&[&bert, &template])).unwrap().starts_with("post_processor: 2 processors"));
+        assert!(check(b"{}").is_ok() && check(b"{\"post_processor\": null}").is_ok());
     }
 }

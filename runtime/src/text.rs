@@ -25,7 +25,7 @@ use crate::{
     mapped::Mapped,
     mapped_tokenizer::{MappedTokenizer, mapped_tokenizer},
     memory::ask_memory,
-    post_processor::checked,
+    post_processor,
     subwords::Subwords,
 };
 
@@ -201,8 +201,8 @@ impl Tokenizer {
         if bundle.manifest().files.contains_key(VOCABULARY) {
             let path = bundle.file(VOCABULARY)?;
             let words = Vocabulary::parse(Mapped::open(&path)?).map_err(|e| e.in_file(&path))?;
+            post_processor::check(words.settings()).map_err(failed(&path))?;
             let (inner, processor, subwords) = mapped_tokenizer(words).map_err(failed(&path))?;
-            let processor = checked(processor).map_err(failed(&path))?;
             return Ok(Tokenizer { inner: Inner::Mapped(Box::new(inner)), processor, subwords, path });
         }
         let path = bundle.file("tokenizer.json")?;
@@ -211,7 +211,8 @@ impl Tokenizer {
         let settings: Settings = serde_json::from_slice(&json).map_err(|error| failed(&path)(error.into()))?;
         // The task sets the limit, and sequences are never padded.
         inner.with_truncation(None).map_err(failed(&path))?.with_padding(None);
-        let processor = checked(inner.get_post_processor().cloned()).map_err(failed(&path))?;
+        post_processor::check(&json).map_err(failed(&path))?;
+        let processor = inner.get_post_processor().cloned();
         inner.with_post_processor(None::<PostProcessorWrapper>);
         Ok(Tokenizer { inner: Inner::Whole(Box::new(inner)), processor, subwords: settings.model, path })
     }

@@ -317,7 +317,9 @@ pub(crate) fn connection<F: Future<Output = Option<Box<dyn Connection>>>>(
         .header_read_timeout(limits::HEADER_TIME)
         .max_headers(limits::HEADERS)
         .max_header_size(limits::HEADER_BYTES)
-        .max_buf_size(limits::BUFFER_BYTES);
+        .max_buf_size(limits::BUFFER_BYTES)
+        // A client in memory sends all before it is answered; of others this is a client that left.
+        .half_close(cfg!(fuzzing));
     let service = service_fn(move |request| {
         let server = server.clone();
         async move { server.answer(request).await }
