@@ -18,7 +18,7 @@ use tokenizers::{
     TokenizerImpl, models::wordpiece::WordPieceTrainer,
 };
 
-use crate::{bpe, charsmap::Normalizers, mapped::Mapped, subwords::Subwords, unigram, word_piece};
+use crate::{bpe, charsmap::Normalizers, mapped::Mapped, post_processor, subwords::Subwords, unigram, word_piece};
 
 /// The crate's tokenizer with a model and normalizers of ours.
 pub(crate) type MappedTokenizer =
@@ -43,7 +43,8 @@ struct Settings {
     added_tokens: Vec<AddedToken>,
     normalizer: Option<Value>,
     pre_tokenizer: Option<PreTokenizerWrapper>,
-    post_processor: Option<PostProcessorWrapper>,
+    #[serde(default)]
+    post_processor: Value,
     model: Value,
 }
 
@@ -56,6 +57,8 @@ pub(crate) fn mapped_tokenizer(
 ) -> Result<(MappedTokenizer, Option<PostProcessorWrapper>, Subwords)> {
     let settings: Settings = serde_json::from_slice(words.settings())?;
     let subwords = Subwords::deserialize(&settings.model)?;
+    post_processor::check(&settings.post_processor)?;
+    let processor = Option::<PostProcessorWrapper>::deserialize(settings.post_processor)?;
     let method = match words.kind() {
         VocabularyKind::WordPiece => Method::WordPiece(word_piece::Options::deserialize(settings.model)?),
         VocabularyKind::Bpe => Method::Bpe(bpe::Options::deserialize(settings.model)?),
@@ -71,7 +74,7 @@ pub(crate) fn mapped_tokenizer(
         .with_decoder(None)
         .build()?;
     tokenizer.add_tokens(settings.added_tokens)?;
-    Ok((tokenizer, settings.post_processor, subwords))
+    Ok((tokenizer, processor, subwords))
 }
 
 impl Model for MappedModel {

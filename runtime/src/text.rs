@@ -12,6 +12,7 @@ use std::{
 
 use edge_bundle::{Bundle, VOCABULARY, Vocabulary};
 use serde::Deserialize;
+use serde_json::Value;
 use tokenizers::{
     Encoding, PostProcessorWrapper, Tokenizer as WholeTokenizer,
     tokenizer::PostProcessor,
@@ -158,10 +159,12 @@ pub(crate) struct Tokenizer {
     path: PathBuf,
 }
 
-/// The part of a `tokenizer.json` that says which tokens continue a word.
+/// The parts of a `tokenizer.json` that say which tokens continue a word, and what adds special tokens.
 #[derive(Deserialize)]
 struct Settings {
     model: Subwords,
+    #[serde(default)]
+    post_processor: Value,
 }
 
 /// The `tokenizers` crate's, with its words in memory or in a mapped file.
@@ -201,7 +204,6 @@ impl Tokenizer {
         if bundle.manifest().files.contains_key(VOCABULARY) {
             let path = bundle.file(VOCABULARY)?;
             let words = Vocabulary::parse(Mapped::open(&path)?).map_err(|e| e.in_file(&path))?;
-            post_processor::check(words.settings()).map_err(failed(&path))?;
             let (inner, processor, subwords) = mapped_tokenizer(words).map_err(failed(&path))?;
             return Ok(Tokenizer { inner: Inner::Mapped(Box::new(inner)), processor, subwords, path });
         }
@@ -211,7 +213,7 @@ impl Tokenizer {
         let settings: Settings = serde_json::from_slice(&json).map_err(|error| failed(&path)(error.into()))?;
         // The task sets the limit, and sequences are never padded.
         inner.with_truncation(None).map_err(failed(&path))?.with_padding(None);
-        post_processor::check(&json).map_err(failed(&path))?;
+        post_processor::check(&settings.post_processor).map_err(failed(&path))?;
         let processor = inner.get_post_processor().cloned();
         inner.with_post_processor(None::<PostProcessorWrapper>);
         Ok(Tokenizer { inner: Inner::Whole(Box::new(inner)), processor, subwords: settings.model, path })
