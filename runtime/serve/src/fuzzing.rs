@@ -1,4 +1,4 @@
-//! The server over bytes in memory: the entry of the fuzz target `requests`, in no other build.
+//! The server over bytes in memory: for the fuzz target `requests` and for `.ci/sanitize thread`, in no other build.
 //!
 //! In: the bundle of an encoder, a directory of patches for it, and what a client sends. Out: what the client gets.
 //! Left out are sockets and the sandbox.
@@ -31,6 +31,7 @@ use crate::{
     metrics::Metrics,
     server::{Server, connection},
     tasks::CurrentListing,
+    watch::{Wake, keep},
 };
 
 /// A server without a socket.
@@ -51,19 +52,35 @@ impl InMemory {
     /// # Panics
     /// When one of the patches does not answer.
     pub fn new(bundle: Bundle, patches: &Path) -> Self {
+        Self::of(bundle, patches, |mut directory| {
+            directory.scan(&BTreeSet::new());
+            mpsc::channel().0
+        })
+    }
+
+    /// A server of a directory of patches, whatever becomes of them.
+    ///
+    /// # Panics
+    /// As [`InMemory::new`].
+    pub fn watching(bundle: Bundle, patches: &Path) -> Self {
+        Self::of(bundle, patches, |directory| keep(directory).expect("a thread"))
+    }
+
+    /// The same server, for another thread.
+    pub fn again(&self) -> Self {
+        InMemory { server: self.server.clone(), runtime: runtime() }
+    }
+
+    fn of(bundle: Bundle, patches: &Path, start: impl FnOnce(Directory) -> mpsc::Sender<Wake>) -> Self {
         let batching = Batching { queue: 1024, wait: Duration::ZERO };
         let engine = EngineOptions { threads: 2, ..EngineOptions::default() };
         let encoders = Encoders::new(vec![bundle], None, engine, batching);
         let (current, metrics) = (Arc::new(CurrentListing::default()), Arc::new(Metrics::new()));
-        Directory::new(patches.to_owned(), encoders, None, current.clone(), metrics.clone()).scan(&BTreeSet::new());
+        let wakes = start(Directory::new(patches.to_owned(), encoders, None, current.clone(), metrics.clone()));
         let listing = current.now();
         assert!(listing.unavailable.is_empty() && !listing.tasks.is_empty(), "a patch does not answer");
-        let (wakes, _) = mpsc::channel();
-        let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
-        InMemory {
-            server: Arc::new(Server::new(current, wakes, metrics, Clients::default(), None, true, false)),
-            runtime,
-        }
+        let server = Server::new(current, wakes, metrics, Clients::default(), None, true, false);
+        InMemory { server: Arc::new(server), runtime: runtime() }
     }
 
     /// What a client gets that sends these bytes and no more.
@@ -71,10 +88,15 @@ impl InMemory {
         let got = Arc::<Mutex<Vec<u8>>>::default();
         let client = Client { sent: Cursor::new(sent.to_vec()), got: got.clone() };
         let client: Box<dyn Connection> = Box::new(client);
-        let served = connection(self.server.clone(), ready(Some(client)), &GracefulShutdown::new());
-        self.runtime.block_on(served);
+        // When it is dropped, connections end.
+        let graceful = GracefulShutdown::new();
+        self.runtime.block_on(connection(self.server.clone(), ready(Some(client)), &graceful));
         std::mem::take(&mut *got.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+fn runtime() -> Runtime {
+    Builder::new_current_thread().enable_all().build().expect("a runtime")
 }
 
 impl AsyncRead for Client {

@@ -13,6 +13,10 @@ thread_local! {
     static SERVER: LazyCell<(Place, InMemory)> = LazyCell::new(|| {
         let place = served();
         let server = InMemory::new(place.bundle(), &place.path("patches"));
+        let body = r#"{"text": "good films"}"#;
+        let length = body.len();
+        let asked = format!("POST /predict HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n\r\n{body}");
+        assert!(server.answer(asked.as_bytes()).starts_with(b"HTTP/1.1 200"), "nothing is answered");
         (place, server)
     });
 }
