@@ -140,7 +140,7 @@ mod tests {
         };
         let older = bytes[MAGIC.len() + 4..].to_vec();
         for (bytes, expected, found) in [
-            (changed(8, 1), "expected version 2", "found version 1"),
+            (changed(8, 1), "expected version 3", "found version 1"),
             (changed(0, b'x'), "a training checkpoint", "no mark of one"),
             (older, "a training checkpoint", "older than version 1"),
             (changed(20, bytes[20] ^ 1), "a whole training checkpoint", "a damaged one"),

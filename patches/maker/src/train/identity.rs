@@ -194,6 +194,7 @@ mod tests {
             slots: "bq".parse().unwrap(),
             learning_rates: vec![1e-3, 3e-3],
             seeds: vec![1, 2],
+            epochs: 3,
             average: Average::Ema(0.999),
             ..Recipe::default()
         };
