@@ -17,9 +17,15 @@ pub(crate) fn check(processor: &Value) -> Result<()> {
     }
 }
 
-/// How many processors add tokens. They are told apart by their fields, as the crate does it: it reads them without a
-/// type too.
+/// How many processors add tokens. The crate tells them apart by their fields, ignores others, and takes a list for an
+/// object without names. So whatever may be two of them is refused.
 fn adding(processor: &Value) -> Result<usize> {
+    let has = |fields: &[&str]| fields.iter().any(|field| processor.get(field).is_some());
+    let kinds = [has(&["sep", "cls"]), has(&["single", "pair"]), has(&["processors"])];
+    let known = processor.is_null() || processor.is_object();
+    if !known || kinds.into_iter().filter(|kind| *kind).count() > 1 {
+        return Err("post_processor: expected an object with the fields of one processor".into());
+    }
     if let Some(processors) = processor["processors"].as_array() {
         return processors.iter().map(adding).sum();
     }
@@ -29,7 +35,7 @@ fn adding(processor: &Value) -> Result<usize> {
         return Ok(1);
     }
     // RobertaProcessing and BertProcessing.
-    Ok(usize::from(processor["sep"].is_array()))
+    Ok(usize::from(has(&["sep"])))
 }
 
 fn check_template(processor: &Value, name: &str, texts: &[&str]) -> Result<()> {
@@ -118,5 +124,20 @@ mod tests {
         assert_eq!(refused(bert.clone()), None);
         assert!(refused(sequence(&[&bert, &template])).unwrap().starts_with("post_processor: 2 processors"));
         assert!(check(&Value::Null).is_ok());
+    }
+
+    #[test]
+    fn what_may_be_two_processors_is_refused() {
+        let whole = template(&["[NONE]", "$A"], &["$A", "$B"]);
+        let list = json!([whole["single"], whole["pair"], whole["special_tokens"]]);
+        let mut both = whole;
+        both["processors"] = json!([]);
+        let unnamed = json!([["[SEP]", 3], ["[CLS]", 2]]);
+        for processor in [both.clone(), list, unnamed, json!({"type": "Sequence", "processors": [both]})] {
+            assert_eq!(
+                refused(processor).unwrap(),
+                "post_processor: expected an object with the fields of one processor"
+            );
+        }
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! In: one text or two. Out: token ids with special tokens, and the characters that each token stands for. Long texts
 //! are cut as Hugging Face's `truncation=True` cuts them. Refused: empty texts, lists with empty words, and one text for
-//! a task on two or the reverse. The `tokenizers` crate runs the checkpoint's tokenizer file. If the bundle has a `vocabulary.bin`, words
-//! are looked up there.
+//! a task on two or the reverse. The `tokenizers` crate runs the checkpoint's tokenizer file. If the bundle has a
+//! `vocabulary.bin`, words are looked up there.
 
 use std::{
     borrow::Cow,

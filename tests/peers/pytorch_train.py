@@ -1,6 +1,6 @@
 """Trains biases and a head in PyTorch as `edge-patch train` does. Prints the dev metric after every epoch.
 
-usage: pytorch_train.py CHECKPOINT TASK.json TRAIN DEV [--lr 3e-3] [--epochs 3] [--seeds 3] [--full]
+usage: pytorch_train.py CHECKPOINT TASK.json TRAIN DEV [--lr 3e-3] [--epochs 5] [--seeds 3] [--full]
 (pip install torch transformers scipy)
 
 CHECKPOINT is the directory that the bundle was exported from. The task and the files are those of edge-patch: TSV with a
@@ -184,7 +184,7 @@ def main():
     for name in ("checkpoint", "task", "train", "dev"):
         parser.add_argument(name)
     parser.add_argument("--lr", type=float, default=3e-3)
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--full", action="store_true")

@@ -22,9 +22,10 @@ static ALONE: Mutex<()> = Mutex::new(());
 /// The difference of an estimate from what is counted, as a part of that: lists of operators, tokens and answers are
 /// not estimated.
 const TOLERANCE: f64 = 0.1;
-/// Runs of which the one that takes most counts. Where others have the processor, one thread may return its buffers before
-/// the other takes any, and its half of an MLP's middle is a tenth of the memory.
-const MOST_RUNS: usize = 200;
+/// Runs on two threads, of which the one that takes most counts: five, and more while the estimate is too high for all of
+/// them. Where others have the processor, one thread may return its buffers before the other takes any, and its half of
+/// an MLP's middle is a tenth of the memory.
+const RUNS: std::ops::Range<usize> = 5..200;
 /// No estimate below this is asked of the system.
 const SMALL: usize = 1 << 20;
 /// How much wider than its fixture an encoder is, so that runs are not small.
@@ -74,11 +75,11 @@ fn estimated_and_counted(encoder: &Encoder, requests: &[Request<'_>], threads: u
     // What runs take again and again stays. The second run asks for nothing, so that only what it takes is counted.
     let kept = PeakAlloc.current_usage();
     let mut most = 0;
-    for _ in 0..if threads == 1 { 1 } else { MOST_RUNS } {
+    for run in 1..=if threads == 1 { 1 } else { RUNS.end } {
         PeakAlloc.reset_peak_usage();
         drop(encoder.predict(requests));
         most = most.max((kept - before) + (PeakAlloc.peak_usage() - kept));
-        if estimated.is_some_and(|estimated| difference(estimated, most) < TOLERANCE) {
+        if run >= RUNS.start && estimated.is_some_and(|estimated| difference(estimated, most) < TOLERANCE) {
             break;
         }
     }

@@ -133,7 +133,7 @@ fn scores_have_deviations_and_are_compared() {
     let line = format!("against the other {difference:+.4} ± {deviation:.4}");
     assert!(said.contains(&line) && said.contains("accuracy           0.7500 ± "), "{said}");
     patch(&mood.bundle, task("other", "classification", 1), "x").save(&mood.path("other.bias")).unwrap();
-    let unlike = ["--against: expected a patch of the same task, classification of [\"bad\", \"good\"]"];
+    let unlike = ["task other of the other patch: expected classification of bad, good, on 1 texts"];
     assert_refused(&evaluate("mood.bias", &["--against", "other.bias"]), &unlike);
 }
 
@@ -243,8 +243,27 @@ fn tables_of_the_paper_are_of_its_encoders() {
     let small = mood.edge_patch(&[&fixed[..], &["-o", "table.md"]].concat()).output().unwrap();
     assert_refused(&small, &["encoder: expected bert, 12 layers of 768 values, found bert, 2 layers of "]);
     assert!(!mood.path("results").exists());
+    let absent =
+        ["reproduce", "other", "--encoder", "bundle", "--data", "absent", "--results", "results", "-o", "t.md"];
+    assert_refused(&mood.edge_patch(&absent).output().unwrap(), &["absent: cannot read"]);
     let nowhere = mood.edge_patch(&fixed).output().unwrap();
     assert_eq!(nowhere.status.code(), Some(2), "neither a table nor a cell");
+
+    // What is wrong is said before anything is trained.
+    let table = |rows: &str, data: &str, output: &str| {
+        let fixed = ["table", "--encoder", "bundle", "--results", "none", "--data", "mood=task.json,train.tsv,dev.tsv"];
+        mood.edge_patch(&[&fixed[..], &["--rows", rows, "--data", data, "-o", output]].concat()).output().unwrap()
+    };
+    for (rows, data, output, said) in [
+        ("bq", "b=task.json,train.tsv,absent.tsv", "t.md", "absent.tsv: cannot open"),
+        ("bq", "b=task.json,train.tsv,dev.tsv,nothing", "t.md", "metric: expected one of accuracy"),
+        ("bq", "mood=task.json,train.tsv,dev.tsv", "t.md", "names of data sets: expected each once, found mood twice"),
+        ("bq,bq", "b=task.json,train.tsv,dev.tsv", "t.md", "names of rows: expected each once, found bq twice"),
+        ("bq", "b=task.json,train.tsv,dev.tsv", "absent/t.md", "absent: cannot write to"),
+    ] {
+        assert_refused(&table(rows, data, output), &[said]);
+        assert!(!mood.path("none").exists(), "{said}");
+    }
 
     // Another encoder has the rows of Table 3 and the data sets that there are.
     fs::create_dir_all(mood.path("glue/SST-2")).unwrap();

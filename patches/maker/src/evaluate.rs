@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use crate::{
     Error, Result,
-    bootstrap::{deviation_of_difference, deviations},
+    bootstrap::{deviations, deviations_against, number_of},
     data::{Example, Gold},
     prompts,
 };
@@ -93,7 +93,7 @@ pub struct Compared {
 /// there is one.
 ///
 /// # Errors
-/// As [`evaluate`], and when the other patch has another kind of task or other labels.
+/// As [`evaluate`], and when the other patch has another kind of task, other labels, or reads pairs where this does not.
 pub fn evaluate_against(
     encoder: &Encoder,
     patch: &Patch,
@@ -101,34 +101,41 @@ pub fn evaluate_against(
     examples: &[Example],
 ) -> Result<(Evaluation, Vec<Compared>)> {
     let task = patch.task();
+    if let Some(other) = other.map(Patch::task) {
+        let alike = other.kind().name() == task.kind().name() && other.kind().labels() == task.kind().labels();
+        if !alike || other.inputs() != task.inputs() {
+            let named = |task: &Task| {
+                let labels = task.kind().labels();
+                let of = if labels.is_empty() { String::new() } else { format!(" of {}", labels.join(", ")) };
+                format!("{}{of}, on {} texts", task.kind().name(), task.inputs())
+            };
+            return Err(Error::Recipe {
+                field: format!("task {} of the other patch", other.name()),
+                expected: named(task),
+                found: named(other),
+            });
+        }
+    }
     let own = answers(encoder, patch, examples)?;
     let mut evaluation = compare(task, &own, examples);
-    let all = tasks::of(task.kind()).metrics();
-    let deviations = all.iter().copied().zip(deviations(task, &own, examples));
-    let known = deviations.filter_map(|(name, deviation)| Some((name, deviation?)));
+    let others = other.map(|other| answers(encoder, other, examples)).transpose()?;
+    let [deviations, differences] = match &others {
+        Some(others) => deviations_against(task, [&own, others], examples),
+        None => [deviations(task, &own, examples), Vec::new()],
+    };
+    let known = tasks::of(task.kind()).metrics().iter().copied().zip(deviations);
+    let known = known.filter_map(|(name, deviation)| Some((name, deviation?)));
     evaluation.deviations = known.filter(|(name, _)| !evaluation.metric(name).is_nan()).collect();
-    let Some(other) = other else { return Ok((evaluation, Vec::new())) };
-    let alike =
-        other.task().kind().name() == task.kind().name() && other.task().kind().labels() == task.kind().labels();
-    if !alike {
-        let named = |task: &Task| format!("{} of {:?}", task.kind().name(), task.kind().labels());
-        return Err(Error::Recipe {
-            field: "--against".to_owned(),
-            expected: format!("a patch of the same task, {}", named(task)),
-            found: named(other.task()),
-        });
-    }
-    let others = answers(encoder, other, examples)?;
-    let of_other = compare(other.task(), &others, examples);
-    let compared = evaluation.metrics.iter().map(|(metric, value)| Compared {
-        metric,
-        difference: value - of_other.metric(metric),
-        deviation: all
-            .iter()
-            .position(|name| name == metric)
-            .and_then(|number| deviation_of_difference(task, number, [&own, &others], examples)),
+    let of_other = other.zip(others).map(|(other, others)| compare(other.task(), &others, examples));
+    let compared = of_other.iter().flat_map(|of_other| {
+        evaluation.metrics.iter().map(|(metric, value)| Compared {
+            metric,
+            difference: value - of_other.metric(metric),
+            deviation: differences.get(number_of(task, metric)).copied().flatten(),
+        })
     });
-    let compared = compared.collect();
+    // A task may lack a metric that another of its kind has, as a span task without `no_answer`.
+    let compared = compared.filter(|compared| !compared.difference.is_nan()).collect();
     Ok((evaluation, compared))
 }
 

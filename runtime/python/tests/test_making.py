@@ -153,7 +153,7 @@ class Making(unittest.TestCase):
             with contextlib.redirect_stderr(io.StringIO()) as stderr:
                 self.trained(TEXTS, LABELS, dev=DEV, progress=progress)
             self.assertEqual(stderr.getvalue(), due)
-        self.assertEqual(len(said.splitlines()), 4)
+        self.assertEqual(len(said.splitlines()), 6)
 
     def test_a_bar_has_all_steps_also_of_a_training_that_goes_on(self):
         options, shown = {"dev": DEV, "epochs": 2, "seeds": [1, 2]}, io.StringIO()

@@ -318,7 +318,7 @@ pub(crate) fn connection<F: Future<Output = Option<Box<dyn Connection>>>>(
         .max_headers(limits::HEADERS)
         .max_header_size(limits::HEADER_BYTES)
         .max_buf_size(limits::BUFFER_BYTES)
-        // A client in memory sends all before it is answered; of others this is a client that left.
+        // Without it hyper takes the end of input for a client that left. In memory that end always comes first.
         .half_close(cfg!(fuzzing));
     let service = service_fn(move |request| {
         let server = server.clone();

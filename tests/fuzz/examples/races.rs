@@ -1,5 +1,5 @@
 //! Several clients ask while patches are replaced, loaded and unloaded: what `.ci/sanitize thread` runs. Every answer
-//! is either one or says that the task is not there.
+//! is one, says that the task is not there, or that the task of this name now takes something else.
 #![forbid(unsafe_code)]
 
 use std::thread;

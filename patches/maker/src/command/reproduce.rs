@@ -22,8 +22,8 @@ pub(crate) struct ReproduceArguments {
     #[arg(long, value_name = "BUNDLE")]
     encoder: PathBuf,
     /// Read data sets here: directories QNLI, SST-2, MNLI, CoLA, MRPC, STS-B, RTE and QQP, as many as there are, each
-    /// with train.tsv and dev.tsv (MNLI: dev_matched.tsv and dev_mismatched.tsv), in the formats of train. With another
-    /// encoder test.tsv is scored too, where there is one; GLUE's own have no labels
+    /// with train.tsv and dev.tsv (MNLI: dev_matched.tsv), in the formats of train. With another encoder test.tsv is
+    /// scored too, where it has labels, which GLUE's own has not
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
     /// Keep patches and results in this directory
@@ -35,7 +35,8 @@ pub(crate) struct ReproduceArguments {
     /// Train only every Nth cell from the Kth on, as table does
     #[arg(long, value_name = "K/N", conflicts_with = "output")]
     cell: Option<Part>,
-    /// Train all biases at the learning rates of the paper's Table 6, in place of choosing among four
+    /// Train all biases of bert-base or bert-large at the learning rates of the paper's Table 6, in place of choosing
+    /// among four
     #[arg(long)]
     best_rates: bool,
     /// Train for this many epochs. The paper: 8 or fewer for most tasks, up to 20 for others
@@ -58,7 +59,7 @@ pub(crate) fn run_reproduction(arguments: &ReproduceArguments) -> Result<Vec<Str
     let bundle = Bundle::open(&arguments.encoder)?;
     let config = &bundle.manifest().config;
     model.check(config)?;
-    let rows = model.rows()?;
+    let rows = model.rows();
     let columns = model.columns(config.max_length, data, &tasks_in(results), arguments.best_rates)?;
     let engine = EngineOptions { threads: arguments.threads as usize, ..EngineOptions::default() };
     let encoder = Encoder::load(bundle, engine)?;

@@ -7,7 +7,13 @@ use edge_run::{
 };
 
 use super::state::{State, tokenized};
-use crate::{Result, bootstrap::deviation_of_difference, data::Example, evaluate::compare, random::Random};
+use crate::{
+    Result,
+    bootstrap::{deviations_against, number_of},
+    data::Example,
+    evaluate::compare,
+    random::Random,
+};
 
 /// A loss of a metric, as a fraction, and its standard deviation.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -135,10 +141,11 @@ pub(super) fn measured(
     exact: &[Prediction],
     found: &[Prediction],
 ) -> Loss {
-    let number = tasks::of(task.kind()).metrics().iter().position(|name| *name == metric).unwrap_or(0);
-    let deviation = deviation_of_difference(task, number, [exact, found], examples);
+    let [_, differences] = deviations_against(task, [exact, found], examples);
+    let deviation = differences.get(number_of(task, metric)).copied().flatten();
     let of = |predictions: &[Prediction]| compare(task, predictions, examples).metric(metric);
-    Loss { mean: of(exact) - of(found), deviation: deviation.unwrap_or(f64::NAN) }
+    // Ranked pairs, which have none, are not searched on.
+    Loss { mean: of(exact) - of(found), deviation: deviation.unwrap_or_default() }
 }
 
 #[cfg(test)]

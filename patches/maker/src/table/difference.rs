@@ -18,7 +18,7 @@ pub(super) struct Distance {
 }
 
 impl Distance {
-    /// The mean over data sets; none where one of them has none. Their texts and seeds are independent.
+    /// The mean over data sets; none where one of them has none. They are taken as independent.
     pub fn mean(all: &[Option<Distance>]) -> Option<Distance> {
         let known: Vec<Distance> = all.iter().copied().collect::<Option<_>>()?;
         let count = known.len() as f64;

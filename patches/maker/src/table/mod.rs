@@ -10,12 +10,14 @@ mod difference;
 mod paper;
 
 use std::{
+    io,
     path::{Path, PathBuf},
     str::FromStr,
 };
 
 use bias_patch::{Pooling, atomic};
 use clap::ValueEnum;
+use edge_bundle::Element;
 use edge_run::Encoder;
 
 pub use cell::{Cell, OfPatch};
@@ -25,6 +27,7 @@ pub use paper::{Model, recipe as recipe_of_paper, tasks_in};
 use crate::{
     Error, Result,
     data::{check_apart, read_task},
+    metric_named,
     train::{Job, Listener, Recipe, Slots, Spread, Texts, Weights, beside, best_rate},
 };
 
@@ -91,12 +94,12 @@ impl Table<'_> {
         let count = self.columns.len() * self.rows.len();
         if part.every > count {
             return Err(Error::Recipe {
-                field: "cell".to_owned(),
+                field: "--cell".to_owned(),
                 expected: format!("at most as many parts as there are cells, {count}"),
                 found: part.every.to_string(),
             });
         }
-        self.rows.iter().filter_map(|row| row.weights).try_for_each(Weights::check)?;
+        self.check()?;
         atomic::create_dirs(self.results)?;
         let mut cells = Vec::new();
         for (at, column) in self.columns.iter().enumerate() {
@@ -109,14 +112,15 @@ impl Table<'_> {
             let task = read_task(&column.task)?;
             let texts = Texts::read(&task, (&column.train, &column.dev, column.test.as_deref()), self.skip_bad, note)?;
             for row in rows {
-                row.slots.check(self.encoder.bundle().manifest(), task.kind().pooling() == Some(Pooling::Pooler))?;
                 let (slots, metric) = (row.slots.clone(), column.metric.clone());
                 // The common rates are meant for biases; training all weights needs lower ones.
                 let own = !row.learning_rates.is_empty() || row.weights == Some(Weights::Full);
-                let rates = match own {
-                    _ if row.name == "all" && !column.rates_of_all.is_empty() => &column.rates_of_all,
-                    true => &row.learning_rates,
-                    false => &self.recipe.learning_rates,
+                let rates = if row.name == "all" && !column.rates_of_all.is_empty() {
+                    &column.rates_of_all
+                } else if own {
+                    &row.learning_rates
+                } else {
+                    &self.recipe.learning_rates
                 };
                 let recipe = Recipe { slots, metric, ..self.recipe.clone() }.with_rates(rates, row.weights);
                 let output = self.output(column, row);
@@ -126,6 +130,41 @@ impl Table<'_> {
             }
         }
         Ok(cells)
+    }
+
+    /// Refuses what would be refused in the end: hours of training come before the last column.
+    fn check(&self) -> Result<()> {
+        let manifest = self.encoder.bundle().manifest();
+        self.rows.iter().filter_map(|row| row.weights).try_for_each(Weights::check)?;
+        let rounded = manifest.tensors.iter().any(|tensor| tensor.element != Element::F32);
+        if rounded && self.rows.iter().any(|row| row.weights.is_some()) {
+            return Err(Error::Recipe {
+                field: "encoder".to_owned(),
+                expected: "one in f32, to train its weights (edge-export CHECKPOINT --weights f32)".to_owned(),
+                found: "weights in int8".to_owned(),
+            });
+        }
+        let names =
+            |names: Vec<&str>, what: &str| match names.iter().enumerate().find(|(at, n)| names[..*at].contains(n)) {
+                None => Ok(()),
+                Some((_, name)) => Err(Error::Recipe {
+                    field: format!("names of {what}"),
+                    expected: "each once".to_owned(),
+                    found: format!("{name} twice"),
+                }),
+            };
+        names(self.columns.iter().map(|column| &*column.name).collect(), "data sets")?;
+        names(self.rows.iter().map(|row| &*row.name).collect(), "rows")?;
+        for column in self.columns {
+            let task = read_task(&column.task)?;
+            let files = (&*column.train, &*column.dev, column.test.as_deref());
+            // What there is to say of the texts is said when it is their turn.
+            let texts = Texts::read(&task, files, self.skip_bad, &mut |_| ())?;
+            metric_named(task.kind(), texts.sets().dev, column.metric.as_deref())?;
+            let pooler = task.kind().pooling() == Some(Pooling::Pooler);
+            self.rows.iter().try_for_each(|row| row.slots.check(manifest, pooler))?;
+        }
+        Ok(())
     }
 
     /// The files of a part's results.
@@ -148,6 +187,10 @@ impl Table<'_> {
             let files = [Some(&column.task), Some(&column.train), Some(&column.dev), column.test.as_ref()];
             let files: Vec<&Path> = files.into_iter().flatten().map(PathBuf::as_path).collect();
             check_apart(output, &files)?;
+        }
+        let directory = output.parent().filter(|parent| !parent.as_os_str().is_empty());
+        if let Some(directory) = directory.filter(|directory| !directory.is_dir()) {
+            return Err(bias_patch::Error::io(directory, "write to")(io::ErrorKind::NotFound.into()).into());
         }
         let lines = self.lines(&self.train(Part::ALL, note, event)?);
         atomic::write_file(output, (lines.join("\n") + "\n").as_bytes())?;
@@ -226,8 +269,10 @@ impl Table<'_> {
             let mean = shown(&Distance::mean(&found));
             lines.push(format!("| {} | {} | {mean} |", self.rows[at].name, cells.join(" | ")));
         }
-        let note = "Differences are on test where there is a test set, else on dev. ± is their standard deviation over \
-                    other texts (bootstrap, the same draws for both) and other seeds.";
+        let note = "Differences are on test where there is a test set, else on dev, which also chose epochs and learning \
+                    rates. ± is their standard deviation over other texts (bootstrap, the same draws for both) and other \
+                    seeds; it does not hold what dev chose. - is written where one of the two has fewer than two seeds \
+                    that did not diverge, or was kept by an older version.";
         lines.extend([String::new(), note.to_owned()]);
         lines
     }

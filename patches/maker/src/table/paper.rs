@@ -1,12 +1,17 @@
 //! The tables of the BitFit paper: its rows, its data sets and its settings.
 //!
-//! In: which of its encoders, or that it is another, and a directory with data of GLUE. Out: the rows, columns and recipe of a [`Table`](super::Table).
-//! Refused: an encoder that is not the one named, and a directory without any of the data sets.
+//! In: which of its encoders, or that it is another, and a directory with data of GLUE. Out: the rows, columns and
+//! recipe of a [`Table`](super::Table). Refused: an encoder that is not the one named, a directory without any of the
+//! data sets, and the paper's best rates for a model of which it names none.
 //!
 //! What the paper leaves open is as `edge-patch train` has it: warm-up, linear decay, clipping, no dropout, no weight
 //! decay.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs::File,
+    io::{self, BufRead, BufReader},
+    path::{Path, PathBuf},
+};
 
 use bias_patch::atomic;
 use clap::ValueEnum;
@@ -133,9 +138,9 @@ impl Model {
 
     /// The rows of its table.
     ///
-    /// # Errors
-    /// None, as long as slots have the names that they have here.
-    pub fn rows(self) -> Result<Vec<Row>> {
+    /// # Panics
+    /// When slots have other names than here.
+    pub fn rows(self) -> Vec<Row> {
         let (biases, others): (&[&str], &[Weights]) = match self {
             Model::BertBase | Model::Other => {
                 (&["frozen", "bq", "bm2", "bq+bm2", "all"], &[Weights::Random, Weights::Rows, Weights::Full])
@@ -152,18 +157,30 @@ impl Model {
                 (_, Some(Weights::Full)) => FULL_RATES.to_vec(),
                 _ => RATES.to_vec(),
             };
-            Ok(Row { name: name.to_owned(), slots: slots.parse()?, weights, learning_rates })
+            let slots = slots.parse().expect("a name of slots");
+            Row { name: name.to_owned(), slots, weights, learning_rates }
         };
         let biases = biases.iter().map(|name| row(name, name, None));
         biases.chain(others.iter().map(|weights| row(weights.name(), "all", Some(*weights)))).collect()
     }
 
     /// The data sets that a directory has, with `train.tsv` and `dev.tsv` in a directory for each, as GLUE's archive
-    /// names them, for an encoder that takes `longest` tokens. Their tasks are written into `tasks`. With `best`, all biases have the learning rate of Table 6.
+    /// names them, for an encoder that takes `longest` tokens. Their tasks are written into `tasks`. With `best`, all
+    /// biases have the learning rate of Table 6.
     ///
     /// # Errors
-    /// When there are none, or a task cannot be written.
+    /// When there are none, a task cannot be written, or Table 6 does not have the model.
     pub fn columns(self, longest: u32, data: &Path, tasks: &Path, best: bool) -> Result<Vec<Column>> {
+        if best && !matches!(self, Model::BertBase | Model::BertLarge) {
+            return Err(Error::Recipe {
+                field: "--best-rates".to_owned(),
+                expected: "bert-base or bert-large, which the paper's Table 6 has".to_owned(),
+                found: self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned()),
+            });
+        }
+        if !data.is_dir() {
+            return Err(bias_patch::Error::io(data, "read")(io::ErrorKind::NotFound.into()).into());
+        }
         let there: Vec<&DataSet> = DATA_SETS.iter().filter(|set| data.join(set.directory).is_dir()).collect();
         if there.is_empty() {
             let names = DATA_SETS.map(|set| set.directory).join(", ");
@@ -193,12 +210,11 @@ impl Model {
             fields["labels"] = set.labels.into();
         }
         atomic::write_file(&task, format!("{fields:#}\n").as_bytes())?;
-        // MNLI has two dev sets. The second is of other sources, and chooses nothing. GLUE's test sets have no labels.
         let there = |name: &str| Some(data.join(name)).filter(|path| path.is_file());
-        let (dev, test) = match there("dev_matched.tsv") {
-            Some(dev) => (dev, there("dev_mismatched.tsv")),
-            None => (data.join("dev.tsv"), there("test.tsv").filter(|_| self == Model::Other)),
-        };
+        // MNLI has two dev sets. The first has the sources of the training part.
+        let dev = there("dev_matched.tsv").unwrap_or_else(|| data.join("dev.tsv"));
+        // GLUE's own test sets have no labels. The paper's tables are of dev sets.
+        let test = there("test.tsv").filter(|test| self == Model::Other && is_labelled(test));
         let rates = match self {
             Model::BertBase if best => vec![set.best[0]],
             Model::BertLarge if best => vec![set.best[1]],
@@ -214,6 +230,13 @@ impl Model {
             rates_of_all: rates,
         })
     }
+}
+
+/// Whether the first line of a table names a column of labels.
+fn is_labelled(table: &Path) -> bool {
+    let mut header = String::new();
+    let read = File::open(table).and_then(|file| BufReader::new(file).read_line(&mut header));
+    read.is_ok() && header.trim_end().split('\t').any(|name| name == "label")
 }
 
 /// How the paper trains: batches of 16 (appendix A.2), all biases at one rate. The learning rate is that of the best
@@ -241,13 +264,13 @@ mod tests {
 
     #[test]
     fn rows_and_rates_are_those_of_the_paper() {
-        let names = |model: Model| model.rows().unwrap().into_iter().map(|row| row.name).collect::<Vec<_>>();
+        let names = |model: Model| model.rows().into_iter().map(|row| row.name).collect::<Vec<_>>();
         assert_eq!(names(Model::BertBase), ["frozen", "bq", "bm2", "bq+bm2", "all", "random", "rows", "full"]);
         assert_eq!(names(Model::RobertaBase), ["all", "full"]);
-        let rows = Model::BertLarge.rows().unwrap();
+        let rows = Model::BertLarge.rows();
         let rates: Vec<&[f64]> = rows.iter().map(|row| &*row.learning_rates).collect();
         assert_eq!(rates, [[1e-4, 4e-4, 7e-4, 1e-3], [1e-5, 2e-5, 3e-5, 5e-5]]);
-        assert_eq!(Model::RobertaBase.rows().unwrap()[0].learning_rates, [1e-4]);
+        assert_eq!(Model::RobertaBase.rows()[0].learning_rates, [1e-4]);
         let slots = &rows[0].slots;
         assert_ne!(*slots, crate::train::Slots::default(), "biases alone");
     }
@@ -261,12 +284,17 @@ mod tests {
         for set in ["STS-B", "MNLI", "CoLA"] {
             std::fs::create_dir(data.join(set)).unwrap();
         }
-        for name in ["dev_matched", "dev_mismatched"] {
-            std::fs::write(data.join("MNLI").join(name).with_extension("tsv"), "").unwrap();
+        for (name, text) in [
+            ("MNLI/dev_matched.tsv", ""),
+            ("CoLA/test.tsv", "sentence\tlabel\ntext\t0\n"),
+            ("STS-B/test.tsv", "index\tsentence1\tsentence2\n0\ta\tb\n"),
+        ] {
+            std::fs::write(data.join(name), text).unwrap();
         }
         let columns = Model::BertLarge.columns(512, data, &data.join("tasks"), true).unwrap();
         assert_eq!(columns.iter().map(|column| &*column.name).collect::<Vec<_>>(), ["mnli", "cola", "stsb"]);
-        assert_eq!(columns[0].test, Some(data.join("MNLI/dev_mismatched.tsv")));
+        assert_eq!(columns[0].dev, data.join("MNLI/dev_matched.tsv"));
+        assert!(columns.iter().all(|column| column.test.is_none()), "the paper's tables are of dev sets");
         assert_eq!(columns[1].rates_of_all, [4e-4]);
         assert_eq!(columns[1].metric.as_deref(), Some("Matthews"));
         for column in &columns {
@@ -284,5 +312,12 @@ mod tests {
         }
         let searched = Model::BertLarge.columns(512, data, &data.join("tasks"), false).unwrap();
         assert!(searched.iter().all(|column| column.rates_of_all.is_empty()));
+        let others = Model::Other.columns(512, data, &data.join("tasks"), false).unwrap();
+        let tested: Vec<bool> = others.iter().map(|column| column.test.is_some()).collect();
+        assert_eq!(tested, [false, true, false], "only labelled test sets");
+        let refused = Model::Other.columns(512, data, &data.join("tasks"), true).unwrap_err().to_string();
+        assert!(
+            refused.starts_with("--best-rates: expected bert-base or bert-large") && refused.ends_with("found other")
+        );
     }
 }

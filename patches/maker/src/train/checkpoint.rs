@@ -10,7 +10,7 @@ use bias_patch::{Digest, atomic};
 use serde::{Deserialize, Serialize};
 
 use super::{Run, average::Averaged, optimizer::AdamW};
-use crate::{Error, Result, bootstrap::Draws};
+use crate::{Error, Result};
 
 const MAGIC: &[u8; 8] = b"BIASCKPT";
 /// Raised whenever the state's form changes.
@@ -38,8 +38,6 @@ pub(crate) struct Best {
     pub dev: f64,
     /// None without a test set.
     pub test: Option<f64>,
-    pub dev_draws: Draws,
-    pub test_draws: Draws,
     pub parameters: Vec<f32>,
 }
 
@@ -125,8 +123,7 @@ mod tests {
         let path = dir.path().join("x.bias.training");
         let fingerprint = Digest::of(b"this training");
         let mut state = Checkpoint::open(&path, fingerprint).unwrap();
-        let (dev_draws, test_draws) = (Draws::default(), Draws::default());
-        let best = Best { epoch: 2, dev: 0.5, test: Some(0.25), dev_draws, test_draws, parameters: vec![1.0, 2.0] };
+        let best = Best { epoch: 2, dev: 0.5, test: Some(0.25), parameters: vec![1.0, 2.0] };
         state.current = Some(Current { best: Some(best), ..Current::default() });
         state.done.push(Run { epoch: Some(1), dev: Some(0.5), ..Run::diverged(1e-3, 7) });
         state.save(&path).unwrap();

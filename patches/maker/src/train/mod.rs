@@ -181,9 +181,8 @@ fn run_all(
         unless_stopped(event(run).is_break())?;
         let mut stopped = false;
         match trainer.run(current, learning_rate, seed, (&mut state, checkpoint), states.as_mut(), event) {
-            Ok(finished) => {
+            Ok((finished, [dev_draws, test_draws])) => {
                 let Best { epoch, dev, test, .. } = finished;
-                let (dev_draws, test_draws) = (finished.dev_draws.clone(), finished.test_draws.clone());
                 let (epoch, of_dev) = (Some(epoch), Some(dev));
                 state.done.push(Run { learning_rate, seed, epoch, dev: of_dev, test, dev_draws, test_draws });
                 if state.best.as_ref().is_none_or(|best| dev > best.dev) {

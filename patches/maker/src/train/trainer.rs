@@ -38,6 +38,9 @@ use crate::{
     random::Random,
 };
 
+/// Answers to the dev set, and to the test set if there is one.
+type Answers = (Vec<Prediction>, Option<Vec<Prediction>>);
+
 /// What all runs have in common.
 pub(super) struct Trainer<'a> {
     encoder: &'a Encoder,
@@ -258,7 +261,7 @@ impl<'a> Trainer<'a> {
         self.cut.as_ref().map(begin).transpose()
     }
 
-    /// Does the remaining steps of a run, and gives the best parameters.
+    /// Does the remaining steps of a run, and gives the best parameters, and their scores over draws of dev and test.
     pub fn run(
         &self,
         mut current: Current,
@@ -267,7 +270,7 @@ impl<'a> Trainer<'a> {
         (state, path): (&mut Checkpoint, &Path),
         mut states: Option<&mut States>,
         event: &mut Listener<'_>,
-    ) -> Result<Best> {
+    ) -> Result<(Best, [Draws; 2])> {
         /// Steps between checkpoints: a second or two of work.
         const KEEP: u64 = 20;
         let epoch_steps = self.steps_of_epoch();
@@ -278,6 +281,7 @@ impl<'a> Trainer<'a> {
         };
         let mut order: Vec<usize> = Vec::new();
         let mut ordered = None;
+        let mut best_answers: Option<Answers> = None;
         while !self.ended(&current) {
             let mut stopped = false;
             // A run that was stopped at the last step of an epoch has that epoch to score first.
@@ -317,12 +321,8 @@ impl<'a> Trainer<'a> {
                 current.loss = 0.0;
                 current.since_best += 1;
                 if better {
-                    let draws = |answers: &[Prediction], examples: &[Example]| {
-                        Draws::of(patch.task(), self.metric_number(), answers, examples)
-                    };
-                    let dev_draws = draws(&on_dev, self.sets.dev);
-                    let test_draws = tested.as_ref().map(|(set, on_test)| draws(on_test, set)).unwrap_or_default();
-                    current.best = Some(Best { epoch, dev, test, dev_draws, test_draws, parameters: evaluated });
+                    best_answers = Some((on_dev, tested.map(|(_, on_test)| on_test)));
+                    current.best = Some(Best { epoch, dev, test, parameters: evaluated });
                     current.since_best = 0;
                 }
             }
@@ -333,13 +333,24 @@ impl<'a> Trainer<'a> {
             }
             unless_stopped(stopped)?;
         }
-        current.best.ok_or_else(|| wrong("epochs", "at least one", "none"))
+        let best = current.best.ok_or_else(|| wrong("epochs", "at least one", "none"))?;
+        let draws = self.draws(&best, best_answers)?;
+        Ok((best, draws))
     }
 
-    /// The place of the metric among those of the kind.
-    fn metric_number(&self) -> usize {
-        let metrics = tasks::of(self.task.kind()).metrics();
-        metrics.iter().position(|name| *name == self.metric).unwrap_or(0)
+    /// The scores of the best epoch over draws of the dev and the test set. Its answers are not in a checkpoint, and are
+    /// given anew where the run went on from one.
+    fn draws(&self, best: &Best, answered: Option<Answers>) -> Result<[Draws; 2]> {
+        let (on_dev, on_test) = match answered {
+            Some(answered) => answered,
+            None => {
+                let (patch, on_dev) = fitted(self.encoder, self.patch(&best.parameters)?, self.sets.dev)?;
+                (on_dev, self.sets.test.map(|set| answers(self.encoder, &patch, set)).transpose()?)
+            }
+        };
+        let of = |answers: &[Prediction], examples: &[Example]| Draws::of(self.task, self.metric, answers, examples);
+        let test = on_test.zip(self.sets.test).map(|(on_test, set)| of(&on_test, set));
+        Ok([of(&on_dev, self.sets.dev), test.unwrap_or_default()])
     }
 
     /// Whether a run is at its end: its last epoch is scored, or as many as its patience brought nothing better.
