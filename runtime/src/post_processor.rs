@@ -45,7 +45,9 @@ fn check_template(processor: &Value, name: &str, texts: &[&str]) -> Result<()> {
             found.push(text);
             continue;
         }
-        let id = piece["SpecialToken"]["id"].as_str().unwrap_or_default();
+        let Some(id) = piece["SpecialToken"]["id"].as_str() else {
+            return Err(format!("post_processor: expected objects with an id in `{name}`, found {piece}").into());
+        };
         let count = |what: &str| processor["special_tokens"][id][what].as_array().map(Vec::len);
         match (count("ids"), count("tokens")) {
             (Some(ids), Some(tokens)) if ids == tokens => {}
@@ -104,6 +106,11 @@ mod tests {
         for single in [&["$B"][..], &["[CLS]"], &["$A", "$A"]] {
             assert_eq!(refused(template(single, &pair)).unwrap(), "post_processor: expected $A once in `single`");
         }
+        // The crate takes a list for an object here too.
+        let mut unnamed = template(&["[CLS]", "$A"], &pair);
+        unnamed["single"][0] = json!({"SpecialToken": ["[SEP]", 0]});
+        unnamed["special_tokens"][""] = json!({"id": "", "ids": [2], "tokens": [""]});
+        assert!(refused(unnamed).unwrap().starts_with("post_processor: expected objects with an id in `single`"));
         let expected = "post_processor: expected $A and $B, each once in `pair`";
         assert_eq!(refused(template(&["$A"], &["$A"])).unwrap(), expected);
     }

@@ -1,8 +1,8 @@
 """What the commands of a board are built of, as CycloneDX 1.5 (https://cyclonedx.org/docs/1.5/json).
 
 In: a board and what was built for it. Out: a document of the crates in the commands, each with its version, licence, source and the
-digest that Cargo.lock has. Build scripts, macros and what only they use are not in the commands, and not in it; neither is Rust's standard
-library, which is. It has no date, so that equal builds give equal bytes. Refused: a crate without a licence.
+digest that Cargo.lock has. Build scripts, macros and what only they use are not in the commands, so it leaves them out. It leaves out
+Rust's standard library too, which the commands contain. It has no date, so that equal builds give equal bytes. Refused: a crate without a licence.
 """
 
 import json

@@ -6,18 +6,18 @@ use clap::Args;
 use edge_bundle::Bundle;
 use edge_run::{Encoder, EngineOptions};
 
-use super::{progress::Progress, table::train_or_write};
+use super::{progress::Progress, table::ResultArguments};
 use crate::{
     Result,
-    table::{Model, Part, Table, recipe_of_paper, tasks_in},
+    table::{Model, Table, recipe_of_paper},
 };
 
 #[derive(Args)]
 pub(crate) struct ReproduceArguments {
-    /// The paper's encoder
+    /// The paper's encoder, or other
     #[arg(value_enum)]
     model: Model,
-    /// Its bundle, which edge-export makes of google-bert/bert-base-cased, google-bert/bert-large-cased or
+    /// The encoder's bundle. edge-export makes the paper's of google-bert/bert-base-cased, google-bert/bert-large-cased or
     /// FacebookAI/roberta-base
     #[arg(long, value_name = "BUNDLE")]
     encoder: PathBuf,
@@ -26,15 +26,8 @@ pub(crate) struct ReproduceArguments {
     /// scored too, where it has labels, which GLUE's own has not
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
-    /// Keep patches and results in this directory
-    #[arg(long, value_name = "DIR")]
-    results: PathBuf,
-    /// Write the table to this file, in Markdown
-    #[arg(short, long, value_name = "FILE", required_unless_present = "cell")]
-    output: Option<PathBuf>,
-    /// Train only every Nth cell from the Kth on, as table does
-    #[arg(long, value_name = "K/N", conflicts_with = "output")]
-    cell: Option<Part>,
+    #[command(flatten)]
+    results: ResultArguments,
     /// Train all biases of bert-base or bert-large at the learning rates of the paper's Table 6, in place of choosing
     /// among four
     #[arg(long)]
@@ -55,18 +48,25 @@ pub(crate) struct ReproduceArguments {
 
 /// Does the trainings that have no result yet, and writes the table. Gives the lines to print.
 pub(crate) fn run_reproduction(arguments: &ReproduceArguments) -> Result<Vec<String>> {
-    let ReproduceArguments { model, data, results, output, cell, .. } = arguments;
+    let ReproduceArguments { model, data, results, .. } = arguments;
     let bundle = Bundle::open(&arguments.encoder)?;
     let config = &bundle.manifest().config;
     model.check(config)?;
     let rows = model.rows();
-    let columns = model.columns(config.max_length, data, &tasks_in(results), arguments.best_rates)?;
+    let columns = model.columns(config.max_length, data, &results.results, arguments.best_rates)?;
     let engine = EngineOptions { threads: arguments.threads as usize, ..EngineOptions::default() };
     let encoder = Encoder::load(bundle, engine)?;
     let mut progress = Progress::new(arguments.log.as_deref())?;
     let recipe = recipe_of_paper(arguments.epochs, arguments.seeds);
-    let table = Table { encoder: &encoder, columns: &columns, rows: &rows, recipe: &recipe, results, skip_bad: false };
-    let lines = train_or_write(&table, output.as_deref(), *cell, &mut progress)?;
+    let table = Table {
+        encoder: &encoder,
+        columns: &columns,
+        rows: &rows,
+        recipe: &recipe,
+        results: &results.results,
+        skip_bad: false,
+    };
+    let lines = results.train_or_write(&table, &mut progress)?;
     progress.finish()?;
     Ok(lines)
 }

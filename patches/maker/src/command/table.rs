@@ -1,6 +1,6 @@
 //! The command `edge-patch table`: its flags, and a table of trainings or a part of its cells.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::{progress::Progress, say, training::RecipeArguments};
 use crate::{
@@ -25,9 +25,18 @@ pub(crate) struct TableArguments {
     /// and full uses 3e-5
     #[arg(long, value_name = "SLOTS[@RATE],...", value_delimiter = ',', default_value = "frozen,bq,bm2,bq+bm2,all")]
     rows: Vec<Row>,
+    #[command(flatten)]
+    results: ResultArguments,
+    #[command(flatten)]
+    recipe: RecipeArguments,
+}
+
+/// The flags that say where results go, and which.
+#[derive(Args)]
+pub(super) struct ResultArguments {
     /// Keep patches and results in this directory
     #[arg(long, value_name = "DIR")]
-    results: PathBuf,
+    pub results: PathBuf,
     /// Write the table to this file, in Markdown
     #[arg(short, long, value_name = "FILE", required_unless_present = "cell")]
     output: Option<PathBuf>,
@@ -35,8 +44,6 @@ pub(crate) struct TableArguments {
     /// written. N processes with a K each share the work; afterwards the command without --cell writes the table
     #[arg(long, value_name = "K/N", conflicts_with = "output")]
     cell: Option<Part>,
-    #[command(flatten)]
-    recipe: RecipeArguments,
 }
 
 /// Does the trainings that have no result yet, and writes the table. Gives the lines to print.
@@ -45,23 +52,21 @@ pub(crate) fn run_table(arguments: &TableArguments) -> Result<Vec<String>> {
     let encoder = recipe.load(Bundle::open(&arguments.encoder)?)?;
     let mut progress = Progress::new(recipe.log.as_deref())?;
     let skip_bad = recipe.skip_bad;
-    let table = Table { encoder: &encoder, columns, rows, recipe: &recipe.recipe(), results, skip_bad };
-    let lines = train_or_write(&table, arguments.output.as_deref(), arguments.cell, &mut progress)?;
+    let table =
+        Table { encoder: &encoder, columns, rows, recipe: &recipe.recipe(), results: &results.results, skip_bad };
+    let lines = results.train_or_write(&table, &mut progress)?;
     progress.finish()?;
     Ok(lines)
 }
 
-/// Writes a table, or without an output trains a part of its cells. Gives the table's lines, or the files of results.
-pub(super) fn train_or_write(
-    table: &Table<'_>,
-    output: Option<&Path>,
-    cell: Option<Part>,
-    progress: &mut Progress,
-) -> Result<Vec<String>> {
-    if let Some(output) = output {
-        return table.write(output, &mut say, &mut progress.listener());
+impl ResultArguments {
+    /// Writes a table, or without an output trains a part of its cells. Gives the table's lines, or the files of results.
+    pub fn train_or_write(&self, table: &Table<'_>, progress: &mut Progress) -> Result<Vec<String>> {
+        if let Some(output) = &self.output {
+            return table.write(output, &mut say, &mut progress.listener());
+        }
+        let part = self.cell.unwrap_or(Part::ALL);
+        table.train(part, &mut say, &mut progress.listener())?;
+        Ok(table.files(part).iter().map(|file| file.display().to_string()).collect())
     }
-    let part = cell.unwrap_or(Part::ALL);
-    table.train(part, &mut say, &mut progress.listener())?;
-    Ok(table.files(part).iter().map(|file| file.display().to_string()).collect())
 }

@@ -22,7 +22,7 @@ use edge_run::Encoder;
 
 pub use cell::{Cell, OfPatch};
 use difference::Distance;
-pub use paper::{Model, recipe as recipe_of_paper, tasks_in};
+pub use paper::{Model, recipe as recipe_of_paper};
 
 use crate::{
     Error, Result,

@@ -10,7 +10,7 @@
 use std::{
     fs::File,
     io::{self, BufRead, BufReader},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use bias_patch::atomic;
@@ -165,12 +165,12 @@ impl Model {
     }
 
     /// The data sets that a directory has, with `train.tsv` and `dev.tsv` in a directory for each, as GLUE's archive
-    /// names them, for an encoder that takes `longest` tokens. Their tasks are written into `tasks`. With `best`, all
-    /// biases have the learning rate of Table 6.
+    /// names them, for an encoder that takes `longest` tokens. Their tasks are written into `tasks` in `results`. With
+    /// `best`, all biases have the learning rate of Table 6.
     ///
     /// # Errors
     /// When there are none, a task cannot be written, or Table 6 does not have the model.
-    pub fn columns(self, longest: u32, data: &Path, tasks: &Path, best: bool) -> Result<Vec<Column>> {
+    pub fn columns(self, longest: u32, data: &Path, results: &Path, best: bool) -> Result<Vec<Column>> {
         if best && !matches!(self, Model::BertBase | Model::BertLarge) {
             return Err(Error::Recipe {
                 field: "--best-rates".to_owned(),
@@ -191,6 +191,7 @@ impl Model {
                 found: "none".to_owned(),
             });
         }
+        let tasks = &results.join("tasks");
         atomic::create_dirs(tasks)?;
         let most = longest.min(TOKENS);
         there.into_iter().map(|set| self.column(set, most, &data.join(set.directory), tasks, best)).collect()
@@ -252,11 +253,6 @@ pub fn recipe(epochs: u64, seeds: u64) -> Recipe {
     }
 }
 
-/// The directory of tasks within that of results.
-pub fn tasks_in(results: &Path) -> PathBuf {
-    results.join("tasks")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -279,7 +275,7 @@ mod tests {
     fn data_sets_that_are_there_become_columns() {
         let place = tempfile::tempdir().unwrap();
         let data = place.path();
-        let empty = Model::BertBase.columns(512, data, &data.join("tasks"), false).unwrap_err().to_string();
+        let empty = Model::BertBase.columns(512, data, &data.join("results"), false).unwrap_err().to_string();
         assert!(empty.contains("QNLI, SST-2, MNLI") && empty.ends_with("found none"), "{empty}");
         for set in ["STS-B", "MNLI", "CoLA"] {
             std::fs::create_dir(data.join(set)).unwrap();
@@ -291,7 +287,7 @@ mod tests {
         ] {
             std::fs::write(data.join(name), text).unwrap();
         }
-        let columns = Model::BertLarge.columns(512, data, &data.join("tasks"), true).unwrap();
+        let columns = Model::BertLarge.columns(512, data, &data.join("results"), true).unwrap();
         assert_eq!(columns.iter().map(|column| &*column.name).collect::<Vec<_>>(), ["mnli", "cola", "stsb"]);
         assert_eq!(columns[0].dev, data.join("MNLI/dev_matched.tsv"));
         assert!(columns.iter().all(|column| column.test.is_none()), "the paper's tables are of dev sets");
@@ -310,12 +306,12 @@ mod tests {
                 }
             );
         }
-        let searched = Model::BertLarge.columns(512, data, &data.join("tasks"), false).unwrap();
+        let searched = Model::BertLarge.columns(512, data, &data.join("results"), false).unwrap();
         assert!(searched.iter().all(|column| column.rates_of_all.is_empty()));
-        let others = Model::Other.columns(512, data, &data.join("tasks"), false).unwrap();
+        let others = Model::Other.columns(512, data, &data.join("results"), false).unwrap();
         let tested: Vec<bool> = others.iter().map(|column| column.test.is_some()).collect();
         assert_eq!(tested, [false, true, false], "only labelled test sets");
-        let refused = Model::Other.columns(512, data, &data.join("tasks"), true).unwrap_err().to_string();
+        let refused = Model::Other.columns(512, data, &data.join("results"), true).unwrap_err().to_string();
         assert!(
             refused.starts_with("--best-rates: expected bert-base or bert-large") && refused.ends_with("found other")
         );
