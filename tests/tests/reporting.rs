@@ -224,7 +224,12 @@ fn a_table_is_made_once() {
         mood.edge_patch(&[&fixed[..], &files, recipe].concat()).output().unwrap()
     };
     let recipe = ["--lr", "1e-2", "--epochs", "2", "--seeds", "2"];
-    let said = assert_succeeded(&table(&recipe));
+    let first = table(&recipe);
+    let progress = String::from_utf8_lossy(&first.stderr);
+    for line in ["cell 1/2, frozen on mood, run 1/2, ", "cell 2/2, bq+bm2 on mood, run 2/2, "] {
+        assert!(progress.contains(line), "{line} in {progress}");
+    }
+    let said = assert_succeeded(&first);
     for part in ["mood, F1", "| frozen |", "| bq+bm2 |", " ± ", "over 2 seeds"] {
         assert!(said.contains(part), "{part} in {said}");
     }
@@ -233,7 +238,10 @@ fn a_table_is_made_once() {
     let before = kept();
     assert_eq!(assert_succeeded(&table(&recipe)), said);
     assert_eq!(kept(), before);
-    assert_refused(&table(&["--epochs", "1"]), &["mood-frozen.bias.json", "remove the file to train again"]);
+    let found = "remove the file to train again, found a training that differs in its recipe\n";
+    assert_refused(&table(&["--epochs", "1"]), &["mood-frozen.bias.json", found]);
+    mood.write("train.tsv", mood.read("dev.tsv"));
+    assert_refused(&table(&recipe), &["found a training that differs in its training texts\n"]);
 }
 
 #[test]

@@ -317,7 +317,7 @@ fn a_table_and_sizes_whose_runs_all_diverge_say_so_and_are_kept() {
         events.filter(|found| found["event"] == event).count()
     };
     assert_eq!((count("run"), count("diverged")), (8, 4));
-    assert_eq!((table(), count("run")), (said, 8));
+    assert_eq!((table(), count("run"), count("cell")), (said, 8, 4));
 
     mood.write("task.json", task.to_string());
     let sizes = [&recipe[..], &["--train-sizes", "3"]].concat();

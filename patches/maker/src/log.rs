@@ -20,6 +20,17 @@ const FIRST_BYTES: &[u8] = b"{\"event\":\"";
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "lowercase")]
 pub enum Entry {
+    /// The trainings of a cell of a table start, or resume.
+    Cell {
+        /// Its number among those of the table, from 1.
+        cell: usize,
+        /// How many there are.
+        of: usize,
+        /// Its row: what is trained.
+        row: String,
+        /// Its data set.
+        data: String,
+    },
     /// A run starts, or resumes after `step` of `steps` steps.
     Run {
         /// Its number, from 1.
@@ -116,6 +127,9 @@ pub enum Entry {
 impl From<&Event> for Entry {
     fn from(event: &Event) -> Self {
         match event {
+            Event::Cell { cell, row, data } => {
+                Entry::Cell { cell: cell.0 + 1, of: cell.1, row: row.clone(), data: data.clone() }
+            }
             Event::Run { run, training, trained, texts, learning_rate, seed, step, steps } => Entry::Run {
                 run: run.0 + 1,
                 of: run.1,
@@ -197,6 +211,7 @@ mod tests {
     #[test]
     fn what_is_written_is_read_and_less_is_enough() {
         let events = [
+            Event::Cell { cell: (3, 8), row: "bq+bm2".to_owned(), data: "cola".to_owned() },
             Event::Run {
                 run: (0, 2),
                 training: Digest::of(b"it"),
@@ -217,9 +232,10 @@ mod tests {
         let path = dir.path().join("log.jsonl");
         let entries: Vec<Entry> = events.iter().map(Entry::from).collect();
         let lines: Vec<String> = entries.iter().map(|entry| serde_json::to_string(entry).unwrap()).collect();
-        assert!(lines[0].contains(r#""learning_rate":0.001,"seed":7"#), "{}", lines[0]);
-        assert_eq!(lines[2], r#"{"event":"left out","texts":3}"#);
-        assert!(!lines[4].contains("test") && lines[5].contains(r#""dev":0.75,"test":0.5"#), "{lines:?}");
+        assert_eq!(lines[0], r#"{"event":"cell","cell":4,"of":8,"row":"bq+bm2","data":"cola"}"#);
+        assert!(lines[1].contains(r#""learning_rate":0.001,"seed":7"#), "{}", lines[1]);
+        assert_eq!(lines[3], r#"{"event":"left out","texts":3}"#);
+        assert!(!lines[5].contains("test") && lines[6].contains(r#""dev":0.75,"test":0.5"#), "{lines:?}");
         fs::write(&path, lines.join("\n") + "\n\n").unwrap();
         assert_eq!(read_log(&path).unwrap(), entries);
 
@@ -256,7 +272,7 @@ mod tests {
         assert_eq!(read_log(&path).unwrap(), [run, step, epoch, size, Entry::Other]);
 
         // What a power cut may leave of a line goes; what may be a file of another kind stays.
-        let line = lines[1].clone() + "\n";
+        let line = lines[2].clone() + "\n";
         for (kept, rest) in
             [("", "{\"ev"), ("", "\0\0"), (&line, "{\"event\":\"st"), (&line, "\0\0"), (&line, ""), ("", "")]
         {

@@ -3,14 +3,14 @@
 //! In: a training, and perhaps its kept result. Out: the result, in a file beside the training's output. Refused: a
 //! kept result of another training.
 
-use std::{fs, path::Path};
+use std::{collections::BTreeMap, fs, path::Path};
 
 use bias_patch::{Encoding, atomic};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     Error, Result, evaluate, metric_named,
-    train::{Event, Job, Listener, Recipe, Run, Trained, Weights, beside, fingerprint, subset},
+    train::{Event, Identity, Job, Listener, Recipe, Run, Trained, Weights, beside, fingerprint, subset},
 };
 
 /// The result of a training: a cell of a table.
@@ -18,8 +18,11 @@ use crate::{
 pub struct Cell {
     /// The name of its row or size.
     pub name: String,
-    /// The identity of the training.
+    /// The digest of the identity of the training.
     fingerprint: String,
+    /// Shortened digests of its parts; none in results that earlier versions kept.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    parts: BTreeMap<String, String>,
     /// The metric of the scores.
     pub metric: String,
     /// How many training texts.
@@ -48,17 +51,11 @@ impl Cell {
     /// When the kept result is of another training, or training fails.
     pub fn of(job: &Job<'_>, weights: Option<Weights>, name: &str, event: &mut Listener<'_>) -> Result<Self> {
         let path = beside(job.output, ".json");
-        let digest = fingerprint(job.encoder, job.task, job.sets, job.recipe, weights)?.to_string();
-        if path.exists() {
-            return Cell::read(&path).and_then(|cell| match cell.fingerprint == digest {
-                true => Ok(cell),
-                false => Err(Error::Content {
-                    path: path.clone(),
-                    field: "training".to_owned(),
-                    expected: "one of this encoder, task, data and recipe; remove the file to train again".to_owned(),
-                    found: "another training".to_owned(),
-                }),
-            });
+        let identity = fingerprint(job.encoder, job.task, job.sets, job.recipe, weights)?;
+        let digest = identity.digest.to_string();
+        if Cell::kept(job) {
+            let cell = Cell::read(&path)?;
+            return if cell.fingerprint == digest { Ok(cell) } else { Err(cell.of_another(&path, &identity)) };
         }
         job.alone(|checkpoint| {
             let done = match weights {
@@ -80,11 +77,35 @@ impl Cell {
             };
             let metric = metric_named(job.task.kind(), job.sets.dev, job.recipe.metric.as_deref())?.to_owned();
             let (name, texts) = (name.to_owned(), job.sets.train.len());
-            let cell = Cell { name, fingerprint: digest, metric, texts, runs, patch };
+            let cell = Cell { name, fingerprint: digest, parts: identity.parts, metric, texts, runs, patch };
             // A cell holds only numbers, strings and lists.
             atomic::write_file(&path, serde_json::to_string_pretty(&cell).unwrap_or_default().as_bytes())?;
             Ok(cell)
         })
+    }
+
+    /// Whether a result is kept beside the job's output.
+    pub fn kept(job: &Job<'_>) -> bool {
+        beside(job.output, ".json").exists()
+    }
+
+    /// That this kept result is of another training, and what differs.
+    fn of_another(&self, path: &Path, identity: &Identity) -> Error {
+        let differs = |(name, digest): (&String, &String)| {
+            self.parts.get(name).filter(|kept| *kept != digest).map(|_| name.clone())
+        };
+        let differing: Vec<String> = identity.parts.iter().filter_map(differs).collect();
+        let found = match &differing[..] {
+            [] => "another training".to_owned(),
+            differing => format!("a training that differs in its {}", differing.join(", ")),
+        };
+        Error::Content {
+            path: path.to_owned(),
+            field: "training".to_owned(),
+            expected: "one of this encoder, processor, task, data and recipe; remove the file to train again"
+                .to_owned(),
+            found,
+        }
     }
 
     /// Whether its runs were scored on a test set.

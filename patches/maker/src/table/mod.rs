@@ -28,7 +28,7 @@ use crate::{
     Error, Result,
     data::{check_apart, read_task},
     metric_named,
-    train::{Job, Listener, Recipe, Slots, Spread, Texts, Weights, beside, best_rate},
+    train::{Event, Job, Listener, Recipe, Slots, Spread, Texts, Weights, beside, best_rate},
 };
 
 /// What is trained where, and how.
@@ -104,14 +104,13 @@ impl Table<'_> {
         let mut cells = Vec::new();
         for (at, column) in self.columns.iter().enumerate() {
             let first = at * self.rows.len();
-            let rows: Vec<&Row> =
-                (first..).zip(self.rows).filter(|(at, _)| part.has(*at)).map(|(_, row)| row).collect();
+            let rows: Vec<(usize, &Row)> = (first..).zip(self.rows).filter(|(at, _)| part.has(*at)).collect();
             if rows.is_empty() {
                 continue;
             }
             let task = read_task(&column.task)?;
             let texts = Texts::read(&task, (&column.train, &column.dev, column.test.as_deref()), self.skip_bad, note)?;
-            for row in rows {
+            for (at, row) in rows {
                 let (slots, metric) = (row.slots.clone(), column.metric.clone());
                 // The common rates are meant for biases; training all weights needs lower ones.
                 let own = !row.learning_rates.is_empty() || row.weights == Some(Weights::Full);
@@ -126,6 +125,10 @@ impl Table<'_> {
                 let output = self.output(column, row);
                 let job =
                     Job { encoder: self.encoder, task: &task, sets: texts.sets(), recipe: &recipe, output: &output };
+                let (row_name, data) = (row.name.clone(), column.name.clone());
+                if !Cell::kept(&job) && event(Event::Cell { cell: (at, count), row: row_name, data }).is_break() {
+                    return Err(Error::Stopped);
+                }
                 cells.push(Cell::of(&job, row.weights, &row.name, event)?);
             }
         }

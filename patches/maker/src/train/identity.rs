@@ -1,9 +1,11 @@
 //! The identity of a training: a digest of everything that decides its result.
 //!
 //! In: an encoder's digest and arithmetic, the task, the texts, the recipe, and which weights are trained, if any. Out:
-//! a [`Digest`]. Resuming and kept results depend on it, so its input is an explicit form: fields in a fixed order,
-//! each a name and a value, both with their length before them. A setting that is not given has no field. The first
-//! field is [`VERSION`].
+//! a [`Digest`], and one for each of these, which tells what differs between two trainings. Resuming and kept results
+//! depend on it, so its input is an explicit form: fields in a fixed order, each a name and a value, both with their
+//! length before them. A setting that is not given has no field. The first field is [`VERSION`].
+
+use std::{collections::BTreeMap, mem};
 
 use bias_patch::{Digest, Digester, Task};
 use edge_run::tasks;
@@ -17,6 +19,15 @@ use crate::{
 /// Raised whenever the form below changes for trainings that could be expressed before.
 const VERSION: u64 = 3;
 
+/// The identity of a training.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The digest of everything.
+    pub digest: Digest,
+    /// The shortened digest of each part, by what the part is.
+    pub parts: BTreeMap<String, String>,
+}
+
 /// The identity of a training on an encoder of this digest, whose kernels round as `arithmetic` says.
 ///
 /// # Errors
@@ -27,11 +38,14 @@ pub(super) fn identity(
     sets: Sets<'_>,
     recipe: &Recipe,
     weights: Option<Weights>,
-) -> Result<Digest> {
+) -> Result<Identity> {
     let mut fields = Fields::default();
     fields.number("edge-patch training", VERSION);
+    fields.end("version of edge-patch");
     fields.bytes("encoder", &encoder.0);
+    fields.end("encoder");
     fields.text("arithmetic", arithmetic);
+    fields.end("processor's kernels");
     // The form of task.json, which names every field.
     let json = serde_json::to_vec(task).map_err(|e| Error::Recipe {
         field: "task".to_owned(),
@@ -39,6 +53,7 @@ pub(super) fn identity(
         found: e.to_string(),
     })?;
     fields.bytes("task", &json);
+    fields.end("task");
     recipe_fields(recipe, &mut fields);
     if tasks::of(task.kind()).fitted(&[]).is_some() {
         fields.text("thresholds", "fitted to the dev set");
@@ -46,12 +61,16 @@ pub(super) fn identity(
     if let Some(weights) = weights {
         fields.text("weights", weights.name());
     }
-    for (set, examples) in [("train", Some(sets.train)), ("dev", Some(sets.dev)), ("test", sets.test)] {
-        let Some(examples) = examples else { continue };
-        fields.number(set, examples.len() as u64);
-        examples.iter().for_each(|example| example_fields(example, &mut fields));
+    fields.end("recipe");
+    let (train, dev) = (("train", "training texts", Some(sets.train)), ("dev", "dev set", Some(sets.dev)));
+    for (set, name, examples) in [train, dev, ("test", "test set", sets.test)] {
+        if let Some(examples) = examples {
+            fields.number(set, examples.len() as u64);
+            examples.iter().for_each(|example| example_fields(example, &mut fields));
+        }
+        fields.end(name);
     }
-    Ok(fields.0.finish())
+    Ok(Identity { digest: fields.whole.finish(), parts: fields.parts })
 }
 
 fn recipe_fields(recipe: &Recipe, fields: &mut Fields) {
@@ -154,14 +173,26 @@ fn example_fields(example: &Example, fields: &mut Fields) {
 
 /// Names and values, digested one after the other.
 #[derive(Default)]
-struct Fields(Digester);
+struct Fields {
+    whole: Digester,
+    /// Of the fields since the last part ended.
+    part: Digester,
+    parts: BTreeMap<String, String>,
+}
 
 impl Fields {
     fn bytes(&mut self, name: &str, value: &[u8]) {
         for part in [name.as_bytes(), value] {
-            self.0.update(&(part.len() as u64).to_le_bytes());
-            self.0.update(part);
+            for digester in [&mut self.whole, &mut self.part] {
+                digester.update(&(part.len() as u64).to_le_bytes());
+                digester.update(part);
+            }
         }
+    }
+
+    /// Ends a part.
+    fn end(&mut self, name: &str) {
+        self.parts.insert(name.to_owned(), mem::take(&mut self.part).finish().short());
     }
 
     fn text(&mut self, name: &str, value: &str) {
@@ -206,7 +237,7 @@ mod tests {
         };
         let known = of(&train, &dev, &recipe, None);
         // Another value would end every kept result and checkpoint: then VERSION has to be raised, and this with it.
-        assert_eq!(known.to_string(), "d194d857412558d0df486fd560ffc4b03fbc7cde2f43a2a757af8cb1a1a981c3");
+        assert_eq!(known.digest.to_string(), "d194d857412558d0df486fd560ffc4b03fbc7cde2f43a2a757af8cb1a1a981c3");
         let others = [
             of(&train[..1], &dev, &recipe, None),
             of(&dev, &train, &recipe, None),
@@ -230,7 +261,12 @@ mod tests {
             of_sets(Sets { train: &train, dev: &dev, test: Some(&train) }, &recipe, None),
         ];
         for (at, other) in others.iter().enumerate() {
-            assert!(*other != known && !others[..at].contains(other), "{at}");
+            assert!(other.digest != known.digest && !others[..at].contains(other), "{at}");
+        }
+        // The parts tell which it was: all texts, the recipe, and a test set where there was none.
+        for (at, differing) in [(1, &["dev set", "training texts"][..]), (4, &["recipe"]), (17, &["test set"])] {
+            let parts = known.parts.iter().filter(|(name, digest)| others[at].parts[*name] != **digest);
+            assert_eq!(parts.map(|(name, _)| name).collect::<Vec<_>>(), differing);
         }
     }
 }

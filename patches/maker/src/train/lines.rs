@@ -7,6 +7,7 @@ use super::Event;
 /// Says what happens.
 #[derive(Debug, Default)]
 pub struct Lines {
+    cell: String,
     run: String,
 }
 
@@ -14,7 +15,7 @@ pub struct Lines {
 const FEW_STEPS: u64 = 50;
 
 impl Lines {
-    /// The run of the last event, its learning rate and its seed.
+    /// The run of the last event: its cell in a table, its learning rate and its seed.
     pub fn run(&self) -> &str {
         &self.run
     }
@@ -22,8 +23,13 @@ impl Lines {
     /// What an event says.
     pub fn line(&mut self, event: &Event) -> Option<String> {
         match event {
+            Event::Cell { cell, row, data } => {
+                self.cell = format!("cell {}/{}, {row} on {data}, ", cell.0 + 1, cell.1);
+                None
+            }
             Event::Run { run, learning_rate, seed, step, steps, .. } => {
-                self.run = format!("run {}/{}, learning rate {learning_rate:e}, seed {seed}", run.0 + 1, run.1);
+                let cell = &self.cell;
+                self.run = format!("{cell}run {}/{}, learning rate {learning_rate:e}, seed {seed}", run.0 + 1, run.1);
                 (run.0 == 0 && *step == 0 && *steps < FEW_STEPS).then(|| {
                     format!(
                         "a run has {steps} steps, in which a patch hardly moves; more epochs or fewer texts per step \

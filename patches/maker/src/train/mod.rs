@@ -33,10 +33,11 @@ mod weights;
 
 use std::{ops::ControlFlow, path::Path};
 
-use bias_patch::{Digest, Patch, Task, Values};
+use bias_patch::{Patch, Task, Values};
 use edge_run::{Encoder, Extent, Tokenized, tasks};
 use ndarray::{ArrayView1, ArrayView2};
 
+pub use identity::Identity;
 pub use job::{Job, beside};
 pub use lines::Lines;
 pub use recipe::{Average, ClassWeights, Event, Recipe};
@@ -76,8 +77,8 @@ pub struct Compared {
     pub runs: Vec<Run>,
 }
 
-/// The identity of a training: a digest of the encoder and how its kernels round, the task, the texts, the recipe, and
-/// which weights are trained, if any. Trainings of one identity have the same result.
+/// The identity of a training: of the encoder and how its kernels round, the task, the texts, the recipe, and which
+/// weights are trained, if any. Trainings of one identity have the same result.
 ///
 /// # Errors
 /// When the task cannot be written as JSON.
@@ -87,7 +88,7 @@ pub fn fingerprint(
     sets: Sets<'_>,
     recipe: &Recipe,
     weights: Option<Weights>,
-) -> Result<Digest> {
+) -> Result<Identity> {
     let of_encoder = (encoder.bundle().manifest().encoder, &encoder.arithmetic()[..]);
     identity::identity(of_encoder, task, sets, recipe, weights)
 }

@@ -142,6 +142,15 @@ impl Default for Recipe {
 /// What happens during training, for a progress bar and a log.
 #[derive(Clone, Debug)]
 pub enum Event {
+    /// The trainings of a cell of a table start, or resume.
+    Cell {
+        /// Its number among those of the table, from 0, and how many there are.
+        cell: (usize, usize),
+        /// Its row: what is trained.
+        row: String,
+        /// Its data set.
+        data: String,
+    },
     /// A run starts, or resumes after `step` of `steps` steps.
     Run {
         /// Its number, from 0, and how many there are.

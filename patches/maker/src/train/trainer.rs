@@ -171,7 +171,7 @@ impl<'a> Trainer<'a> {
             rates,
             label_weights: label_weights(task, sets.train, recipe.class_weights)?,
             tokens,
-            fingerprint: fingerprint(encoder, task, sets, recipe, weights)?,
+            fingerprint: fingerprint(encoder, task, sets, recipe, weights)?.digest,
             metric: metric_named(task.kind(), sets.dev, recipe.metric.as_deref())?,
             left_out,
         })
