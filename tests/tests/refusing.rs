@@ -32,6 +32,8 @@ fn patches_and_bundles_that_do_not_fit_are_refused() {
     if Path::new("/dev/zero").exists() {
         // It never ends.
         assert_refused(&run("/dev/zero"), &["/dev/zero", "not a bias patch"]);
+        let texts = place.run(&["-p", "label.bias", "/dev/zero"], b"");
+        assert_refused(&texts, &["/dev/zero", "expected at most 67108864 bytes in line 1, found more"]);
     }
 
     // The weights are changed, and there are no panels yet.

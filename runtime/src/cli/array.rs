@@ -1,9 +1,12 @@
 //! The rows of a JSON array, one at a time.
 //!
 //! In: bytes that begin with `[`. Out: the bytes of each element, whatever lines they stand on. An element is not parsed
-//! here: what is wrong with one leaves the others as they are. Refused: an array without its end, and bytes after it.
+//! here: what is wrong with one leaves the others as they are. Refused: an array without its end, bytes after it, and an element of
+//! more than 64 MiB.
 
 use std::io::{self, BufRead};
+
+use super::input::{MOST_BYTES, too_long};
 
 /// An array that is being read.
 #[derive(Default)]
@@ -57,6 +60,9 @@ impl Array {
                 false
             });
             let taken = end.unwrap_or(buffer.len());
+            if element.len() + taken > MOST_BYTES {
+                return Err(too_long(&format!("element {}", self.elements + 1)));
+            }
             element.extend_from_slice(&buffer[..taken]);
             let used = taken + usize::from(end.is_some());
             self.closed = end.is_some_and(|at| buffer[at] == b']');

@@ -1,12 +1,13 @@
 //! Texts from lines, TSV, JSON lines or a JSON array.
 //!
 //! In: any bytes. Out: one [`Record`] for each line of data or element of the array, with its number. A bad line also gives a record,
-//! with the reason, so that answers stay in step with lines. Refused as a whole: a TSV header without a column of text.
+//! with the reason, so that answers stay in step with lines. Refused as a whole: a TSV header without a column of text,
+//! and a line of more than 64 MiB.
 //! GLUE's files are read unchanged: a tab always ends a cell, also between quotes, and CoLA's files have no header. A
 //! caller that needs more of a line than its texts, such as a label, gets its [`Row`].
 
 use std::{
-    io::{self, BufRead},
+    io::{self, BufRead, Read},
     path::Path,
 };
 
@@ -71,6 +72,15 @@ pub enum Row<'a> {
     Cells(&'a [&'a str]),
     /// A JSON value.
     Json(&'a Value),
+}
+
+/// The most bytes of a line, or of an element of an array. An input without an end, such as a device, has no line end.
+pub(super) const MOST_BYTES: usize = 64 << 20;
+
+/// That a line or element is longer.
+pub(super) fn too_long(what: &str) -> io::Error {
+    let reason = format!("expected at most {MOST_BYTES} bytes in {what}, found more");
+    io::Error::new(io::ErrorKind::InvalidData, reason)
 }
 
 /// Reads records one at a time.
@@ -181,11 +191,15 @@ impl<R: BufRead> Records<R> {
             return Ok(element);
         }
         let mut bytes = Vec::new();
-        let read = self.reader.read_until(b'\n', &mut bytes)?;
+        // One more, for the end of the line.
+        let read = self.reader.by_ref().take(MOST_BYTES as u64 + 1).read_until(b'\n', &mut bytes)?;
         if read == 0 {
             return Ok(None);
         }
         self.line += 1;
+        if read > MOST_BYTES && bytes.last() != Some(&b'\n') {
+            return Err(too_long(&format!("line {}", self.line)));
+        }
         self.bytes += read as u64;
         while matches!(bytes.last(), Some(b'\n' | b'\r')) {
             bytes.pop();
@@ -269,6 +283,26 @@ mod tests {
         assert_eq!(found[..5], expected);
         let table = found[5].1.as_ref().unwrap_err().to_string();
         assert!(table.contains("found 3 columns; -i tsv"), "{table}");
+    }
+
+    #[test]
+    fn a_line_has_an_end() {
+        let most = vec![b'a'; MOST_BYTES];
+        for format in [InputFormat::Lines, InputFormat::Jsonl] {
+            let mut whole = Records::new(most.chain(&b"\nb\n"[..]), format, "long").unwrap();
+            let lines = std::iter::from_fn(|| whole.next_record().unwrap()).map(|record| record.line);
+            assert_eq!(lines.collect::<Vec<_>>(), [1, 2]);
+            let text = b"a\n".chain(&most[..]).chain(&b"b\n"[..]);
+            let mut longer = Records::new(text, format, "long").unwrap();
+            longer.next_record().unwrap();
+            let error = longer.next_record().unwrap_err().to_string();
+            assert_eq!(error, "long: cannot read: expected at most 67108864 bytes in line 2, found more");
+        }
+        let array = b"[1,\"".chain(&most[..]).chain(&b"\"]"[..]);
+        let mut array = Records::new(array, InputFormat::Jsonl, "long").unwrap();
+        array.next_record().unwrap();
+        let error = array.next_record().unwrap_err().to_string();
+        assert_eq!(error, "long: cannot read: expected at most 67108864 bytes in element 2, found more");
     }
 
     #[test]
