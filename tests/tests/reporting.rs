@@ -238,6 +238,27 @@ fn a_table_is_made_once() {
     let before = kept();
     assert_eq!(assert_succeeded(&table(&recipe)), said);
     assert_eq!(kept(), before);
+    // The same table of its results alone.
+    let results = |more: &[&str]| mood.edge_patch(&[&["results", "results"], more].concat()).output().unwrap();
+    assert_eq!(assert_succeeded(&results(&["-o", "again.md"])), said);
+    assert_eq!(mood.read("again.md"), said.as_bytes());
+    let turned = assert_succeeded(&results(&["--rows", "bq+bm2,frozen", "--data", "mood"]));
+    assert_eq!(turned.lines().nth(2), said.lines().nth(3));
+    fs::copy(mood.path("results/mood-frozen.bias.json"), mood.path("results/other-frozen.bias.json")).unwrap();
+    let row = assert_succeeded(&results(&[]));
+    assert_eq!(cells(row.lines().nth(3).unwrap())[2], "-", "{row}");
+    let absent: [(&[&str], &str); 2] = [
+        (&["--rows", "all"], "row: expected one with a result, found all"),
+        (&["--data", "mod"], "data set: expected"),
+    ];
+    for (flags, due) in absent {
+        assert_refused(&results(flags), &["results: ", due]);
+    }
+    fs::rename(mood.path("results/other-frozen.bias.json"), mood.path("results/other-all.bias.json")).unwrap();
+    assert_refused(&results(&[]), &["other-all.bias.json: name: expected DATA-frozen.bias.json"]);
+    fs::create_dir(mood.path("empty")).unwrap();
+    assert_refused(&mood.edge_patch(&["results", "empty"]).output().unwrap(), &["empty: directory: expected results"]);
+
     let found = "remove the file to train again, found a training that differs in its recipe\n";
     assert_refused(&table(&["--epochs", "1"]), &["mood-frozen.bias.json", found]);
     mood.write("train.tsv", mood.read("dev.tsv"));

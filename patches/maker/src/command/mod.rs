@@ -38,7 +38,7 @@ use self::{
     reproduce::{ReproduceArguments, run_reproduction},
     sharing::{PullArguments, PushArguments, run_pull, run_push},
     signing::{SignArguments, check_signature, run_signing},
-    table::{TableArguments, run_table},
+    table::{KeptArguments, TableArguments, run_kept, run_table},
     training::{TrainArguments, run_training},
 };
 
@@ -66,6 +66,10 @@ enum Command {
     ///
     /// Every result is kept. To resume, run the same command again. On one machine it takes days.
     Reproduce(ReproduceArguments),
+    /// Write the table of the results that table and reproduce kept in a directory
+    ///
+    /// Nothing is trained, and neither the data nor the encoder is read. A cell without a result is a dash.
+    Results(KeptArguments),
     /// Score a patch on labelled texts
     Evaluate {
         /// The patch to read
@@ -265,6 +269,7 @@ fn run(command: Command, out: &mut impl Write) -> Result<(), Failure> {
         }
         Command::Table(arguments) => lines = run_table(&arguments)?,
         Command::Reproduce(arguments) => lines = run_reproduction(&arguments)?,
+        Command::Results(arguments) => lines = run_kept(&arguments)?,
         Command::Evaluate { patch, data, encoder, skip_bad, against, json } => {
             let opened = Patch::open(&patch)?;
             let bundle = open_encoder(encoder.as_deref(), &opened)?.0;

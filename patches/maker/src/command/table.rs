@@ -1,12 +1,14 @@
-//! The command `edge-patch table`: its flags, and a table of trainings or a part of its cells.
+//! The commands `edge-patch table` and `edge-patch results`: their flags; a table of trainings or a part of its cells,
+//! and the table of kept results.
 
 use std::path::PathBuf;
 
 use super::{progress::Progress, say, training::RecipeArguments};
 use crate::{
     Result,
-    table::{Column, Part, Row, Table},
+    table::{Column, Part, Row, Table, table_of},
 };
+use bias_patch::atomic;
 use clap::Args;
 use edge_bundle::Bundle;
 
@@ -56,6 +58,30 @@ pub(crate) fn run_table(arguments: &TableArguments) -> Result<Vec<String>> {
         Table { encoder: &encoder, columns, rows, recipe: &recipe.recipe(), results: &results.results, skip_bad };
     let lines = results.train_or_write(&table, &mut progress)?;
     progress.finish()?;
+    Ok(lines)
+}
+
+#[derive(Args)]
+pub(crate) struct KeptArguments {
+    /// Read the results in this directory
+    results: PathBuf,
+    /// Write these rows, in this order [default: all; slots first, the smallest patch first]
+    #[arg(long, value_name = "ROW,...", value_delimiter = ',')]
+    rows: Vec<Row>,
+    /// Write the columns of these data sets, in this order [default: all]
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
+    data: Vec<String>,
+    /// Also write the table to this file, in Markdown
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+/// Gives the lines of the table of kept results.
+pub(crate) fn run_kept(arguments: &KeptArguments) -> Result<Vec<String>> {
+    let lines = table_of(&arguments.results, &arguments.rows, &arguments.data)?;
+    if let Some(output) = &arguments.output {
+        atomic::write_file(output, (lines.join("\n") + "\n").as_bytes())?;
+    }
     Ok(lines)
 }
 

@@ -114,7 +114,7 @@ impl Cell {
     }
 
     /// Reads a kept result.
-    fn read(path: &Path) -> Result<Self> {
+    pub(super) fn read(path: &Path) -> Result<Self> {
         let bytes = fs::read(path).map_err(bias_patch::Error::io(path, "read"))?;
         serde_json::from_slice(&bytes).map_err(|e| Error::Content {
             path: path.to_owned(),

@@ -7,7 +7,9 @@
 
 mod cell;
 mod difference;
+mod kept;
 mod paper;
+mod report;
 
 use std::{
     io,
@@ -21,14 +23,15 @@ use edge_bundle::Element;
 use edge_run::Encoder;
 
 pub use cell::{Cell, OfPatch};
-use difference::Distance;
+pub use kept::table_of;
 pub use paper::{Model, recipe as recipe_of_paper};
+use report::Report;
 
 use crate::{
     Error, Result,
     data::{check_apart, read_task},
     metric_named,
-    train::{Event, Job, Listener, Recipe, Slots, Spread, Texts, Weights, beside, best_rate},
+    train::{Event, Job, Listener, Recipe, Slots, Texts, Weights, beside},
 };
 
 /// What is trained where, and how.
@@ -195,103 +198,16 @@ impl Table<'_> {
         if let Some(directory) = directory.filter(|directory| !directory.is_dir()) {
             return Err(bias_patch::Error::io(directory, "write to")(io::ErrorKind::NotFound.into()).into());
         }
-        let lines = self.lines(&self.train(Part::ALL, note, event)?);
+        let cells = self.train(Part::ALL, note, event)?;
+        let report = Report {
+            columns: self.columns.iter().map(|column| &*column.name).collect(),
+            rows: self.rows.iter().collect(),
+            cells: cells.iter().map(Some).collect(),
+        };
+        let lines = report.lines();
         atomic::write_file(output, (lines.join("\n") + "\n").as_bytes())?;
         Ok(lines)
     }
-
-    /// The table in Markdown, of all cells, and how to read it.
-    fn lines(&self, cells: &[Cell]) -> Vec<String> {
-        // The cells of a column are one after the other.
-        let of_row = |at: usize| self.columns.iter().zip(cells.iter().skip(at).step_by(self.rows.len().max(1)));
-        let heads: Vec<String> = of_row(0)
-            .flat_map(|(column, cell)| match column.test {
-                Some(_) => ["dev", "test"].map(|set| format!("{}, {}, {set}", column.name, cell.metric)).to_vec(),
-                None => vec![format!("{}, {}", column.name, cell.metric)],
-            })
-            .collect();
-        let mut lines = vec![
-            format!("| trained | {} | bytes, exact | bytes, i4 |", heads.join(" | ")),
-            format!("|---|{}---|---|", "---|".repeat(heads.len())),
-        ];
-        for (at, row) in self.rows.iter().enumerate() {
-            let scores: Vec<String> =
-                of_row(at).flat_map(|(column, cell)| scores(cell, column.test.is_some())).collect();
-            let most = |which: usize| {
-                let bytes = of_row(at).filter_map(|(_, cell)| Some(cell.patch.as_ref()?.bytes[which]));
-                bytes.max().map_or("-".to_owned(), |bytes| bytes.to_string())
-            };
-            lines.push(format!("| {} | {} | {} | {} |", row.name, scores.join(" | "), most(0), most(1)));
-        }
-        let seeds = &self.recipe.seeds;
-        let rate = match (self.recipe.rate_by_first_seed, seeds.first()) {
-            (true, Some(first)) => format!("the learning rate that is best on dev with seed {first}"),
-            _ => "the learning rate that is best on dev".to_owned(),
-        };
-        let mut note = format!(
-            "Scores on dev in percent: mean ± standard deviation over {} seeds of {rate}. In brackets: the score of the \
-             best patch on as many training texts. ",
-            seeds.len()
-        );
-        if self.columns.iter().any(|column| column.test.is_some()) {
-            note +=
-                "Scores on test are those of the same runs, at the epochs that are best on dev: test chose nothing. ";
-        }
-        note += "Bytes are those of the largest patch of a row.";
-        lines.extend([String::new(), note]);
-        lines.extend(self.distances(cells));
-        lines
-    }
-
-    /// How far each row is from full fine-tuning, if that is a row whose results allow it.
-    fn distances(&self, cells: &[Cell]) -> Vec<String> {
-        let width = self.rows.len().max(1);
-        let Some(full) = self.rows.iter().position(|row| row.weights == Some(Weights::Full)) else { return Vec::new() };
-        let of_row =
-            |at: usize| cells.chunks(width).map(move |column| difference::distance(column.get(at)?, column.get(full)?));
-        let others: Vec<usize> =
-            (0..self.rows.len()).filter(|at| *at != full && of_row(*at).any(|found| found.is_some())).collect();
-        if others.is_empty() {
-            return Vec::new();
-        }
-        let heads: Vec<&str> = self.columns.iter().map(|column| &*column.name).collect();
-        let mut lines = vec![
-            String::new(),
-            format!("| trained, points above {} | {} | mean |", self.rows[full].name, heads.join(" | ")),
-            format!("|---|{}---|", "---|".repeat(heads.len())),
-        ];
-        let shown = |found: &Option<Distance>| {
-            let shown = found.map(|Distance { difference, deviation }| {
-                format!("{:+.1} ± {:.1}", 100.0 * difference, 100.0 * deviation)
-            });
-            shown.unwrap_or_else(|| "-".to_owned())
-        };
-        for at in others {
-            let found: Vec<Option<Distance>> = of_row(at).collect();
-            let cells: Vec<String> = found.iter().map(shown).collect();
-            let mean = shown(&Distance::mean(&found));
-            lines.push(format!("| {} | {} | {mean} |", self.rows[at].name, cells.join(" | ")));
-        }
-        let note = "Differences are on test where there is a test set, else on dev, which also chose epochs and learning \
-                    rates. ± is their standard deviation over other texts (bootstrap, the same draws for both) and other \
-                    seeds; it does not hold what dev chose. - is written where one of the two has fewer than two seeds \
-                    that did not diverge, or was kept by an older version.";
-        lines.extend([String::new(), note.to_owned()]);
-        lines
-    }
-}
-
-/// The score on dev, and on test if there is a test set.
-fn scores(cell: &Cell, tested: bool) -> Vec<String> {
-    let percent = |of: Spread| {
-        let deviation = of.deviation.map(|deviation| format!(" ± {:.1}", 100.0 * deviation));
-        format!("{:.1}{}", 100.0 * of.mean, deviation.unwrap_or_default())
-    };
-    let of = best_rate(&cell.runs);
-    let train = cell.patch.as_ref().map(|patch| format!(" ({:.1})", 100.0 * patch.train));
-    let dev = of.map_or("diverged".to_owned(), |of| percent(of.dev) + &train.unwrap_or_default());
-    let test = of.and_then(|of| of.test).map_or("-".to_owned(), percent);
-    if tested { vec![dev, test] } else { vec![dev] }
 }
 
 impl Part {
