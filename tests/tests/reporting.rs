@@ -24,7 +24,9 @@ fn pictures_are_of_patches_and_of_logs() {
         assert_succeeded(&mood.train(output, &extra).output().unwrap());
     }
     let changes = ["changes", "all-96.bias", "--encoder", "bundle"];
-    let cases: [(&[&str], &[&str]); 3] = [
+    let several = ["changes", "all-24.bias", "all-96.bias", "--encoder", "bundle"];
+    let cases: [(&[&str], &[&str]); 4] = [
+        (&several, &["mean absolute change by term and layer", "layer, mood"]),
         (&changes, &["mood: mean absolute change", "beln", "bln2", "layer"]),
         (
             &["training", "all.jsonl"],
@@ -238,6 +240,17 @@ fn a_table_is_made_once() {
     let before = kept();
     assert_eq!(assert_succeeded(&table(&recipe)), said);
     assert_eq!(kept(), before);
+    let picture = |more: &[&str]| mood.edge_patch(&[&["plot", "results", "results"], more].concat()).output().unwrap();
+    let drawn = assert_succeeded(&picture(&[]));
+    for part in ["mood: F1 on dev", "a  frozen", "b  bq+bm2", "bytes of the patch"] {
+        assert!(drawn.contains(part), "{part} in {drawn}");
+    }
+    assert_succeeded(&picture(&["--data", "mood", "-o", "bytes.svg"]));
+    // A mark for each row, its deviation and the sample beside its name.
+    let svg = String::from_utf8(mood.read("bytes.svg")).unwrap();
+    assert_eq!(svg.matches("<circle").count(), 2, "{svg}");
+    assert_refused(&picture(&["--data", "other"]), &["data set: expected one with a result, found other"]);
+
     // The same table of its results alone.
     let results = |more: &[&str]| mood.edge_patch(&[&["results", "results"], more].concat()).output().unwrap();
     assert_eq!(assert_succeeded(&results(&["-o", "again.md"])), said);

@@ -20,10 +20,11 @@ pub(crate) struct PlotArguments {
 
 #[derive(Subcommand)]
 enum PictureOf {
-    /// Draw how much each bias vector changed, by term and layer
+    /// Draw how much each bias vector changed, by term and layer, a panel for each patch
     Changes {
-        /// The patch to read
-        patch: PathBuf,
+        /// The patches to read
+        #[arg(required = true, value_name = "PATCH")]
+        patches: Vec<PathBuf>,
         /// Read the encoder from this bundle [default: the store]
         #[arg(long, value_name = "BUNDLE")]
         encoder: Option<PathBuf>,
@@ -42,6 +43,14 @@ enum PictureOf {
         #[arg(required = true, value_name = "LOG")]
         logs: Vec<PathBuf>,
     },
+    /// Draw the scores that table kept, by the bytes of the patch, a panel for each data set
+    Results {
+        /// The directory of results
+        results: PathBuf,
+        /// Draw these data sets, in this order [default: all]
+        #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
+        data: Vec<String>,
+    },
 }
 
 const EXAMPLES: &str = "\
@@ -51,19 +60,24 @@ Examples:
   edge-patch train ... -o sst2.bias --log sst2.jsonl
   edge-patch plot training sst2.jsonl -o training.png
   edge-patch train ... -o sst2.bias --train-sizes 100,300,1000 --log bitfit.jsonl
-  edge-patch plot sizes bitfit.jsonl full.jsonl -o sizes.png";
+  edge-patch plot sizes bitfit.jsonl full.jsonl -o sizes.png
+  edge-patch plot results RESULTS -o bytes.svg";
 
 /// Draws the picture, and writes it to a file or gives its lines for the terminal.
 pub(crate) fn run_plot(arguments: &PlotArguments) -> Result<Vec<String>> {
     let picture = match &arguments.of {
-        PictureOf::Changes { patch, encoder } => {
-            let opened = Patch::open(patch)?;
-            let (bundle, base) = open_encoder(encoder.as_deref(), &opened)?;
-            let report = inspect(&opened, file_bytes(patch)?, Some((bundle.manifest(), &base)));
-            Picture::of_changes(&report.map_err(|e| e.in_file(patch))?)
+        PictureOf::Changes { patches, encoder } => {
+            let report = |patch: &PathBuf| {
+                let opened = Patch::open(patch)?;
+                let (bundle, base) = open_encoder(encoder.as_deref(), &opened)?;
+                let report = inspect(&opened, file_bytes(patch)?, Some((bundle.manifest(), &base)));
+                Ok(report.map_err(|e| e.in_file(patch))?)
+            };
+            Picture::of_changes(&patches.iter().map(report).collect::<Result<Vec<_>>>()?)
         }
         PictureOf::Training { logs } => Picture::of_training(logs)?,
         PictureOf::Sizes { logs } => Picture::of_sizes(logs)?,
+        PictureOf::Results { results, data } => Picture::of_results(results, data)?,
     };
     let Some(output) = &arguments.output else { return Ok(picture.text()) };
     let bytes = if ends_in(output, "png") { picture.png()? } else { picture.svg()?.into_bytes() };

@@ -196,7 +196,7 @@ fn draw_cells<DB: DrawingBackend>(cells: &Cells, area: &DrawingArea<DB, Shift>, 
         .y_labels(cells.rows.len())
         .x_label_formatter(&number)
         .y_label_formatter(&name)
-        .x_desc(cells.across)
+        .x_desc(&cells.across)
         .label_style(font(unit))
         .axis_desc_style(font(unit))
         .draw()?;
@@ -245,6 +245,12 @@ fn draw_lines<DB: DrawingBackend>(lines: &Lines, area: &DrawingArea<DB, Shift>, 
         .draw()?;
     for (series, (_, color, dashed)) in lines.series.iter().zip(legend(lines)) {
         let marked = series.pieces.iter().map(Vec::len).sum::<usize>() <= MARKED;
+        for (x, least, most) in &series.bars {
+            chart.draw_series([PathElement::new(
+                vec![(*x, *least), (*x, *most)],
+                color.stroke_width(unit.unsigned_abs()),
+            )])?;
+        }
         for piece in &series.pieces {
             let style = color.stroke_width(unit.unsigned_abs());
             match dashed {

@@ -32,9 +32,9 @@ impl Picture {
             let several = (logs.len() > 1).then(|| name_of(path));
             for run in runs {
                 let name = run.name(several.as_deref());
-                losses.push(Series { name: name.clone(), pieces: pieces(&thinned(&run.losses)) });
-                scores.push(Series { name: name.clone(), pieces: pieces(&run.scores) });
-                tests.push(Series { name, pieces: pieces(&run.tests) });
+                losses.push(Series { name: name.clone(), pieces: pieces(&thinned(&run.losses)), bars: Vec::new() });
+                scores.push(Series { name: name.clone(), pieces: pieces(&run.scores), bars: Vec::new() });
+                tests.push(Series { name, pieces: pieces(&run.tests), bars: Vec::new() });
             }
         }
         let lines = |up: String, series| Lines { up, across: "step", logarithmic: false, series };
@@ -60,20 +60,24 @@ impl Picture {
             let entries = read_log(path)?;
             same_metric(&entries, &mut metric, path)?;
             // The last result of a size counts: a resumed command appends to its log.
-            let sizes = entries.iter().filter_map(|entry| match entry {
-                Entry::Size { texts, dev: Some(dev), test, .. } if *texts > 0 && drawable(*dev) => {
-                    Some((*texts, (Some(*dev), *test)))
-                }
-                _ => None,
-            });
-            let sizes: BTreeMap<usize, (Option<f64>, Option<f64>)> = sizes.collect();
+            let sizes: BTreeMap<usize, &Entry> = entries
+                .iter()
+                .filter_map(|entry| match entry {
+                    Entry::Size { texts, dev: Some(dev), .. } if *texts > 0 && drawable(*dev) => Some((*texts, entry)),
+                    _ => None,
+                })
+                .collect();
             if sizes.is_empty() {
                 return Err(nothing(path, "scores of sizes, as edge-patch train --train-sizes --log writes them"));
             }
-            let (dev, test): (Vec<Point>, Vec<Point>) =
-                sizes.into_iter().map(|(texts, (dev, test))| ((texts as f64, dev), (texts as f64, test))).unzip();
-            scores.push(Series { name: name_of(path), pieces: pieces(&dev) });
-            tests.push(Series { name: name_of(path), pieces: pieces(&test) });
+            scores.push(of_sizes(path, &sizes, |entry| match entry {
+                Entry::Size { dev, deviation, .. } => (*dev, *deviation),
+                _ => (None, None),
+            }));
+            tests.push(of_sizes(path, &sizes, |entry| match entry {
+                Entry::Size { test, test_deviation, .. } => (*test, *test_deviation),
+                _ => (None, None),
+            }));
         }
         let metric = metric.as_deref().unwrap_or("score");
         let panel = |set: &str, series: Vec<Series>| {
@@ -87,6 +91,23 @@ impl Picture {
         let title = "score by number of training texts".to_owned();
         Ok(Picture { title, panels })
     }
+}
+
+/// The scores of a log's sizes, and the bars of their deviations.
+fn of_sizes(
+    path: &Path,
+    sizes: &BTreeMap<usize, &Entry>,
+    score: impl Fn(&Entry) -> (Option<f64>, Option<f64>),
+) -> Series {
+    let scores = sizes.iter().map(|(texts, entry)| (*texts as f64, score(entry)));
+    let points: Vec<Point> = scores.clone().map(|(texts, (mean, _))| (texts, mean)).collect();
+    let bars = scores.filter_map(|(texts, (mean, deviation))| bar(texts, mean?, deviation?));
+    Series { name: name_of(path), pieces: pieces(&points), bars: bars.collect() }
+}
+
+/// The bar of a deviation, if it can be drawn.
+pub(super) fn bar(across: f64, mean: f64, deviation: f64) -> Option<(f64, f64, f64)> {
+    (drawable(mean) && drawable(deviation)).then_some((across, mean - deviation, mean + deviation))
 }
 
 /// At most some hundred points, each the mean of equally many: the losses of single steps differ much.

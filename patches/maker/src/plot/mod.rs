@@ -1,6 +1,6 @@
 //! Pictures of what training changed and of how it went.
 //!
-//! In: a [`Report`] that was made with its encoder, or logs of trainings. Out: a [`Picture`], which becomes SVG, PNG or
+//! In: a [`Report`] that was made with its encoder, logs of trainings, or kept results of a table. Out: a [`Picture`], which becomes SVG, PNG or
 //! lines for a terminal. Refused: logs that lack what is to be drawn, and logs whose scores are of different metrics.
 //!
 //! A picture is panels, one below the other: a heat map, or lines over an axis. SVG and PNG are drawn by the same code;
@@ -8,6 +8,7 @@
 
 mod axis;
 mod draw;
+mod kept;
 mod logs;
 mod runs;
 mod terminal;
@@ -36,7 +37,7 @@ struct Cells {
     rows: Vec<(String, Vec<Option<f32>>)>,
     columns: usize,
     /// What the columns are: the label of the x axis.
-    across: &'static str,
+    across: String,
     largest: f32,
 }
 
@@ -57,29 +58,26 @@ struct Lines {
 struct Series {
     name: String,
     pieces: Vec<Vec<(f64, f64)>>,
+    /// How far a value may be off: the x, the least and the most.
+    bars: Vec<(f64, f64, f64)>,
 }
 
 impl Picture {
-    /// The change of each bias, and of B of each low-rank term, by module and layer: the paper's Figure 1. Slots outside the layers are in the column of
-    /// layer 0.
-    pub fn of_changes(report: &Report) -> Self {
-        let mut cells = Cells { rows: Vec::new(), columns: 1, across: "layer", largest: 0.0 };
-        // A of a low-rank term starts at random, so its values say nothing of a change; B starts at zero.
-        for slot in report.slots.iter().filter(|slot| !slot.slot.starts_with("lora_a.")) {
-            let of_layer = slot.slot.rsplit_once('.').and_then(|(term, layer)| Some((term, layer.parse().ok()?)));
-            let (term, layer): (&str, usize) = of_layer.unwrap_or((&slot.slot, 0));
-            let at = cells.rows.iter().position(|(known, _)| known == term).unwrap_or_else(|| {
-                cells.rows.push((term.to_owned(), Vec::new()));
-                cells.rows.len() - 1
-            });
-            let row = &mut cells.rows[at].1;
-            row.resize(row.len().max(layer + 1), None);
-            row[layer] = slot.mean_change;
-            cells.columns = cells.columns.max(layer + 1);
-            cells.largest = cells.largest.max(slot.mean_change.unwrap_or(0.0));
+    /// The change of each bias, and of B of each low-rank term, by module and layer: the paper's Figure 1, a panel for
+    /// each patch. Slots outside the layers are in the column of layer 0. The largest change of all is the darkest.
+    pub fn of_changes(reports: &[Report]) -> Self {
+        let mut panels: Vec<Cells> = reports.iter().map(Cells::of_changes).collect();
+        let largest = panels.iter().map(|cells| cells.largest).fold(0.0, f32::max);
+        panels.iter_mut().for_each(|cells| cells.largest = largest);
+        let mut title = "mean absolute change by term and layer".to_owned();
+        match reports {
+            [report] => title = format!("{}: {title}", report.task.name()),
+            reports => {
+                let named = panels.iter_mut().zip(reports);
+                named.for_each(|(cells, report)| cells.across = format!("layer, {}", report.task.name()));
+            }
         }
-        let title = format!("{}: mean absolute change by term and layer", report.task.name());
-        Picture { title, panels: vec![Panel::Cells(cells)] }
+        Picture { title, panels: panels.into_iter().map(Panel::Cells).collect() }
     }
 
     /// As SVG.
@@ -105,6 +103,25 @@ impl Picture {
 }
 
 impl Cells {
+    fn of_changes(report: &Report) -> Self {
+        let mut cells = Cells { rows: Vec::new(), columns: 1, across: "layer".to_owned(), largest: 0.0 };
+        // A of a low-rank term starts at random, so its values say nothing of a change; B starts at zero.
+        for slot in report.slots.iter().filter(|slot| !slot.slot.starts_with("lora_a.")) {
+            let of_layer = slot.slot.rsplit_once('.').and_then(|(term, layer)| Some((term, layer.parse().ok()?)));
+            let (term, layer): (&str, usize) = of_layer.unwrap_or((&slot.slot, 0));
+            let at = cells.rows.iter().position(|(known, _)| known == term).unwrap_or_else(|| {
+                cells.rows.push((term.to_owned(), Vec::new()));
+                cells.rows.len() - 1
+            });
+            let row = &mut cells.rows[at].1;
+            row.resize(row.len().max(layer + 1), None);
+            row[layer] = slot.mean_change;
+            cells.columns = cells.columns.max(layer + 1);
+            cells.largest = cells.largest.max(slot.mean_change.unwrap_or(0.0));
+        }
+        cells
+    }
+
     /// A number as a fraction of the largest.
     fn fraction(&self, value: f32) -> f32 {
         if self.largest > 0.0 { value / self.largest } else { 0.0 }
@@ -119,7 +136,9 @@ impl Lines {
         let points = || self.series.iter().flat_map(|series| series.pieces.iter().flatten());
         let x = points().map(|point| point.0);
         let x = if self.logarithmic { Axis::logarithmic(x) } else { Axis::linear(x, 0.0) };
-        Some((x?, Axis::linear(points().map(|point| point.1), MARGIN)?))
+        let bars = self.series.iter().flat_map(|series| &series.bars);
+        let y = points().map(|point| point.1).chain(bars.flat_map(|bar| [bar.1, bar.2]));
+        Some((x?, Axis::linear(y, MARGIN)?))
     }
 
     /// The legend entry for the lines after the first `drawn`, if there are more.
@@ -136,7 +155,7 @@ mod tests {
     use super::*;
     use crate::SlotReport;
 
-    fn changes() -> Picture {
+    fn report() -> Report {
         let slot = |slot: &str, change: f32| SlotReport {
             slot: slot.to_owned(),
             values: 4,
@@ -145,14 +164,28 @@ mod tests {
             largest_change: Some(change),
         };
         let task = r#"{"name":"mood","kind":"regression"}"#;
-        Picture::of_changes(&Report {
+        Report {
             bytes: 1,
             encoder: String::new(),
             task: serde_json::from_str(task).unwrap(),
             slots: vec![slot("beln", 0.0), slot("bq.0", 0.1), slot("bq.1", 0.2), slot("bm2.1", 0.05)],
             head: Vec::new(),
             metadata: BTreeMap::new(),
-        })
+        }
+    }
+
+    fn changes() -> Picture {
+        Picture::of_changes(&[report()])
+    }
+
+    #[test]
+    fn several_patches_have_one_scale() {
+        let (mut less, more) = (report(), report());
+        less.slots.truncate(2);
+        let lines = Picture::of_changes(&[less, more]).text();
+        assert_eq!(lines[..2], ["mean absolute change by term and layer", "           0  layer, mood"]);
+        // Half of the largest change of the other.
+        assert_eq!((&*lines[3], &*lines[7]), ("bq       ▒▒▒", "bq       ▒▒▒ ███"));
     }
 
     #[test]
@@ -174,7 +207,8 @@ mod tests {
     #[test]
     fn more_lines_than_can_be_told_apart_are_counted() {
         let of = |count: usize| {
-            let series = |at: usize| Series { name: format!("log{at}"), pieces: vec![vec![(9.0, at as f64)]] };
+            let series =
+                |at: usize| Series { name: format!("log{at}"), pieces: vec![vec![(9.0, at as f64)]], bars: Vec::new() };
             let series = (1..=count).map(series).collect();
             let lines = Lines { up: "score".to_owned(), across: "texts", logarithmic: true, series };
             Picture { title: String::new(), panels: vec![Panel::Lines(lines)] }

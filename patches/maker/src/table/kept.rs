@@ -4,7 +4,7 @@
 //! which a cell without a result is a dash. Neither the data nor the encoder is needed. Refused: rows and data sets
 //! without any result, and files that end as results do and are none.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::{Cell, Row, report::Report};
 use crate::{Error, Result};
@@ -12,65 +12,84 @@ use crate::{Error, Result};
 /// The end of a result's name.
 const SUFFIX: &str = ".bias.json";
 
+/// The results that a directory keeps.
+pub(crate) struct Kept {
+    results: PathBuf,
+    /// Each with the name of its data set, in the order of these.
+    cells: Vec<(String, Cell)>,
+    rows: Vec<Row>,
+}
+
 /// The lines of the table of a directory's results. Without `rows`, slots come first, the smallest patch first, then
 /// weights; without `columns`, data sets are in the order of their names.
 ///
 /// # Errors
 /// When a file cannot be read or is no result, or a row or data set has no result.
 pub fn table_of(results: &Path, rows: &[Row], columns: &[String]) -> Result<Vec<String>> {
-    let cells = read(results)?;
-    let mut found_columns: Vec<&str> = cells.iter().map(|(column, _)| &**column).collect();
-    found_columns.dedup();
-    let found_rows = found_rows(&cells)?;
-    let none = |field: &str, found: &str| Error::Content {
-        path: results.to_owned(),
-        field: field.to_owned(),
-        expected: "one with a result".to_owned(),
-        found: found.to_owned(),
-    };
-    let columns: Vec<&str> =
-        if columns.is_empty() { found_columns } else { columns.iter().map(|name| &**name).collect() };
-    let rows: Vec<&Row> = if rows.is_empty() { found_rows.iter().collect() } else { rows.iter().collect() };
-    let of = |column: &str, row: &str| {
-        cells.iter().find(|(of, cell)| of == column && cell.name == row).map(|(_, cell)| cell)
-    };
-    if let Some(column) = columns.iter().find(|column| !cells.iter().any(|(of, _)| of == *column)) {
-        return Err(none("data set", column));
-    }
-    if let Some(row) = rows.iter().find(|row| !cells.iter().any(|(_, cell)| cell.name == row.name)) {
-        return Err(none("row", &row.name));
-    }
-    let cells = columns.iter().flat_map(|column| rows.iter().map(|row| of(column, &row.name))).collect();
-    Ok(Report { columns, rows, cells }.lines())
+    Ok(Kept::read(results)?.report(rows, columns)?.lines())
 }
 
-/// The results, each with the name of its data set, in the order of these.
-fn read(results: &Path) -> Result<Vec<(String, Cell)>> {
-    let failed = || bias_patch::Error::io(results, "read");
-    let mut cells = Vec::new();
-    for entry in results.read_dir().map_err(failed())? {
-        let path = entry.map_err(failed())?.path();
-        let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(SUFFIX));
-        let Some(name) = name else { continue };
-        let cell = Cell::read(&path)?;
-        let column = name.strip_suffix(&*cell.name).and_then(|column| column.strip_suffix('-'));
-        let column = column.ok_or_else(|| Error::Content {
-            path: path.clone(),
-            field: "name".to_owned(),
-            expected: format!("DATA-{}{SUFFIX}, as its row is called", cell.name),
-            found: "another name".to_owned(),
-        })?;
-        cells.push((column.to_owned(), cell));
+impl Kept {
+    /// Reads all results.
+    ///
+    /// # Errors
+    /// When a file cannot be read or is no result, or there is none.
+    pub fn read(results: &Path) -> Result<Self> {
+        let failed = || bias_patch::Error::io(results, "read");
+        let mut cells = Vec::new();
+        for entry in results.read_dir().map_err(failed())? {
+            let path = entry.map_err(failed())?.path();
+            let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(SUFFIX));
+            let Some(name) = name else { continue };
+            let cell = Cell::read(&path)?;
+            let column = name.strip_suffix(&*cell.name).and_then(|column| column.strip_suffix('-'));
+            let column = column.ok_or_else(|| Error::Content {
+                path: path.clone(),
+                field: "name".to_owned(),
+                expected: format!("DATA-{}{SUFFIX}, as its row is called", cell.name),
+                found: "another name".to_owned(),
+            })?;
+            cells.push((column.to_owned(), cell));
+        }
+        if cells.is_empty() {
+            return Err(Error::Content {
+                path: results.to_owned(),
+                field: "directory".to_owned(),
+                expected: format!("results of edge-patch table, DATA-ROW{SUFFIX}"),
+                found: "none".to_owned(),
+            });
+        }
+        cells.sort_by(|(one, _), (other, _)| one.cmp(other));
+        let rows = found_rows(&cells)?;
+        Ok(Kept { results: results.to_owned(), cells, rows })
     }
-    cells.sort_by(|(one, _), (other, _)| one.cmp(other));
-    match cells.is_empty() {
-        true => Err(Error::Content {
-            path: results.to_owned(),
-            field: "directory".to_owned(),
-            expected: format!("results of edge-patch table, DATA-ROW{SUFFIX}"),
-            found: "none".to_owned(),
-        }),
-        false => Ok(cells),
+
+    /// The results of some rows and data sets, in this order; of all where none are given.
+    ///
+    /// # Errors
+    /// When one of these has no result.
+    pub fn report<'a>(&'a self, rows: &'a [Row], columns: &'a [String]) -> Result<Report<'a>> {
+        let none = |field: &str, found: &str| Error::Content {
+            path: self.results.clone(),
+            field: field.to_owned(),
+            expected: "one with a result".to_owned(),
+            found: found.to_owned(),
+        };
+        let mut all: Vec<&str> = self.cells.iter().map(|(column, _)| &**column).collect();
+        all.dedup();
+        let columns: Vec<&str> = if columns.is_empty() { all } else { columns.iter().map(|name| &**name).collect() };
+        let rows: Vec<&Row> = if rows.is_empty() { &self.rows } else { rows }.iter().collect();
+        if let Some(column) = columns.iter().find(|column| !self.cells.iter().any(|(of, _)| of == *column)) {
+            return Err(none("data set", column));
+        }
+        if let Some(row) = rows.iter().find(|row| !self.cells.iter().any(|(_, cell)| cell.name == row.name)) {
+            return Err(none("row", &row.name));
+        }
+        let of = |column: &str, row: &str| {
+            self.cells.iter().find(|(of, cell)| of == column && cell.name == row).map(|(_, cell)| cell)
+        };
+        let cells = columns.iter().flat_map(|column| rows.iter().map(|row| of(column, &row.name))).collect();
+        Ok(Report { columns, rows, cells })
     }
 }
 

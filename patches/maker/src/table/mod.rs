@@ -23,6 +23,7 @@ use edge_bundle::Element;
 use edge_run::Encoder;
 
 pub use cell::{Cell, OfPatch};
+pub(crate) use kept::Kept;
 pub use kept::table_of;
 pub use paper::{Model, recipe as recipe_of_paper};
 use report::Report;

@@ -12,7 +12,7 @@ use super::{
 use crate::train::{RateScores, Spread, Weights, best_rate, by_learning_rate};
 
 /// The results of a table.
-pub(super) struct Report<'a> {
+pub(crate) struct Report<'a> {
     /// The names of data sets.
     pub columns: Vec<&'a str>,
     pub rows: Vec<&'a Row>,
@@ -48,13 +48,13 @@ impl<'a> Report<'a> {
     }
 
     /// The cells of a data set, one for each row.
-    fn of_column(&self, column: usize) -> &[Option<&'a Cell>] {
+    pub fn of_column(&self, column: usize) -> &[Option<&'a Cell>] {
         let width = self.rows.len();
         &self.cells[column * width..(column + 1) * width]
     }
 
     /// Whether a data set has a test set.
-    fn tested(&self, column: usize) -> bool {
+    pub fn tested(&self, column: usize) -> bool {
         self.of_column(column).iter().flatten().any(|cell| cell.tested())
     }
 
