@@ -24,6 +24,8 @@ SHAPES = {
     "ettin-17m": ("modernbert", dict(hidden_size=256, num_hidden_layers=7, num_attention_heads=4, intermediate_size=384, vocab_size=50368, max_position_embeddings=7999, local_attention=128, local_rope_theta=160000.0)),
     "albert-base-v2": ("albert", dict(hidden_size=768, embedding_size=128, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072, vocab_size=30000, max_position_embeddings=512)),
     "bert-base": ("bert", dict(hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072, vocab_size=30522, max_position_embeddings=512)),
+    "bert-large": ("bert", dict(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096, vocab_size=30522, max_position_embeddings=512)),
+    "roberta-base": ("roberta", dict(hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072, vocab_size=50265, max_position_embeddings=514)),
     "deberta-v3-small": ("deberta-v3", dict(hidden_size=768, num_hidden_layers=6, num_attention_heads=12, intermediate_size=3072, vocab_size=128100, max_position_embeddings=512, position_buckets=256)),
     "multilingual-e5-small": ("xlm-roberta", dict(hidden_size=384, num_hidden_layers=12, num_attention_heads=12, intermediate_size=1536, vocab_size=250037, max_position_embeddings=514)),
 }

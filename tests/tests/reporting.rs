@@ -220,7 +220,7 @@ fn a_table_is_made_once() {
             "--data",
             "mood=task.json,train.tsv,dev.tsv,F1",
             "--rows",
-            "frozen,bq+bm2",
+            "frozen,bq+lora:q@1",
         ];
         let files = ["--results", "results", "-o", "table.md"];
         mood.edge_patch(&[&fixed[..], &files, recipe].concat()).output().unwrap()
@@ -228,21 +228,22 @@ fn a_table_is_made_once() {
     let recipe = ["--lr", "1e-2", "--epochs", "2", "--seeds", "2"];
     let first = table(&recipe);
     let progress = String::from_utf8_lossy(&first.stderr);
-    for line in ["cell 1/2, frozen on mood, run 1/2, ", "cell 2/2, bq+bm2 on mood, run 2/2, "] {
+    for line in ["cell 1/2, frozen on mood, run 1/2, ", "cell 2/2, bq+lora:q@1 on mood, run 2/2, "] {
         assert!(progress.contains(line), "{line} in {progress}");
     }
     let said = assert_succeeded(&first);
-    for part in ["mood, F1", "| frozen |", "| bq+bm2 |", " ± ", "over 2 seeds"] {
+    for part in ["mood, F1", "| frozen |", "| bq+lora:q@1 |", " ± ", "over 2 seeds"] {
         assert!(said.contains(part), "{part} in {said}");
     }
     assert_eq!(mood.read("table.md"), said.as_bytes());
     let kept = || fs::metadata(mood.path("results/mood-frozen.bias")).unwrap().modified().unwrap();
     let before = kept();
+    assert!(mood.path("results/mood-bq+lora.q@1.bias.json").exists());
     assert_eq!(assert_succeeded(&table(&recipe)), said);
     assert_eq!(kept(), before);
     let picture = |more: &[&str]| mood.edge_patch(&[&["plot", "results", "results"], more].concat()).output().unwrap();
     let drawn = assert_succeeded(&picture(&[]));
-    for part in ["mood: F1 on dev", "a  frozen", "b  bq+bm2", "bytes of the patch"] {
+    for part in ["mood: F1 on dev", "a  frozen", "b  bq+lora:q@1", "bytes of the patch"] {
         assert!(drawn.contains(part), "{part} in {drawn}");
     }
     assert_succeeded(&picture(&["--data", "mood", "-o", "bytes.svg"]));
@@ -255,7 +256,7 @@ fn a_table_is_made_once() {
     let results = |more: &[&str]| mood.edge_patch(&[&["results", "results"], more].concat()).output().unwrap();
     assert_eq!(assert_succeeded(&results(&["-o", "again.md"])), said);
     assert_eq!(mood.read("again.md"), said.as_bytes());
-    let turned = assert_succeeded(&results(&["--rows", "bq+bm2,frozen", "--data", "mood"]));
+    let turned = assert_succeeded(&results(&["--rows", "bq+lora:q@1,frozen", "--data", "mood"]));
     assert_eq!(turned.lines().nth(2), said.lines().nth(3));
     fs::copy(mood.path("results/mood-frozen.bias.json"), mood.path("results/other-frozen.bias.json")).unwrap();
     let row = assert_succeeded(&results(&[]));

@@ -36,19 +36,28 @@ impl Kept {
     /// When a file cannot be read or is no result, or there is none.
     pub fn read(results: &Path) -> Result<Self> {
         let failed = || bias_patch::Error::io(results, "read");
-        let mut cells = Vec::new();
+        let (mut cells, mut rows) = (Vec::new(), Vec::new());
         for entry in results.read_dir().map_err(failed())? {
             let path = entry.map_err(failed())?.path();
             let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(SUFFIX));
             let Some(name) = name else { continue };
             let cell = Cell::read(&path)?;
-            let column = name.strip_suffix(&*cell.name).and_then(|column| column.strip_suffix('-'));
+            let row: Row = cell.name.parse().map_err(|expected| Error::Content {
+                path: path.clone(),
+                field: "name of the row".to_owned(),
+                expected,
+                found: cell.name.clone(),
+            })?;
+            let column = name.strip_suffix(&*row.file_name()).and_then(|column| column.strip_suffix('-'));
             let column = column.ok_or_else(|| Error::Content {
                 path: path.clone(),
                 field: "name".to_owned(),
-                expected: format!("DATA-{}{SUFFIX}, as its row is called", cell.name),
+                expected: format!("DATA-{}{SUFFIX}, as its row is called", row.file_name()),
                 found: "another name".to_owned(),
             })?;
+            if !rows.iter().any(|known: &Row| known.name == row.name) {
+                rows.push(row);
+            }
             cells.push((column.to_owned(), cell));
         }
         if cells.is_empty() {
@@ -60,7 +69,7 @@ impl Kept {
             });
         }
         cells.sort_by(|(one, _), (other, _)| one.cmp(other));
-        let rows = found_rows(&cells)?;
+        rows.sort_by_key(|row| rank(row, &cells));
         Ok(Kept { results: results.to_owned(), cells, rows })
     }
 
@@ -93,22 +102,9 @@ impl Kept {
     }
 }
 
-/// The rows of results: slots, the smallest patch first, then weights.
-fn found_rows(cells: &[(String, Cell)]) -> Result<Vec<Row>> {
-    let mut rows: Vec<((bool, usize), Row)> = Vec::new();
-    for (_, cell) in cells {
-        if rows.iter().any(|(_, row)| row.name == cell.name) {
-            continue;
-        }
-        let row: Row = cell.name.parse().map_err(|expected| Error::Recipe {
-            field: "row of a result".to_owned(),
-            expected,
-            found: cell.name.clone(),
-        })?;
-        let bytes =
-            cells.iter().filter(|(_, of)| of.name == cell.name).filter_map(|(_, of)| Some(of.patch.as_ref()?.bytes[0]));
-        rows.push(((row.weights.is_some(), bytes.max().unwrap_or(0)), row));
-    }
-    rows.sort_by_key(|(order, _)| *order);
-    Ok(rows.into_iter().map(|(_, row)| row).collect())
+/// Where a row stands: slots, the smallest patch first, then weights.
+fn rank(row: &Row, cells: &[(String, Cell)]) -> (bool, usize) {
+    let of_row = cells.iter().filter(|(_, cell)| cell.name == row.name);
+    let bytes = of_row.filter_map(|(_, cell)| Some(cell.patch.as_ref()?.bytes[0]));
+    (row.weights.is_some(), bytes.max().unwrap_or(0))
 }

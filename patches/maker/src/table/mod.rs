@@ -182,7 +182,7 @@ impl Table<'_> {
     }
 
     fn output(&self, column: &Column, row: &Row) -> PathBuf {
-        self.results.join(format!("{}-{}.bias", column.name, row.name))
+        self.results.join(format!("{}-{}.bias", column.name, row.file_name()))
     }
 
     /// Does the trainings that have no result yet, and writes the table of all cells. Gives its lines.
@@ -208,6 +208,13 @@ impl Table<'_> {
         let lines = report.lines();
         atomic::write_file(output, (lines.join("\n") + "\n").as_bytes())?;
         Ok(lines)
+    }
+}
+
+impl Row {
+    /// Its name in names of files: not every system takes a colon there.
+    fn file_name(&self) -> String {
+        self.name.replace(':', ".")
     }
 }
 
