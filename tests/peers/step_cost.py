@@ -63,13 +63,14 @@ def main():
     print("|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as directory:
         directory = pathlib.Path(directory)
-        # A letter is a token to these tokenizers; two more are special.
-        text = " ".join("abcdefgh"[at % 8] for at in range(arguments.tokens - 2))
+        # A letter is at least one token; what is too long is cut to so many.
+        text = " ".join("abcdefgh"[at % 8] for at in range(arguments.tokens))
         for steps in (5, 15):
             rows = [f"{text}\t{'no' if at % 2 else 'yes'}" for at in range(steps * BATCH)]
             (directory / f"{steps}.tsv").write_text("\n".join(["sentence\tlabel", *rows]) + "\n")
         (directory / "dev.tsv").write_text(f"sentence\tlabel\n{text}\tyes\n{text}\tno\n")
-        task = {"name": "steps", "kind": "classification", "labels": ["no", "yes"], "pooling": "mean", "max_length": 512}
+        task = {"name": "steps", "kind": "classification", "labels": ["no", "yes"], "pooling": "mean",
+                "max_length": arguments.tokens}
         (directory / "task.json").write_text(json.dumps(task))
         for bundle in arguments.bundles:
             for trained in arguments.trained:

@@ -308,6 +308,9 @@ fn tables_of_the_paper_are_of_its_encoders() {
         assert!(!mood.path("none").exists(), "{said}");
     }
 
+    let rate = table("full@1e-4@1e9", "b=task.json,train.tsv,dev.tsv", "t.md");
+    assert!(String::from_utf8_lossy(&rate.stderr).contains("expected learning rates in (0, 1)"), "{rate:?}");
+
     // Another encoder has the rows of Table 3 and the data sets that there are.
     fs::create_dir_all(mood.path("glue/SST-2")).unwrap();
     for (from, to) in [("train.tsv", "train.tsv"), ("dev.tsv", "dev.tsv"), ("dev.tsv", "test.tsv")] {

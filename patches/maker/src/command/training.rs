@@ -53,7 +53,7 @@ pub(crate) struct TrainArguments {
     #[arg(long, value_name = "WHICH")]
     weights: Option<Weights>,
     /// Pool a text's tokens into one vector this way, in place of the task's
-    #[arg(long, value_name = "HOW", value_parser = ["cls", "mean", "pooler"])]
+    #[arg(long, value_name = "HOW", value_parser = ["cls", "mean", "pooler", "last"])]
     pooling: Option<String>,
     /// Score by this metric, such as F1 or Matthews [default: the first of the task's kind]
     #[arg(long, value_name = "NAME")]

@@ -245,6 +245,9 @@ impl FromStr for Row {
         while let Some((before, Some(rate))) = split(word).filter(|(_, rate)| rate.is_some_and(Recipe::takes_rate)) {
             (word, learning_rates) = (before, [vec![rate], learning_rates].concat());
         }
+        if let Some((_, last)) = word.rsplit_once('@').filter(|(_, last)| last.contains(['.', 'e', '-'])) {
+            return Err(format!("expected learning rates in (0, 1) and ranks that are whole numbers, found {last}"));
+        }
         let weights = Weights::from_str(word, false).ok();
         let slots = if weights.is_some() { "all" } else { word };
         let slots = slots.parse().map_err(|error: Error| error.to_string())?;

@@ -1,0 +1,98 @@
+#!/usr/bin/env python3
+"""Trains the tables of PAPER.md as far as results/ does not have them, and writes its tables and pictures.
+
+usage: paper.py BUNDLE DATA [--only NAME ...] [--page]
+(edge-patch is on the PATH; BUNDLE is an encoder in f32; DATA has a directory for each data set: CoLA, MRPC, RTE and so on, each with
+train, dev and perhaps test files in the formats of edge-patch train)
+
+Every result is kept in results/, so a run that was stopped goes on where it was. --page writes the page from what is kept, and
+trains nothing.
+"""
+
+import argparse
+import pathlib
+import re
+import subprocess
+
+LIBRARY = pathlib.Path(__file__).resolve().parent
+RESULTS = LIBRARY / "results"
+
+# Name of a data set: directory, task, metric.
+DATA_SETS = {
+    "cola": ("CoLA", "cola", "Matthews"),
+    "rte": ("RTE", "rte", "accuracy"),
+    "mrpc": ("MRPC", "mrpc", "accuracy"),
+    "stsb": ("STS-B", "stsb", "Spearman"),
+    "sst2s": ("SST2-sentences", "sst2", "accuracy"),
+    "sst2": ("SST-2", "sst2", "accuracy"),
+    "qnli": ("QNLI", "qnli", "accuracy"),
+    "qqp": ("QQP", "qqp", "accuracy"),
+    "pos": ("UD-EWT-POS", "pos", "token accuracy"),
+    "policyqa": ("PolicyQA", "answer", "F1"),
+}
+
+# Rows that share flags. Full fine-tuning is done for 3 epochs, as is usual, at the best of three learning rates.
+ROWS = [
+    (["all+lora:all@1", "all", "frozen"], []),
+    (["full@3e-5@1e-4@3e-4"], ["--epochs", "3", "--rate-by-first-seed"]),
+    (["all+lora:q+v@1", "bq+bm2", "bq", "bm2"], []),
+    (["random", "rows"], []),
+]
+
+
+def edge_patch(*arguments):
+    return subprocess.run(["edge-patch", *map(str, arguments)], check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def data(name, directory):
+    """The value of --data for a data set, or None where it is not there."""
+    place, task, metric = DATA_SETS[name]
+    files = {part: next(iter(sorted((directory / place).glob(f"{part}.*"))), None) for part in ("train", "dev", "test")}
+    if not files["train"] or not files["dev"]:
+        return None
+    test = f",test={files['test']}" if files["test"] else ""
+    return f"{name}={LIBRARY / 'tasks' / task}.json,{files['train']},{files['dev']},{metric}{test}"
+
+
+def train(bundle, directory, only):
+    for rows, flags in ROWS:
+        for name in only:
+            column = data(name, directory)
+            if column is None:
+                print(f"{name}: no files in {directory / DATA_SETS[name][0]}")
+                continue
+            for row in rows:
+                # A cell at a time: --cell writes no table.
+                edge_patch("table", "--encoder", bundle, "--data", column, "--rows", row, "--seeds", 3, "--results", RESULTS,
+                           "--cell", "0/1", *flags)
+
+
+def page():
+    """Writes the parts of PAPER.md that are made, each between its two marks."""
+    path = LIBRARY / "PAPER.md"
+    text = path.read_text()
+    table = edge_patch("results", RESULTS).strip()
+    marked = r"(<!-- made by paper.py: results -->\n).*?(<!-- end -->)"
+    text, count = re.subn(marked, lambda found: f"{found[1]}\n{table}\n\n{found[2]}", text, flags=re.DOTALL)
+    if count != 1:
+        raise SystemExit(f"{path}: expected one place for the results, found {count}")
+    path.write_text(text)
+    edge_patch("plot", "results", RESULTS, "-o", LIBRARY / "pictures/bytes.svg")
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("bundle", type=pathlib.Path, nargs="?")
+    parser.add_argument("data", type=pathlib.Path, nargs="?")
+    parser.add_argument("--only", nargs="+", choices=DATA_SETS, default=list(DATA_SETS))
+    parser.add_argument("--page", action="store_true")
+    arguments = parser.parse_args()
+    if not arguments.page:
+        if not arguments.bundle or not arguments.data:
+            parser.error("expected BUNDLE and DATA, or --page")
+        train(arguments.bundle.resolve(), arguments.data.resolve(), arguments.only)
+    page()
+
+
+if __name__ == "__main__":
+    main()
