@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """Trains the tables of PAPER.md as far as results/ does not have them, and writes its tables and pictures.
 
-usage: paper.py BUNDLE DATA [--only NAME ...] [--page]
+usage: paper.py BUNDLE DATA [--only NAME ...] [--page] [--results DIR]
 (edge-patch is on the PATH; BUNDLE is an encoder in f32; DATA has a directory for each data set: CoLA, MRPC, RTE and so on, each with
-train, dev and perhaps test files in the formats of edge-patch train)
+train and dev files in the formats of edge-patch train, and a test file only if it has labels)
 
-Every result is kept in results/, so a run that was stopped goes on where it was. --page writes the page from what is kept, and
-trains nothing.
+Every result is kept, so a run that was stopped goes on where it was. --page writes the page from what is kept, and trains nothing.
+With --results DIR results are kept there, as on another kind of processor they have to be, and the page is written there too.
 """
 
 import argparse
@@ -15,7 +15,6 @@ import re
 import subprocess
 
 LIBRARY = pathlib.Path(__file__).resolve().parent
-RESULTS = LIBRARY / "results"
 
 # Name of a data set: directory, task, metric.
 DATA_SETS = {
@@ -31,7 +30,7 @@ DATA_SETS = {
     "policyqa": ("PolicyQA", "answer", "F1"),
 }
 
-# Rows that share flags. Full fine-tuning is done for 3 epochs, as is usual, at the best of three learning rates.
+# Rows and their flags, the most wanted first. Full fine-tuning is done for 3 epochs, as is usual, at the best of three learning rates.
 ROWS = [
     (["all+lora:all@1", "all", "frozen"], []),
     (["full@3e-5@1e-4@3e-4"], ["--epochs", "3", "--rate-by-first-seed"]),
@@ -41,7 +40,10 @@ ROWS = [
 
 
 def edge_patch(*arguments):
-    return subprocess.run(["edge-patch", *map(str, arguments)], check=True, stdout=subprocess.PIPE, text=True).stdout
+    done = subprocess.run(["edge-patch", *map(str, arguments)], stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise SystemExit(done.returncode)
+    return done.stdout
 
 
 def data(name, directory):
@@ -54,30 +56,31 @@ def data(name, directory):
     return f"{name}={LIBRARY / 'tasks' / task}.json,{files['train']},{files['dev']},{metric}{test}"
 
 
-def train(bundle, directory, only):
+def train(bundle, directory, only, results):
+    columns = {name: data(name, directory) for name in only}
+    for name in [name for name in only if columns[name] is None]:
+        print(f"{name}: left out, no train and dev files in {directory / DATA_SETS[name][0]}")
     for rows, flags in ROWS:
-        for name in only:
-            column = data(name, directory)
-            if column is None:
-                print(f"{name}: no files in {directory / DATA_SETS[name][0]}")
-                continue
+        for column in [columns[name] for name in only if columns[name]]:
             for row in rows:
                 # A cell at a time: --cell writes no table.
-                edge_patch("table", "--encoder", bundle, "--data", column, "--rows", row, "--seeds", 3, "--results", RESULTS,
+                edge_patch("table", "--encoder", bundle, "--data", column, "--rows", row, "--seeds", 3, "--results", results,
                            "--cell", "0/1", *flags)
 
 
-def page():
-    """Writes the parts of PAPER.md that are made, each between its two marks."""
+def page(results):
+    """Writes the part of PAPER.md that is made, between its two marks, and the picture."""
     path = LIBRARY / "PAPER.md"
     text = path.read_text()
-    table = edge_patch("results", RESULTS).strip()
+    table = edge_patch("results", results).strip()
     marked = r"(<!-- made by paper.py: results -->\n).*?(<!-- end -->)"
     text, count = re.subn(marked, lambda found: f"{found[1]}\n{table}\n\n{found[2]}", text, flags=re.DOTALL)
     if count != 1:
         raise SystemExit(f"{path}: expected one place for the results, found {count}")
-    path.write_text(text)
-    edge_patch("plot", "results", RESULTS, "-o", LIBRARY / "pictures/bytes.svg")
+    place = LIBRARY if results == LIBRARY / "results" else results
+    (place / "pictures").mkdir(exist_ok=True)
+    (place / "PAPER.md").write_text(text)
+    edge_patch("plot", "results", results, "-o", place / "pictures/bytes.svg")
 
 
 def main():
@@ -86,12 +89,13 @@ def main():
     parser.add_argument("data", type=pathlib.Path, nargs="?")
     parser.add_argument("--only", nargs="+", choices=DATA_SETS, default=list(DATA_SETS))
     parser.add_argument("--page", action="store_true")
+    parser.add_argument("--results", type=pathlib.Path, default=LIBRARY / "results")
     arguments = parser.parse_args()
     if not arguments.page:
         if not arguments.bundle or not arguments.data:
             parser.error("expected BUNDLE and DATA, or --page")
-        train(arguments.bundle.resolve(), arguments.data.resolve(), arguments.only)
-    page()
+        train(arguments.bundle.resolve(), arguments.data.resolve(), arguments.only, arguments.results.resolve())
+    page(arguments.results.resolve())
 
 
 if __name__ == "__main__":

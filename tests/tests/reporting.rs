@@ -4,7 +4,7 @@ use std::fs;
 
 use bias_patch::Patch;
 use serde_json::Value;
-use system_tests::{assert_refused, assert_succeeded, mood::Mood, patch, task};
+use system_tests::{assert_refused, assert_succeeded, command, fixtures, mood::Mood, patch, task};
 
 /// The cells of a row of a Markdown table.
 fn cells(line: &str) -> Vec<&str> {
@@ -26,7 +26,7 @@ fn pictures_are_of_patches_and_of_logs() {
     let changes = ["changes", "all-96.bias", "--encoder", "bundle"];
     let several = ["changes", "all-24.bias", "all-96.bias", "--encoder", "bundle"];
     let cases: [(&[&str], &[&str]); 4] = [
-        (&several, &["mean absolute change by term and layer", "layer, mood"]),
+        (&several, &["mean absolute change by term and layer", "layer, all-24", "layer, all-96"]),
         (&changes, &["mood: mean absolute change", "beln", "bln2", "layer"]),
         (
             &["training", "all.jsonl"],
@@ -270,6 +270,11 @@ fn a_table_is_made_once() {
     }
     fs::rename(mood.path("results/other-frozen.bias.json"), mood.path("results/other-all.bias.json")).unwrap();
     assert_refused(&results(&[]), &["other-all.bias.json: name: expected DATA-frozen.bias.json"]);
+    fs::remove_file(mood.path("results/other-all.bias.json")).unwrap();
+    let other = String::from_utf8(mood.read("results/mood-frozen.bias.json")).unwrap();
+    mood.write("results/mood-frozen.bias.json", other.replace("\"F1\"", "\"accuracy\""));
+    assert_refused(&results(&[]), &["results of mood: expected the same metric and sets, "]);
+    mood.write("results/mood-frozen.bias.json", other);
     fs::create_dir(mood.path("empty")).unwrap();
     assert_refused(&mood.edge_patch(&["results", "empty"]).output().unwrap(), &["empty: directory: expected results"]);
 
@@ -308,6 +313,9 @@ fn tables_of_the_paper_are_of_its_encoders() {
         assert!(!mood.path("none").exists(), "{said}");
     }
 
+    // A list may end at a rank.
+    let rank = table("lora:q@1+beln", "b=task.json,train.tsv,absent.tsv", "t.md");
+    assert_refused(&rank, &["absent.tsv: cannot open"]);
     let rate = table("full@1e-4@1e9", "b=task.json,train.tsv,dev.tsv", "t.md");
     assert!(String::from_utf8_lossy(&rate.stderr).contains("expected learning rates in (0, 1)"), "{rate:?}");
 
@@ -374,4 +382,21 @@ fn a_table_has_a_column_for_a_test_set() {
         let refused = table(data, &[]);
         assert!(refused.status.code() == Some(2), "{}", String::from_utf8_lossy(&refused.stderr));
     }
+}
+
+#[test]
+fn the_page_of_the_paper_is_that_of_its_results() {
+    let library = fixtures().ancestors().nth(2).unwrap().join("patches/library");
+    let home = tempfile::TempDir::new().unwrap();
+    let edge_patch = |arguments: &[&str]| {
+        let mut command = command("edge-patch", home.path());
+        assert_succeeded(&command.current_dir(&library).args(arguments).output().unwrap())
+    };
+    let table = edge_patch(&["results", "results"]);
+    let page = fs::read_to_string(library.join("PAPER.md")).unwrap();
+    let made = page.split_once("<!-- made by paper.py: results -->").unwrap().1.split_once("<!-- end -->").unwrap().0;
+    assert_eq!(made.trim(), table.trim());
+    let picture = home.path().join("bytes.svg");
+    edge_patch(&["plot", "results", "results", "-o", picture.to_str().unwrap()]);
+    assert_eq!(fs::read(&picture).unwrap(), fs::read(library.join("pictures/bytes.svg")).unwrap());
 }

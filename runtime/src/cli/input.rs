@@ -1,8 +1,8 @@
 //! Texts from lines, TSV, JSON lines or a JSON array.
 //!
 //! In: any bytes. Out: one [`Record`] for each line of data or element of the array, with its number. A bad line also gives a record,
-//! with the reason, so that answers stay in step with lines. Refused as a whole: a TSV header without a column of text,
-//! and a line of more than 64 MiB.
+//! with the reason, so that answers stay in step with lines. Refused as a whole: a TSV header without a column of text.
+//! A line of more than 64 MiB ends the input with an error.
 //! GLUE's files are read unchanged: a tab always ends a cell, also between quotes, and CoLA's files have no header. A
 //! caller that needs more of a line than its texts, such as a label, gets its [`Row`].
 
@@ -149,7 +149,7 @@ impl<R: BufRead> Records<R> {
     /// The next record; none at the end.
     ///
     /// # Errors
-    /// When the input cannot be read.
+    /// When the input cannot be read, or a line is too long.
     pub fn next_record(&mut self) -> Result<Option<Record>> {
         Ok(self.next_with(|_| ())?.map(|(record, _)| record))
     }
@@ -158,7 +158,7 @@ impl<R: BufRead> Records<R> {
     /// is not JSON, `more` is not called.
     ///
     /// # Errors
-    /// When the input cannot be read.
+    /// When the input cannot be read, or a line is too long.
     pub fn next_with<T>(&mut self, more: impl FnOnce(Row<'_>) -> T) -> Result<Option<(Record, Option<T>)>> {
         let line = match self.held.take() {
             Some(held) => Ok(Some(held)),

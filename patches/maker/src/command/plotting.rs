@@ -71,7 +71,8 @@ pub(crate) fn run_plot(arguments: &PlotArguments) -> Result<Vec<String>> {
                 let opened = Patch::open(patch)?;
                 let (bundle, base) = open_encoder(encoder.as_deref(), &opened)?;
                 let report = inspect(&opened, file_bytes(patch)?, Some((bundle.manifest(), &base)));
-                Ok(report.map_err(|e| e.in_file(patch))?)
+                let name = patch.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+                Ok((name, report.map_err(|e| e.in_file(patch))?))
             };
             Picture::of_changes(&patches.iter().map(report).collect::<Result<Vec<_>>>()?)
         }

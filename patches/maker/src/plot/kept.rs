@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use super::{Lines, Panel, Picture, Series, logs::bar};
+use super::{
+    Lines, Panel, Picture, Series,
+    logs::{bar, drawable},
+};
 use crate::{Result, table::Kept, train::best_rate};
 
 impl Picture {
@@ -17,17 +20,17 @@ impl Picture {
         let panels = report.columns.iter().enumerate().map(|(column, name)| {
             let tested = report.tested(column);
             let cells: Vec<_> = report.of_column(column).iter().copied().flatten().collect();
-            let bytes = |at: usize| cells[at].patch.as_ref().map(|patch| patch.bytes[1] as f64);
+            let bytes = |at: usize| cells[at].patch.as_ref().map(|patch| patch.bytes[1].max(1) as f64);
             let known = || (0..cells.len()).filter_map(bytes);
-            let (least, most) = (known().fold(f64::INFINITY, f64::min), known().fold(0.0, f64::max));
+            // A level line goes from the bytes of the smallest patch to those of the largest, and a bit beyond both.
+            let (least, most) = (0.8 * known().fold(1e6, f64::min), 1.2 * known().fold(1.0, f64::max));
             let series = cells.iter().enumerate().filter_map(|(at, cell)| {
                 let of = best_rate(&cell.runs)?;
                 let scores = if tested { of.test? } else { of.dev };
-                let across = match bytes(at) {
-                    Some(bytes) => vec![bytes],
-                    None if least < most => vec![least, most],
-                    None => return None,
-                };
+                let across = bytes(at).map_or_else(|| vec![least.min(most), most], |bytes| vec![bytes]);
+                if !drawable(scores.mean) {
+                    return None;
+                }
                 let bars = bytes(at).zip(scores.deviation).and_then(|(x, deviation)| bar(x, scores.mean, deviation));
                 Some(Series {
                     name: cell.name.clone(),

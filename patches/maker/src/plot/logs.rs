@@ -151,7 +151,7 @@ fn same_metric(entries: &[Entry], metric: &mut Option<String>, path: &Path) -> R
 }
 
 /// Whether an axis can span a value: differences of larger ones may be infinite.
-fn drawable(value: f64) -> bool {
+pub(super) fn drawable(value: f64) -> bool {
     value.abs() < 1e100
 }
 

@@ -64,17 +64,17 @@ struct Series {
 
 impl Picture {
     /// The change of each bias, and of B of each low-rank term, by module and layer: the paper's Figure 1, a panel for
-    /// each patch. Slots outside the layers are in the column of layer 0. The largest change of all is the darkest.
-    pub fn of_changes(reports: &[Report]) -> Self {
-        let mut panels: Vec<Cells> = reports.iter().map(Cells::of_changes).collect();
+    /// each patch, which has its name. Slots outside the layers are in the column of layer 0. The largest change of all is the darkest.
+    pub fn of_changes(reports: &[(String, Report)]) -> Self {
+        let mut panels: Vec<Cells> = reports.iter().map(|(_, report)| Cells::of_changes(report)).collect();
         let largest = panels.iter().map(|cells| cells.largest).fold(0.0, f32::max);
         panels.iter_mut().for_each(|cells| cells.largest = largest);
         let mut title = "mean absolute change by term and layer".to_owned();
         match reports {
-            [report] => title = format!("{}: {title}", report.task.name()),
+            [(_, report)] => title = format!("{}: {title}", report.task.name()),
             reports => {
                 let named = panels.iter_mut().zip(reports);
-                named.for_each(|(cells, report)| cells.across = format!("layer, {}", report.task.name()));
+                named.for_each(|(cells, (name, _))| cells.across = format!("layer, {name}"));
             }
         }
         Picture { title, panels: panels.into_iter().map(Panel::Cells).collect() }
@@ -175,15 +175,16 @@ mod tests {
     }
 
     fn changes() -> Picture {
-        Picture::of_changes(&[report()])
+        Picture::of_changes(&[("mood".to_owned(), report())])
     }
 
     #[test]
     fn several_patches_have_one_scale() {
         let (mut less, more) = (report(), report());
         less.slots.truncate(2);
-        let lines = Picture::of_changes(&[less, more]).text();
-        assert_eq!(lines[..2], ["mean absolute change by term and layer", "           0  layer, mood"]);
+        let named = |name: &str, report| (name.to_owned(), report);
+        let lines = Picture::of_changes(&[named("less", less), named("more", more)]).text();
+        assert_eq!(lines[..2], ["mean absolute change by term and layer", "           0  layer, less"]);
         // Half of the largest change of the other.
         assert_eq!((&*lines[3], &*lines[7]), ("bq       ▒▒▒", "bq       ▒▒▒ ███"));
     }

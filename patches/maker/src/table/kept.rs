@@ -42,18 +42,14 @@ impl Kept {
             let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(SUFFIX));
             let Some(name) = name else { continue };
             let cell = Cell::read(&path)?;
-            let row: Row = cell.name.parse().map_err(|expected| Error::Content {
-                path: path.clone(),
-                field: "name of the row".to_owned(),
-                expected,
-                found: cell.name.clone(),
-            })?;
+            // Of a training by numbers of texts, whose results end so too.
+            let Ok(row) = cell.name.parse::<Row>() else { continue };
             let column = name.strip_suffix(&*row.file_name()).and_then(|column| column.strip_suffix('-'));
             let column = column.ok_or_else(|| Error::Content {
                 path: path.clone(),
                 field: "name".to_owned(),
                 expected: format!("DATA-{}{SUFFIX}, as its row is called", row.file_name()),
-                found: "another name".to_owned(),
+                found: format!("{name}{SUFFIX}"),
             })?;
             if !rows.iter().any(|known: &Row| known.name == row.name) {
                 rows.push(row);
@@ -69,7 +65,8 @@ impl Kept {
             });
         }
         cells.sort_by(|(one, _), (other, _)| one.cmp(other));
-        rows.sort_by_key(|row| rank(row, &cells));
+        rows.sort_by_cached_key(|row| rank(row, &cells));
+        check_alike(results, &cells)?;
         Ok(Kept { results: results.to_owned(), cells, rows })
     }
 
@@ -102,9 +99,31 @@ impl Kept {
     }
 }
 
-/// Where a row stands: slots, the smallest patch first, then weights.
-fn rank(row: &Row, cells: &[(String, Cell)]) -> (bool, usize) {
+/// Checks that the cells of each data set have the same metric and the same sets, because their scores are compared.
+fn check_alike(results: &Path, cells: &[(String, Cell)]) -> Result<()> {
+    for pair in cells.windows(2) {
+        let [(column, cell), (of, other)] = pair else { continue };
+        let shown = |cell: &Cell| {
+            let sets = if cell.tested() { "dev and test" } else { "dev" };
+            format!("{} on {sets}", cell.metric)
+        };
+        let scored = |cell: &Cell| cell.runs.iter().any(|run| run.dev.is_some());
+        let alike = cell.metric == other.metric && (cell.tested() == other.tested() || !scored(cell) || !scored(other));
+        if column == of && !alike {
+            return Err(Error::Content {
+                path: results.to_owned(),
+                field: format!("results of {column}"),
+                expected: format!("the same metric and sets, {} as of {}", shown(cell), cell.name),
+                found: format!("{} of {}", shown(other), other.name),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Where a row stands: slots, the smallest patch first, then weights; then by name.
+fn rank(row: &Row, cells: &[(String, Cell)]) -> (bool, usize, String) {
     let of_row = cells.iter().filter(|(_, cell)| cell.name == row.name);
     let bytes = of_row.filter_map(|(_, cell)| Some(cell.patch.as_ref()?.bytes[0]));
-    (row.weights.is_some(), bytes.max().unwrap_or(0))
+    (row.weights.is_some(), bytes.max().unwrap_or(0), row.name.clone())
 }

@@ -245,7 +245,8 @@ impl FromStr for Row {
         while let Some((before, Some(rate))) = split(word).filter(|(_, rate)| rate.is_some_and(Recipe::takes_rate)) {
             (word, learning_rates) = (before, [vec![rate], learning_rates].concat());
         }
-        if let Some((_, last)) = word.rsplit_once('@').filter(|(_, last)| last.contains(['.', 'e', '-'])) {
+        let no_rank = |last: &str| last.parse::<f64>().is_ok() && last.parse::<u32>().is_err();
+        if let Some((_, last)) = word.rsplit_once('@').filter(|(_, last)| no_rank(last)) {
             return Err(format!("expected learning rates in (0, 1) and ranks that are whole numbers, found {last}"));
         }
         let weights = Weights::from_str(word, false).ok();

@@ -86,7 +86,8 @@ impl<'a> Report<'a> {
 
     fn note(&self) -> String {
         let cells = || self.cells.iter().copied().flatten();
-        let counts: BTreeSet<usize> = cells().filter_map(|cell| Some(begun(cell, best_rate(&cell.runs)?))).collect();
+        let most = |cell: &Cell| by_learning_rate(&cell.runs).into_iter().map(|of| begun(cell, of)).max();
+        let counts: BTreeSet<usize> = cells().filter_map(most).collect();
         let seeds = match (counts.first(), counts.last()) {
             (Some(1), Some(1)) => "one seed".to_owned(),
             (Some(least), Some(most)) if least < most => format!("{least} to {most} seeds"),
@@ -139,8 +140,8 @@ impl<'a> Report<'a> {
         }
         let note = "Differences are on test where there is a test set, else on dev, which also chose epochs and learning \
                     rates. ± is their standard deviation over other texts (bootstrap, the same draws for both) and other \
-                    seeds; it does not hold what dev chose. - is written where one of the two has fewer than two seeds \
-                    that did not diverge, or was kept by an older version.";
+                    seeds; it does not hold what dev chose. - is written where one of the two has no result or fewer than \
+                    two seeds that did not diverge, or was kept by an older version.";
         lines.extend([String::new(), note.to_owned()]);
         lines
     }

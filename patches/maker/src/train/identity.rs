@@ -41,7 +41,7 @@ pub(super) fn identity(
 ) -> Result<Identity> {
     let mut fields = Fields::default();
     fields.number("edge-patch training", VERSION);
-    fields.end("version of edge-patch");
+    fields.end("form of identities");
     fields.bytes("encoder", &encoder.0);
     fields.end("encoder");
     fields.text("arithmetic", arithmetic);
@@ -190,7 +190,7 @@ impl Fields {
         }
     }
 
-    /// Ends a part.
+    /// Ends a part. Its name is kept in results: with another name nothing tells there what differs.
     fn end(&mut self, name: &str) {
         self.parts.insert(name.to_owned(), mem::take(&mut self.part).finish().short());
     }
