@@ -212,6 +212,11 @@ impl Table<'_> {
 }
 
 impl Row {
+    /// What is trained, as it was written.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Its name in names of files: not every system takes a colon there.
     fn file_name(&self) -> String {
         self.name.replace(':', ".")
