@@ -60,6 +60,8 @@ def train(bundle, directory, only, results):
     columns = {name: data(name, directory) for name in only}
     for name in [name for name in only if columns[name] is None]:
         print(f"{name}: left out, no train and dev files in {directory / DATA_SETS[name][0]}")
+    if not any(columns.values()):
+        raise SystemExit(f"{directory}: expected directories such as CoLA, with train.tsv and dev.tsv, found none")
     for rows, flags in ROWS:
         for column in [columns[name] for name in only if columns[name]]:
             for row in rows:
@@ -84,7 +86,7 @@ def page(results):
 
 
 def main():
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=pathlib.Path, nargs="?")
     parser.add_argument("data", type=pathlib.Path, nargs="?")
     parser.add_argument("--only", nargs="+", choices=DATA_SETS, default=list(DATA_SETS))

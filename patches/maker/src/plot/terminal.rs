@@ -21,7 +21,8 @@ pub(super) fn lines(picture: &Picture) -> Vec<String> {
 fn of_cells(cells: &Cells, all: &mut Vec<String>) {
     const SHADES: [char; 5] = [' ', '░', '▒', '▓', '█'];
     let header: String = (0..cells.columns).map(|column| format!("{column:>4}")).collect();
-    all.push(format!("{:8}{header}  {}", "", cells.across));
+    let width = cells.rows.iter().map(|(name, _)| name.len()).fold(8, usize::max);
+    all.push(format!("{:width$}{header}  {}", "", cells.across));
     for (name, row) in &cells.rows {
         let cell = |column: usize| match row.get(column).copied().flatten() {
             // A fraction is at most 1.
@@ -30,7 +31,7 @@ fn of_cells(cells: &Cells, all: &mut Vec<String>) {
             }
             None => "   -".to_owned(),
         };
-        all.push(format!("{name:8}{}", (0..cells.columns).map(cell).collect::<String>()));
+        all.push(format!("{name:width$}{}", (0..cells.columns).map(cell).collect::<String>()));
     }
     all.push(format!("█ is {:.4}", cells.largest));
 }

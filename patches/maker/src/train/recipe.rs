@@ -78,7 +78,13 @@ impl Recipe {
             // What suits biases is too much for all weights.
             ([], Some(Weights::Full)) => vec![3e-5],
             ([], _) => Recipe::default().learning_rates,
-            (rates, _) => rates.to_vec(),
+            // A rate that is given twice would count as another seed.
+            (rates, _) => rates
+                .iter()
+                .enumerate()
+                .filter(|(at, rate)| !rates[..*at].contains(rate))
+                .map(|(_, rate)| *rate)
+                .collect(),
         };
         Recipe { learning_rates, ..self }
     }
@@ -207,6 +213,13 @@ pub enum Event {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_rate_counts_once() {
+        let recipe = Recipe::default().with_rates(&[3e-3, 1e-3, 3e-3], None);
+        assert_eq!(recipe.learning_rates, [3e-3, 1e-3]);
+        assert_eq!(Recipe::default().with_rates(&[], Some(Weights::Full)).learning_rates, [3e-5]);
+    }
 
     /// All runs of a recipe, whose dev scores are a function of the learning rate and the seed.
     fn all(recipe: &Recipe, dev: impl Fn(f64, u64) -> Option<f64>) -> Vec<(f64, u64)> {
