@@ -11,10 +11,10 @@ import argparse
 import json
 import os
 import pathlib
+import subprocess
 import tempfile
 import threading
 import time
-import subprocess
 
 BATCH = 16
 

@@ -1,8 +1,8 @@
 //! The rows of a JSON array, one at a time.
 //!
 //! In: bytes that begin with `[`. Out: the bytes of each element, whatever lines they stand on. An element is not parsed
-//! here: what is wrong with one leaves the others as they are. Refused: an array without its end, bytes after it, and an element of
-//! more than 64 MiB.
+//! here: what is wrong with one leaves the others as they are. Refused: an array without its end, bytes after it, and
+//! an element of more than 64 MiB.
 
 use std::io::{self, BufRead};
 

@@ -45,7 +45,12 @@ impl Picture {
             let metric = cells.iter().flatten().next().map_or("", |cell| &*cell.metric);
             let set = if tested { "test" } else { "dev" };
             let up = format!("{name}: {metric} on {set}");
-            Panel::Lines(Lines { up, across: "bytes of the patch, in 4 bits", logarithmic: true, series })
+            Panel::Lines(Lines {
+                up,
+                across: "bytes of the patch in 4 bits; scores are of its exact values",
+                logarithmic: true,
+                series,
+            })
         });
         Ok(Picture { title: "score by bytes".to_owned(), panels: panels.collect() })
     }

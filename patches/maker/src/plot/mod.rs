@@ -1,7 +1,8 @@
 //! Pictures of what training changed and of how it went.
 //!
-//! In: a [`Report`] that was made with its encoder, logs of trainings, or kept results of a table. Out: a [`Picture`], which becomes SVG, PNG or
-//! lines for a terminal. Refused: logs that lack what is to be drawn, and logs whose scores are of different metrics.
+//! In: a [`Report`] that was made with its encoder, logs of trainings, or kept results of a table. Out: a [`Picture`],
+//! which becomes SVG, PNG or lines for a terminal. Refused: logs that lack what is to be drawn, and logs whose scores
+//! are of different metrics.
 //!
 //! A picture is panels, one below the other: a heat map, or lines over an axis. SVG and PNG are drawn by the same code;
 //! a terminal has a layout of its own.
@@ -64,7 +65,8 @@ struct Series {
 
 impl Picture {
     /// The change of each bias, and of B of each low-rank term, by module and layer: the paper's Figure 1, a panel for
-    /// each patch, which has its name. Slots outside the layers are in the column of layer 0. The largest change of all is the darkest.
+    /// each patch, which has its name. Slots outside the layers are in the column of layer 0. The largest change of all
+    /// is the darkest.
     pub fn of_changes(reports: &[(String, Report)]) -> Self {
         let mut panels: Vec<Cells> = reports.iter().map(|(_, report)| Cells::of_changes(report)).collect();
         let largest = panels.iter().map(|cells| cells.largest).fold(0.0, f32::max);

@@ -101,20 +101,22 @@ impl Kept {
 
 /// Checks that the cells of each data set have the same metric and the same sets, because their scores are compared.
 fn check_alike(results: &Path, cells: &[(String, Cell)]) -> Result<()> {
-    for pair in cells.windows(2) {
-        let [(column, cell), (of, other)] = pair else { continue };
-        let shown = |cell: &Cell| {
-            let sets = if cell.tested() { "dev and test" } else { "dev" };
-            format!("{} on {sets}", cell.metric)
+    let scored = |cell: &Cell| cell.runs.iter().any(|run| run.dev.is_some());
+    let shown = |cell: &Cell| {
+        let sets = if cell.tested() { "dev and test" } else { "dev" };
+        format!("{} on {sets}", cell.metric)
+    };
+    for (at, (column, cell)) in cells.iter().enumerate() {
+        // Runs that diverged were scored on nothing.
+        let differs = |other: &Cell| {
+            cell.metric != other.metric || (scored(cell) && scored(other) && cell.tested() != other.tested())
         };
-        let scored = |cell: &Cell| cell.runs.iter().any(|run| run.dev.is_some());
-        let alike = cell.metric == other.metric && (cell.tested() == other.tested() || !scored(cell) || !scored(other));
-        if column == of && !alike {
+        if let Some((_, other)) = cells[..at].iter().find(|(of, other)| of == column && differs(other)) {
             return Err(Error::Content {
                 path: results.to_owned(),
                 field: format!("results of {column}"),
-                expected: format!("the same metric and sets, {} as of {}", shown(cell), cell.name),
-                found: format!("{} of {}", shown(other), other.name),
+                expected: format!("the same metric and sets, {} as of {}", shown(other), other.name),
+                found: format!("{} of {}", shown(cell), cell.name),
             });
         }
     }
