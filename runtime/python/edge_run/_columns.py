@@ -13,6 +13,7 @@ from . import Encoder, Error
 
 _TEXT, _NUMBER, _CHARACTER = pyarrow.string(), pyarrow.float64(), pyarrow.int64()
 _RANKED = [("label", _TEXT), ("score", _NUMBER)]
+_LOGITS = pyarrow.list_(pyarrow.float32())
 _PLACED = [("start", _CHARACTER), ("end", _CHARACTER)]
 
 # Whose answers are dictionaries at a time, which take more memory than columns.
@@ -27,14 +28,18 @@ _FIELDS = {
     "span": [*_RANKED, ("spans", pyarrow.list_(pyarrow.struct([("text", _TEXT), *_PLACED, ("score", _NUMBER)])))],
 }
 
+# Whose logits are of a whole text; the other kinds have some for each token.
+_OF_THE_TEXT = ("classification", "multi-label", "regression")
+
 
 class Columns:
     """The tasks of patches, on an `Encoder`, the one in a bundle's directory, or with None the one in the store.
 
     With errors="return", a struct also has the field `error`: what is wrong with the text, whose other fields are then null.
+    With `logits`, those of a classification, a regression and multi-label also have `logits`, of which scores are made.
     """
 
-    def __init__(self, patches: Any, encoder: Any = None, errors: str = "raise") -> None:
+    def __init__(self, patches: Any, encoder: Any = None, errors: str = "raise", logits: bool = False) -> None:
         if not isinstance(patches, (list, tuple)):
             raise Error(f"patches: expected a list of patches, found a {type(patches).__name__}")
         if not patches:
@@ -43,7 +48,7 @@ class Columns:
             raise Error(f'errors: expected "raise" or "return", found {errors!r}')
         if not isinstance(encoder, Encoder):
             encoder = Encoder.of(patches[0]) if encoder is None else Encoder(encoder)
-        self.encoder, self.raises = encoder, errors == "raise"
+        self.encoder, self.raises, self.logits = encoder, errors == "raise", logits
         self.tasks = [encoder.attach(patch) for patch in patches]
         self.types = [self._type(task) for task in self.tasks]
 
@@ -64,10 +69,11 @@ class Columns:
         ]
 
     def _type(self, task: Any) -> pyarrow.StructType:
-        fields = _FIELDS.get(task.kind)
-        if fields is None:
-            width = self.encoder.embed([], task).shape[1]
-            fields = [("vector", pyarrow.list_(pyarrow.float32(), width))]
+        if task.kind == "embedding":
+            fields = [("vector", pyarrow.list_(pyarrow.float32(), self.encoder.embed([], task).shape[1]))]
+        else:
+            logits = self.logits and task.kind in _OF_THE_TEXT
+            fields = [*_FIELDS[task.kind], *([("logits", _LOGITS)] if logits else [])]
         return pyarrow.struct(fields if self.raises else [*fields, ("error", _TEXT)])
 
     def _column(self, texts: "list[Any]", task: Any, of: pyarrow.StructType, answers: Any) -> pyarrow.StructArray:

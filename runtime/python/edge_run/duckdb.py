@@ -12,16 +12,19 @@ import pyarrow
 from ._columns import Columns
 
 
-def register(connection: duckdb.DuckDBPyConnection, name: str, patch: Any, encoder: Any = None) -> None:
+def register(
+    connection: duckdb.DuckDBPyConnection, name: str, patch: Any, encoder: Any = None, *, logits: bool = False
+) -> None:
     """Creates the function `name`, of a text, or of two for a patch that reads pairs. NULL gives NULL.
 
     It gives a struct of `label` and `score` for a classification, and also `spans` for a span task. For the other kinds it gives
-    one value: a DOUBLE for a regression, FLOAT[n] for an embedding, a list of structs for tagging and multi-label.
+    one value: a DOUBLE for a regression, FLOAT[n] for an embedding, a list of structs for tagging and multi-label. With
+    `logits` a classification, a regression and multi-label give a struct that also has `logits`, a FLOAT[].
 
     `patch` is a path, or a patch's bytes. `encoder` is an `Encoder`, which functions may share, or a bundle's directory; None
     is the encoder that the patch was made for, in the user's store.
     """
-    columns = Columns([patch], encoder)
+    columns = Columns([patch], encoder, logits=logits)
     [task], [of] = columns.tasks, columns.types
     alone = of.num_fields == 1
 

@@ -53,13 +53,21 @@ class Labeller:
 
     A task called NAME adds the columns NAME_label and NAME_score if it is a classification; those and NAME_spans for spans;
     NAME_value for a regression, NAME_vector for an embedding, NAME_tags for tagging, and NAME_labels for multi-label. With
-    errors="return" NAME_error says what is wrong with a text, and the others are null; otherwise such a text ends the run.
+    logits=True a classification, a regression and multi-label also add NAME_logits, lists of float32. With errors="return"
+    NAME_error says what is wrong with a text, and the others are null; otherwise such a text ends the run.
     """
 
     def __init__(
-        self, patches: Any, *, text: str = "text", pair: Optional[str] = None, encoder: Any = None, errors: str = "raise"
+        self,
+        patches: Any,
+        *,
+        text: str = "text",
+        pair: Optional[str] = None,
+        encoder: Any = None,
+        errors: str = "raise",
+        logits: bool = False,
     ) -> None:
-        self.columns = Columns(patches, encoder, errors)
+        self.columns = Columns(patches, encoder, errors, logits)
         self.names = [text] if pair is None else [text, pair]
 
     def __call__(self, batch: Any) -> pyarrow.Table:

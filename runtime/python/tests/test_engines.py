@@ -47,8 +47,8 @@ PANELS = r"/panels-\S+\.bin$"
 
 
 def from_command(patch, lines):
-    """The answers of edge-run -o jsonl."""
-    command = [EDGE_RUN, "-o", "jsonl", "-p", PATCHES / patch]
+    """The answers of edge-run -o jsonl --logits."""
+    command = [EDGE_RUN, "-o", "jsonl", "--logits", "-p", PATCHES / patch]
     found = subprocess.run(command, input="\n".join(lines) + "\n", capture_output=True, text=True, check=True).stdout
     return [json.loads(row) for row in found.splitlines()]
 
@@ -152,6 +152,11 @@ class Ray(unittest.TestCase):
                 column = f"{patch.removesuffix('.bias')}_{field}"
                 self.assertEqual([row[column] for row in rows], due(patch, field, pair_lines()), column)
 
+    def test_logits_are_the_command_s(self):
+        rows = self.rows("mrpc.bias", "stsb.bias", pair="other", logits=True)
+        for name in ("mrpc", "stsb"):
+            self.assertEqual([row[f"{name}_logits"] for row in rows], due(f"{name}.bias", "logits", pair_lines()))
+
     def test_a_text_that_cannot_be_answered_ends_the_run_or_has_an_error(self):
         texts = ["a joy", "", None, "two hours"]
         dataset = ray.data.from_arrow(pyarrow.table({"line": range(4), "sentence": texts}))
@@ -248,6 +253,15 @@ class DuckDB(unittest.TestCase):
         ]:
             rows = [[{**each, "score": float(numpy.float32(each["score"]))} for each in row[field]] for row in from_command(patch, lines)]
             self.assertEqual(self.column(expression), rows)
+
+    def test_logits_are_the_command_s(self):
+        for name in ("sst2", "stsb", "pos", "embed"):
+            edge_run.duckdb.register(self.connection, name, PATCHES / f"{name}.bias", self.encoder, logits=True)
+        self.assertEqual(self.column("sst2(sentence).logits"), due("sst2.bias", "logits"))
+        self.assertEqual(self.column("stsb(sentence, other).logits"), due("stsb.bias", "logits", pair_lines()))
+        # Tags and vectors have none.
+        self.assertEqual([len(tags) for tags in self.column("pos(sentence)")], [len(row["tags"]) for row in from_command("pos.bias", TEXTS)])
+        self.assertEqual([list(vector) for vector in self.column("embed(sentence)")], due("embed.bias", "embedding"))
 
     def test_several_labels_are_a_list(self):
         labels = [[label for at, label in enumerate(("a", "b", "c")) if line >> at & 1] for line in range(40)]
