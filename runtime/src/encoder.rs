@@ -25,7 +25,7 @@ use crate::{
     runs::{Cost, RUN_TOKENS, runs_of},
     task::Task,
     tasks::{TaskKind, Window, pooling},
-    text::{Tokenizer, Tokens},
+    tokenizer::{Tokenizer, Tokens},
 };
 
 /// A loaded encoder.

@@ -15,7 +15,7 @@ use crate::{
     lowered::Lowered,
     runs::runs,
     tasks::{self, TaskKind, TokenPlaces},
-    text::Tokens,
+    tokenizer::Tokens,
 };
 
 /// The tokens of a text, or of one window of a long text. Of the places of tokens it keeps only those that the task's

@@ -1,7 +1,7 @@
 //! Runs any number of tasks over one frozen encoder: a task is a **patch** of biases and low-rank terms, and switching
 //! tasks swaps patches.
 //!
-//! The path of a text: `text` turns it into token ids. The crate edge-engine turns ids and a task's values into
+//! The path of a text: `tokenizer` turns it into token ids. The crate edge-engine turns ids and a task's values into
 //! hidden states; `lowering` chooses its operators, and `panels` maps their weights. `head` turns hidden states into
 //! outputs, and the kind of task in [`tasks`] turns outputs into an [`Answer`]. [`Encoder`] holds what all tasks share,
 //! [`Task`] what belongs to one.
@@ -19,6 +19,7 @@
 //! ```
 #![deny(unsafe_code)]
 
+mod beginning;
 pub mod bench;
 mod bpe;
 mod charsmap;
@@ -47,6 +48,7 @@ mod subwords;
 mod task;
 pub mod tasks;
 mod text;
+mod tokenizer;
 #[cfg(feature = "tract")]
 mod tract;
 mod unigram;

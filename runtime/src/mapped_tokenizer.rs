@@ -18,7 +18,10 @@ use tokenizers::{
     TokenizerImpl, models::wordpiece::WordPieceTrainer,
 };
 
-use crate::{bpe, charsmap::Normalizers, mapped::Mapped, post_processor, subwords::Subwords, unigram, word_piece};
+use crate::{
+    beginning::ends_words_at_spaces, bpe, charsmap::Normalizers, mapped::Mapped, post_processor, subwords::Subwords,
+    unigram, word_piece,
+};
 
 /// The crate's tokenizer with a model and normalizers of ours.
 pub(crate) type MappedTokenizer =
@@ -42,19 +45,28 @@ struct Settings {
     #[serde(default)]
     added_tokens: Vec<AddedToken>,
     normalizer: Option<Value>,
-    pre_tokenizer: Option<PreTokenizerWrapper>,
+    pre_tokenizer: Option<Value>,
     #[serde(default)]
     post_processor: Value,
     model: Value,
 }
 
-/// The tokenizer of a mapped vocabulary, the post-processor that adds special tokens, and what continues a word.
+/// What a mapped vocabulary holds.
+pub(crate) struct Opened {
+    pub tokenizer: MappedTokenizer,
+    /// What adds special tokens.
+    pub processor: Option<PostProcessorWrapper>,
+    /// What continues a word.
+    pub subwords: Subwords,
+    /// Whether a beginning of a text has the first of its tokens.
+    pub by_words: bool,
+}
+
+/// Opens a mapped vocabulary.
 ///
 /// # Errors
 /// When the settings in it are not those of a tokenizer.
-pub(crate) fn mapped_tokenizer(
-    words: Vocabulary<Mapped>,
-) -> Result<(MappedTokenizer, Option<PostProcessorWrapper>, Subwords)> {
+pub(crate) fn mapped_tokenizer(words: Vocabulary<Mapped>) -> Result<Opened> {
     let settings: Settings = serde_json::from_slice(words.settings())?;
     let subwords = Subwords::deserialize(&settings.model)?;
     post_processor::check(&settings.post_processor)?;
@@ -65,16 +77,19 @@ pub(crate) fn mapped_tokenizer(
         VocabularyKind::Unigram => Method::Unigram(unigram::Options::deserialize(settings.model)?),
     };
     let words = Arc::new(words);
+    let added = settings.added_tokens.iter().map(|token| &*token.content);
+    let by_words = ends_words_at_spaces(settings.normalizer.as_ref(), settings.pre_tokenizer.as_ref(), added);
     let normalizers = settings.normalizer.map(|normalizer| Normalizers::new(&normalizer, &words)).transpose()?;
+    let pre_tokenizer = settings.pre_tokenizer.map(PreTokenizerWrapper::deserialize).transpose()?;
     let mut tokenizer = TokenizerBuilder::new()
         .with_model(MappedModel { words, method })
         .with_normalizer(normalizers)
-        .with_pre_tokenizer(settings.pre_tokenizer)
+        .with_pre_tokenizer(pre_tokenizer)
         .with_post_processor(None)
         .with_decoder(None)
         .build()?;
     tokenizer.add_tokens(settings.added_tokens)?;
-    Ok((tokenizer, processor, subwords))
+    Ok(Opened { tokenizer, processor, subwords, by_words })
 }
 
 impl Model for MappedModel {

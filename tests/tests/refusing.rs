@@ -35,6 +35,12 @@ fn patches_and_bundles_that_do_not_fit_are_refused() {
         let texts = place.run(&["-p", "label.bias", "/dev/zero"], b"");
         assert_refused(&texts, &["/dev/zero", "expected at most 67108864 bytes in line 1, found more"]);
     }
+    let mut lines = b"the film was good\nbad\n".to_vec();
+    lines.resize(lines.len() + (64 << 20) + 1, b'a');
+    let said = place.run(&["-p", "label.bias", "-o", "jsonl"], &lines);
+    assert_refused(&said, &["standard input", "expected at most 67108864 bytes in line 3, found more"]);
+    // What was read before it has its answers.
+    assert_eq!(String::from_utf8_lossy(&said.stdout).lines().count(), 2);
 
     // The weights are changed, and there are no panels yet.
     let weights = place.home.path().join("bundle/weights.bin");
@@ -112,7 +118,11 @@ fn a_text_that_memory_does_not_hold_is_refused() {
     write("good\n");
     let short = place.limited(LIMIT, &arguments, b"");
     assert_succeeded(&short);
+    // A long text is read no further than its first tokens need.
     write(&format!("good\n{}\n", "good ".repeat(2 << 20)));
+    assert_succeeded(&place.limited(LIMIT, &arguments, b""));
+    // Without a space it is one word, and read whole.
+    write(&format!("good\n{}\n", "goods".repeat(2 << 20)));
     let refused = place.limited(LIMIT, &arguments, b"");
     assert_refused(&refused, &["texts.txt, line 2: tokens of a text of 10485760 bytes", "bytes of memory", "in parts"]);
     assert_eq!(refused.stdout, short.stdout, "what comes before is answered");

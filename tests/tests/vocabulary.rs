@@ -2,11 +2,13 @@
 
 use std::{fs, path::Path};
 
+use bias_patch::Task;
 use edge_bundle::{Bundle, MANIFEST, VOCABULARY};
 use edge_export::verify;
 use edge_run::{Encoder, Text};
 use system_tests::{ENCODERS, real_bundle, small_bundle, task};
 use tempfile::TempDir;
+use tokenizers::{Encoding, PostProcessor, TruncationParams, truncate_encodings};
 
 /// Texts that are hard for a tokenizer: cases, accents, scripts without spaces, long words, special tokens as text,
 /// control characters.
@@ -74,6 +76,61 @@ fn ids_are_those_of_the_whole_tokenizer() {
     }
     // WordPiece, byte-level BPE and Unigram.
     assert_eq!(compared, ENCODERS.len() * HARD.len());
+}
+
+#[test]
+fn long_texts_are_cut_as_the_tokenizers_crate_cuts_them() {
+    const LIMIT: usize = 40;
+    // Pieces that a beginning may end between: words, spaces, special tokens, accents that stand alone.
+    let pieces = [" ", " ", " ", "  ", "\t ", " \n", "\u{a0}", "<mask>", "[MASK]", "\u{301}", "'s", "``"];
+    let words: Vec<&str> = HARD.iter().flat_map(|text| text.split(' ')).chain(pieces).collect();
+    // A text of `count` pieces, `step` apart.
+    let long = |count: usize, step: usize| -> String {
+        (0..count).map(|at| if at % 3 == 1 { " " } else { words[at * step % words.len()] }).collect()
+    };
+    let (one, pair) = (task("one", "classification", 1), task("two", "classification", 2));
+    let (mut cut, mut compared) = (0, 0);
+    for name in ENCODERS {
+        let (_dir, bundle) = small_bundle(name);
+        let encoder = Encoder::open(bundle.dir()).unwrap();
+        let mut whole = tokenizers::Tokenizer::from_file(bundle.dir().join("tokenizer.json")).unwrap();
+        whole.with_padding(None).with_truncation(None).unwrap();
+        let special = |pair| whole.get_post_processor().map_or(0, |processor| processor.added_tokens(pair));
+        let mut check = |task: &Task, first: &str, second: Option<&str>| {
+            let text = second.map_or_else(|| Text::one(first), |second| Text::pair(first, second));
+            let Ok(found) = encoder.tokenized(task, &text) else { return };
+            let tokens = |text: &str| whole.encode(text, false).unwrap();
+            let params = TruncationParams { max_length: LIMIT - special(second.is_some()), ..Default::default() };
+            let (mut first_due, mut second_due) =
+                truncate_encodings(tokens(first), second.map(tokens), &params).unwrap();
+            // Every pair of what was cut off would be a result.
+            first_due.take_overflowing();
+            second_due.as_mut().map(Encoding::take_overflowing);
+            let due = whole.post_process(first_due, second_due, true).unwrap();
+            assert_eq!(found[0].ids(), due.get_ids(), "{name}: {first:?}, {second:?}");
+            compared += 1;
+            cut += usize::from(due.get_ids().len() == LIMIT);
+        };
+        // Words of one unknown token, with more bytes than a token has of a beginning, and several tokens where they are cut.
+        for before in 0..17 {
+            check(&one, &format!("{} {}", "z".repeat(before), "unhappylyzzzzzzz ".repeat(80)), None);
+        }
+        for step in [1, 7, 19] {
+            let (whole, short, spaces) = (long(700, step), long(9, step), " ".repeat(3000));
+            let same = "good".repeat(700);
+            for text in
+                [&whole, &format!("{spaces}{whole}"), &format!("{same} {whole}"), &format!("{short}{spaces}{short}")]
+            {
+                check(&one, text, None);
+                // The shorter of two may have more tokens than there is room for.
+                for other in [&long(90, step + 1), &long(900, step), &short, text] {
+                    check(&pair, text, Some(other));
+                    check(&pair, other, Some(text));
+                }
+            }
+        }
+    }
+    assert!(cut > 1200 && compared > 1600, "{cut} of {compared}");
 }
 
 #[test]

@@ -96,6 +96,8 @@ pub struct Records<R> {
     array: Option<Array>,
     /// A line that was read ahead.
     held: Option<Vec<u8>>,
+    /// An error that was met ahead.
+    failed: Option<Error>,
 }
 
 impl<R: BufRead> Records<R> {
@@ -114,6 +116,7 @@ impl<R: BufRead> Records<R> {
             header: None,
             array: None,
             held: None,
+            failed: None,
         };
         let failed = |source| Error::Io { path: name.into(), action: "read", source };
         if format == InputFormat::Jsonl
@@ -160,6 +163,9 @@ impl<R: BufRead> Records<R> {
     /// # Errors
     /// When the input cannot be read, or a line is too long.
     pub fn next_with<T>(&mut self, more: impl FnOnce(Row<'_>) -> T) -> Result<Option<(Record, Option<T>)>> {
+        if let Some(error) = self.failed.take() {
+            return Err(error);
+        }
         let line = match self.held.take() {
             Some(held) => Ok(Some(held)),
             None => self.next_line(),
@@ -171,6 +177,11 @@ impl<R: BufRead> Records<R> {
             Err(error) => (Err(TextError::Utf8(error.valid_up_to())), None),
         };
         Ok(Some((Record { line: self.line, text }, more)))
+    }
+
+    /// Gives `error` in the place of the next record.
+    pub(super) fn fail_next(&mut self, error: Error) {
+        self.failed = Some(error);
     }
 
     /// What the input is called in errors.

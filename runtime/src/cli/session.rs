@@ -80,13 +80,19 @@ pub fn run<R: BufRead, W: Write>(
     Ok(outcome)
 }
 
-/// The next records: `size` of them, or fewer at the end.
+/// The next records: `size` of them, or fewer at the end and before an error.
 pub(super) fn next_batch<R: BufRead>(records: &mut Records<R>, size: usize) -> Result<Vec<Record>> {
     let mut batch = Vec::with_capacity(size);
     while batch.len() < size {
-        match records.next_record()? {
-            Some(record) => batch.push(record),
-            None => break,
+        match records.next_record() {
+            Ok(Some(record)) => batch.push(record),
+            Ok(None) => break,
+            Err(error) if batch.is_empty() => return Err(error),
+            // What was read before it is answered first.
+            Err(error) => {
+                records.fail_next(error);
+                break;
+            }
         }
     }
     Ok(batch)

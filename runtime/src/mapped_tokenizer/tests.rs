@@ -181,7 +181,7 @@ fn file(bytes: &[u8], name: &str) -> PathBuf {
 
 fn opened(path: &Path) -> Result<MappedTokenizer> {
     let words = Vocabulary::parse(Mapped::open(path)?)?;
-    Ok(mapped_tokenizer(words)?.0)
+    Ok(mapped_tokenizer(words)?.tokenizer)
 }
 
 /// Compares ids, pieces, words and offsets of each line, or that both refuse it. Gives the number of lines, of tokens
