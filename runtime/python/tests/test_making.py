@@ -320,7 +320,7 @@ class Making(unittest.TestCase):
             ("nowhere", lambda: edge_run.train("nowhere", TEXTS, LABELS, self.home / "x.bias")),
             ("nowhere", lambda: edge_run.from_peft("nowhere", self.encoder, self.home / "x.bias", task={"labels": ["a", "b"]})),
             ("labels: expected a list of labels", lambda: edge_run.from_peft("nowhere", self.encoder, "x.bias", task={})),
-            ("lora|low-rank", lambda: edge_run.to_peft(ROOT / "patches/library/mrpc.bias", self.encoder, self.home / "x")),
+            ("lora|low-rank", lambda: edge_run.to_peft(SST2, self.encoder, self.home / "x")),
         ]:
             with self.assertRaisesRegex(edge_run.Error, said):
                 call()
