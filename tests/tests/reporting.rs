@@ -67,7 +67,9 @@ fn pictures_are_of_patches_and_of_logs() {
         (["training", "run.jsonl"], ["run.jsonl", "expected steps of a training, found none"]),
         (["sizes", "run.jsonl"], ["run.jsonl", "--train-sizes"]),
         (["sizes", "no.jsonl"], ["no.jsonl", "cannot read"]),
-        (["training", "all-96.bias"], ["all-96.bias", "cannot read"]),
+        (["training", "all-96.bias"], ["all-96.bias", "found bytes that are no text"]),
+        // It has no end.
+        (["training", "/dev/zero"], ["/dev/zero", "expected at most 268435456 bytes, found more"]),
     ] {
         assert_refused(&mood.edge_patch(&[&["plot"][..], &of].concat()).output().unwrap(), &parts);
     }
@@ -275,6 +277,13 @@ fn a_table_is_made_once() {
     mood.write("results/mood-frozen.bias.json", other.replace("\"F1\"", "\"accuracy\""));
     assert_refused(&results(&[]), &["results of mood: expected the same metric and sets, "]);
     mood.write("results/mood-frozen.bias.json", other);
+    // A pipe is no result, and would be waited for.
+    let pipe = std::process::Command::new("mkfifo").arg(mood.path("results/mood-bm2.bias.json")).status();
+    assert!(pipe.unwrap().success());
+    assert_eq!(assert_succeeded(&results(&["--rows", "bq+lora:q@1,frozen", "--data", "mood"])), turned);
+    let zeros = ["train", "--encoder", "bundle", "--task", "/dev/zero", "--train", "train.tsv", "--dev", "dev.tsv"];
+    let zeros = mood.edge_patch(&[&zeros[..], &["-o", "zeros.bias"]].concat()).output().unwrap();
+    assert_refused(&zeros, &["/dev/zero", "expected at most 67108864 bytes, found more"]);
     fs::create_dir(mood.path("empty")).unwrap();
     assert_refused(&mood.edge_patch(&["results", "empty"]).output().unwrap(), &["empty: directory: expected results"]);
 

@@ -8,6 +8,7 @@
 mod activation;
 mod apply;
 pub mod atomic;
+mod bounded;
 mod digest;
 mod encoding;
 mod entropy;
@@ -23,6 +24,7 @@ mod wire;
 
 pub use activation::Activation;
 pub use apply::{LowRank, Values};
+pub use bounded::{MOST_SMALL, read_at_most};
 pub use digest::{Digest, Digester};
 pub use encoding::{Encoding, Stored};
 pub use error::{Error, Result};

@@ -10,7 +10,10 @@ use std::{
 
 use minisign_verify::{PublicKey, Signature};
 
-use crate::{Error, Result};
+use crate::{
+    Error, Result,
+    bounded::{MOST_SMALL, read_at_most},
+};
 
 /// Public keys; a signature by any of them is accepted.
 #[derive(Clone, Debug)]
@@ -23,7 +26,7 @@ impl Keys {
     /// When one cannot be read or is not a public key.
     pub fn open(paths: &[PathBuf]) -> Result<Self> {
         let open = |path: &PathBuf| {
-            let bytes = fs::read(path).map_err(Error::io(path, "read"))?;
+            let bytes = read_at_most(path, MOST_SMALL)?;
             let expected =
                 "the two lines of a .pub file as minisign -G writes it: a comment, and a key that begins with RW";
             let wrong = |found: String| Error::field("public key", expected, found).in_file(path);

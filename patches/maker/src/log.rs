@@ -15,6 +15,9 @@ use crate::{Error, Result, train::Event};
 /// How every line that [`Entry`] is written as begins.
 const FIRST_BYTES: &[u8] = b"{\"event\":\"";
 
+/// The most bytes of a log that is read: those of a million steps and more.
+const MOST_BYTES: u64 = 256 << 20;
+
 /// A line of a log. A number that is not finite is null in JSON, and none here. Names that earlier versions wrote are
 /// read too.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -189,7 +192,13 @@ pub fn open_log(path: &Path) -> Result<File> {
 /// # Errors
 /// When it cannot be read, or a line is not an object of a log.
 pub fn read_log(path: &Path) -> Result<Vec<Entry>> {
-    let text = fs::read_to_string(path).map_err(bias_patch::Error::io(path, "read"))?;
+    let text = bias_patch::read_at_most(path, MOST_BYTES)?;
+    let text = String::from_utf8(text).map_err(|_| Error::Content {
+        path: path.to_owned(),
+        field: "log".to_owned(),
+        expected: "JSON lines as edge-patch train --log writes them".to_owned(),
+        found: "bytes that are no text".to_owned(),
+    })?;
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let read = lines.map(|(at, line)| {
         serde_json::from_str(line).map_err(|e| Error::Content {

@@ -3,10 +3,7 @@
 //! In: a patch and a secret key, as `minisign -G` writes it. Out: the signature beside the patch, in minisign's format;
 //! `bias_patch::Keys` checks it. Refused: a file that is not a patch.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use bias_patch::{Patch, atomic, signature_path};
 use minisign::{ErrorKind, PError, SecretKeyBox};
@@ -27,7 +24,8 @@ pub fn sign(patch: &Path, key: &Path) -> Result<PathBuf> {
     };
     let bytes = Patch::read(patch)?;
     let opened = Patch::from_bytes(&bytes).map_err(|e| e.in_file(patch))?;
-    let text = fs::read_to_string(key).map_err(bias_patch::Error::io(key, "read"))?;
+    let text = bias_patch::read_at_most(key, bias_patch::MOST_SMALL)?;
+    let text = String::from_utf8_lossy(&text);
     let key_box = || SecretKeyBox::from_string(&text).map_err(failed);
     let key = match key_box()?.into_unencrypted_secret_key() {
         // It has no password and is damaged.

@@ -5,7 +5,6 @@
 //! Refused later: a request without one of the tokens, and what goes beyond the client's rate.
 
 use std::{
-    fs,
     path::Path,
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
@@ -64,8 +63,9 @@ impl Clients {
     /// # Errors
     /// When the file cannot be read, or a line is not as it should be.
     pub fn open(path: &Path, metrics: &Metrics) -> Result<Self> {
-        let text = fs::read_to_string(path).map_err(bias_patch::Error::io(path, "read"))?;
         let wrong = |found: String| Error::Token { path: path.to_owned(), found };
+        let text = String::from_utf8(bias_patch::read_at_most(path, bias_patch::MOST_SMALL)?);
+        let text = text.map_err(|_| wrong("bytes that are no text".to_owned()))?;
         let lines: Vec<&str> = text.trim_end_matches(['\r', '\n']).lines().collect();
         let mut names: Vec<&str> = Vec::new();
         let mut known: Vec<(Digest, Client)> = Vec::new();
@@ -211,7 +211,7 @@ mod tests {
     fn open(text: &str) -> Result<Clients> {
         let dir = tempfile::TempDir::new().unwrap();
         let path = dir.path().join("token");
-        fs::write(&path, text).unwrap();
+        std::fs::write(&path, text).unwrap();
         Clients::open(&path, &Metrics::new())
     }
 

@@ -5,7 +5,7 @@
 //! not speak TLS, or lacks a certificate that is asked for.
 
 use std::{
-    fs, io,
+    io,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -113,7 +113,7 @@ impl Tls {
 
 /// The bytes of the certificate, of its key, and of the clients' authorities if they are asked for.
 fn read(files: &TlsFiles) -> Result<Vec<Vec<u8>>> {
-    let read = |path: &Path| fs::read(path).map_err(|e| Error::from(bias_patch::Error::io(path, "read")(e)));
+    let read = |path: &Path| bias_patch::read_at_most(path, bias_patch::MOST_SMALL).map_err(Error::from);
     files.paths().map(read).collect()
 }
 

@@ -3,7 +3,7 @@
 //! In: a task.json; or fields of one, perhaps none, the path of the patch, and labelled texts. Out: the task. Refused:
 //! what a task.json may not have.
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{collections::BTreeSet, path::Path};
 
 use bias_patch::{Kind, Task};
 use edge_run::tasks::Label;
@@ -18,7 +18,7 @@ use crate::{Error, Result};
 /// When it cannot be read, or is no task.
 pub fn read_task(path: &Path) -> Result<Task> {
     let failed = |reason: String| Error::Task { path: path.to_owned(), reason };
-    let text = fs::read(path).map_err(|e| failed(e.to_string()))?;
+    let text = bias_patch::read_at_most(path, bias_patch::MOST_SMALL)?;
     let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&text);
     serde_json::from_slice(text).map_err(|e| failed(e.to_string()))
 }
@@ -78,7 +78,7 @@ mod tests {
     fn a_task_may_begin_with_a_byte_order_mark() {
         let dir = tempfile::TempDir::new().unwrap();
         let path = dir.path().join("task.json");
-        fs::write(&path, "\u{feff}{\"name\":\"a\",\"kind\":\"span\"}").unwrap();
+        std::fs::write(&path, "\u{feff}{\"name\":\"a\",\"kind\":\"span\"}").unwrap();
         assert_eq!(read_task(&path).unwrap().name(), "a");
     }
 

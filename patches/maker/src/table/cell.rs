@@ -3,7 +3,7 @@
 //! In: a training, and perhaps its kept result. Out: the result, in a file beside the training's output. Refused: a
 //! kept result of another training.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, path::Path};
 
 use bias_patch::{Encoding, atomic};
 use serde::{Deserialize, Serialize};
@@ -115,7 +115,7 @@ impl Cell {
 
     /// Reads a kept result.
     pub(super) fn read(path: &Path) -> Result<Self> {
-        let bytes = fs::read(path).map_err(bias_patch::Error::io(path, "read"))?;
+        let bytes = bias_patch::read_at_most(path, bias_patch::MOST_SMALL)?;
         serde_json::from_slice(&bytes).map_err(|e| Error::Content {
             path: path.to_owned(),
             field: "result".to_owned(),
