@@ -1,13 +1,13 @@
 """Trains biases and a head in PyTorch as `edge-patch train` does. Prints the dev metric after every epoch.
 
-usage: pytorch_train.py CHECKPOINT TASK.json TRAIN DEV [--lr 3e-3] [--epochs 5] [--seeds 3] [--full]
-(pip install torch transformers scipy)
+usage: pytorch_train.py CHECKPOINT TASK.json TRAIN DEV [--lr 3e-3] [--epochs 5] [--seeds 3] [--full | --lora RANK]
+(pip install torch transformers scipy; peft for --lora)
 
 CHECKPOINT is the directory that the bundle was exported from. The task and the files are those of edge-patch: TSV with a
 header, or for spans JSONL with question, context, answer_start and answer. AdamW without weight decay, 6 % warmup, linear
 decay, gradients clipped to norm 1, 16 texts of similar length in a step, no dropout. Differences from edge-patch: the
 engine, the order of the texts, and that a context longer than max_length is cut, not read in windows. --full trains every
-parameter.
+parameter. --lora trains PEFT's LoRA on query and value in the place of biases, as `--slots lora:q+v@RANK` does; its alpha is RANK.
 """
 
 import argparse
@@ -87,8 +87,14 @@ class Training:
         self.head = torch.nn.Linear(self.encoder.config.hidden_size, outputs)
         torch.nn.init.normal_(self.head.weight, std=0.02)
         torch.nn.init.zeros_(self.head.bias)
-        for name, parameter in self.encoder.named_parameters():
-            parameter.requires_grad = arguments.full or name.endswith(".bias")
+        if arguments.lora:
+            import peft
+
+            config = peft.LoraConfig(r=arguments.lora, lora_alpha=arguments.lora, target_modules=["query", "value"])
+            self.encoder = peft.get_peft_model(self.encoder, config)
+        else:
+            for name, parameter in self.encoder.named_parameters():
+                parameter.requires_grad = arguments.full or name.endswith(".bias")
         trained = [parameter for parameter in self.encoder.parameters() if parameter.requires_grad]
         self.trained = trained + list(self.head.parameters())
 
@@ -146,6 +152,9 @@ class Training:
         if len(self.task["labels"]) == 2:
             hits = sum(a == b == 1 for a, b in zip(best, due))
             scores["F1"] = 2 * hits / max(1, sum(best) + sum(due))
+            count, found, given = len(due), sum(best), sum(due)
+            spread = found * (count - found) * given * (count - given)
+            scores["Matthews"] = (count * hits - found * given) / spread**0.5 if spread else 0.0
         return scores
 
     def answer(self, text, logits):
@@ -187,7 +196,9 @@ def main():
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--full", action="store_true")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--full", action="store_true")
+    what.add_argument("--lora", type=int, metavar="RANK")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     tokenizer = AutoTokenizer.from_pretrained(arguments.checkpoint)

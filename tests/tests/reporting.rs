@@ -252,7 +252,7 @@ fn a_table_is_made_once() {
     // A mark for each row, its deviation and the sample beside its name.
     let svg = String::from_utf8(mood.read("bytes.svg")).unwrap();
     assert_eq!(svg.matches("<circle").count(), 2, "{svg}");
-    assert_refused(&picture(&["--data", "other"]), &["data set: expected one with a result, found other"]);
+    assert_refused(&picture(&["--data", "other"]), &["data set: expected one of mood, found other"]);
 
     // The same table of its results alone.
     let results = |more: &[&str]| mood.edge_patch(&[&["results", "results"], more].concat()).output().unwrap();
@@ -264,8 +264,8 @@ fn a_table_is_made_once() {
     let row = assert_succeeded(&results(&[]));
     assert_eq!(cells(row.lines().nth(3).unwrap())[2], "-", "{row}");
     let absent: [(&[&str], &str); 2] = [
-        (&["--rows", "all"], "row: expected one with a result, found all"),
-        (&["--data", "mod"], "data set: expected"),
+        (&["--rows", "all"], "row: expected one of frozen, bq+lora:q@1, found all"),
+        (&["--data", "mod"], "data set: expected one of mood, other, found mod"),
     ];
     for (flags, due) in absent {
         assert_refused(&results(flags), &["results: ", due]);

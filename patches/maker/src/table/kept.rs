@@ -75,21 +75,22 @@ impl Kept {
     /// # Errors
     /// When one of these has no result.
     pub fn report<'a>(&'a self, rows: &'a [Row], columns: &'a [String]) -> Result<Report<'a>> {
-        let none = |field: &str, found: &str| Error::Content {
+        let none = |field: &str, known: Vec<&str>, found: &str| Error::Content {
             path: self.results.clone(),
             field: field.to_owned(),
-            expected: "one with a result".to_owned(),
+            expected: format!("one of {}", known.join(", ")),
             found: found.to_owned(),
         };
         let mut all: Vec<&str> = self.cells.iter().map(|(column, _)| &**column).collect();
         all.dedup();
-        let columns: Vec<&str> = if columns.is_empty() { all } else { columns.iter().map(|name| &**name).collect() };
+        let chosen = columns.iter().map(|name| &**name);
+        let columns: Vec<&str> = if columns.is_empty() { all.clone() } else { chosen.collect() };
         let rows: Vec<&Row> = if rows.is_empty() { &self.rows } else { rows }.iter().collect();
         if let Some(column) = columns.iter().find(|column| !self.cells.iter().any(|(of, _)| of == *column)) {
-            return Err(none("data set", column));
+            return Err(none("data set", all, column));
         }
         if let Some(row) = rows.iter().find(|row| !self.cells.iter().any(|(_, cell)| cell.name == row.name)) {
-            return Err(none("row", &row.name));
+            return Err(none("row", self.rows.iter().map(|row| &*row.name).collect(), &row.name));
         }
         let of = |column: &str, row: &str| {
             self.cells.iter().find(|(of, cell)| of == column && cell.name == row).map(|(_, cell)| cell)
