@@ -7,7 +7,8 @@ In: its commands and what they are built of, an encoder's bundle, patches. Out: 
     bundle/               the encoder, with the one panels file that this board maps, and without weights.bin
     *.bias                the patches
 
-Refused: a bundle that has neither this board's panels nor the weights to make them of, a place where something else is.
+Refused: a bundle that has neither this board's panels nor the weights to make them of, a patch of another encoder, a place where
+something else is.
 """
 
 import contextlib
@@ -27,6 +28,33 @@ from lib.shell import ROOT, Failure, run
 # The commands, each with the units that systemd runs it by.
 UNITS = {"edge-run": ("targets/edge-run.service",),
          "edge-serve": ("runtime/serve/deploy/edge-serve.service", "runtime/serve/deploy/edge-serve.socket")}
+
+
+# What a patch begins with, and where it names its encoder: patches/format/FORMAT.md.
+MAGIC, ENCODER = b"BIASPTCH", slice(16, 48)
+
+
+def check_patches(bundle, patches):
+    """Refuses a file that is no patch, and with a bundle a patch of another encoder, before anything is built."""
+    encoder = json.loads(manifest_of(bundle).read_text())["encoder"] if bundle is not None else None
+    for patch in patches:
+        try:
+            with open(patch, "rb") as file:
+                begin = file.read(ENCODER.stop)
+        except OSError as error:
+            raise Failure(f"{patch}: cannot read: {error.strerror}") from None
+        if not begin.startswith(MAGIC) or len(begin) < ENCODER.stop:
+            raise Failure(f"{patch}: expected a patch, found another file")
+        if encoder is not None and begin[ENCODER].hex() != encoder:
+            raise Failure(f"{patch}: expected a patch for encoder {encoder}, which is in {bundle}, found one for "
+                          f"{begin[ENCODER].hex()}; an encoder of other weights, such as int8, needs patches made for it")
+
+
+def manifest_of(bundle):
+    manifest = bundle / "bundle.json"
+    if not manifest.is_file():
+        raise Failure(f"{bundle}: expected a bundle, found no bundle.json; edge-export makes one")
+    return manifest
 
 
 @contextlib.contextmanager
@@ -49,10 +77,7 @@ def fill(board, binaries, bundle, patches, directory):
 
 
 def copy_bundle(board, binary, bundle, to):
-    manifest = bundle / "bundle.json"
-    if not manifest.is_file():
-        raise Failure(f"{bundle}: expected a bundle, found no bundle.json; edge-export makes one")
-    tensors = json.loads(manifest.read_text())["tensors"]
+    tensors = json.loads(manifest_of(bundle).read_text())["tensors"]
     kinds = {tensor.get("type", "f32") for tensor in tensors}
     kind = next(kind for kind in ("i4", "i8", "f32") if kind in kinds)
     panels = f"panels-{board.panels[kind]}.bin"
