@@ -163,26 +163,27 @@ pub(crate) fn describe_difference(difference: &Difference) -> String {
 }
 
 /// What only some kinds of task have, a line each.
-fn settings(kind: &Kind) -> Vec<String> {
+fn settings(kind: &Kind) -> Vec<(&'static str, String)> {
     match kind {
         Kind::Classification { .. } | Kind::Tagging { .. } | Kind::Regression { sigmoid: false, .. } => Vec::new(),
-        Kind::Regression { sigmoid: true, .. } => vec!["answers   the sigmoid of the output".to_owned()],
+        Kind::Regression { sigmoid: true, .. } => vec![("answers", "the sigmoid of the output".to_owned())],
         Kind::Span { max_answer_length, no_answer } => {
-            let mut lines = vec![format!("answers   at most {max_answer_length} tokens")];
-            lines.extend(no_answer.map(|threshold| {
-                format!("no answer where its logit is above the best answer's by more than {threshold:.4}")
+            let mut facts = vec![("answers", format!("at most {max_answer_length} tokens"))];
+            facts.extend(no_answer.map(|threshold| {
+                let above = format!("where its logit is above the best answer's by more than {threshold:.4}");
+                ("no answer", above)
             }));
-            lines
+            facts
         }
         Kind::MultiLabel { thresholds, .. } => {
             let thresholds: Vec<String> = thresholds.iter().map(f32::to_string).collect();
-            vec![format!("from      {}", thresholds.join(", "))]
+            vec![("from", thresholds.join(", "))]
         }
         Kind::Embedding(Embedding { dimensions, normalize, prompts, .. }) => {
             let cut = dimensions.map_or("all values".to_owned(), |count| format!("the first {count} values"));
             let length = if *normalize { ", of length 1" } else { "" };
-            let prompts = prompts.iter().map(|(name, prompt)| format!("prompt    {name}: {prompt:?}"));
-            [format!("answers   {cut}{length}")].into_iter().chain(prompts).collect()
+            let prompts = prompts.iter().map(|(name, prompt)| ("prompt", format!("{name}: {prompt:?}")));
+            [("answers", format!("{cut}{length}"))].into_iter().chain(prompts).collect()
         }
     }
 }
@@ -190,24 +191,20 @@ fn settings(kind: &Kind) -> Vec<String> {
 /// What is in a patch; with `each` a row for each slot, else one for each of its modules.
 pub(crate) fn describe(report: &Report, each: bool, lines: &mut Vec<String>) {
     let task = &report.task;
-    lines.push(format!("task      {} ({})", task.name(), task.kind().name()));
+    let mut facts = vec![("task", format!("{} ({})", task.name(), task.kind().name()))];
     if !task.kind().labels().is_empty() {
-        lines.push(format!("labels    {}", task.kind().labels().join(", ")));
+        facts.push(("labels", task.kind().labels().join(", ")));
     }
     let pooling = task.kind().pooling().map_or("each token", Pooling::name);
-    lines.push(format!(
-        "reads     {} text{}, {pooling}, at most {} tokens",
-        task.inputs(),
-        if task.inputs() == 2 { "s" } else { "" },
-        task.max_length()
-    ));
-    lines.extend(settings(task.kind()));
-    lines.push(format!("encoder   {}", report.encoder));
-    lines.push(format!("bytes     {}", report.bytes));
-    for (outputs, inputs, encoding) in &report.head {
-        lines.push(format!("head      {outputs} x {inputs}, {encoding}"));
-    }
-    lines.extend(report.metadata.iter().map(|(key, value)| format!("{key:9} {value}")));
+    let texts = if task.inputs() == 2 { "texts" } else { "text" };
+    facts.push(("reads", format!("{} {texts}, {pooling}, at most {} tokens", task.inputs(), task.max_length())));
+    facts.extend(settings(task.kind()));
+    facts.push(("encoder", report.encoder.to_string()));
+    facts.push(("bytes", report.bytes.to_string()));
+    facts.extend(report.head.iter().map(|(outputs, inputs, kind)| ("head", format!("{outputs} x {inputs}, {kind}"))));
+    facts.extend(report.metadata.iter().map(|(key, value)| (&**key, value.clone())));
+    let width = facts.iter().map(|(name, _)| name.chars().count()).fold(9, usize::max);
+    lines.extend(facts.iter().map(|(name, value)| format!("{name:width$} {value}")));
     lines.push(String::new());
     let rows = if each { report.slots.iter().map(SlotRow::of).collect() } else { modules(&report.slots) };
     let width = rows.iter().map(|row| row.name.len()).fold(8, usize::max);
