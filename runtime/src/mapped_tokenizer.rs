@@ -77,8 +77,8 @@ pub(crate) fn mapped_tokenizer(words: Vocabulary<Mapped>) -> Result<Opened> {
         VocabularyKind::Unigram => Method::Unigram(unigram::Options::deserialize(settings.model)?),
     };
     let words = Arc::new(words);
-    let added = settings.added_tokens.iter().map(|token| &*token.content);
-    let by_words = ends_words_at_spaces(settings.normalizer.as_ref(), settings.pre_tokenizer.as_ref(), added);
+    let by_words =
+        ends_words_at_spaces(settings.normalizer.as_ref(), settings.pre_tokenizer.as_ref(), &settings.added_tokens);
     let normalizers = settings.normalizer.map(|normalizer| Normalizers::new(&normalizer, &words)).transpose()?;
     let pre_tokenizer = settings.pre_tokenizer.map(PreTokenizerWrapper::deserialize).transpose()?;
     let mut tokenizer = TokenizerBuilder::new()

@@ -1,8 +1,10 @@
 //! Token ids from text.
 //!
 //! In: one text or two. Out: token ids with special tokens, and the characters that each token stands for. Long texts
-//! are cut as Hugging Face's `truncation=True` cuts them. Refused: a limit that leaves a text no token. The `tokenizers`
-//! crate runs the checkpoint's tokenizer file. If the bundle has a `vocabulary.bin`, words are looked up there.
+//! are cut as Hugging Face's `truncation=True` cuts them. Refused: a limit that leaves a text no token, more windows
+//! than a task takes, a second text of which nothing is seen, a text that has no tokens, and one for which there is too
+//! little memory. The `tokenizers` crate runs the checkpoint's tokenizer file. If the bundle has a `vocabulary.bin`,
+//! words are looked up there.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +12,7 @@ use edge_bundle::{Bundle, VOCABULARY, Vocabulary};
 use serde::Deserialize;
 use serde_json::Value;
 use tokenizers::{
-    Encoding, PostProcessorWrapper, Tokenizer as WholeTokenizer,
+    AddedToken, Encoding, PostProcessorWrapper, Tokenizer as WholeTokenizer,
     tokenizer::PostProcessor,
     utils::truncation::{TruncationDirection, TruncationParams, TruncationStrategy, truncate_encodings},
 };
@@ -70,7 +72,7 @@ pub(crate) struct Tokenizer {
     /// Removed from `inner`, which would run it on each text alone and then on both, and it moves offsets every time.
     processor: Option<PostProcessorWrapper>,
     subwords: Subwords,
-    /// Whether a beginning of a text has the first of its tokens.
+    /// Whether a beginning of a text has the first of its tokens: see [`ends_words_at_spaces`].
     by_words: bool,
     path: PathBuf,
 }
@@ -84,13 +86,7 @@ struct Settings {
     normalizer: Option<Value>,
     pre_tokenizer: Option<Value>,
     #[serde(default)]
-    added_tokens: Vec<Added>,
-}
-
-/// A string that is a token wherever it stands.
-#[derive(Deserialize)]
-struct Added {
-    content: String,
+    added_tokens: Vec<AddedToken>,
 }
 
 /// The `tokenizers` crate's, with its words in memory or in a mapped file.
@@ -142,8 +138,8 @@ impl Tokenizer {
         post_processor::check(&settings.post_processor).map_err(failed(&path))?;
         let processor = inner.get_post_processor().cloned();
         inner.with_post_processor(None::<PostProcessorWrapper>);
-        let added = settings.added_tokens.iter().map(|token| &*token.content);
-        let by_words = ends_words_at_spaces(settings.normalizer.as_ref(), settings.pre_tokenizer.as_ref(), added);
+        let by_words =
+            ends_words_at_spaces(settings.normalizer.as_ref(), settings.pre_tokenizer.as_ref(), &settings.added_tokens);
         Ok(Tokenizer { inner: Inner::Whole(Box::new(inner)), processor, subwords: settings.model, by_words, path })
     }
 
@@ -218,8 +214,9 @@ impl Tokenizer {
         let mut first = self.beginning(text.first(), room)?;
         let Some(other) = text.second() else { return Ok((first.0, None)) };
         let mut second = self.beginning(other, room)?;
-        // Of two texts that are cut, the longer one may keep a token more, so both have to be known whole.
-        if first.0.len().min(second.0.len()) > room && !(first.1 && second.1) {
+        // Of two texts that are cut to an odd number of tokens, the longer one keeps a token more, so both have to be
+        // known whole.
+        if room % 2 == 1 && first.0.len().min(second.0.len()) > room && !(first.1 && second.1) {
             (first, second) = ((self.plain(text.first())?, true), (self.plain(other)?, true));
         }
         Ok((first.0, Some(of_second(second.0))))
@@ -232,6 +229,7 @@ impl Tokenizer {
         let mut bytes = most.saturating_mul(BYTES);
         while self.by_words && bytes < text.len() / 2 {
             let tokens = self.plain(beginning(text, bytes))?;
+            // One more, because the last token of a beginning may be another.
             if tokens.len() > most {
                 return Ok((tokens, false));
             }

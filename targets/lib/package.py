@@ -30,8 +30,8 @@ UNITS = {"edge-run": ("targets/edge-run.service",),
          "edge-serve": ("runtime/serve/deploy/edge-serve.service", "runtime/serve/deploy/edge-serve.socket")}
 
 
-# What a patch begins with, and where it names its encoder: patches/format/FORMAT.md.
-MAGIC, ENCODER = b"BIASPTCH", slice(16, 48)
+# What a patch begins with, its versions, and where it names its encoder: patches/format/FORMAT.md.
+MAGIC, VERSION, VERSIONS, ENCODER = b"BIASPTCH", slice(8, 10), range(1, 4), slice(16, 48)
 
 
 def check_patches(bundle, patches):
@@ -45,6 +45,9 @@ def check_patches(bundle, patches):
             raise Failure(f"{patch}: cannot read: {error.strerror}") from None
         if not begin.startswith(MAGIC) or len(begin) < ENCODER.stop:
             raise Failure(f"{patch}: expected a patch, found another file")
+        version = int.from_bytes(begin[VERSION], "little")
+        if version not in VERSIONS:
+            raise Failure(f"{patch}: expected version {VERSIONS.start} to {VERSIONS.stop - 1} of the patch format, found {version}")
         if encoder is not None and begin[ENCODER].hex() != encoder:
             raise Failure(f"{patch}: expected a patch for encoder {encoder}, which is in {bundle}, found one for "
                           f"{begin[ENCODER].hex()}; an encoder of other weights, such as int8, needs patches made for it")

@@ -87,7 +87,7 @@ class Training:
         self.head = torch.nn.Linear(self.encoder.config.hidden_size, outputs)
         torch.nn.init.normal_(self.head.weight, std=0.02)
         torch.nn.init.zeros_(self.head.bias)
-        if arguments.lora:
+        if arguments.lora is not None:
             import peft
 
             config = peft.LoraConfig(r=arguments.lora, lora_alpha=arguments.lora, target_modules=["query", "value"])
@@ -200,6 +200,8 @@ def main():
     what.add_argument("--full", action="store_true")
     what.add_argument("--lora", type=int, metavar="RANK")
     arguments = parser.parse_args()
+    if arguments.lora is not None and arguments.lora < 1:
+        parser.error(f"--lora: expected a rank of 1 or more, found {arguments.lora}")
     torch.set_num_threads(arguments.threads)
     tokenizer = AutoTokenizer.from_pretrained(arguments.checkpoint)
     ends = collections.defaultdict(list)

@@ -3,7 +3,7 @@
 usage: same_bits.py MODULE EDGE_RUN PATCH TEXTS [--bundle DIR]
 (pip install numpy 'ray[data]' duckdb; cc; MODULE is the library that cargo built, target/debug/libedge_run_python.so, and
 libedge_run_c.so is beside it; TEXTS has a text a line, or is a TSV file with a column `sentence`, such as SST-2's dev.tsv; the
-encoder is in DIR, or in the store; Linux)
+encoder is in DIR, or in the store; PATCH is for classification, regression or multi-label on one text; Linux)
 
 Prints a row for each way. One that has another bit in any logit ends the run with 1.
 """
@@ -64,8 +64,12 @@ def read_texts(file):
 
 def from_command(edge_run, bundle, patch, texts):
     command = [edge_run, "--bundle", bundle, "-p", patch, "-o", "jsonl", "--logits"]
-    found = subprocess.run(command, input="\n".join(texts) + "\n", capture_output=True, text=True, check=True).stdout
-    return [json.loads(row)["logits"] for row in found.splitlines()]
+    found = subprocess.run(command, input="\n".join(texts) + "\n", stdout=subprocess.PIPE, text=True).stdout
+    rows = [json.loads(row) for row in found.splitlines()]
+    for row in rows:
+        if "logits" not in row:
+            sys.exit(f"line {row['line']}: expected logits, found {row.get('error', 'none, as this kind of task has')}")
+    return [row["logits"] for row in rows]
 
 
 def from_c(library, bundle, patch, texts, home):

@@ -67,7 +67,7 @@ fn pictures_are_of_patches_and_of_logs() {
         (["training", "run.jsonl"], ["run.jsonl", "expected steps of a training, found none"]),
         (["sizes", "run.jsonl"], ["run.jsonl", "--train-sizes"]),
         (["sizes", "no.jsonl"], ["no.jsonl", "cannot read"]),
-        (["training", "all-96.bias"], ["all-96.bias", "found bytes that are no text"]),
+        (["training", "all-96.bias"], ["all-96.bias", "expected text in UTF-8, found other bytes"]),
         // It has no end.
         (["training", "/dev/zero"], ["/dev/zero", "expected at most 268435456 bytes, found more"]),
     ] {

@@ -24,7 +24,7 @@ mod wire;
 
 pub use activation::Activation;
 pub use apply::{LowRank, Values};
-pub use bounded::{MOST_SMALL, read_at_most};
+pub use bounded::{MOST_SMALL, read_at_most, read_text_at_most};
 pub use digest::{Digest, Digester};
 pub use encoding::{Encoding, Stored};
 pub use error::{Error, Result};

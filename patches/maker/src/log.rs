@@ -3,10 +3,7 @@
 //! In: what happens during training, or a file. Out: lines, or entries. Refused: a line that is not such an object.
 //! Other trainers may write logs too: unknown events are ignored, and fields that no picture needs may be missing.
 
-use std::{
-    fs::{self, File},
-    path::Path,
-};
+use std::{fs::File, path::Path};
 
 use serde::{Deserialize, Serialize};
 
@@ -15,7 +12,7 @@ use crate::{Error, Result, train::Event};
 /// How every line that [`Entry`] is written as begins.
 const FIRST_BYTES: &[u8] = b"{\"event\":\"";
 
-/// The most bytes of a log that is read: those of a million steps and more.
+/// The most bytes of a log that is read or appended to: those of a million steps and more.
 const MOST_BYTES: u64 = 256 << 20;
 
 /// A line of a log. A number that is not finite is null in JSON, and none here. Names that earlier versions wrote are
@@ -169,7 +166,7 @@ pub fn open_log(path: &Path) -> Result<File> {
     if !path.is_file() {
         return Ok(file);
     }
-    let bytes = fs::read(path).map_err(bias_patch::Error::io(path, "read"))?;
+    let bytes = bias_patch::read_at_most(path, MOST_BYTES)?;
     let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
     let first = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
     let begun = first.iter().zip(FIRST_BYTES).all(|(found, due)| found == due) || first.iter().all(|byte| *byte == 0);
@@ -192,13 +189,7 @@ pub fn open_log(path: &Path) -> Result<File> {
 /// # Errors
 /// When it cannot be read, or a line is not an object of a log.
 pub fn read_log(path: &Path) -> Result<Vec<Entry>> {
-    let text = bias_patch::read_at_most(path, MOST_BYTES)?;
-    let text = String::from_utf8(text).map_err(|_| Error::Content {
-        path: path.to_owned(),
-        field: "log".to_owned(),
-        expected: "JSON lines as edge-patch train --log writes them".to_owned(),
-        found: "bytes that are no text".to_owned(),
-    })?;
+    let text = bias_patch::read_text_at_most(path, MOST_BYTES)?;
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let read = lines.map(|(at, line)| {
         serde_json::from_str(line).map_err(|e| Error::Content {
@@ -213,6 +204,8 @@ pub fn read_log(path: &Path) -> Result<Vec<Entry>> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use bias_patch::Digest;
 
     use super::*;

@@ -24,8 +24,7 @@ pub fn sign(patch: &Path, key: &Path) -> Result<PathBuf> {
     };
     let bytes = Patch::read(patch)?;
     let opened = Patch::from_bytes(&bytes).map_err(|e| e.in_file(patch))?;
-    let text = bias_patch::read_at_most(key, bias_patch::MOST_SMALL)?;
-    let text = String::from_utf8_lossy(&text);
+    let text = bias_patch::read_text_at_most(key, bias_patch::MOST_SMALL)?;
     let key_box = || SecretKeyBox::from_string(&text).map_err(failed);
     let key = match key_box()?.into_unencrypted_secret_key() {
         // It has no password and is damaged.

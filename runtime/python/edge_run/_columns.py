@@ -50,6 +50,9 @@ class Columns:
             encoder = Encoder.of(patches[0]) if encoder is None else Encoder(encoder)
         self.encoder, self.raises, self.logits = encoder, errors == "raise", logits
         self.tasks = [encoder.attach(patch) for patch in patches]
+        if logits and not any(task.kind in _OF_THE_TEXT for task in self.tasks):
+            kinds = ", ".join(sorted({task.kind for task in self.tasks}))
+            raise Error(f"logits: expected a patch for one of {', '.join(_OF_THE_TEXT)}, found {kinds}")
         self.types = [self._type(task) for task in self.tasks]
 
     def __call__(self, *columns: pyarrow.ChunkedArray) -> "list[pyarrow.ChunkedArray]":

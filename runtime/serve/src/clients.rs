@@ -64,8 +64,7 @@ impl Clients {
     /// When the file cannot be read, or a line is not as it should be.
     pub fn open(path: &Path, metrics: &Metrics) -> Result<Self> {
         let wrong = |found: String| Error::Token { path: path.to_owned(), found };
-        let text = String::from_utf8(bias_patch::read_at_most(path, bias_patch::MOST_SMALL)?);
-        let text = text.map_err(|_| wrong("bytes that are no text".to_owned()))?;
+        let text = bias_patch::read_text_at_most(path, bias_patch::MOST_SMALL)?;
         let lines: Vec<&str> = text.trim_end_matches(['\r', '\n']).lines().collect();
         let mut names: Vec<&str> = Vec::new();
         let mut known: Vec<(Digest, Client)> = Vec::new();

@@ -83,7 +83,7 @@ impl<'a> Query<'a> {
     /// far.
     ///
     /// # Errors
-    /// As [`run`](super::run).
+    /// As [`run`](super::run). Nothing is written then, for a part of the texts has another order.
     pub fn rank<R: BufRead, W: Write>(
         &self,
         session: &Session<'_>,

@@ -40,7 +40,11 @@ impl Kept {
         for entry in results.read_dir().map_err(failed())? {
             let path = entry.map_err(failed())?.path();
             let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(SUFFIX));
-            let Some(name) = name.filter(|_| path.is_file()) else { continue };
+            let Some(name) = name else { continue };
+            // A pipe would be waited for.
+            if !path.metadata().map_err(bias_patch::Error::io(&path, "read"))?.is_file() {
+                continue;
+            }
             let cell = Cell::read(&path)?;
             // Of a training by numbers of texts, whose results end so too.
             let Ok(row) = cell.name.parse::<Row>() else { continue };

@@ -256,11 +256,12 @@ impl FromStr for Row {
         }
         let weights = Weights::from_str(word, false).ok();
         let slots = if weights.is_some() { "all" } else { word };
-        // A row has more choices than the slots that it may be.
-        let slots = slots.parse().map_err(|error: Error| {
-            let of_slots = error.to_string();
-            let of_slots = of_slots.trim_start_matches("--slots: expected ");
-            format!("expected random, rows, full, or slots: {of_slots}")
+        let slots = slots.parse().map_err(|error| match error {
+            // A row may also be something else than slots.
+            Error::Recipe { expected, found, .. } => {
+                format!("expected random, rows, full, or slots: {expected}, found {found}")
+            }
+            error => error.to_string(),
         })?;
         Ok(Row { name: text.to_owned(), slots, weights, learning_rates })
     }
