@@ -129,9 +129,9 @@ mod module {
 
         /// For each text, the answers of all tasks, in their order; they run together.
         ///
-        /// A text is a string, a tuple of two that belong together, such as a question and its context, or a list of
-        /// words. `top_k`, above 0, is how many labels or spans are given. `max_length` cuts texts to so many tokens,
-        /// at least 3.
+        /// A text is a string, a tuple of two that belong together, such as a question and its context, or for
+        /// tagging a list of words. `top_k`, above 0, is how many labels or spans are given. `max_length` cuts texts to
+        /// so many tokens, at least 3; the context of a span task is not cut but read in windows of so many.
         ///
         /// An answer has the fields that `edge-run -o jsonl` writes, `logits` and `truncated` always among them. With
         /// errors="return", a text that a task cannot answer has the one field `error` in the place of that answer.
@@ -208,7 +208,7 @@ mod module {
             top_k: usize,
             max_length: Option<u32>,
         ) -> PyResult<Bound<'py, PyAny>> {
-            let (text, options) = (text_of(text)?, options_of(top_k, max_length)?);
+            let (text, options) = (text_of(text, tags(&self.task))?, options_of(top_k, max_length)?);
             let request = Request { task: &self.task, text: &text };
             let predict = || self.encoder.predict_with(&[request], options).remove(0);
             let prediction = py.detach(predict).map_err(refused)?;
@@ -238,6 +238,11 @@ mod module {
         fn labels(&self) -> Vec<String> {
             self.task.spec().kind().labels().to_vec()
         }
+    }
+
+    /// Whether a task labels each word of a text.
+    fn tags(task: &edge_run::Task) -> bool {
+        matches!(task.spec().kind(), bias_patch::Kind::Tagging { .. })
     }
 
     /// Whether the argument `errors` asks for exceptions.
@@ -270,11 +275,12 @@ mod module {
         mut row: impl FnMut(usize, Vec<Result<Prediction, String>>) -> PyResult<()>,
     ) -> PyResult<()> {
         let size = ANSWERS.div_ceil(tasks.len().max(1));
+        let words = tasks.iter().any(|task| tags(task));
         for (part, values) in elements("texts", texts)?.chunks(size).enumerate() {
             py.check_signals()?;
             let first = part * size;
             let part: Vec<Result<Text, String>> =
-                values.iter().map(|value| text_of(value).map_err(|error| error.value(py).to_string())).collect();
+                values.iter().map(|value| text_of(value, words).map_err(|error| error.value(py).to_string())).collect();
             let texts = part.iter().filter_map(|text| text.as_ref().ok());
             let requests: Vec<Request<'_>> =
                 texts.flat_map(|text| tasks.iter().map(move |task| Request { task, text })).collect();

@@ -93,10 +93,21 @@ pub(crate) fn train<'py>(
         let runs = recipe.count();
         return Err(refused(format!("dev: expected labelled texts that choose one of {runs} runs, found none")));
     }
-    let (records, floats) = records_of("texts", texts, labels)?;
     let mut fields = fields_of(task)?;
-    if let Some(kind) = kind.or_else(|| (floats && !fields.contains_key("kind")).then(|| "regression".to_owned())) {
+    if let Some(kind) = kind {
         fields.insert("kind".to_owned(), kind.into());
+    }
+    let words = fields.get("kind").is_some_and(|kind| kind == "tagging");
+    let (records, numbers) = records_of("texts", texts, labels, words)?;
+    if !fields.contains_key("kind") {
+        match numbers {
+            Numbers::Floats => drop(fields.insert("kind".to_owned(), "regression".into())),
+            Numbers::Mixed => {
+                let expected = "labels: expected integers, for a classification, or floats, for a regression";
+                return Err(refused(format!("{expected}, found both; name one by kind=")));
+            }
+            Numbers::Others => {}
+        }
     }
     let task = task_of(fields, &output, &records).map_err(refused)?;
     let train = examples("texts", records, &task)?;
@@ -107,7 +118,7 @@ pub(crate) fn train<'py>(
     }
     let dev = match dev.map(|dev| elements("dev", dev)).transpose()?.as_deref() {
         None => None,
-        Some([texts, labels]) => Some(examples("dev", records_of("dev", texts, labels)?.0, &task)?),
+        Some([texts, labels]) => Some(examples("dev", records_of("dev", texts, labels, words)?.0, &task)?),
         Some(found) => {
             return Err(refused(format!("dev: expected a pair of texts and labels, found {} values", found.len())));
         }
@@ -369,8 +380,24 @@ fn fields_of(task: Option<&Bound<'_, PyAny>>) -> PyResult<Map<String, Value>> {
     task.map_or(Ok(Map::new()), |task| depythonize(task).map_err(|error| refused(format!("task: {error}"))))
 }
 
-/// Rows of texts and labels, numbered from 0, and whether all labels are floats. `what` is the argument's name.
-fn records_of(what: &str, texts: &Bound<'_, PyAny>, labels: &Bound<'_, PyAny>) -> PyResult<(Vec<Record>, bool)> {
+/// Which labels are floats.
+enum Numbers {
+    /// All.
+    Floats,
+    /// Some; the others are integers, or missing.
+    Mixed,
+    /// None, or some beside strings.
+    Others,
+}
+
+/// Rows of texts and labels, numbered from 0, and which labels are floats. `what` is the argument's name; `words` says
+/// whether texts may be lists of words.
+fn records_of(
+    what: &str,
+    texts: &Bound<'_, PyAny>,
+    labels: &Bound<'_, PyAny>,
+    words: bool,
+) -> PyResult<(Vec<Record>, Numbers)> {
     let (texts, labels) = (elements("texts", texts)?, elements("labels", labels)?);
     if texts.len() != labels.len() {
         let (due, found) = (texts.len(), labels.len());
@@ -381,19 +408,33 @@ fn records_of(what: &str, texts: &Bound<'_, PyAny>, labels: &Bound<'_, PyAny>) -
     }
     let numbers: Vec<Option<f64>> = labels.iter().map(float_of).collect();
     let floats = numbers.iter().all(Option::is_some);
-    let rows = texts.iter().zip(labels.iter().zip(numbers)).enumerate().map(|(line, (text, (label, number)))| {
-        let said = |error: PyErr| refused(format!("{what}: text {line}: {}", error.value(text.py())));
-        let label = match number {
-            Some(number) if floats && !number.is_finite() => {
-                return Err(refused(format!("{what}: text {line}: expected a finite number, found {number}")));
-            }
-            // What a table has in the place of a label that is missing.
-            Some(number) if number.is_nan() => None,
-            _ => label_of(label).map_err(said)?,
-        };
-        Ok(Record { line, text: Ok(text_of(text).map_err(said)?), label })
-    });
-    Ok((rows.collect::<PyResult<_>>()?, floats))
+    // Not those that stand for a missing label.
+    let some_float = numbers.iter().flatten().any(|number| !number.is_nan());
+    let rows = texts.iter().zip(labels.iter().zip(numbers.iter().copied())).enumerate().map(
+        |(line, (text, (label, number)))| {
+            let said = |error: PyErr| refused(format!("{what}: text {line}: {}", error.value(text.py())));
+            let label = match number {
+                Some(number) if floats && !number.is_finite() => {
+                    return Err(refused(format!("{what}: text {line}: expected a finite number, found {number}")));
+                }
+                // What a table has in the place of a label that is missing.
+                Some(number) if number.is_nan() => None,
+                _ => label_of(label).map_err(said)?,
+            };
+            Ok(Record { line, text: Ok(text_of(text, words).map_err(said)?), label })
+        },
+    );
+    let rows = rows.collect::<PyResult<_>>()?;
+    let integer = |label: &Bound<'_, PyAny>| label.is_none() || label.extract::<i64>().is_ok();
+    let mixed = some_float && labels.iter().zip(&numbers).all(|(label, number)| number.is_some() || integer(label));
+    let which = if floats {
+        Numbers::Floats
+    } else if mixed {
+        Numbers::Mixed
+    } else {
+        Numbers::Others
+    };
+    Ok((rows, which))
 }
 
 /// The value of a label that is a float of Python or NumPy, or another number that is no integer.

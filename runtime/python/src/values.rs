@@ -14,12 +14,18 @@ use pyo3::{
 
 use crate::Error;
 
-/// A text, two texts in a tuple, or a list of words.
-pub(crate) fn text_of(value: &Bound<'_, PyAny>) -> PyResult<Text> {
-    if let Ok(text) = value.extract::<String>() {
-        return Ok(Text::one(text));
+/// A text, two texts in a tuple, or where `words` are wanted, for tagging, a list of them. For other tasks a list is
+/// rather several texts, which are not one.
+pub(crate) fn text_of(value: &Bound<'_, PyAny>, words: bool) -> PyResult<Text> {
+    if let Ok(text) = value.cast::<PyString>() {
+        // A string of Python may have halves of characters.
+        let text = text.extract::<String>();
+        return text
+            .map(Text::one)
+            .map_err(|error| refused(format!("expected text in Unicode: {}", error.value(value.py()))));
     }
-    let found = |kind: String| refused(format!("expected a text, a tuple of two, or a list of words, found {kind}"));
+    let expected = if words { "a text, a tuple of two, or a list of words" } else { "a text, or a tuple of two" };
+    let found = |kind: String| refused(format!("expected {expected}, found {kind}"));
     if let Ok(tuple) = value.cast::<PyTuple>() {
         let pair = tuple.extract::<(String, String)>();
         let kinds = || tuple.iter().map(|part| kind(&part)).collect::<Vec<_>>().join(" and ");
@@ -27,8 +33,10 @@ pub(crate) fn text_of(value: &Bound<'_, PyAny>) -> PyResult<Text> {
             .map(|(first, second)| Text::pair(first, second))
             .map_err(|_| found(format!("{} of {}", kind(value), kinds())));
     }
-    let words: Vec<String> = value.extract().map_err(|_| found(kind(value)))?;
-    Text::of_words(&words).map_err(refused)
+    match value.extract::<Vec<String>>() {
+        Ok(list) if words => Text::of_words(&list).map_err(refused),
+        _ => Err(found(kind(value))),
+    }
 }
 
 /// What a value is, for errors.
@@ -41,6 +49,13 @@ pub(crate) fn elements<'py>(what: &str, value: &Bound<'py, PyAny>) -> PyResult<V
     let wrong = || refused(format!("{what}: expected a list of {what}, found {}", kind(value)));
     if value.is_instance_of::<PyString>() || value.is_instance_of::<PyDict>() {
         return Err(wrong());
+    }
+    // A table gives its columns, or their names, one after the other.
+    if value.getattr_opt("columns")?.is_some() {
+        return Err(refused(format!(
+            "{what}: expected a list of {what}, found {}; name one of its columns",
+            kind(value)
+        )));
     }
     // A column of Arrow gives scalars of its own, one after the other, and strings at once.
     let strings = value.getattr_opt("to_pylist")?.map(|list| list.call0()).transpose()?;

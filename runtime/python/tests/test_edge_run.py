@@ -36,6 +36,15 @@ def from_command(patches, lines, *options):
     return [rows[at : at + len(patches)] for at in range(0, len(rows), len(patches))]
 
 
+class Table:
+    """As pandas has them: to iterate gives the names of its columns."""
+
+    columns = ["text", "label"]
+
+    def __iter__(self):
+        return iter(self.columns)
+
+
 class EdgeRun(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
@@ -182,8 +191,14 @@ class EdgeRun(unittest.TestCase):
             ("expected simple or first", lambda: self.encoder.attach(LIBRARY / "pos.bias", entities="last")),
             ("empty", lambda: task(" ")),
             ("expected one text, found a pair", lambda: task(("a", "b"))),
-            ("expected a text, a tuple of two, or a list of words, found a int", lambda: task(3)),
-            ("expected a text, a tuple of two, or a list of words, found a tuple", lambda: task(("a", "b", "c"))),
+            ("expected a text, or a tuple of two, found a int", lambda: task(3)),
+            ("expected a text, or a tuple of two, found a tuple", lambda: task(("a", "b", "c"))),
+            # Several texts are not one.
+            ("expected a text, or a tuple of two, found a list", lambda: task(["a joy", "awful"])),
+            ("expected a text, or a tuple of two, found a ndarray", lambda: task(numpy.array(["a", "b"]))),
+            ("text 0, sst2: expected a text, or a tuple of two, found a ndarray", lambda: self.encoder.predict(numpy.array([["a", "b"]]), [task])),
+            ("texts: expected a list of texts, found a Table; name one", lambda: self.encoder.predict(Table(), [task])),
+            ("expected text in Unicode", lambda: task("a\ud800b")),
             ("found a tuple of a str and a NoneType", lambda: task(("a", None))),
             ("text 2, sst2: expected a text", lambda: self.encoder.predict(["a", "b", None], [task])),
             ("text 1, sst2: empty text", lambda: self.encoder.predict(["a", ""], [task])),

@@ -283,7 +283,7 @@ class Making(unittest.TestCase):
         for said, call in [
             ("labels: expected one for each of 48 texts, found 3", train(labels=[0, 1, 0])),
             ("texts: expected a list of texts, found a str", train(texts="a")),
-            ("text 1: expected a text, a tuple of two, or a list of words, found a int", train(["a", 3], [0, 1])),
+            ("text 1: expected a text, or a tuple of two, found a int", train(["a", 3], [0, 1])),
             ("text 1: expected a label, or a list of labels, found a object", train(["a", "b"], [0, object()])),
             ("texts: text 1: expected a label, found none", train(["a", "b", "c"], [0, None, 1])),
             ("texts: text 1: empty text", train(["a", " "], [0, 1])),
@@ -314,6 +314,10 @@ class Making(unittest.TestCase):
             ("epochs: expected at least one", train(epochs=0)),
             ("texts per step: expected at least one", train(batch=0)),
             ("class_weights: expected none or balanced", train(class_weights="rare")),
+            ("labels: expected integers, .* or floats, .* found both; name one by kind=", lambda: edge_run.train(
+                self.encoder, ["a", "b", "c"], [0, 0.5, 1], self.home / "x.bias", progress=False)),
+            ("text 0: expected a text, or a tuple of two, found a list", lambda: edge_run.train(
+                self.encoder, [["a", "b"], ["c", "d"]], [0, 1], self.home / "x.bias", progress=False)),
             ("progress: expected a function or a bool, found a str", lambda: edge_run.train(
                 self.encoder, TEXTS, LABELS, self.home / "x.bias", progress="bar")),
             ("nowhere", train(output=self.home / "nowhere" / "x.bias")),
