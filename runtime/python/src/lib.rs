@@ -95,9 +95,10 @@ mod module {
         ) -> PyResult<Self> {
             let options = options(engine, activations, threads)?;
             let patch = patch_of(patch)?;
-            let open = || edge_run::Encoder::load(Store::of_user()?.open(patch.encoder())?, options);
+            let find = || Ok::<_, edge_run::Error>(Store::of_user()?.open(patch.encoder())?);
             let named = |error| refused(format!("{error}; or edge_run.Encoder(DIR) opens a bundle elsewhere"));
-            Ok(Encoder(Arc::new(py.detach(open).map_err(named)?)))
+            let bundle = find().map_err(named)?;
+            Ok(Encoder(Arc::new(py.detach(|| edge_run::Encoder::load(bundle, options)).map_err(refused)?)))
         }
 
         /// The checkpoint's name.
