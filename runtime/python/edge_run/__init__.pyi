@@ -9,7 +9,7 @@ import numpy
 __all__ = ["Encoder", "Error", "Task", "from_peft", "to_peft", "train"]
 
 Text = Union[str, tuple[str, str], Sequence[str]]
-_Label = Union[str, int, float, Sequence[Union[str, int]], None]
+_Label = Union[str, int, float, Sequence[Union[str, int]], Mapping[str, Any], None]
 _Path = Union[str, os.PathLike[str]]
 _Engine = Literal["auto", "lowered", "tract"]
 _Activations = Literal["int8", "f32"]

@@ -37,8 +37,9 @@ use crate::{
 /// data.
 ///
 /// `texts` and `labels` are lists or anything that gives one after the other, such as a column of a table. Labels are
-/// strings or integers, or floats for a regression; for a tagging or multi-label task, lists of these. `dev` is a pair
-/// of other texts and labels: after every epoch they are scored, and the best patch is kept. Without, the training
+/// strings or integers, or floats for a regression; for a tagging or multi-label task, lists of these; for a span task,
+/// dictionaries of `answer` and `answer_start`, or of `text` and `answer_start` as SQuAD has them. `dev` is a pair of
+/// other texts and labels: after every epoch they are scored, and the best patch is kept. Without, the training
 /// texts are scored, which says little of other texts.
 ///
 /// `kind` is the kind of task: classification, or regression if all labels are floats. `task` has other fields of a
@@ -467,12 +468,30 @@ fn label_of(value: &Bound<'_, PyAny>) -> PyResult<Option<Label>> {
     if value.is_none() {
         return Ok(None);
     }
+    if let Ok(answer) = value.cast::<PyDict>() {
+        return answer_of(answer).map(Some);
+    }
     if let Some(name) = one(value) {
         return Ok(Some(Label::Name(name)));
     }
     let wrong = || refused(format!("expected a label, or a list of labels, found {}", kind(value)));
     let parts = elements("labels", value).map_err(|_| wrong())?;
     Ok(Some(Label::Names(parts.iter().map(|part| one(part).ok_or_else(wrong)).collect::<PyResult<_>>()?)))
+}
+
+/// Where an answer is: `answer` and `answer_start`, SQuAD's `answers`, or what the column `answers` of its copies holds.
+fn answer_of(value: &Bound<'_, PyDict>) -> PyResult<Label> {
+    let found: Option<Value> = depythonize(value).ok();
+    let found = found.and_then(|value| match value.get("text") {
+        Some(_) => edge_patch::data::label_of(&serde_json::json!({ "answers": value })),
+        None => edge_patch::data::label_of(&value),
+    });
+    found.filter(|label| matches!(label, Label::Answers(_))).ok_or_else(|| {
+        let keys = value.keys().iter().map(|key| key.to_string()).collect::<Vec<_>>().join(", ");
+        let expected =
+            r#"{"answer": ..., "answer_start": ...}, or {"text": [...], "answer_start": [...]} as SQuAD has it"#;
+        refused(format!("expected an answer as {expected}, found a dict with {keys}"))
+    })
 }
 
 /// The texts with their gold labels. `what` is the argument's name.

@@ -130,6 +130,24 @@ class Making(unittest.TestCase):
         found = edge_run.train(self.bundle, TEXTS, numbers, self.home / "ours.bias", epochs=1, progress=False)
         self.assertTrue(found["path"].read_bytes() == due, "of a directory")
 
+    def test_answers_are_dictionaries(self):
+        texts = [(f"when {at}?", "so " * (at % 3) + f"it was {1890 + at} or so") for at in range(24)]
+        answers = [{"answer": str(1890 + at), "answer_start": 3 * (at % 3) + 7} for at in range(24)]
+        options = {"kind": "span", "slots": "bm2", "epochs": 1, "dev": (texts[16:], answers[16:])}
+        ours, found = self.trained(texts[:16], answers[:16], **options)
+        for name, part in [("train", slice(16)), ("dev", slice(16, None))]:
+            rows = [{"question": q, "context": c, **a} for (q, c), a in zip(texts[part], answers[part])]
+            (self.home / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (self.home / "task.json").write_text('{"name": "ours", "kind": "span", "inputs": 2}')
+        self.command("train", "--encoder", self.bundle, "--task", "task.json", "--train", "train.jsonl", "--dev", "dev.jsonl",
+                     "--slots", "bm2", "--epochs", 1, "-o", "theirs.bias")
+        self.assertTrue(ours == (self.home / "theirs.bias").read_bytes(), "another patch than edge-patch's")
+        squad = [{"text": [answer["answer"]], "answer_start": [answer["answer_start"]]} for answer in answers]
+        self.assertTrue(self.trained(texts[:16], squad[:16], **{**options, "dev": (texts[16:], squad[16:])})[0] == ours)
+        self.assertEqual(self.encoder.attach(found["path"])(texts[0])["spans"][0].keys(), {"text", "start", "end", "score"})
+        with self.assertRaisesRegex(edge_run.Error, 'text 0: expected an answer as .*, found a dict with start'):
+            edge_run.train(self.encoder, texts[:1], [{"start": 1}], self.home / "x.bias", kind="span", progress=False)
+
     def test_labels_of_other_kinds_are_lists(self):
         words = [text.split() for text in TEXTS]
         tags = [["ADJ" if word in ("good", "bad") else "OTHER" for word in text] for text in words]

@@ -72,7 +72,7 @@ impl LabelColumns {
 /// The label of a JSON object; answers as SQuAD has them (a list of `text` and `answer_start`), as its copies have them
 /// (a list of each), or one, as `answer` and `answer_start`. An empty list, an empty answer, null, and
 /// SQuAD's `is_impossible` are no answer.
-pub(super) fn label_of(value: &Value) -> Option<Label> {
+pub fn label_of(value: &Value) -> Option<Label> {
     let answer = |text: &Value, start: &Value| Some((text.as_str()?.to_owned(), start.as_u64()?.try_into().ok()?));
     if value.get("is_impossible") == Some(&Value::Bool(true)) {
         return Some(Label::Answers(Vec::new()));

@@ -29,7 +29,8 @@ use edge_run::{
     tasks::{self, TaskKind},
 };
 
-use self::labels::{LabelColumns, NAMES, label_of};
+pub use self::labels::label_of;
+use self::labels::{LabelColumns, NAMES};
 pub use self::task::{read_task, task_of};
 use crate::{Error, Result};
 
