@@ -73,13 +73,13 @@ impl Lowered {
         };
         if options.threads > MOST_THREADS {
             return Err(Refused::Failed(Error::Usage {
-                option: "--threads".to_owned(),
+                option: "threads".to_owned(),
                 expected: format!("1 to {MOST_THREADS}"),
                 found: options.threads.to_string(),
             }));
         }
         let threads = Threads::start(options.threads).map_err(|error| Error::Input {
-            place: "--threads".to_owned(),
+            place: "threads".to_owned(),
             expected: format!("{} threads to start", options.threads),
             found: error.to_string(),
         })?;

@@ -86,7 +86,7 @@ typedef struct edge_run_task edge_run_task;
 typedef struct {
   // sizeof(edge_run_options).
   uint32_t size;
-  // Threads that share the work of a call, at least 1. They sleep between calls.
+  // Threads that share the work of a call, 1 to 256. They sleep between calls.
   uint32_t threads;
   // EDGE_RUN_ACTIVATIONS_INT8 or EDGE_RUN_ACTIVATIONS_F32.
   uint32_t activations;

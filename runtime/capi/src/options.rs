@@ -23,7 +23,7 @@ pub const EDGE_RUN_ENGINE_TRACT: u32 = 2;
 pub struct Options {
     /// sizeof(edge_run_options).
     size: u32,
-    /// Threads that share the work of a call, at least 1. They sleep between calls.
+    /// Threads that share the work of a call, 1 to 256. They sleep between calls.
     threads: u32,
     /// EDGE_RUN_ACTIVATIONS_INT8 or EDGE_RUN_ACTIVATIONS_F32.
     activations: u32,

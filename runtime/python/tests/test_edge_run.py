@@ -185,7 +185,7 @@ class EdgeRun(unittest.TestCase):
             ("nowhere.bias", lambda: self.encoder.attach("nowhere.bias")),
             ("not a bias patch", lambda: self.encoder.attach(b"a joy")),
             ("nowhere", lambda: edge_run.Encoder("nowhere")),
-            ("--threads: expected 1 to 256", lambda: edge_run.Encoder.of(LIBRARY / "sst2.bias", threads=3000)),
+            ("threads: expected 1 to 256", lambda: edge_run.Encoder.of(LIBRARY / "sst2.bias", threads=3000)),
             ("expected auto or lowered or tract", lambda: edge_run.Encoder("nowhere", engine="gpu")),
             ("expected a tagging task", lambda: self.encoder.attach(LIBRARY / "sst2.bias", entities="first")),
             ("expected simple or first", lambda: self.encoder.attach(LIBRARY / "pos.bias", entities="last")),
