@@ -152,9 +152,9 @@ class Training:
         if len(self.task["labels"]) == 2:
             hits = sum(a == b == 1 for a, b in zip(best, due))
             scores["F1"] = 2 * hits / max(1, sum(best) + sum(due))
-            count, found, given = len(due), sum(best), sum(due)
-            spread = found * (count - found) * given * (count - given)
-            scores["Matthews"] = (count * hits - found * given) / spread**0.5 if spread else 0.0
+            count, answered, given = len(due), sum(best), sum(due)
+            spread = answered * (count - answered) * given * (count - given)
+            scores["Matthews"] = (count * hits - answered * given) / spread**0.5 if spread else 0.0
         return scores
 
     def answer(self, text, logits):
