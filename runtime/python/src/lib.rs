@@ -7,6 +7,7 @@
 
 mod commands;
 mod making;
+mod rows;
 mod values;
 
 use pyo3::{create_exception, exceptions::PyValueError, prelude::*};
