@@ -24,6 +24,8 @@ mod naive;
 mod neon;
 #[cfg(target_arch = "arm")]
 mod neon32;
+#[cfg(target_arch = "aarch64")]
+mod neon_matrix;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "arm"))]
 mod wide;
 #[cfg(target_arch = "x86_64")]
@@ -269,6 +271,7 @@ pub fn kernels() -> Vec<&'static dyn Kernel> {
     }
     #[cfg(target_arch = "aarch64")]
     {
+        found.extend(neon_matrix::NeonMatrix::detect().map(|k| k as &dyn Kernel));
         found.extend(neon::NeonDot::detect().map(|k| k as &dyn Kernel));
         found.extend(neon::Neon::detect().map(|k| k as &dyn Kernel));
     }

@@ -35,17 +35,17 @@ vector_unit! {
 }
 
 /// Values of 32 bits in a register.
-const LANES: usize = 4;
+pub(super) const LANES: usize = 4;
 /// Registers of a panel's row, or of its group of quantized values.
-const PARTS: usize = PANEL_WIDTH / LANES;
+pub(super) const PARTS: usize = PANEL_WIDTH / LANES;
 /// Maps quantized values from 0..=255 to -128..=127, because NEON multiplies signed bytes.
-const SIGN: u8 = 0x80;
+pub(super) const SIGN: u8 = 0x80;
 
 /// Most rows of a job, which is cut into tiles.
 const ROWS: usize = 35;
 
 /// Most times [`GROUP`] inputs of a job: a panel of them is 16 KB, half of a first-level cache.
-const GROUPS: usize = 4;
+pub(super) const GROUPS: usize = 4;
 
 /// Calls the instance of `tile` for the rows of each tile of a job.
 macro_rules! each_tile {
@@ -336,7 +336,7 @@ unsafe fn add_quantized<const R: usize>(job: &QuantizedJob, first: usize) {
 }
 
 /// How many groups of [`PANEL_GROUP`] quantized values there are in each [`GROUP`] of a job.
-fn each_group(job: &QuantizedJob) -> impl Iterator<Item = usize> {
+pub(super) fn each_group(job: &QuantizedJob) -> impl Iterator<Item = usize> {
     const MOST: usize = GROUP / PANEL_GROUP;
     let groups = job.groups;
     (0..groups).step_by(MOST).map(move |first| (groups - first).min(MOST))
@@ -354,7 +354,7 @@ unsafe fn four_values(x: *const i8) -> int8x16_t {
 }
 
 /// Where the sums of `R` rows go, and the scales to dequantize them.
-struct Results<const R: usize> {
+pub(super) struct Results<const R: usize> {
     start: [*const f32; R],
     out: [*const f32; R],
     x_scales: [*const Scale; R],
@@ -369,7 +369,7 @@ impl<const R: usize> Results<R> {
     /// # Safety
     /// The job is as its fields say, and has those rows.
     #[inline]
-    unsafe fn of(job: &QuantizedJob, first: usize) -> Self {
+    pub(super) unsafe fn of(job: &QuantizedJob, first: usize) -> Self {
         static ZEROS: [f32; PANEL_WIDTH] = [0.0; PANEL_WIDTH];
         // SAFETY: the caller vouches for the rows.
         unsafe {
@@ -393,7 +393,7 @@ impl<const R: usize> Results<R> {
     /// The CPU has NEON, and the job has another group.
     #[inline]
     #[target_feature(enable = "neon")]
-    unsafe fn add(&mut self, sums: [[int32x4_t; PARTS]; R]) {
+    pub(super) unsafe fn add(&mut self, sums: [[int32x4_t; PARTS]; R]) {
         // SAFETY: the caller vouches for the group; a `Scale` is two floats, its scale and its zero point.
         unsafe {
             let x_scales: [float32x2_t; R] = self.x_scales.map(|scale| vld1_f32(scale.cast()));
