@@ -62,6 +62,7 @@ pub use engine::{Activations, EngineKind, EngineOptions};
 pub use error::{Error, Result, TextError};
 pub use gradient::{Extent, LossFn, Tokenized};
 pub use kernel::cpu_is_known;
+pub use lowered::MOST_THREADS;
 pub use memory::{MappedMemory, Memory, ask_memory};
 pub use neighbours::replaceable_by_others;
 #[cfg(feature = "research")]

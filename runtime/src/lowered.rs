@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// Most threads of an encoder: more than a run of a few hundred tokens has parts.
-const MOST_THREADS: usize = 256;
+pub const MOST_THREADS: usize = 256;
 
 /// A loaded encoder.
 pub(crate) struct Lowered {

@@ -111,13 +111,28 @@ def as_directory(board, directory, output):
     shutil.copytree(directory, output)
 
 
+@contextlib.contextmanager
+def whole(output, magic):
+    """A path beside `output` that replaces it when it is written. Refuses another file there than one that begins with `magic`."""
+    if output.exists():
+        found = output.read_bytes()[:len(magic)] if output.is_file() else b""
+        if found != magic:
+            raise Failure(f"{output}: expected what this command has made before, or nothing, found something else")
+    beside = output.with_name(f".{output.name}.{os.getpid()}")
+    try:
+        yield beside
+        beside.rename(output)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
 def as_archive(board, directory, output):
     def of_root(entry):
         entry.uid = entry.gid = 0
         entry.uname = entry.gname = "root"
         return entry
 
-    with tarfile.open(output, "w:gz", compresslevel=6) as archive:
+    with whole(output, b"\x1f\x8b") as beside, tarfile.open(beside, "w:gz", compresslevel=6) as archive:
         archive.add(directory, arcname=directory.name, filter=of_root)
 
 
@@ -155,7 +170,8 @@ def as_debian_package(board, directory, output):
             own = units / "edge-serve.service.d"
             own.mkdir()
             shutil.copy2(ROOT / "targets/edge-serve.conf", own)
-        run("dpkg-deb", "--root-owner-group", "--build", root, output)
+        with whole(output, b"!<arch>\n") as beside:
+            run("dpkg-deb", "--root-owner-group", "--build", root, beside)
 
 
 def write_manual(commands, share):

@@ -4,7 +4,7 @@ use std::fs;
 
 use bias_patch::Patch;
 use serde_json::Value;
-use system_tests::{assert_refused, assert_succeeded, command, fixtures, mood::Mood, patch, task};
+use system_tests::{assert_misused, assert_refused, assert_succeeded, command, fixtures, mood::Mood, patch, task};
 
 /// The cells of a row of a Markdown table.
 fn cells(line: &str) -> Vec<&str> {
@@ -164,8 +164,8 @@ fn a_search_keeps_the_metric() {
     let said = search("again.bias", &["--texts", "texts.txt", "--refine-steps", "40"]);
     assert!(!said.contains("measured on"), "{said}");
     // Without texts, half of the labelled ones are searched on.
-    let said = search("half.bias", &["--data", "dev.tsv", "--refine-steps", "40"]);
-    assert!(said.contains(" by 10 texts") && said.contains("measured on 20 texts"), "{said}");
+    let said = search("half.bias", &["--data", "train.tsv", "--refine-steps", "40"]);
+    assert!(said.contains(" by 24 texts") && said.contains("measured on 48 texts"), "{said}");
     search("unrefined.bias", &["--texts", "train.tsv", "--refine-steps", "0"]);
     assert!(mood.read("small.bias").len() < mood.read("unrefined.bias").len());
     let small = mood.read("small.bias");
@@ -206,7 +206,13 @@ fn a_search_keeps_the_metric() {
     };
     refused(&[], &["--max-loss: expected --texts or --data", "neither"]);
     mood.write("one.txt", "good film\n");
-    refused(&["--texts", "one.txt"], &["texts to search on: expected at least 2, found 1"]);
+    refused(&["--texts", "one.txt"], &["texts to search on: expected at least 40", "found 1"]);
+    let exact =
+        ["convert", "mood.bias", "--encoder", "bundle", "--encoding", "i4", "--data", "dev.tsv", "-o", "no.bias"];
+    assert_misused(
+        &mood.edge_patch(&exact).output().unwrap(),
+        &["'--encoding <ENCODING>' cannot be used with '--data <FILE>'"],
+    );
     mood.write("pair.txt", "good\tfilm\n");
     refused(&["--texts", "pair.txt"], &["pair.txt", "expected 1 texts, found 2"]);
 }

@@ -5,8 +5,8 @@
 //! as long as rank and layer say. For a layer without a term in any task of the batch nothing is computed.
 //!
 //! Letters: N rows, K inputs, M outputs, r the rank. A is `[r, K]`, B is stored by columns, `[r, M]`, so that both are r
-//! vectors. Backward, from dy, with s = A x and t = dy B, `[N, r]` each: dA = t^T x, dB = s^T dy, and dx gains t A. Only
-//! here does backward need x, so x is kept for layers whose term is trained, and for no others.
+//! vectors. Backward, from dy, with s = A x and t = dy B, `[N, r]` each: dA = t^T x, dB = s^T dy, and dx gains t A. Of
+//! what patches train only terms need x, so x is kept for layers whose term is trained, and where weights are.
 
 use alloc::vec::Vec;
 

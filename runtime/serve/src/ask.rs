@@ -9,7 +9,7 @@ use edge_run::{Error, Prediction, Text};
 use hyper::StatusCode;
 
 use crate::{
-    batcher::{Answered, Job, Worker},
+    batcher::{Answered, Full, Job, Worker},
     clients::Client,
     limits,
     reply::Refusal,
@@ -51,8 +51,11 @@ pub(crate) async fn ask(
     }
     client.take_texts(receivers.len())?;
     for (worker, jobs) in workers {
-        let full = |_| Refusal::busy("more texts wait than the queue holds; ask again in a second");
-        worker.submit(jobs).map_err(full)?;
+        let count = jobs.len();
+        worker.submit(jobs).map_err(|Full(most)| match count > most {
+            true => Refusal::too_large(format!("expected at most {most} answers, as the queue holds, found {count}")),
+            false => Refusal::busy("more texts wait than the queue holds; ask again in a second"),
+        })?;
     }
     let mut answers = Vec::with_capacity(receivers.len());
     for receiver in receivers {

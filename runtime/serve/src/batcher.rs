@@ -42,9 +42,9 @@ pub(crate) struct Job {
 /// The result for a text, and how long it waited before it ran.
 pub(crate) type Answered = (edge_run::Result<Prediction>, Duration);
 
-/// The queue has no room.
+/// The queue has no room; it holds so many texts.
 #[derive(Debug)]
-pub(crate) struct Full;
+pub(crate) struct Full(pub usize);
 
 /// An encoder and its thread. The thread ends when the worker is dropped.
 pub(crate) struct Worker {
@@ -112,7 +112,7 @@ impl Worker {
     pub fn submit(&self, jobs: Vec<Job>) -> Result<(), Full> {
         let mut queue = self.shared.lock();
         if queue.jobs.len() + jobs.len() > self.shared.batching.queue {
-            return Err(Full);
+            return Err(Full(self.shared.batching.queue));
         }
         self.shared.metrics.queued.inc_by(jobs.len() as i64);
         queue.jobs.extend(jobs);

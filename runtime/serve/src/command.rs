@@ -7,7 +7,7 @@ use std::{ffi::OsString, io, path::PathBuf, time::Duration};
 
 use crate::{Address, Batching, Listener, Options, Result, Supervisor, TlsFiles, run};
 use clap::{CommandFactory, Parser, ValueEnum};
-use edge_run::EngineOptions;
+use edge_run::{EngineOptions, MOST_THREADS};
 
 /// Answer texts over HTTP with the patches in a directory, and keep their encoders in memory
 ///
@@ -24,7 +24,7 @@ struct Arguments {
     #[arg(short, long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
     listen: Address,
     /// Run each encoder on N threads
-    #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = at_least_one)]
+    #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = threads)]
     threads: usize,
     /// Use this bundle besides those in the store; repeat the flag for more bundles
     #[arg(long = "bundle", visible_alias = "encoder", value_name = "DIR")]
@@ -91,6 +91,11 @@ const EXAMPLES: &str = r#"Examples:
 
 A patch names its encoder by digest. It is looked up in the store, to which edge-export writes, and in each --bundle.
 Addresses under /v2 speak the Open Inference Protocol v2, as Triton's clients and KServe do. Metrics are under /metrics."#;
+
+fn threads(text: &str) -> Result<usize, String> {
+    let found = text.parse().ok().filter(|n| (1..=MOST_THREADS).contains(n));
+    found.ok_or_else(|| format!("expected 1 to {MOST_THREADS}"))
+}
 
 fn at_least_one(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "expected a number above 0".to_owned())

@@ -87,7 +87,9 @@ impl Error {
 
 fn hint(source: &io::Error) -> &'static str {
     match source.kind() {
-        io::ErrorKind::AddrInUse => "; another process has it: stop that one, or choose another with --listen",
+        io::ErrorKind::AddrInUse => {
+            "; stop the process that has it, remove the file that is there, or choose another with --listen"
+        }
         io::ErrorKind::PermissionDenied => "; choose a port above 1023 or a path you may write to with --listen",
         _ => "",
     }

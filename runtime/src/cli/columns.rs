@@ -25,7 +25,8 @@ impl Columns {
     /// # Errors
     /// When it has no column of text, or two for the same text; the error names `place`.
     pub fn of(header: &[&str], place: &str) -> Result<Self> {
-        let find = |wanted: &str| header.iter().position(|name| name.trim().eq_ignore_ascii_case(wanted));
+        let is = |name: &str, wanted: &str| name.trim().eq_ignore_ascii_case(wanted);
+        let find = |wanted: &str| header.iter().position(|name| is(name, wanted));
         let (first, second) = places(find).map_err(|both| {
             let (expected, found) = match both {
                 Some([one, other]) => ("one column for a text".to_owned(), format!("{one} and {other}")),
@@ -36,6 +37,12 @@ impl Columns {
             };
             Error::Input { place: place.to_owned(), expected, found }
         })?;
+        for at in [Some(first), second].into_iter().flatten() {
+            if header[at + 1..].iter().any(|name| is(name, header[at].trim())) {
+                let (expected, found) = ("one column for a text".to_owned(), format!("{} twice", header[at].trim()));
+                return Err(Error::Input { place: place.to_owned(), expected, found });
+            }
+        }
         Ok(Columns { first, second })
     }
 
@@ -89,6 +96,20 @@ pub(super) fn places<T>(find: impl Fn(&str) -> Option<T>) -> Result<(T, Option<T
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_column_that_is_there_twice_is_refused() {
+        let of = |header: &[&str]| Columns::of(header, "t.tsv, line 1").map_err(|error| error.to_string());
+        assert!(of(&["text", "id", "id"]).is_ok());
+        for header in [&["text", "label", "Text "][..], &["sentence1", "sentence2", "sentence2"]] {
+            let refused = of(header).unwrap_err();
+            assert!(
+                refused.starts_with("t.tsv, line 1: expected one column for a text, found ")
+                    && refused.ends_with("twice"),
+                "{refused}"
+            );
+        }
+    }
 
     #[test]
     fn each_text_has_one_place() {

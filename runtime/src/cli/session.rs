@@ -82,7 +82,8 @@ pub fn run<R: BufRead, W: Write>(
 
 /// The next records: `size` of them, or fewer at the end and before an error.
 pub(super) fn next_batch<R: BufRead>(records: &mut Records<R>, size: usize) -> Result<Vec<Record>> {
-    let mut batch = Vec::with_capacity(size);
+    // Grown as records come: there may be far fewer.
+    let mut batch = Vec::new();
     while batch.len() < size {
         match records.next_record() {
             Ok(Some(record)) => batch.push(record),

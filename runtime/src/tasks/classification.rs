@@ -17,7 +17,7 @@ use super::{
 use crate::{Prediction, Text, Tokenized, head};
 
 /// A label with its probability.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Ranked {
     /// The label.
     pub label: Arc<str>,

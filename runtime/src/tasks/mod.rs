@@ -116,7 +116,7 @@ pub struct Answered<'a> {
 }
 
 /// The answer of a task to a text. As JSON, it has the fields of its kind.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Answer {
     /// Classification: labels, the likeliest first.

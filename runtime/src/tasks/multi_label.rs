@@ -21,7 +21,7 @@ use crate::{Prediction, Text, Tokenized, head};
 const EVEN: f32 = 0.5;
 
 /// The labels of a text.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Labels {
     /// Labels by probability, the likeliest first, each with whether it reaches its threshold.
     ranked: Vec<(Ranked, bool)>,

@@ -19,7 +19,7 @@ use super::{
 use crate::{Prediction, Text, Tokenized, text::Characters};
 
 /// The tag of a word.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Tag {
     /// The word.
     pub word: String,

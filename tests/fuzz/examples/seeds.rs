@@ -1,4 +1,4 @@
-//! Writes the seeds that are no text, of the targets `panels`, `vocabulary`, `graph` and `safetensors`: `cargo run
+//! Writes the seeds that are no text, of the targets `panels`, `vocabulary`, `graph`, `safetensors` and `adapter`: `cargo run
 //! --manifest-path tests/fuzz/Cargo.toml --example seeds`. Those of `patch` are written by a test of its crate.
 #![forbid(unsafe_code)]
 
@@ -31,4 +31,6 @@ fn main() {
         ("LayerNorm.gamma".to_owned(), vec![0, 7], Vec::new()),
     ];
     write("safetensors", "f32", &to_safetensors(&tensors).unwrap());
+    let (config, tensors) = edge_fuzz::adapter();
+    write("adapter", "lora", &[config.as_bytes(), b"\0", &tensors].concat());
 }

@@ -87,6 +87,13 @@ impl Place {
         self.write(&format!("bundle/{MANIFEST}"), &serde_json::to_vec(&manifest).unwrap());
     }
 
+    /// Writes the two files of an adapter into `adapter`.
+    pub fn write_adapter(&self, config: &[u8], tensors: &[u8]) {
+        fs::create_dir_all(self.path("adapter")).unwrap();
+        self.write("adapter/adapter_config.json", config);
+        self.write("adapter/adapter_model.safetensors", tensors);
+    }
+
     /// What is in `bundle`.
     pub fn bundle(&self) -> Bundle {
         Bundle::open(&self.path("bundle")).unwrap()
@@ -106,6 +113,31 @@ pub fn task(kind: &str, name: &str) -> Task {
     let task =
         json!({ "name": name, "kind": kind, "labels": labels, "pooling": pooling, "inputs": inputs, "max_length": 40 });
     serde_json::from_value(task).unwrap()
+}
+
+/// An adapter for the fixture `bert` of one layer: its configuration, and its tensors. LoRA of rank 2 on query, of rank
+/// 1 on value, a bias, and a head of two labels.
+pub fn adapter() -> (String, Vec<u8>) {
+    const HIDDEN: usize = 32;
+    let config = json!({
+        "peft_type": "LORA", "task_type": "SEQ_CLS", "r": 2, "lora_alpha": 4, "bias": "lora_only",
+        "rank_pattern": { "value": 1 }, "target_modules": ["query", "value"], "modules_to_save": ["classifier"],
+    });
+    let layer = "base_model.model.bert.encoder.layer.0.attention.self";
+    let tensors = [
+        (format!("{layer}.query.lora_A.weight"), vec![2, HIDDEN]),
+        (format!("{layer}.query.lora_B.weight"), vec![HIDDEN, 2]),
+        (format!("{layer}.query.base_layer.bias"), vec![HIDDEN]),
+        (format!("{layer}.value.lora_A.weight"), vec![1, HIDDEN]),
+        (format!("{layer}.value.lora_B.weight"), vec![HIDDEN, 1]),
+        ("base_model.model.classifier.weight".to_owned(), vec![2, HIDDEN]),
+        ("base_model.model.classifier.bias".to_owned(), vec![2]),
+    ]
+    .map(|(name, shape)| {
+        let values = (1..=shape.iter().product::<usize>()).map(|at| at as f32 / 64.0).collect();
+        (name, shape, values)
+    });
+    (config.to_string(), to_safetensors(&tensors).unwrap())
 }
 
 /// A patch for an encoder that changes nothing but the head.

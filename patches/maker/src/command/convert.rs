@@ -28,7 +28,8 @@ pub(crate) struct ConvertArguments {
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
     /// Store biases in this encoding: f32, f16, i8, i4, i3, i2 or i1; with one scale for every 64 values: i4/64
-    #[arg(long, value_name = "ENCODING", required_unless_present = "max_loss", conflicts_with = "max_loss")]
+    #[arg(long, value_name = "ENCODING", required_unless_present = "max_loss",
+        conflicts_with_all = ["max_loss", "data", "metric", "skip_bad", "texts", "refine_steps", "learning_rate"])]
     encoding: Option<Encoding>,
     /// Store the head in this encoding
     #[arg(long, value_name = "ENCODING", default_value = "f16", conflicts_with = "max_loss")]

@@ -140,7 +140,10 @@ pub(crate) fn describe_search(
         true => lines.push("parts: all as they were, for nothing smaller does".to_owned()),
         false => lines.push(format!("parts: {}", parts.join(", "))),
     }
-    let loss = |loss: Loss| format!("{:.2} ± {:.2} points", 100.0 * loss.mean, 100.0 * loss.deviation);
+    let loss = |loss: Loss| {
+        let deviation = loss.deviation.map(|deviation| format!(" ± {:.2}", 100.0 * deviation));
+        format!("{:.2}{} points", 100.0 * loss.mean, deviation.unwrap_or_default())
+    };
     lines.push(format!(
         "{metric} expected to be lost: {}, by {judged} texts; values refined on {fitted} others",
         loss(found.expected)

@@ -13,7 +13,9 @@ use edge_run::EngineOptions;
 
 use super::{
     convert::{SearchArguments, SearchBar, points},
-    load_encoder, open_encoder, report_skipped,
+    load_encoder, open_encoder,
+    outputs::check_no_patch,
+    report_skipped,
 };
 
 #[derive(Args)]
@@ -49,6 +51,7 @@ pub(crate) struct EncodingsArguments {
 pub(crate) fn run_encodings(arguments: &EncodingsArguments) -> Result<Vec<String>> {
     if let Some(output) = &arguments.output {
         check_apart(output, &[&arguments.patch, &arguments.data])?;
+        check_no_patch(output)?;
     }
     let patch = Patch::open(&arguments.patch)?;
     let bundle = open_encoder(arguments.encoder.as_deref(), &patch)?.0;

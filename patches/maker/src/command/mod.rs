@@ -4,6 +4,7 @@ mod convert;
 mod describe;
 mod encodings;
 mod inspecting;
+mod outputs;
 mod plotting;
 mod progress;
 mod reproduce;
@@ -34,6 +35,7 @@ use self::{
     describe::{Evaluated, describe_difference, describe_evaluation},
     encodings::{EncodingsArguments, run_encodings},
     inspecting::{InspectArguments, run_inspection},
+    outputs::{check_no_patch, check_notes},
     plotting::{PlotArguments, run_plot},
     reproduce::{ReproduceArguments, run_reproduction},
     sharing::{PullArguments, PushArguments, run_pull, run_push},
@@ -290,6 +292,7 @@ fn run(command: Command, out: &mut impl Write) -> Result<(), Failure> {
             report_skipped(&data, &read.skipped);
         }
         Command::Import { encoder, from, task, output, notes } => {
+            check_notes(&notes)?;
             let bundle = Bundle::open(&encoder)?;
             let imported = import(&bundle, &from, read_task(&task)?, &notes)?;
             imported.patch.save(&output)?;
@@ -362,8 +365,10 @@ fn run(command: Command, out: &mut impl Write) -> Result<(), Failure> {
             opened.check(&bundle.manifest().shape()).map_err(|e| e.in_file(&patch))?;
             match format {
                 Format::Biases => {
+                    check_no_patch(&output)?;
                     atomic::write_file(&output, &extract(&bundle, &opened)?)?;
-                    lines.push(format!("{}: {} slots and the head", output.display(), bundle.manifest().slots.len()));
+                    let head = if opened.head().linears().count() == 0 { "no head" } else { "the head" };
+                    lines.push(format!("{}: {} slots and {head}", output.display(), bundle.manifest().slots.len()));
                 }
                 Format::Peft => {
                     extract_peft(&bundle, &opened)?.save(&output)?;

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use super::{progress::Progress, say, training::RecipeArguments};
+use super::{outputs::check_no_patch, progress::Progress, say, training::RecipeArguments};
 use crate::{
     Result,
     table::{Column, Part, Row, Table, table_of},
@@ -78,6 +78,9 @@ pub(crate) struct KeptArguments {
 
 /// Gives the lines of the table of kept results.
 pub(crate) fn run_kept(arguments: &KeptArguments) -> Result<Vec<String>> {
+    if let Some(output) = &arguments.output {
+        check_no_patch(output)?;
+    }
     let lines = table_of(&arguments.results, &arguments.rows, &arguments.data)?;
     if let Some(output) = &arguments.output {
         atomic::write_file(output, (lines.join("\n") + "\n").as_bytes())?;
@@ -89,6 +92,7 @@ impl ResultArguments {
     /// Writes a table, or without an output trains a part of its cells. Gives the table's lines, or the files of results.
     pub fn train_or_write(&self, table: &Table<'_>, progress: &mut Progress) -> Result<Vec<String>> {
         if let Some(output) = &self.output {
+            check_no_patch(output)?;
             return table.write(output, &mut say, &mut progress.listener());
         }
         let part = self.cell.unwrap_or(Part::ALL);

@@ -14,7 +14,12 @@ use clap::Args;
 use edge_bundle::Bundle;
 use edge_run::{Encoder, EngineOptions};
 
-use super::{describe::describe_cells, progress::Progress, say};
+use super::{
+    describe::describe_cells,
+    outputs::{check_kept, same_place},
+    progress::Progress,
+    say,
+};
 
 #[derive(Args)]
 pub(crate) struct TrainArguments {
@@ -168,6 +173,12 @@ pub(crate) fn run_training(arguments: &TrainArguments) -> Result<Vec<String>> {
     let bundle = Bundle::open(&arguments.encoder)?;
     recipe.slots.check(bundle.manifest(), task.kind().pooling() == Some(Pooling::Pooler))?;
     let encoder = arguments.recipe.load(bundle)?;
+    if arguments.recipe.log.as_ref().is_some_and(|log| same_place(log, &arguments.output)) {
+        return Err(wrong("--log", "another file than the output", &arguments.output.display().to_string()));
+    }
+    if !arguments.train_sizes.is_empty() && arguments.output.is_dir() {
+        return Err(wrong("--output", "the name of a file", "a directory"));
+    }
     let mut progress = Progress::new(arguments.recipe.log.as_deref())?;
     let mut cells = Vec::new();
     if arguments.train_sizes.is_empty() {
@@ -215,6 +226,9 @@ pub(crate) fn run_training(arguments: &TrainArguments) -> Result<Vec<String>> {
         let sets = Sets { train: &part, ..sets };
         let job = Job { encoder: &encoder, task: &task, sets, recipe: &recipe, output: &output };
         let cell = Cell::of(&job, arguments.weights, &size.to_string(), &mut progress.listener())?;
+        if let Some(patch) = cell.patch {
+            check_kept(&output, patch.bytes[0])?;
+        }
         let of = best_rate(&cell.runs);
         let test = of.and_then(|of| of.test);
         progress.log(&Entry::Size {
@@ -230,6 +244,10 @@ pub(crate) fn run_training(arguments: &TrainArguments) -> Result<Vec<String>> {
     }
     progress.finish()?;
     Ok(describe_cells(&cells))
+}
+
+fn wrong(field: &str, expected: &str, found: &str) -> Error {
+    Error::Recipe { field: field.to_owned(), expected: expected.to_owned(), found: found.to_owned() }
 }
 
 /// The patch of a training on some of the texts.

@@ -5,12 +5,16 @@ use std::path::Path;
 use edge_run::tasks::Label;
 use serde_json::Value;
 
-use super::{Labels, no_labels};
+use super::{Labels, content, no_labels};
 use crate::Result;
 
 /// Names of columns and fields that hold a label.
 pub(super) const NAMES: [&str; 8] =
     ["label", "labels", "gold_label", "score", "tags", "gold", "quality", "is_duplicate"];
+
+/// Those of which only one may be there: of two columns with such names nobody can tell which is meant. Others, such as
+/// a score, may stand beside a label.
+const ONLY_ONE: [&str; 4] = ["label", "labels", "gold_label", "gold"];
 
 /// Names of columns and fields that hold a negative: a text that does not match the first of a pair.
 const NEGATIVES: [&str; 3] = ["negative", "negatives", "neg"];
@@ -29,22 +33,30 @@ impl LabelColumns {
     /// The columns of a table without a header, which is CoLA's.
     pub const HEADLESS: LabelColumns = LabelColumns { label: Some(1), answer: None, negative: None };
 
-    /// The columns of labels in a header; none if there are none.
-    pub fn of<S: AsRef<str>>(header: &[S]) -> Option<Self> {
+    /// The columns of labels in the header of a file; none if there are none.
+    ///
+    /// # Errors
+    /// When two columns are labels.
+    pub fn of<S: AsRef<str>>(header: &[S], path: &Path) -> Result<Option<Self>> {
+        let is_one = |name: &&str| ONLY_ONE.iter().any(|label| name.eq_ignore_ascii_case(label));
+        let found: Vec<&str> = header.iter().map(|name| name.as_ref().trim()).filter(is_one).collect();
+        if found.len() > 1 {
+            return Err(content(path, "header", "one column of labels".to_owned(), found.join(" and ")));
+        }
         let find = |wanted: &str| header.iter().position(|name| name.as_ref().trim().eq_ignore_ascii_case(wanted));
         let label = NAMES.iter().find_map(|name| find(name));
         let answer = find("answer").zip(find("answer_start"));
         let negative = NEGATIVES.iter().find_map(|name| find(name));
         let there = label.is_some() || answer.is_some() || negative.is_some();
-        there.then_some(LabelColumns { label, answer, negative })
+        Ok(there.then_some(LabelColumns { label, answer, negative }))
     }
 
     /// The columns of labels in the header of a file; where they are optional, perhaps none.
     ///
     /// # Errors
-    /// When they are required and not there.
+    /// When they are required and not there, or there are two.
     pub fn required<S: AsRef<str>>(header: &[S], path: &Path, labels: Labels) -> Result<Self> {
-        match (Self::of(header), labels) {
+        match (Self::of(header, path)?, labels) {
             (Some(columns), _) => Ok(columns),
             (None, Labels::Optional) => Ok(LabelColumns { label: None, answer: None, negative: None }),
             (None, Labels::Required) => Err(no_labels(path)),
@@ -134,6 +146,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn two_columns_of_labels_are_refused() {
+        let of = |header: &[&str]| LabelColumns::of(header, Path::new("t.tsv"));
+        // A score may stand beside a label.
+        for header in [&["text", "label"][..], &["text", "score", "Gold_Label"], &["label", "score", "quality"]] {
+            assert!(of(header).unwrap().is_some());
+        }
+        assert!(of(&["text"]).unwrap().is_none());
+        for header in [["label", "text", "label"], ["gold", "text", " Labels"]] {
+            let refused = of(&header).unwrap_err().to_string();
+            assert!(refused.starts_with("t.tsv: header: expected one column of labels"), "{refused}");
+        }
+    }
+
+    #[test]
     fn there_may_be_no_answer() {
         let none = Some(Label::Answers(Vec::new()));
         for label in [
@@ -145,7 +171,8 @@ mod tests {
         ] {
             assert_eq!(label_of(&label), none, "{label}");
         }
-        let columns = LabelColumns::of(&["question", "context", "answer", "answer_start"]).unwrap();
+        let columns =
+            LabelColumns::of(&["question", "context", "answer", "answer_start"], Path::new("t")).unwrap().unwrap();
         assert_eq!(columns.label(&["q", "c", "", ""]), none);
         assert_eq!(columns.label(&["q", "c", "a", ""]), None);
     }
@@ -160,7 +187,10 @@ mod tests {
         let named = Some(Label::Name("x".to_owned()));
         assert_eq!(label_of(&json!({ "negative": "a", "label": "x" })), named);
         assert_eq!(label_of(&json!({ "answer": "", "label": "x" })), named);
-        assert_eq!(LabelColumns::of(&["text", "label", "negative"]).unwrap().label(&["t", "x", "a"]), named);
+        assert_eq!(
+            LabelColumns::of(&["text", "label", "negative"], Path::new("t")).unwrap().unwrap().label(&["t", "x", "a"]),
+            named
+        );
     }
 
     #[test]

@@ -141,6 +141,18 @@ pub fn check_numbers(path: &Path, task: &Task, examples: &[Example]) -> Result<(
     Err(content(path, "rows", "a number on every row or on none".to_owned(), found))
 }
 
+/// Whether a table has labels: a column of them, or no header, as CoLA's.
+///
+/// # Errors
+/// When the file cannot be read or is no table of texts.
+pub fn has_labels(path: &Path) -> Result<bool> {
+    let records = Records::new(BufReader::new(open(path)?), InputFormat::Tsv, &path.display().to_string())?;
+    Ok(match records.header() {
+        Some(header) => LabelColumns::of(header, path)?.is_some(),
+        None => true,
+    })
+}
+
 /// The texts of a file, whether they have labels or not, and the rows that were skipped, with the reason.
 ///
 /// # Errors

@@ -20,8 +20,8 @@ use crate::{
 pub struct Loss {
     /// Mean.
     pub mean: f64,
-    /// Standard deviation of the mean.
-    pub deviation: f64,
+    /// Standard deviation of the mean; none for a loss that was measured on too few texts to tell.
+    pub deviation: Option<f64>,
 }
 
 /// Texts on which a loss is expected, and what the exact patch says of them.
@@ -34,8 +34,8 @@ pub(super) struct Judge<'a> {
     drawn: Vec<Vec<Gold>>,
 }
 
-/// The texts are split into this many groups, whose losses give the deviation.
-const GROUPS: usize = 20;
+/// The texts are split into this many groups, whose losses give the deviation. So there are at least as many texts.
+pub(super) const GROUPS: usize = 20;
 
 impl<'a> Judge<'a> {
     /// # Errors
@@ -67,9 +67,11 @@ impl<'a> Judge<'a> {
             let draw = of_texts.map(|((text, outputs), exact)| kind.drawn(text, outputs, &exact.answer, &mut uniform));
             drawn.push(draw.collect());
         }
-        drawn.dedup();
-        let metric = kind.metrics().iter().position(|name| *name == metric).unwrap_or(0);
-        Ok(Judge { task, metric, texts, exact, drawn })
+        // The value that a regression expects is the same in every draw.
+        if drawn.iter().all(|draw| *draw == drawn[0]) {
+            drawn.truncate(1);
+        }
+        Ok(Judge { task, metric: number_of(task, metric), texts, exact, drawn })
     }
 
     pub fn texts(&self) -> &[Text] {
@@ -79,23 +81,35 @@ impl<'a> Judge<'a> {
     /// The loss that is to be expected of a patch with these answers, if the exact patch's probabilities are right: the
     /// mean over labels that are drawn from them.
     ///
-    /// The deviation is that over groups of texts. For classification it is at least the mean change of probabilities over
-    /// the root of the number of texts: on few texts no answer may change by chance.
+    /// The deviation is that over groups of texts, and not below what [`Judge::least`] says: on few texts no answer may
+    /// change by chance.
     pub fn expected(&self, found: &[Prediction]) -> Loss {
         let groups = GROUPS.min(self.texts.len());
         let of_groups: Vec<f64> = (0..groups).map(|group| self.loss(found, |at| at % groups == group)).collect();
         let mean = of_groups.iter().sum::<f64>() / groups as f64;
         let squares: f64 = of_groups.iter().map(|loss| (loss - mean).powi(2)).sum();
         let deviation = (squares / (groups as f64 - 1.0).max(1.0) / groups as f64).sqrt();
-        Loss { mean: self.loss(found, |_| true), deviation: deviation.max(self.moved(found)) }
+        Loss { mean: self.loss(found, |_| true), deviation: Some(deviation.max(self.least(found))) }
     }
 
-    /// The mean total variation distance between the classes' probabilities, over the root of the number of texts; 0 for
-    /// other kinds.
+    /// The least deviation of the loss. For classification it is the mean total variation distance between the classes'
+    /// probabilities, over the root of the number of texts. For other answers that change whole or not at all it is one
+    /// answer of all, if any output moved. A regression's answers move with its output.
+    fn least(&self, found: &[Prediction]) -> f64 {
+        let answers: usize = match self.task.kind() {
+            Kind::Classification { .. } => return self.moved(found),
+            Kind::Regression { .. } | Kind::Embedding(_) => return 0.0,
+            Kind::Tagging { .. } => self.drawn[0].iter().map(|gold| gold.classes().len()).sum(),
+            Kind::Span { .. } | Kind::MultiLabel { .. } => self.texts.len(),
+        };
+        let same =
+            |(exact, found): (&Prediction, &Prediction)| exact.answer == found.answer && exact.logits == found.logits;
+        let same = self.exact.iter().zip(found).all(same);
+        if same { 0.0 } else { 1.0 / answers.max(1) as f64 }
+    }
+
+    /// The mean total variation distance between the classes' probabilities, over the root of the number of texts.
     fn moved(&self, found: &[Prediction]) -> f64 {
-        if !matches!(self.task.kind(), Kind::Classification { .. }) {
-            return 0.0;
-        }
         let distance = |(exact, found): (&Prediction, &Prediction)| {
             let of = |logits: &[f32]| tasks::softmax(&logits.iter().copied().map(f64::from).collect::<Vec<_>>());
             let pairs = of(&exact.logits).into_iter().zip(of(&found.logits));
@@ -144,8 +158,7 @@ pub(super) fn measured(
     let [_, differences] = deviations_against(task, [exact, found], examples);
     let deviation = differences.get(number_of(task, metric)).copied().flatten();
     let of = |predictions: &[Prediction]| compare(task, predictions, examples).metric(metric);
-    // Ranked pairs, which have none, are not searched on.
-    Loss { mean: of(exact) - of(found), deviation: deviation.unwrap_or_default() }
+    Loss { mean: of(exact) - of(found), deviation }
 }
 
 #[cfg(test)]
@@ -176,11 +189,11 @@ mod tests {
         // "good" in eight of ten draws.
         let drawn = (0..10).map(|draw| vec![Gold::Class(usize::from(draw < 8)); 100]).collect();
         let judge = Judge { task: &task, metric: 0, texts, exact: answers(100), drawn };
-        assert_eq!(judge.expected(&answers(100)), Loss { mean: 0.0, deviation: 0.0 });
+        assert_eq!(judge.expected(&answers(100)), Loss { mean: 0.0, deviation: Some(0.0) });
         // Ten answers of a hundred are others, each of which is right in two draws of ten and not in eight.
         let found = judge.expected(&answers(0));
         assert!((found.mean - 0.1 * (0.8 - 0.2)).abs() < 1e-12, "{found:?}");
-        assert!(found.deviation > 0.0 && judge.expected(&answers(50)).mean < found.mean);
+        assert!(found.deviation.unwrap() > 0.0 && judge.expected(&answers(50)).mean < found.mean);
     }
 
     #[test]
@@ -191,8 +204,8 @@ mod tests {
         let judge = Judge { task: &task, metric: 0, texts, exact: with(2.0), drawn: vec![vec![Gold::Class(1); 4]] };
         let of = |logit: f64| 1.0 / (1.0 + (-logit).exp());
         let found = judge.expected(&with(1.0));
-        assert!(found.mean == 0.0 && (found.deviation - (of(2.0) - of(1.0)) / 2.0).abs() < 1e-7, "{found:?}");
-        assert_eq!(judge.expected(&with(2.0)).deviation, 0.0);
+        assert!(found.mean == 0.0 && (found.deviation.unwrap() - (of(2.0) - of(1.0)) / 2.0).abs() < 1e-7, "{found:?}");
+        assert_eq!(judge.expected(&with(2.0)).deviation, Some(0.0));
     }
 
     #[test]
@@ -201,11 +214,13 @@ mod tests {
         let example = |at: usize| Example { text: Text::one(format!("text {at}")), gold: Gold::Class(1) };
         let examples: Vec<Example> = (0..100).map(example).collect();
         let same = measured(&task, "accuracy", &examples, &answers(0), &answers(0));
-        assert_eq!(same, Loss { mean: 0.0, deviation: 0.0 });
+        assert_eq!(same, Loss { mean: 0.0, deviation: Some(0.0) });
         let found = measured(&task, "accuracy", &examples, &answers(100), &answers(0));
         assert!((found.mean - 0.1).abs() < 1e-12, "{found:?}");
         // That of the mean of 100 texts, of which a tenth are lost: the root of .1 x .9 / 100, within what 500 resamples
         // tell.
-        assert!((found.deviation - 0.03).abs() < 0.004, "{found:?}");
+        assert!((found.deviation.unwrap() - 0.03).abs() < 0.004, "{found:?}");
+        let few = measured(&task, "accuracy", &examples[..19], &answers(100)[..19], &answers(0)[..19]);
+        assert_eq!(few.deviation, None);
     }
 }

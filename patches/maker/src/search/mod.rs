@@ -2,7 +2,7 @@
 //!
 //! In: a patch with a head of one linear layer, and texts; labels are not needed. Out: the patch with an own encoding for
 //! each bias, each part of a low-rank term and the head, or without some of them, its values refined on their grids.
-//! Refused: fewer than two texts, and an encoder that does not run backward.
+//! Refused: fewer than forty texts, and an encoder that does not run backward.
 //!
 //! The same input gives the same patch. The texts are split at random, the same way each time: one part is judged on, the
 //! rest is fitted on.
@@ -11,8 +11,8 @@
 //!    second order, from one backward pass over each of some fitted texts.
 //! 2. Candidates: for each part, the encodings on the lower convex hull of effect over bytes. The steps of all parts along
 //!    their hulls, to fewer bytes, are sorted by effect for each byte saved.
-//! 3. The most steps, cheapest first, are sought with which the expected loss and its deviation are within the bound.
-//!    First by bisection without refinement; from there further, each candidate refined on the fitted texts.
+//! 3. Steps are taken from the cheapest on, as many as keep the expected loss and its deviation within the bound. How
+//!    many is found by bisection without refinement; from there more are tried, each candidate refined on the fitted texts.
 //!
 //! The expected loss is that on the judged texts, if the patch as it is gives right probabilities. See
 //! [`Judge::expected`].
@@ -27,7 +27,7 @@ use edge_run::{Encoder, Text, Tokenized, tasks};
 
 pub use self::expected::Loss;
 use self::{
-    expected::{Judge, answers, measured},
+    expected::{GROUPS, Judge, answers, measured},
     parts::{Level, Part, Step, after, array_of, build, parts, steps},
     refine::{Latent, Refiner},
     state::{State, tokenized},
@@ -139,7 +139,7 @@ pub fn split<T: Clone>(list: &[T], most: usize) -> (Vec<T>, Vec<T>) {
     (of(first), of(rest))
 }
 
-/// A patch whose parts are in the order in which they are stored in fewer bytes.
+/// A patch, its parts, and the steps by which they are stored in fewer bytes, in their order.
 pub struct Search<'a> {
     encoder: &'a Encoder,
     patch: &'a Patch,
@@ -163,7 +163,7 @@ impl<'a> Search<'a> {
     /// Measures the effects of all encodings on texts.
     ///
     /// # Errors
-    /// When the patch does not fit the encoder, embeds, or has a head with a hidden layer, there are fewer than two texts, or tract
+    /// When the patch does not fit the encoder, embeds, or has a head with a hidden layer, there are fewer than forty texts, or tract
     /// runs the encoder.
     pub fn new(
         encoder: &'a Encoder,
@@ -183,10 +183,10 @@ impl<'a> Search<'a> {
                 found: patch.task().kind().name().to_owned(),
             });
         }
-        if texts.len() < 2 {
+        if texts.len() < 2 * GROUPS {
             return Err(Error::Recipe {
                 field: "texts to search on".to_owned(),
-                expected: "at least 2".to_owned(),
+                expected: format!("at least {}, of which half are judged on; they need no labels", 2 * GROUPS),
                 found: texts.len().to_string(),
             });
         }
@@ -247,7 +247,9 @@ impl<'a> Search<'a> {
     /// When a value cannot be stored, or the engine fails.
     pub fn smallest(&self, points: f64, how: &Refinement, progress: &mut Progress<'_>) -> Result<Searched> {
         let bound = points / 100.0;
-        let fits = |candidate: &Candidate| candidate.expected.mean + candidate.expected.deviation <= bound;
+        let fits = |Candidate { expected, .. }: &Candidate| {
+            expected.deviation.is_some_and(|deviation| expected.mean + deviation <= bound)
+        };
         let exact = Latent {
             arrays: self.parts.iter().flat_map(|part| &part.arrays).map(|array| array.values.clone()).collect(),
             bias: self.patch.head().output.as_ref().map(|output| output.bias.values(None)).unwrap_or_default(),
@@ -276,7 +278,7 @@ impl<'a> Search<'a> {
         }
         if best.bytes >= self.patch.to_bytes()?.len() || !fits(&best) {
             // Nothing smaller does: the patch may be in few bits already.
-            let expected = Loss { mean: 0.0, deviation: 0.0 };
+            let expected = Loss { mean: 0.0, deviation: Some(0.0) };
             return Ok(Searched { patch: self.patch.clone(), expected, parts: Vec::new() });
         }
         let named = self.parts.iter().zip(&best.levels).flat_map(|(part, level)| {

@@ -47,7 +47,15 @@ impl Kept {
             }
             let cell = Cell::read(&path)?;
             // Of a training by numbers of texts, whose results end so too.
-            let Ok(row) = cell.name.parse::<Row>() else { continue };
+            if cell.name.parse::<usize>().is_ok() {
+                continue;
+            }
+            let row = cell.name.parse::<Row>().map_err(|expected| Error::Content {
+                path: path.clone(),
+                field: "name of its row".to_owned(),
+                expected,
+                found: cell.name.clone(),
+            })?;
             let column = name.strip_suffix(&*row.file_name()).and_then(|column| column.strip_suffix('-'));
             let column = column.ok_or_else(|| Error::Content {
                 path: path.clone(),

@@ -148,7 +148,7 @@ impl Table<'_> {
             return Err(Error::Recipe {
                 field: "encoder".to_owned(),
                 expected: "one in f32, to train its weights (edge-export CHECKPOINT --weights f32)".to_owned(),
-                found: "weights in int8".to_owned(),
+                found: format!("weights in {}", manifest.weights().option()),
             });
         }
         let names =

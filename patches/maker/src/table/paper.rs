@@ -7,11 +7,7 @@
 //! What the paper leaves open is as `edge-patch train` has it: warm-up, linear decay, clipping, no dropout, no weight
 //! decay.
 
-use std::{
-    fs::File,
-    io::{self, BufRead, BufReader},
-    path::Path,
-};
+use std::{io, path::Path};
 
 use bias_patch::atomic;
 use clap::ValueEnum;
@@ -21,6 +17,7 @@ use serde_json::json;
 use super::{Column, Row};
 use crate::{
     Error, Result,
+    data::has_labels,
     train::{Recipe, Weights},
 };
 
@@ -215,7 +212,10 @@ impl Model {
         // MNLI has two dev sets. The first has the sources of the training part.
         let dev = there("dev_matched.tsv").unwrap_or_else(|| data.join("dev.tsv"));
         // GLUE's own test sets have no labels. The paper's tables are of dev sets.
-        let test = there("test.tsv").filter(|test| self == Model::Other && is_labelled(test));
+        let test = match there("test.tsv") {
+            Some(test) if self == Model::Other && has_labels(&test)? => Some(test),
+            _ => None,
+        };
         let rates = match self {
             Model::BertBase if best => vec![set.best[0]],
             Model::BertLarge if best => vec![set.best[1]],
@@ -231,13 +231,6 @@ impl Model {
             rates_of_all: rates,
         })
     }
-}
-
-/// Whether the first line of a table names a column of labels.
-fn is_labelled(table: &Path) -> bool {
-    let mut header = String::new();
-    let read = File::open(table).and_then(|file| BufReader::new(file).read_line(&mut header));
-    read.is_ok() && header.trim_end().split('\t').any(|name| name == "label")
 }
 
 /// How the paper trains: batches of 16 (appendix A.2), all biases at one rate. The learning rate is that of the best
@@ -284,6 +277,7 @@ mod tests {
             ("MNLI/dev_matched.tsv", ""),
             ("CoLA/test.tsv", "sentence\tlabel\ntext\t0\n"),
             ("STS-B/test.tsv", "index\tsentence1\tsentence2\n0\ta\tb\n"),
+            ("MNLI/test.tsv", "sentence1\tsentence2\tgold_label\na\tb\tneutral\n"),
         ] {
             std::fs::write(data.join(name), text).unwrap();
         }
@@ -310,7 +304,7 @@ mod tests {
         assert!(searched.iter().all(|column| column.rates_of_all.is_empty()));
         let others = Model::Other.columns(512, data, &data.join("results"), false).unwrap();
         let tested: Vec<bool> = others.iter().map(|column| column.test.is_some()).collect();
-        assert_eq!(tested, [false, true, false], "only labelled test sets");
+        assert_eq!(tested, [true, true, false], "only labelled test sets");
         let refused = Model::Other.columns(512, data, &data.join("results"), true).unwrap_err().to_string();
         assert!(
             refused.starts_with("--best-rates: expected bert-base or bert-large") && refused.ends_with("found other")

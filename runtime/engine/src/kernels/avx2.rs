@@ -217,13 +217,13 @@ macro_rules! quantized_tile {
             /// Bytes of a panel's group, and of half of it.
             const LINE: usize = PANEL_GROUP * PANEL_WIDTH;
             const HALF: usize = LINE / 2;
-            let QuantizedJob { x, x_stride, w, groups, start, start_stride, out, stride, fetch, .. } = *job;
+            let QuantizedJob { x, x_stride, w, fours, start, start_stride, out, stride, fetch, .. } = *job;
             // SAFETY: every offset is within the ranges of the job: rows below `R`, `g` below `groups`. Fetching an
             // address, wherever it is, changes nothing.
             unsafe {
                 let mut sums: [[__m256i; 2]; R] = [[_mm256_setzero_si256(); 2]; R];
                 let mut fetch_at = fetch.from;
-                for g in 0..groups {
+                for g in 0..fours {
                     if g == fetch_at {
                         fetch_at += fetch.step;
                         _mm_prefetch::<_MM_HINT_T0>(fetch.ahead.wrapping_add(g * LINE));

@@ -14,9 +14,9 @@ use crate::layout::{PANEL_GROUP, PANEL_WIDTH};
 
 /// The innermost product of a vector unit.
 pub(super) trait Tile {
-    /// Most rows of a tile.
+    /// Most rows of a job. A unit may cut it into several tiles of its registers.
     const ROWS: usize;
-    /// Most panels of a tile.
+    /// Most panels of a job.
     const PANELS: usize;
     /// Depth of a block. `PANELS` panels of this depth fit into the first-level cache, together with the rows of a
     /// tile.
@@ -42,7 +42,7 @@ pub(super) fn begins<T, const R: usize>(first: *const T, stride: usize) -> [*con
     core::array::from_fn(|_| {
         let mut row = next;
         next = next.wrapping_add(stride);
-        // SAFETY: nothing happens.
+        // SAFETY: there is no instruction, so no memory is accessed and no register changed.
         unsafe { core::arch::asm!("/* {} */", inout(reg) row, options(pure, nomem, nostack, preserves_flags)) }
         row
     })
@@ -101,14 +101,17 @@ impl<T> Fetch<T> {
     }
 }
 
+/// [`QuantizedTile::FLIP`] of units that multiply only signed bytes: it maps 0..=255 to -128..=127.
+#[cfg(any(target_arch = "aarch64", target_arch = "arm"))]
+pub(super) const SIGN: u8 = 0x80;
+
 /// The innermost product of quantized values: signed bytes of weights, unsigned bytes of activations.
 pub(super) trait QuantizedTile {
-    /// Most rows of a tile.
+    /// Most rows of a job. A unit may cut it into several tiles of its registers.
     const ROWS: usize;
-    /// Most panels of a tile.
+    /// Most panels of a job.
     const PANELS: usize;
-    /// XORed with the quantized activations before a job. 0 leaves them unchanged. 0x80 makes them signed, for units
-    /// that multiply only signed bytes: it subtracts 128 from each, and from the zero points.
+    /// XORed with the quantized activations before a job, and subtracted from their zero points: 0, or the sign.
     const FLIP: u8 = 0;
     /// The largest number of groups in a job. A group is [`GROUP`] inputs, with scales of its own.
     const GROUPS: usize = 1;
@@ -130,17 +133,18 @@ pub(super) trait QuantizedTile {
     expect(dead_code, reason = "NEON's tiles are one panel wide and fetch nothing")
 )]
 pub(super) struct QuantizedJob {
-    /// Readable for each row: `groups` times [`PANEL_GROUP`] bytes.
+    /// Readable for each row: `fours` times [`PANEL_GROUP`] bytes.
     pub x: *const u8,
     pub x_stride: usize,
     /// Readable for each row: one for each [`GROUP`] of quantized values.
     pub x_scales: *const Scale,
     pub x_scale_stride: usize,
-    /// Readable for each panel: `groups` times [`PANEL_GROUP`] times [`PANEL_WIDTH`] bytes.
+    /// Readable for each panel: `fours` times [`PANEL_GROUP`] times [`PANEL_WIDTH`] bytes.
     pub w: *const i8,
     /// From one panel to the next, in bytes.
     pub panel_stride: usize,
-    pub groups: usize,
+    /// Its depth in [`PANEL_GROUP`]s: from 1 to what [`QuantizedTile::GROUPS`] groups have.
+    pub fours: usize,
     /// Readable, both, for each [`GROUP`] of quantized values: [`PANEL_WIDTH`] values a panel.
     pub scales: *const f32,
     pub column_sums: *const f32,
@@ -385,7 +389,7 @@ pub(super) unsafe fn multiply_quantized<T: QuantizedTile>(
                 x_scale_stride: groups,
                 w: panels_at(place.column, place.k),
                 panel_stride: depth * PANEL_WIDTH,
-                groups: place.depth / PANEL_GROUP,
+                fours: place.depth / PANEL_GROUP,
                 scales,
                 column_sums,
                 scale_stride,

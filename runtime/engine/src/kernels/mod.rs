@@ -2,7 +2,8 @@
 //!
 //! In: rows of activations, a matrix in panels, and what the product is added to. Out: rows. A [`Kernel`] computes
 //! products in f32 and in int8, and the row operations between them. Refused, by a panic before any memory is accessed:
-//! operands that are shorter than their shapes say.
+//! operands of a product that are shorter than their shapes say. Row operations are safe Rust, and of rows that should
+//! have one length the shorter counts.
 //!
 //! `naive` is the oracle: plain safe Rust, in the order of the formulas. The others are tested against it: int8
 //! products bit for bit, because their sums are exact; everything else within a few roundings. [`kernels`] lists those
@@ -191,7 +192,8 @@ pub trait Kernel: Debug + Send + Sync {
     fn activate_backward(&self, activation: Activation, values: &[f32], gradients: &mut [f32]);
 
     /// Quantizes at most [`GROUP`] finite values and gives their scale and zero point. 0 and 255 stand for the smallest
-    /// and the largest value, where 0 counts as a value too, so that 0 is exact.
+    /// and the largest value, where 0 counts as a value too, so that 0 is exact. The scale of values that are not all
+    /// finite is not finite, so that no sum with it is.
     fn quantize(&self, values: &[f32], quantized: &mut [u8]) -> Scale;
 
     /// Dequantizes rows of an int8 panel that share scales, row by row, as many as `out` holds. A column without a
@@ -221,35 +223,50 @@ pub trait Kernel: Debug + Send + Sync {
 
 /// Checks what every implementation of [`Kernel::multiply`] relies on.
 fn check_product(x: Rows<'_>, w: Panels<'_>, start: Start<'_>, out: &[f32], stride: usize) {
-    assert!(x.data.len() >= reach(x.count, x.stride, w.depth), "rows beyond their data");
-    assert!(w.data.len() >= w.columns.div_ceil(PANEL_WIDTH) * PANEL_WIDTH * w.depth, "panels beyond their data");
+    assert!(holds(x.data, reach(x.count, x.stride, w.depth)), "rows beyond their data");
+    assert!(holds(w.data, in_panels(w.columns, w.depth)), "panels beyond their data");
     check_sums(x.count, w.columns, start, out, stride);
 }
 
 /// Checks what every implementation of [`Kernel::multiply_transposed`] relies on.
 fn check_transposed(y: Rows<'_>, w: Panels<'_>, out: &[f32], stride: usize) {
-    assert!(y.data.len() >= reach(y.count, y.stride, w.columns), "rows beyond their data");
-    assert!(w.data.len() >= w.columns.div_ceil(PANEL_WIDTH) * PANEL_WIDTH * w.depth, "panels beyond their data");
-    assert!(out.len() >= reach(y.count, stride, w.depth), "products beyond their place");
+    assert!(holds(y.data, reach(y.count, y.stride, w.columns)), "rows beyond their data");
+    assert!(holds(w.data, in_panels(w.columns, w.depth)), "panels beyond their data");
+    assert!(holds(out, reach(y.count, stride, w.depth)), "products beyond their place");
 }
 
 /// Checks what every implementation of [`Kernel::multiply_quantized`] relies on.
 fn check_quantized(x: QuantizedRows<'_>, w: QuantizedPanels<'_>, start: Start<'_>, out: &[f32], stride: usize) {
-    let (depth, groups) = (w.depth.next_multiple_of(PANEL_GROUP), w.depth.div_ceil(GROUP));
-    assert!(x.data.len() >= reach(x.count, x.stride, depth), "rows beyond their data");
-    assert!(x.scales.len() >= x.count * groups, "rows beyond their scales");
-    assert!(w.data.len() >= w.columns.next_multiple_of(PANEL_WIDTH) * depth, "panels beyond their data");
-    assert!(w.scales.len().min(w.column_sums.len()) >= w.columns * groups, "columns beyond their scales");
+    let (depth, groups) =
+        (w.depth.checked_next_multiple_of(PANEL_GROUP).unwrap_or(usize::MAX), w.depth.div_ceil(GROUP));
+    // Without inputs there would be no scale.
+    assert!(w.depth > 0, "an int8 product without inputs");
+    assert!(holds(x.data, reach(x.count, x.stride, depth)), "rows beyond their data");
+    assert!(holds(x.scales, x.count.checked_mul(groups)), "rows beyond their scales");
+    assert!(holds(w.data, in_panels(w.columns, depth)), "panels beyond their data");
+    let scales = w.columns.checked_mul(groups);
+    assert!(holds(w.scales, scales) && holds(w.column_sums, scales), "columns beyond their scales");
     check_sums(x.count, w.columns, start, out, stride);
 }
 
+/// Whether there are as many values as needed; none stands for more than can be counted.
+fn holds<T>(values: &[T], needed: Option<usize>) -> bool {
+    needed.is_some_and(|needed| values.len() >= needed)
+}
+
 /// Values from the first of `count` rows to the end of the last.
-fn reach(count: usize, stride: usize, width: usize) -> usize {
-    if count == 0 { 0 } else { (count - 1) * stride + width }
+fn reach(count: usize, stride: usize, width: usize) -> Option<usize> {
+    let Some(before) = count.checked_sub(1) else { return Some(0) };
+    before.checked_mul(stride)?.checked_add(width)
+}
+
+/// Values of panels.
+fn in_panels(columns: usize, depth: usize) -> Option<usize> {
+    columns.checked_next_multiple_of(PANEL_WIDTH)?.checked_mul(depth)
 }
 
 fn check_sums(count: usize, columns: usize, start: Start<'_>, out: &[f32], stride: usize) {
-    assert!(out.len() >= reach(count, stride, columns), "products beyond their place");
+    assert!(holds(out, reach(count, stride, columns)), "products beyond their place");
     if let Start::Bias { table, stride, rows } = start {
         let inside = |row: &u32| {
             let begin = usize::try_from(*row).ok().and_then(|row| row.checked_mul(stride));

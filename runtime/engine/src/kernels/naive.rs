@@ -87,7 +87,11 @@ impl Kernel for Naive {
     fn quantize(&self, values: &[f32], quantized: &mut [u8]) -> Scale {
         let low = values.iter().fold(0.0, |low: f32, v| low.min(*v));
         let high = values.iter().fold(0.0, |high: f32, v| high.max(*v));
-        let scale = if high - low > LEAST_SPAN { (high - low) / 255.0 } else { 1.0 };
+        let scale = match high - low {
+            _ if values.iter().any(|v| !v.is_finite()) => f32::NAN,
+            span if span > LEAST_SPAN => span / 255.0,
+            _ => 1.0,
+        };
         let inverse = 1.0 / scale;
         let zero_point = (-low * inverse).round_ties_even();
         for (quantized, v) in quantized.iter_mut().zip(values) {

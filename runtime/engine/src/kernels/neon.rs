@@ -11,8 +11,8 @@
 use core::arch::{
     aarch64::{
         float32x2_t, float32x4_t, int8x16_t, int32x4_t, vcvtq_f32_s32, vdupq_n_f32, vdupq_n_s8, vdupq_n_s32, vfmaq_f32,
-        vfmaq_laneq_f32, vfmaq_n_f32, vfmsq_lane_f32, vget_low_s8, vld1_f32, vld1q_dup_s32, vld1q_f32, vld1q_s8,
-        vmull_high_s8, vmull_s8, vmulq_lane_f32, vpadalq_s16, vpaddq_s32, vreinterpretq_s8_s32, vst1q_f32,
+        vfmaq_laneq_f32, vfmaq_n_f32, vfmsq_lane_f32, vget_low_s8, vld1_f32, vld1q_f32, vld1q_s8, vmull_high_s8,
+        vmull_s8, vmulq_lane_f32, vpadalq_s16, vpaddq_s32, vreinterpretq_s8_s32, vst1q_f32,
     },
     asm,
 };
@@ -21,7 +21,7 @@ use crate::layout::{PANEL_GROUP, PANEL_WIDTH};
 
 use super::{
     GROUP, Scale,
-    blocked::{Job, QuantizedJob, QuantizedTile, Tile, begins, tiles_of},
+    blocked::{Job, QuantizedJob, QuantizedTile, SIGN, Tile, begins, tiles_of},
 };
 
 vector_unit! {
@@ -38,9 +38,6 @@ vector_unit! {
 pub(super) const LANES: usize = 4;
 /// Registers of a panel's row, or of its group of quantized values.
 pub(super) const PARTS: usize = PANEL_WIDTH / LANES;
-/// Maps quantized values from 0..=255 to -128..=127, because NEON multiplies signed bytes.
-pub(super) const SIGN: u8 = 0x80;
-
 /// Most rows of a job, which is cut into tiles.
 const ROWS: usize = 35;
 
@@ -239,13 +236,13 @@ macro_rules! dot {
 /// As [`QuantizedTile::add`].
 #[target_feature(enable = "neon,dotprod")]
 unsafe fn add_quantized_dot<const R: usize>(job: &QuantizedJob, first: usize) {
-    // SAFETY: every address is within the ranges of the job: rows below `first + R`, `groups` in all. The instructions
+    // SAFETY: every address is within the ranges of the job: rows below `first + R`, `fours` in all. The instructions
     // access what they say.
     unsafe {
         let mut results = Results::<R>::of(job, first);
         let mut rows: [*const i8; R] = begins(job.x.add(first * job.x_stride).cast(), job.x_stride);
         let mut w = job.w;
-        for groups in each_group(job) {
+        for fours in each_group(job) {
             let mut sums: [[int32x4_t; PARTS]; R] = [[vdupq_n_s32(0); PARTS]; R];
             macro_rules! step {
                 ($quantized:expr, $lane:literal) => {
@@ -257,7 +254,7 @@ unsafe fn add_quantized_dot<const R: usize>(job: &QuantizedJob, first: usize) {
                     }
                 };
             }
-            for _ in 0..groups / LANES {
+            for _ in 0..fours / LANES {
                 let mut quantized = [vdupq_n_s8(0); R];
                 for (quantized, row) in quantized.iter_mut().zip(&mut rows) {
                     *quantized = load!(one, *row);
@@ -267,7 +264,7 @@ unsafe fn add_quantized_dot<const R: usize>(job: &QuantizedJob, first: usize) {
                 step!(quantized, 2);
                 step!(quantized, 3);
             }
-            for _ in 0..groups % LANES {
+            for _ in 0..fours % LANES {
                 step!(rows.map(|row| four_values(row)), 0);
                 rows = rows.map(|row| row.add(PANEL_GROUP));
             }
@@ -285,16 +282,16 @@ unsafe fn add_quantized_dot<const R: usize>(job: &QuantizedJob, first: usize) {
 /// As [`QuantizedTile::add`].
 #[target_feature(enable = "neon")]
 unsafe fn add_quantized<const R: usize>(job: &QuantizedJob, first: usize) {
-    // SAFETY: every address is within the ranges of the job: rows below `first + R`, `groups` in all.
+    // SAFETY: every address is within the ranges of the job: rows below `first + R`, `fours` in all.
     unsafe {
         let mut results = Results::<R>::of(job, first);
         let mut rows: [*const i8; R] = begins(job.x.add(first * job.x_stride).cast(), job.x_stride);
         let mut w = job.w;
-        for groups in each_group(job) {
+        for fours in each_group(job) {
             // Each register of weights has four columns. Two sums hold two columns each, with the four products of a
             // column in two halves.
             let mut sums: [[[int32x4_t; 2]; PARTS]; R] = [[[vdupq_n_s32(0); 2]; PARTS]; R];
-            for _ in 0..groups / 2 {
+            for _ in 0..fours / 2 {
                 let (one, other) = (load!(four, w), load!(next_four, w));
                 for (row, quantized) in sums.iter_mut().zip(&mut rows) {
                     let [even, odd] = load_repeated!(*quantized);
@@ -320,7 +317,7 @@ unsafe fn add_quantized<const R: usize>(job: &QuantizedJob, first: usize) {
                     }
                 }
             }
-            if groups % 2 == 1 {
+            if fours % 2 == 1 {
                 for (row, quantized) in sums.iter_mut().zip(rows) {
                     let quantized = four_values(quantized);
                     for (part, sums) in row.iter_mut().enumerate() {
@@ -335,11 +332,12 @@ unsafe fn add_quantized<const R: usize>(job: &QuantizedJob, first: usize) {
     }
 }
 
-/// How many groups of [`PANEL_GROUP`] quantized values there are in each [`GROUP`] of a job.
+/// How many fours of quantized values there are in each [`GROUP`] of a job. Only the last can have an odd number of them.
 pub(super) fn each_group(job: &QuantizedJob) -> impl Iterator<Item = usize> {
     const MOST: usize = GROUP / PANEL_GROUP;
-    let groups = job.groups;
-    (0..groups).step_by(MOST).map(move |first| (groups - first).min(MOST))
+    const { assert!(MOST.is_multiple_of(2)) };
+    let fours = job.fours;
+    (0..fours).step_by(MOST).map(move |first| (fours - first).min(MOST))
 }
 
 /// Four quantized values, four times.
@@ -349,8 +347,8 @@ pub(super) fn each_group(job: &QuantizedJob) -> impl Iterator<Item = usize> {
 #[inline]
 #[target_feature(enable = "neon")]
 unsafe fn four_values(x: *const i8) -> int8x16_t {
-    // SAFETY: the caller vouches for the bytes.
-    vreinterpretq_s8_s32(unsafe { vld1q_dup_s32(x.cast()) })
+    // SAFETY: the caller vouches for the bytes, which need no alignment.
+    vreinterpretq_s8_s32(vdupq_n_s32(unsafe { x.cast::<i32>().read_unaligned() }))
 }
 
 /// Where the sums of `R` rows go, and the scales to dequantize them.

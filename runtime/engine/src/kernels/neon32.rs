@@ -11,7 +11,7 @@ use crate::layout::PANEL_WIDTH;
 
 use super::{
     Scale,
-    blocked::{Job, QuantizedJob, QuantizedTile, Tile, tiles_of},
+    blocked::{Job, QuantizedJob, QuantizedTile, SIGN, Tile, tiles_of},
 };
 
 vector_unit! {
@@ -41,8 +41,6 @@ fn has_fused_neon() -> bool {
 
 /// Most rows of a job, which is cut into tiles.
 const ROWS: usize = 36;
-/// Maps quantized values from 0..=255 to -128..=127, because NEON multiplies signed bytes.
-const SIGN: u8 = 0x80;
 /// Zeros, for sums that start at nothing.
 static ZEROS: [f32; PANEL_WIDTH] = [0.0; PANEL_WIDTH];
 
@@ -88,8 +86,8 @@ impl QuantizedTile for Quantized {
                 add_quantized(&QuantizedTileJob {
                     x: core::array::from_fn(|r| job.x.add(at(r) * job.x_stride)),
                     w: job.w,
-                    pairs: job.groups / 2,
-                    last: job.groups % 2,
+                    pairs: job.fours / 2,
+                    last: job.fours % 2,
                     x_scales: core::array::from_fn(|r| *job.x_scales.add(at(r) * job.x_scale_stride)),
                     scales: job.scales,
                     column_sums: job.column_sums,

@@ -8,8 +8,8 @@
 use core::{
     arch::{
         aarch64::{
-            int8x16_t, int32x4_t, int32x4x2_t, vdupq_n_s8, vdupq_n_s32, vld1q_lane_s32, vld1q_s32,
-            vreinterpretq_s8_s32, vreinterpretq_s32_s64, vreinterpretq_s64_s32, vst2q_s32, vzip1q_s64, vzip2q_s64,
+            int8x16_t, int32x4_t, int32x4x2_t, vdupq_n_s8, vdupq_n_s32, vld1q_s32, vreinterpretq_s8_s32,
+            vreinterpretq_s32_s64, vreinterpretq_s64_s32, vsetq_lane_s32, vst2q_s32, vzip1q_s64, vzip2q_s64,
         },
         asm,
     },
@@ -20,8 +20,8 @@ use crate::layout::{PANEL_GROUP, PANEL_WIDTH};
 
 use super::{
     GROUP,
-    blocked::{QuantizedJob, QuantizedTile, begins, tiles_of},
-    neon::{Floats, GROUPS, LANES, PARTS, Results, SIGN, each_group},
+    blocked::{QuantizedJob, QuantizedTile, SIGN, begins, tiles_of},
+    neon::{Floats, GROUPS, LANES, PARTS, Results, each_group},
 };
 
 vector_unit! {
@@ -73,9 +73,10 @@ impl QuantizedTile for MatrixQuantized {
 /// The CPU has NEON, and the job is as its fields say.
 #[target_feature(enable = "neon")]
 unsafe fn pair_columns(job: &QuantizedJob, columns: &mut [MaybeUninit<int8x16_t>; MOST_PAIRS]) {
-    let whole = job.groups / 2;
+    let whole = job.fours / 2;
     let (mut w, mut columns): (*const i32, *mut i32) = (job.w.cast(), columns.as_mut_ptr().cast());
-    // SAFETY: the panel has `groups` groups of `PARTS` registers, and a job has at most `MOST_PAIRS` registers.
+    // SAFETY: the panel has `fours` times `PARTS` registers, for twice as many pairs at most `MOST_PAIRS`: a job has at most
+    // `GROUPS` groups. `columns` is aligned as registers are, and `w` need not be.
     unsafe {
         for _ in 0..whole {
             for _ in 0..PARTS {
@@ -84,7 +85,7 @@ unsafe fn pair_columns(job: &QuantizedJob, columns: &mut [MaybeUninit<int8x16_t>
             }
             w = w.add(PANEL_WIDTH);
         }
-        for part in 0..job.groups % 2 * PARTS {
+        for part in 0..job.fours % 2 * PARTS {
             vst2q_s32(columns.add(part * 2 * LANES), int32x4x2_t(vld1q_s32(w.add(part * LANES)), vdupq_n_s32(0)));
         }
     }
@@ -140,12 +141,12 @@ macro_rules! load_columns {
 /// As [`QuantizedTile::add`], and `columns` has the paired columns of the job.
 #[target_feature(enable = "neon,i8mm")]
 unsafe fn add<const R: usize, const P: usize>(job: &QuantizedJob, first: usize, mut columns: *const int8x16_t) {
-    // SAFETY: every address is within the ranges of the job: rows below `first + R`, `groups` in all. The instructions
+    // SAFETY: every address is within the ranges of the job: rows below `first + R`, `fours` in all. The instructions
     // access what they say.
     unsafe {
         let mut results = Results::<R>::of(job, first);
         let mut rows: [*const u8; R] = begins(job.x.add(first * job.x_stride), job.x_stride);
-        for groups in each_group(job) {
+        for fours in each_group(job) {
             // Of each pair of rows and each pair of columns: the first row's two sums, then the second row's.
             let mut sums: [[int32x4_t; PAIRS]; P] = [[vdupq_n_s32(0); PAIRS]; P];
             macro_rules! step {
@@ -168,7 +169,7 @@ unsafe fn add<const R: usize, const P: usize>(job: &QuantizedJob, first: usize, 
                     }
                 };
             }
-            for _ in 0..groups / 2 {
+            for _ in 0..fours / 2 {
                 let mut pairs = [vdupq_n_s8(0); P];
                 for (pair, rows) in pairs.iter_mut().zip(rows.chunks_mut(2)) {
                     *pair = match rows {
@@ -178,12 +179,15 @@ unsafe fn add<const R: usize, const P: usize>(job: &QuantizedJob, first: usize, 
                 }
                 step!(pairs);
             }
-            if groups % 2 == 1 {
+            if fours % 2 == 1 {
                 let mut pairs = [vdupq_n_s8(0); P];
                 for (pair, rows) in pairs.iter_mut().zip(rows.chunks(2)) {
-                    let even = vld1q_lane_s32::<0>(rows[0].cast(), vdupq_n_s32(0));
-                    let both = rows.get(1).map_or(even, |odd| vld1q_lane_s32::<2>(odd.cast(), even));
-                    *pair = vreinterpretq_s8_s32(both);
+                    // Rows need no alignment.
+                    let even = vsetq_lane_s32::<0>(rows[0].cast::<i32>().read_unaligned(), vdupq_n_s32(0));
+                    *pair = vreinterpretq_s8_s32(match rows {
+                        [_, odd] => vsetq_lane_s32::<2>(odd.cast::<i32>().read_unaligned(), even),
+                        _ => even,
+                    });
                 }
                 step!(pairs);
             }

@@ -192,11 +192,22 @@ fn nibbles(low: i8, high: i8) -> u8 {
     low.cast_unsigned() & 15 | high.cast_unsigned() << 4
 }
 
+/// The factor of a column in a block of an int4 panel: all that the format has, from 1 to 127.
+fn factor_of(block: usize, column: usize) -> u8 {
+    (1 + (block * 41 + column * 17) % 127) as u8
+}
+
+/// A number of an int4 panel, from -7 to 7, whose product with the factor is from -127 to 127, as the format has them.
+fn number_of(at: usize, factor: u8) -> i8 {
+    let most = (127 / factor).min(7).cast_signed();
+    (at * 7 % 15) as i8 % (most + 1) * if at.is_multiple_of(2) { 1 } else { -1 }
+}
+
 #[test]
 fn packed_values_are_multiples_of_their_factors() {
     // Each kernel, row by row: the block of rows, its pair of fours, the half of the byte.
-    let value = |k: usize, c: usize| ((k * 31 + c * 7) % 15) as i8 - 7;
-    let factor = |block: usize, c: usize| (1 + (block * 5 + c) % 18) as u8;
+    let factor = factor_of;
+    let value = |k: usize, c: usize| number_of(k * 31 + c * 7, factor(k / FACTOR_GROUP, c));
     for depth in [1usize, 4, 5, 32, 33, 64, 100, 384] {
         let mut panel = Vec::new();
         for block in 0..depth.div_ceil(FACTOR_GROUP) {
@@ -258,9 +269,10 @@ fn quantized_values_are_within_half_a_scale() {
             assert_eq!(kernel.quantize(&tiny, &mut found), Scale { scale: 1.0, zero_point: 0.0 });
             assert!(found.iter().all(|value| *value == 0), "{} {len}", kernel.name());
             // The quantized values of infinities and NaN mean nothing, but the zero point stays in its range.
-            for odd in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            for odd in NOT_FINITE {
                 let scale = kernel.quantize(&[&[odd, -1e38][..], &values].concat()[..len], &mut found);
                 assert!(scale.zero_point.is_nan() || (0.0..=255.0).contains(&scale.zero_point), "{scale:?}");
+                assert!(!scale.scale.is_finite(), "{} {odd}: {scale:?}", kernel.name());
             }
         }
     }
@@ -297,6 +309,57 @@ fn activations_agree_with_the_naive_kernel() {
             let errors = expected.iter().zip(&found).zip(&values).map(|((a, b), x)| (a - b).abs() / x.abs().max(1.0));
             let worst = errors.fold(0.0, f32::max);
             assert!(worst < 4e-7, "{} {activation:?}: {worst:e}", kernel.name());
+        }
+    }
+}
+
+/// NaN of both signs, because instructions order them by their bits.
+const NOT_FINITE: [f32; 4] = [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
+
+#[test]
+fn no_row_operation_makes_a_number_of_nan() {
+    for kernel in kernels() {
+        for nan in [f32::NAN, -f32::NAN] {
+            // In a whole group of lanes and in the last values.
+            for (at, len) in [(0, 1), (3, 16), (17, 20), (19, 40)] {
+                let mut row = numbers(len, 1);
+                row[at] = nan;
+                for activation in Activation::ALL {
+                    let mut found = row.clone();
+                    kernel.activate(activation, &mut found);
+                    assert!(found[at].is_nan(), "{} {activation:?}: {}", kernel.name(), found[at]);
+                }
+                assert!(kernel.exponentials(&mut row.clone()).is_nan(), "{}", kernel.name());
+                assert!(kernel.dot(&row, &numbers(len, 2)).is_nan(), "{}", kernel.name());
+                let mut found = row.clone();
+                kernel.normalize(&mut found, &numbers(len, 3), None, 1e-12);
+                assert!(found.iter().all(|v| v.is_nan()), "{}", kernel.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn products_beyond_their_operands_are_refused() {
+    let large = 1 << (usize::BITS - 1);
+    // Sizes that would wrap around.
+    for needed in [reach(3, large, 1), reach(2, 1, usize::MAX), in_panels(usize::MAX, 1), in_panels(16, large)] {
+        assert!(!holds(&[0.0; 4], needed), "{needed:?}");
+    }
+    assert!(holds::<f32>(&[], reach(0, large, large)));
+    let (bytes, scales) = ([0; 64], [Scale::default(); 2]);
+    for kernel in kernels() {
+        let refused = |depth, columns, stride| {
+            let x = QuantizedRows { data: &bytes, stride, count: 2, scales: &scales };
+            let w = QuantizedPanels { data: &[1; 64], depth, columns, scales: &[1.0; 16], column_sums: &[1.0; 16] };
+            let product = || kernel.multiply_quantized(x, w, Start::Zero, &mut [0.0; 32], 16);
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(product)).is_err()
+        };
+        assert!(!refused(4, 16, 4), "{}", kernel.name());
+        for (depth, columns, stride) in
+            [(0, 16, 4), (4, 17, 4), (5, 16, 4), (4, 16, 61), (4, 16, large), (4, usize::MAX, 4)]
+        {
+            assert!(refused(depth, columns, stride), "{}: {depth} x {columns}, {stride} apart", kernel.name());
         }
     }
 }

@@ -89,13 +89,20 @@ fn fma(a: f32, b: f32, c: f32) -> f32 {
     if cfg!(target_arch = "arm") { a * b + c } else { a.mul_add(b, c) }
 }
 
-/// The larger of two numbers, neither being NaN: one instruction where `f32::max` takes three.
+/// The larger of two numbers, and `b` if one is NaN: one instruction where `f32::max` takes three.
 #[inline(always)]
 fn larger(a: f32, b: f32) -> f32 {
     if a > b { a } else { b }
 }
 
-/// e to the power x, within 2 units in the last place, for x from -87.3 to 88; beyond, that of the nearer end.
+/// A number between two ends; NaN stays NaN.
+#[inline(always)]
+fn between(least: f32, x: f32, most: f32) -> f32 {
+    let x = larger(least, x);
+    if most < x { most } else { x }
+}
+
+/// e to the power x, within 2 units in the last place, for x from -87.3 to 88; beyond, that of the nearer end. Of NaN, NaN.
 ///
 /// x is n ln 2 + r with |r| at most half of ln 2 (in two parts, so that r is exact), and e^r is the polynomial of the
 /// Cephes library's expf.
@@ -103,8 +110,7 @@ fn larger(a: f32, b: f32) -> f32 {
 fn exp(x: f32) -> f32 {
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
-    let x = larger(x, -87.3);
-    let x = if x < 88.0 { x } else { 88.0 };
+    let x = between(-87.3, x, 88.0);
     let rounded = fma(x, LOG2_E, ROUND);
     let n = rounded - ROUND;
     let r = fma(n, -LN2_LOW, fma(n, -LN2_HIGH, x));
@@ -122,8 +128,7 @@ fn exp(x: f32) -> f32 {
 /// The error function, within 2e-7: the rational approximation that XLA and Eigen use, odd over even, on [-4, 4].
 #[inline(always)]
 fn erf(x: f32) -> f32 {
-    let x = larger(x, -4.0);
-    let x = if x < 4.0 { x } else { 4.0 };
+    let x = between(-4.0, x, 4.0);
     let t = x * x;
     // By pairs of terms, because most units would have to copy a constant before adding to it.
     let u = t * t;
@@ -155,7 +160,7 @@ pub(super) fn activate(activation: Activation, values: &mut [f32]) {
         }),
         Activation::Relu => map(values, |group| {
             for v in group {
-                *v = larger(*v, 0.0);
+                *v = larger(0.0, *v);
             }
         }),
         Activation::Tanh => map(values, |group| {
@@ -271,9 +276,10 @@ pub(super) fn quantize(values: &[f32], quantized: &mut [u8]) -> Scale {
             highs[lane] = highs[lane].max(group[lane].to_bits().cast_signed());
         }
     }
-    let low = larger(-f32::from_bits(lows.into_iter().fold(0, u32::max)), 0.0);
+    let low = larger(0.0, -f32::from_bits(lows.into_iter().fold(0, u32::max)));
     let high = f32::from_bits(highs.into_iter().fold(0, i32::max).cast_unsigned());
-    let scale = if high + low > LEAST_SPAN { (high + low) / 255.0 } else { 1.0 };
+    let span = high + low;
+    let scale = if span <= LEAST_SPAN { 1.0 } else { span / 255.0 };
     let inverse = 1.0 / scale;
     let zero_point = (low * inverse + ROUND) - ROUND;
     // Only values that are not finite have another one, and their quantized values mean nothing.

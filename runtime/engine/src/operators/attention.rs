@@ -27,7 +27,7 @@ use crate::{
     weights::Tensor,
 };
 
-/// Query rows of a tile: enough for the kernel's largest tile, and few enough that the scores of 512 keys fit into the
+/// Query rows of a tile: a few tiles of the kernel's registers, and few enough that the scores of 512 keys fit into the
 /// first-level cache.
 const TILE_ROWS: usize = 16;
 

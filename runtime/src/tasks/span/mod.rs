@@ -24,7 +24,7 @@ use super::{
 use crate::{Prediction, Text, Tokenized};
 
 /// A part of the second text.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Span {
     /// The part.
     pub text: String,

@@ -33,5 +33,5 @@ fuzz_target!(|bytes: &[u8]| {
     let answer = SERVER.with(|server| server.1.answer(&request));
     let status = answer.get(9..12).unwrap_or_default();
     assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 "), "{}", String::from_utf8_lossy(&answer));
-    assert!(status != b"500", "{}", String::from_utf8_lossy(&answer));
+    assert!(!status.starts_with(b"5"), "{}", String::from_utf8_lossy(&answer));
 });

@@ -43,9 +43,9 @@ impl QuantizedTile for Plain {
                 // SAFETY: every offset is within the ranges of the job.
                 unsafe {
                     let mut sum = if job.start.is_null() { 0.0 } else { *job.start.add(r * job.start_stride + c) };
-                    for (group, first) in (0..job.groups).step_by(MOST).enumerate() {
+                    for (group, first) in (0..job.fours).step_by(MOST).enumerate() {
                         let mut products = 0;
-                        for k in first * PANEL_GROUP..(first + MOST).min(job.groups) * PANEL_GROUP {
+                        for k in first * PANEL_GROUP..(first + MOST).min(job.fours) * PANEL_GROUP {
                             let place = (k / PANEL_GROUP * PANEL_WIDTH + c) * PANEL_GROUP + k % PANEL_GROUP;
                             products += i32::from(*job.x.add(r * job.x_stride + k)) * i32::from(*job.w.add(place));
                         }

@@ -122,7 +122,7 @@ fn each_start(
     let rows: Vec<u32> = (0..count as u32).map(|row| row % 2).collect();
     let rows = Guarded::of(&rows, side);
     for start in [Start::Zero, Start::There, Start::Bias { table: &table, stride: columns + 1, rows: &rows }] {
-        let before = vec![0.5; reach(count, stride, columns)];
+        let before = vec![0.5; reach(count, stride, columns).unwrap()];
         let (mut found, mut due) = (Guarded::of(&before, side), before);
         multiply(kernel, start, &mut found);
         multiply(&naive::Naive, start, &mut due);
@@ -135,7 +135,7 @@ fn products_stay_within_their_operands() {
     each(|kernel, side, random| {
         let (count, depth, columns) = (random.within(1, 40), random.within(1, 70), random.within(1, 70));
         let (x_stride, stride) = (depth + random.within(0, 5), columns + random.within(0, 5));
-        let x = Guarded::of(&numbers(reach(count, x_stride, depth), 1), side);
+        let x = Guarded::of(&numbers(reach(count, x_stride, depth).unwrap(), 1), side);
         let x = Rows { data: &x, stride: x_stride, count };
         let data = Guarded::of(&numbers(columns.next_multiple_of(PANEL_WIDTH) * depth, 2), side);
         let w = Panels { data: &data, depth, columns };
@@ -153,7 +153,7 @@ fn transposed_products_stay_within_their_operands() {
     each(|kernel, side, random| {
         let (count, depth, columns) = (random.within(1, 20), random.within(1, 70), random.within(1, 70));
         let (y_stride, stride) = (columns + random.within(0, 5), depth + random.within(0, 5));
-        let y = Guarded::of(&numbers(reach(count, y_stride, columns), 1), side);
+        let y = Guarded::of(&numbers(reach(count, y_stride, columns).unwrap(), 1), side);
         let y = Rows { data: &y, stride: y_stride, count };
         let mut data = numbers(columns.next_multiple_of(PANEL_WIDTH) * depth, 2);
         for (at, value) in data.iter_mut().enumerate() {
@@ -163,7 +163,7 @@ fn transposed_products_stay_within_their_operands() {
         }
         let data = Guarded::of(&data, side);
         let w = Panels { data: &data, depth, columns };
-        let before = vec![0.5; reach(count, stride, depth)];
+        let before = vec![0.5; reach(count, stride, depth).unwrap()];
         let (mut found, mut due) = (Guarded::of(&before, side), before);
         kernel.multiply_transposed(y, w, &mut found, stride);
         naive::Naive.multiply_transposed(y, w, &mut due, stride);
@@ -178,10 +178,10 @@ fn int8_products_stay_within_their_operands() {
         // Within a group of inputs that share a scale, and beyond one.
         let depth = random.within(1, 70) + [0, GROUP][random.within(0, 1)];
         let padded = depth.next_multiple_of(PANEL_GROUP);
-        let (x_stride, stride) = (padded + 4 * random.within(0, 2), columns + random.within(0, 5));
+        let (x_stride, stride) = (padded + random.within(0, 9), columns + random.within(0, 5));
         let groups = depth.div_ceil(GROUP);
         let data: Vec<u8> =
-            extremes(reach(count, x_stride, padded), 1).iter().map(|v| v.cast_unsigned() ^ 128).collect();
+            extremes(reach(count, x_stride, padded).unwrap(), 1).iter().map(|v| v.cast_unsigned() ^ 128).collect();
         let x_scales: Vec<Scale> = numbers(count * groups, 6)
             .iter()
             .map(|v| Scale { scale: *v, zero_point: (v * 100.0).round() + 128.0 })
@@ -206,12 +206,15 @@ fn int8_products_stay_within_their_operands() {
 fn panels_are_unpacked_and_dequantized_within_their_operands() {
     each(|kernel, side, random| {
         let depth = random.within(1, 100);
-        let value = |at: usize| (at * 7 % 15) as i8 - 7;
         let packed = |at: usize| -> Packed {
-            // Factors from 1 to 18, then pairs of numbers from -7 to 7, as the format has them.
+            // A factor for each column, then pairs of numbers.
             core::array::from_fn(|byte| match byte {
-                0..PANEL_WIDTH => (1 + (at + byte) % 18) as u8,
-                _ => nibbles(value(at + byte), value(at + 3 * byte)),
+                0..PANEL_WIDTH => factor_of(at, byte),
+                _ => {
+                    let (at_column, column) = (byte - PANEL_WIDTH, (byte - PANEL_WIDTH) / PANEL_GROUP % PANEL_WIDTH);
+                    let number = |k: usize| number_of(k, factor_of(at, column));
+                    nibbles(number(at + at_column), number(at + 3 * at_column))
+                }
             })
         };
         let panel: Vec<Packed> = (0..depth.div_ceil(FACTOR_GROUP)).map(packed).collect();

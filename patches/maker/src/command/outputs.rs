@@ -1,0 +1,107 @@
+//! What is checked of outputs and notes before any work is done.
+//!
+//! In: paths and notes that a user gave. Refused: an output that would replace a patch by something else, a kept result
+//! whose patch is another file, a note that is given twice.
+
+use std::{fs, path::Path};
+
+use bias_patch::Patch;
+
+use crate::{Error, Result};
+
+/// Refuses to replace a patch by something else.
+///
+/// # Errors
+/// When a patch is there.
+pub fn check_no_patch(output: &Path) -> Result<()> {
+    // An empty file is nobody's patch.
+    if fs::metadata(output).is_ok_and(|there| there.is_file() && there.len() > 0) && Patch::check_output(output).is_ok()
+    {
+        return Err(Error::Content {
+            path: output.to_owned(),
+            field: "output".to_owned(),
+            expected: "a file that is no patch to replace, or none".to_owned(),
+            found: "a patch".to_owned(),
+        });
+    }
+    Ok(())
+}
+
+/// Whether two paths name one file, which need not be there yet.
+pub fn same_place(one: &Path, other: &Path) -> bool {
+    let place = |path: &Path| {
+        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        Some((fs::canonicalize(directory).ok()?, path.file_name()?.to_owned()))
+    };
+    one == other || place(one).is_some_and(|place_of_one| place(other) == Some(place_of_one))
+}
+
+/// Refuses a kept result whose patch, of so many bytes, is gone or another file.
+///
+/// # Errors
+/// When it is.
+pub fn check_kept(patch: &Path, bytes: usize) -> Result<()> {
+    let found = match fs::metadata(patch) {
+        Ok(there) if there.len() == bytes as u64 => return Ok(()),
+        Ok(there) => format!("a file of {} bytes", there.len()),
+        Err(_) => "no file".to_owned(),
+    };
+    Err(Error::Content {
+        path: patch.to_owned(),
+        field: "patch".to_owned(),
+        expected: format!(
+            "{bytes} bytes, as its result beside it says; remove {}.json to train again",
+            patch.display()
+        ),
+        found,
+    })
+}
+
+/// Refuses notes of which two have one key.
+///
+/// # Errors
+/// When there are such.
+pub fn check_notes(notes: &[(String, String)]) -> Result<()> {
+    match (1..notes.len()).find(|at| notes[..*at].iter().any(|(key, _)| *key == notes[*at].0)) {
+        None => Ok(()),
+        Some(at) => {
+            let (expected, found) = ("each key once".to_owned(), format!("{} twice", notes[at].0));
+            Err(Error::Recipe { field: "--note".to_owned(), expected, found })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outputs_are_apart_from_patches_logs_and_other_files() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let [patch, text, none] = ["a.bias", "b.txt", "none"].map(|name| dir.path().join(name));
+        let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../library/embed.bias");
+        fs::copy(&shipped, &patch).unwrap();
+        fs::write(&text, "text").unwrap();
+        for free in [&text, &none, &dir.path().to_owned()] {
+            check_no_patch(free).unwrap();
+        }
+        let refused = check_no_patch(&patch).unwrap_err().to_string();
+        assert!(refused.contains("a.bias") && refused.ends_with("found a patch"), "{refused}");
+
+        let bytes = usize::try_from(fs::metadata(&patch).unwrap().len()).unwrap();
+        check_kept(&patch, bytes).unwrap();
+        assert!(check_kept(&text, bytes).unwrap_err().to_string().ends_with("found a file of 4 bytes"));
+        assert!(check_kept(&none, bytes).unwrap_err().to_string().contains("none.json to train again, found no file"));
+
+        assert!(same_place(&none, &dir.path().join(".").join("none")) && same_place(Path::new("x"), Path::new("./x")));
+        assert!(!same_place(&none, &text));
+    }
+
+    #[test]
+    fn a_key_is_noted_once() {
+        let note = |key: &str| (key.to_owned(), String::new());
+        check_notes(&[note("a"), note("b")]).unwrap();
+        let refused = check_notes(&[note("a"), note("b"), note("a")]).unwrap_err().to_string();
+        assert_eq!(refused, "--note: expected each key once, found a twice");
+    }
+}
