@@ -1,7 +1,7 @@
 //! `edge-serve` in the forms of others: OpenAI's embeddings, and embeddings and ranking as text-embeddings-inference, Jina
 //! and Cohere have them.
 
-use std::fs;
+use std::{fs, thread};
 
 use bias_patch::{Patch, Task};
 use serde_json::{Value, json};
@@ -322,10 +322,26 @@ fn tokens_limits_and_metrics_hold_in_every_form() {
     assert_eq!((server.get("/health").status, server.get("/").status), (200, 200));
     let error = openai_error(&send("POST", "/v1/embeddings", "", b"{}"), 401, "this server's token");
     assert_eq!(error["code"], "invalid_api_key");
-    let three = json!({ "model": "vector", "input": ["a", "b", "c"], "inputs": ["a", "b", "c"] }).to_string();
-    assert_tei_error(&send("POST", "/embed", right, three.as_bytes()), 429, "overloaded", "ask again in a second");
-    let question = json!({ "model": "vector", "input": ["a", "b", "c"] }).to_string();
-    let busy = send("POST", "/v1/embeddings", right, question.as_bytes());
+    let body = |name: &str, texts: &[&str]| match name {
+        "inputs" => json!({ "inputs": texts }).to_string(),
+        _ => json!({ "model": "vector", "input": texts }).to_string(),
+    };
+    let three = ["inputs", "input"].map(|name| body(name, &["a", "b", "c"]));
+    let never = "at most 2 answers as the queue holds, found 3";
+    assert_tei_error(&send("POST", "/embed", right, three[0].as_bytes()), 413, "validation", never);
+    openai_error(&send("POST", "/v1/embeddings", right, three[1].as_bytes()), 413, never);
+    // Many clients ask for as much as the queue holds, until one is told that it is full.
+    let busy = |path: &str, name: &str| {
+        let two = body(name, &["a", "b"]);
+        let ask = || (0..1000).map(|_| send("POST", path, right, two.as_bytes())).find(|reply| reply.status == 429);
+        thread::scope(|scope| {
+            let clients: Vec<_> = (0..8).map(|_| scope.spawn(ask)).collect();
+            clients.into_iter().filter_map(|client| client.join().unwrap()).next()
+        })
+        .expect("a queue that is full")
+    };
+    assert_tei_error(&busy("/embed", "inputs"), 429, "overloaded", "ask again in a second");
+    let busy = busy("/v1/embeddings", "input");
     assert_eq!(openai_error(&busy, 429, "ask again in a second")["code"], "rate_limit_exceeded");
     assert!(busy.head.contains("retry-after: 1"), "{}", busy.head);
     let metrics = String::from_utf8(send("GET", "/metrics", right, b"").body).unwrap();

@@ -296,14 +296,18 @@ fn what_other_commands_cannot_write_is_as_it_was() {
     let from = ["--from", "values.safetensors", "--task", "task.json", "-o"];
     let import = [&["import", "--encoder", "bundle"][..], &from].concat();
     let convert = ["convert", "mood.bias", "--encoder", "bundle", "--encoding", "f32", "-o"];
-    for command in [&extract[..], &import, &convert] {
-        for output in ["old", "new"] {
-            let names = mood.names();
+    mood.write("old.safetensors", OLD.to_lowercase());
+    for (command, old) in [(&extract[..], "old.safetensors"), (&import, "old"), (&convert, "old")] {
+        for output in [old, "new"] {
+            let before = (mood.read(old), mood.names());
             let full = on_full_disk(&mood.edge_patch(&[command, &[output]].concat()));
             assert_refused(&full, &[output, "cannot write"]);
-            assert_eq!((mood.read("old"), mood.names()), (OLD.as_bytes().to_vec(), names), "{command:?}");
+            assert_eq!((mood.read(old), mood.names()), before, "{command:?}");
         }
     }
+    let over_a_patch = mood.edge_patch(&[&extract[..], &["old"]].concat()).output().unwrap();
+    assert_refused(&over_a_patch, &["old: output: expected a file that is no patch to replace", "found a patch"]);
+    assert_eq!(mood.read("old"), OLD.as_bytes());
     mood.write("notes.txt", "no patch");
     for command in [&import[..], &convert] {
         let refused = mood.edge_patch(&[command, &["notes.txt"]].concat()).output().unwrap();

@@ -53,7 +53,7 @@ pub(crate) async fn ask(
     for (worker, jobs) in workers {
         let count = jobs.len();
         worker.submit(jobs).map_err(|Full(most)| match count > most {
-            true => Refusal::too_large(format!("expected at most {most} answers, as the queue holds, found {count}")),
+            true => too_many(most, "as the queue holds", count),
             false => Refusal::busy("more texts wait than the queue holds; ask again in a second"),
         })?;
     }
@@ -64,16 +64,17 @@ pub(crate) async fn ask(
     Ok(answers)
 }
 
+fn too_many(most: usize, why: &str, found: usize) -> Refusal {
+    Refusal::too_large(format!("expected at most {most} answers {why}, found {found}"))
+}
+
 /// Checks how many answers a request asks for, and how many bytes of texts.
 ///
 /// # Errors
 /// When there are more than a request may have.
 pub(crate) fn check(answers: usize, bytes: usize) -> Result<(), Refusal> {
     if answers > limits::ANSWERS {
-        let expected = limits::ANSWERS;
-        return Err(Refusal::too_large(format!(
-            "expected at most {expected} answers for a request, its texts times its tasks, found {answers}"
-        )));
+        return Err(too_many(limits::ANSWERS, "for a request, its texts times its tasks", answers));
     }
     if bytes > limits::ASKED_BYTES {
         let expected = limits::ASKED_BYTES;

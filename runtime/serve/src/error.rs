@@ -88,7 +88,7 @@ impl Error {
 fn hint(source: &io::Error) -> &'static str {
     match source.kind() {
         io::ErrorKind::AddrInUse => {
-            "; stop the process that has it, remove the file that is there, or choose another with --listen"
+            "; another process has it, or a file is there that is no socket; stop that one, or choose another with --listen"
         }
         io::ErrorKind::PermissionDenied => "; choose a port above 1023 or a path you may write to with --listen",
         _ => "",
