@@ -35,12 +35,17 @@ impl InputFormat {
     /// The format of a file, by the ending of its name; lines for any other ending.
     ///
     /// # Errors
-    /// When the file is .csv, which is none of the formats.
+    /// When the file is .csv or has a word a line, which are none of the formats.
     pub fn of(path: &Path) -> Result<Self> {
         let ending = path.extension().unwrap_or_default().to_ascii_lowercase();
         match ending.to_str() {
             Some("tsv") => Ok(InputFormat::Tsv),
-            Some("jsonl" | "json") => Ok(InputFormat::Jsonl),
+            Some("jsonl" | "json" | "ndjson") => Ok(InputFormat::Jsonl),
+            Some(words @ ("conll" | "conllu" | "bio" | "iob")) => Err(Error::Input {
+                place: path.display().to_string(),
+                expected: "lines, .tsv, .jsonl or .json".to_owned(),
+                found: format!(".{words}, which has a word a line; edge-patch evaluate reads it"),
+            }),
             Some("csv") => Err(Error::Input {
                 place: path.display().to_string(),
                 expected: "lines, .tsv, .jsonl or .json".to_owned(),
@@ -322,6 +327,7 @@ mod tests {
             ("a.tsv", InputFormat::Tsv),
             ("a.b.TSV", InputFormat::Tsv),
             ("a.jsonl", InputFormat::Jsonl),
+            ("a.ndjson", InputFormat::Jsonl),
             ("a.JSON", InputFormat::Jsonl),
             ("a.txt", InputFormat::Lines),
             ("tsv", InputFormat::Lines),
@@ -333,6 +339,8 @@ mod tests {
         let said = InputFormat::of(Path::new("in/a.csv")).unwrap_err().to_string();
         assert!(said.starts_with("in/a.csv: expected lines, .tsv, .jsonl or .json, found .csv"), "{said}");
         assert!(said.ends_with("' < in/a.csv > in/a.jsonl"), "{said}");
+        let said = InputFormat::of(Path::new("a.conll")).unwrap_err().to_string();
+        assert!(said.contains("found .conll, which has a word a line"), "{said}");
     }
 
     #[test]

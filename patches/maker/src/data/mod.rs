@@ -240,7 +240,7 @@ fn records(path: &Path, labels: Labels) -> Result<Vec<Record>> {
         "csv" => csv::records(path, labels),
         "conll" | "conllu" | "bio" | "iob" => conll::records(path, ending == "conllu"),
         "json" => json::records(path, labels),
-        "jsonl" => lines(BufReader::new(open(path)?), InputFormat::Jsonl, path, labels),
+        "jsonl" | "ndjson" => lines(BufReader::new(open(path)?), InputFormat::Jsonl, path, labels),
         "txt" if labels == Labels::Optional => lines(BufReader::new(open(path)?), InputFormat::Lines, path, labels),
         _ => lines(BufReader::new(open(path)?), InputFormat::Tsv, path, labels),
     }

@@ -33,5 +33,6 @@ fuzz_target!(|bytes: &[u8]| {
     let answer = SERVER.with(|server| server.1.answer(&request));
     let status = answer.get(9..12).unwrap_or_default();
     assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 "), "{}", String::from_utf8_lossy(&answer));
-    assert!(!status.starts_with(b"5"), "{}", String::from_utf8_lossy(&answer));
+    // 503 is that of a task that is loaded by name: nothing watches the directory here.
+    assert!(!status.starts_with(b"5") || status == b"503", "{}", String::from_utf8_lossy(&answer));
 });
