@@ -95,14 +95,20 @@ fn larger(a: f32, b: f32) -> f32 {
     if a > b { a } else { b }
 }
 
-/// A number between two ends; NaN stays NaN.
+/// A number between two ends; the nearer one if it is beyond, the first for NaN.
 #[inline(always)]
 fn between(least: f32, x: f32, most: f32) -> f32 {
-    let x = larger(least, x);
-    if most < x { most } else { x }
+    let x = larger(x, least);
+    if x < most { x } else { most }
 }
 
-/// e to the power x, within 2 units in the last place, for x from -87.3 to 88; beyond, that of the nearer end. Of NaN, NaN.
+/// `y`, but NaN where it was computed of NaN and does not show it.
+#[inline(always)]
+fn unless_nan(x: f32, y: f32) -> f32 {
+    if x.is_nan() { x } else { y }
+}
+
+/// e to the power x, within 2 units in the last place, for x from -87.3 to 88; beyond, that of the nearer end.
 ///
 /// x is n ln 2 + r with |r| at most half of ln 2 (in two parts, so that r is exact), and e^r is the polynomial of the
 /// Cephes library's expf.
@@ -165,7 +171,7 @@ pub(super) fn activate(activation: Activation, values: &mut [f32]) {
         }),
         Activation::Tanh => map(values, |group| {
             for v in group {
-                *v = 2.0 / (1.0 + exp(-2.0 * *v)) - 1.0;
+                *v = unless_nan(*v, 2.0 / (1.0 + exp(-2.0 * *v)) - 1.0);
             }
         }),
         Activation::Silu => map(values, |group| {
@@ -214,7 +220,8 @@ pub(super) fn exponentials(row: &mut [f32]) -> f32 {
     let mut sums = [0.0; LANES];
     map_from(row, f32::NEG_INFINITY, &mut |group: &mut Lanes| {
         for lane in 0..LANES {
-            group[lane] = exp(group[lane] - top);
+            let below = group[lane] - top;
+            group[lane] = unless_nan(below, exp(below));
             sums[lane] += group[lane];
         }
     });
