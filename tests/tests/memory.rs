@@ -25,7 +25,7 @@ const TOLERANCE: f64 = 0.1;
 /// Runs on two threads, of which the one that takes most counts: five, and more while the estimate is too high for all of
 /// them. Where others have the processor, one thread may return its buffers before the other takes any, and its half of
 /// an MLP's middle is a tenth of the memory.
-const RUNS: std::ops::Range<usize> = 5..200;
+const RUNS: std::ops::Range<usize> = 5..1000;
 /// No estimate below this is asked of the system.
 const SMALL: usize = 1 << 20;
 /// How much wider than its fixture an encoder is, so that runs are not small.
