@@ -7,7 +7,7 @@ use crate::{
     data::{check_variety, read_task},
     log::Entry,
     table::Cell,
-    train::{Average, ClassWeights, Job, Recipe, Sets, Slots, Texts, Weights, best_rate, best_run, subset},
+    train::{Average, ClassWeights, Job, Recipe, Sets, Slots, Texts, Weights, best_rate, best_run, subset, wrong},
 };
 use bias_patch::{Pooling, Task};
 use clap::Args;
@@ -244,10 +244,6 @@ pub(crate) fn run_training(arguments: &TrainArguments) -> Result<Vec<String>> {
     }
     progress.finish()?;
     Ok(describe_cells(&cells))
-}
-
-fn wrong(field: &str, expected: &str, found: &str) -> Error {
-    Error::Recipe { field: field.to_owned(), expected: expected.to_owned(), found: found.to_owned() }
 }
 
 /// The patch of a training on some of the texts.

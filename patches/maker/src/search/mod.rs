@@ -186,7 +186,7 @@ impl<'a> Search<'a> {
         if texts.len() < 2 * GROUPS {
             return Err(Error::Recipe {
                 field: "texts to search on".to_owned(),
-                expected: format!("at least {}, of which half are judged on; they need no labels", 2 * GROUPS),
+                expected: format!("at least {}; they need no labels", 2 * GROUPS),
                 found: texts.len().to_string(),
             });
         }

@@ -276,6 +276,6 @@ fn unless_stopped(stopped: bool) -> Result<()> {
     if stopped { Err(Error::Stopped) } else { Ok(()) }
 }
 
-fn wrong(field: &str, expected: &str, found: &str) -> Error {
+pub(crate) fn wrong(field: &str, expected: &str, found: &str) -> Error {
     Error::Recipe { field: field.to_owned(), expected: expected.to_owned(), found: found.to_owned() }
 }

@@ -218,7 +218,7 @@ macro_rules! quantized_tile {
             const LINE: usize = PANEL_GROUP * PANEL_WIDTH;
             const HALF: usize = LINE / 2;
             let QuantizedJob { x, x_stride, w, fours, start, start_stride, out, stride, fetch, .. } = *job;
-            // SAFETY: every offset is within the ranges of the job: rows below `R`, `g` below `groups`. Fetching an
+            // SAFETY: every offset is within the ranges of the job: rows below `R`, `g` below `fours`. Fetching an
             // address, wherever it is, changes nothing.
             unsafe {
                 let mut sums: [[__m256i; 2]; R] = [[_mm256_setzero_si256(); 2]; R];

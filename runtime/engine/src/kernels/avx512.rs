@@ -125,7 +125,7 @@ unsafe fn add_quantized<const R: usize, const P: usize>(job: &QuantizedJob) {
     /// Bytes of a panel's group.
     const LINE: usize = PANEL_GROUP * PANEL_WIDTH;
     let QuantizedJob { x, x_stride, w, panel_stride, fours, start, start_stride, out, stride, fetch, .. } = *job;
-    // SAFETY: every offset is within the ranges of the job: rows below `R`, panels below `P`, `g` below `groups`.
+    // SAFETY: every offset is within the ranges of the job: rows below `R`, panels below `P`, `g` below `fours`.
     // Fetching an address, wherever it is, changes nothing.
     unsafe {
         let mut sums: [[__m512i; P]; R] = [[_mm512_setzero_si512(); P]; R];
