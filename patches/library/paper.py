@@ -30,6 +30,9 @@ DATA_SETS = {
     "policyqa": ("PolicyQA", "answer", "F1"),
 }
 
+# Whose changes of biases are drawn.
+CHANGES = ("cola", "mrpc", "sst2s", "stsb")
+
 # Rows and their flags, the most wanted first. Full fine-tuning is done for 3 epochs, as is usual, at the best of three learning rates.
 ROWS = [
     (["all+lora:all@1", "all", "frozen"], []),
@@ -71,7 +74,7 @@ def train(bundle, directory, only, results):
 
 
 def page(results):
-    """Writes the part of PAPER.md that is made, between its two marks, and the picture."""
+    """Writes the part of PAPER.md that is made, between its two marks, and the pictures."""
     path = LIBRARY / "PAPER.md"
     text = path.read_text()
     table = edge_patch("results", results).strip()
@@ -83,6 +86,10 @@ def page(results):
     (place / "pictures").mkdir(exist_ok=True)
     (place / "PAPER.md").write_text(text)
     edge_patch("plot", "results", results, "-o", place / "pictures/bytes.svg")
+    # Patches are beside the results where they were trained, and not in the repository.
+    patches = [results / f"{name}-all.bias" for name in CHANGES]
+    if all(patch.exists() for patch in patches):
+        edge_patch("plot", "changes", *patches, "-o", place / "pictures/changes.svg")
 
 
 def main():
