@@ -154,8 +154,12 @@ fn seal(mut bytes: Vec<u8>) -> Vec<u8> {
 
 #[test]
 fn every_kind_and_encoding_reads_back() {
-    for kind in KINDS {
-        for encoding in encodings() {
+    for (number, kind) in KINDS.into_iter().enumerate() {
+        for (place, encoding) in encodings().into_iter().enumerate() {
+            // Miri takes a second for what takes a millisecond: there each kind and each encoding has its turn once.
+            if cfg!(miri) && number % encodings().len() != place {
+                continue;
+            }
             let written = patch(kind, encoding);
             let bytes = written.to_bytes().unwrap();
             assert_eq!(Patch::from_bytes(&bytes).unwrap(), written, "{kind} {encoding}");
