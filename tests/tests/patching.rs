@@ -435,6 +435,57 @@ fn converting_makes_patches_smaller_and_says_by_how_much() {
 }
 
 #[test]
+fn a_patch_is_retargeted_to_other_number_formats_and_no_other_checkpoint() {
+    let place = Place::new("bert");
+    let patch = patch_with_terms(&place.bundle, task("label", "classification", 1), "label");
+    patch.save(&place.path("label.bias")).unwrap();
+    for weights in ["f16", "int8", "int4"] {
+        let mut export = command("edge-export", place.home.path());
+        let export = export.arg(place.path("checkpoint")).args(["--weights", weights, "-o"]).arg(place.path(weights));
+        assert_succeeded(&export.output().unwrap());
+    }
+    let retarget = |from: &str, encoder: &str, to: &str, output: &str| {
+        place.edge_patch(&["retarget", from, "--encoder", encoder, "--to", to, "-o", output])
+    };
+    let said = assert_succeeded(&retarget("label.bias", "bundle", "f16", "half.bias"));
+    assert!(said.contains("half.bias: ") && said.contains(", from f32 to f16 weights"), "{said}");
+    assert_succeeded(&retarget("half.bias", "f16", "int4", "int4.bias"));
+    assert_succeeded(&retarget("int4.bias", "int4", "bundle", "back.bias"));
+    let (there, back) =
+        (Patch::open(&place.path("half.bias")).unwrap(), Patch::open(&place.path("back.bias")).unwrap());
+    assert_ne!(there.encoder(), patch.encoder());
+    assert_eq!((there.slots(), there.head(), there.task()), (patch.slots(), patch.head(), patch.task()));
+    assert_eq!(back, patch);
+    assert_succeeded(&place.edge_patch(&["verify", "half.bias", "--encoder", "f16"]));
+    // It says what it needs where it does not fit.
+    let refused = place.edge_patch(&["verify", "label.bias", "--encoder", "f16"]);
+    assert_refused(&refused, &["label.bias", "but this bundle holds encoder", "edge-patch retarget"]);
+
+    let (other_home, _other) = small_bundle("bert-relu");
+    let other = other_home.path().join("bundle");
+    let refused = retarget("label.bias", "bundle", other.to_str().unwrap(), "other.bias");
+    assert_refused(&refused, &["config: expected the same sizes, as the encoder that label.bias fits has"]);
+    // The same sizes, and another gain of a LayerNorm.
+    let fixture = Fixture::named("bert");
+    let mut tensors: Vec<_> = fixture
+        .tensors
+        .iter()
+        .map(|(name, shape)| (name.clone(), shape.clone(), Fixture::values(name, shape)))
+        .collect();
+    let (.., gain) = tensors.iter_mut().find(|(name, ..)| name == "embeddings.LayerNorm.weight").unwrap();
+    gain[3] += 0.5;
+    write_tensors(&place.path("checkpoint").join("model.safetensors"), Dtype::F32, &tensors);
+    let mut export = command("edge-export", place.home.path());
+    assert_succeeded(&export.arg(place.path("checkpoint")).arg("-o").arg(place.path("tuned")).output().unwrap());
+    let refused = retarget("label.bias", "bundle", "tuned", "other.bias");
+    assert_refused(
+        &refused,
+        &["tuned: tensor embeddings.LayerNorm.weight: expected digest", "as the encoder that label.bias fits"],
+    );
+    assert!(!place.path("other.bias").exists());
+}
+
+#[test]
 fn inspect_shows_slots_with_and_without_the_encoder() {
     let place = Place::new("bert");
     write_patches(&place.bundle, place.home.path());

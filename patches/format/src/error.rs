@@ -71,7 +71,10 @@ pub enum Error {
         found: String,
     },
     /// The patch was made for another encoder.
-    #[error("the patch fits encoder {expected}, but this bundle holds encoder {found}")]
+    #[error(
+        "the patch fits encoder {expected}, but this bundle holds encoder {found}; if both are of one checkpoint in two number \
+         formats, `edge-patch retarget` makes a patch for this bundle"
+    )]
     OtherEncoder {
         /// The digest the patch names.
         expected: Digest,

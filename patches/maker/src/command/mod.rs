@@ -4,10 +4,12 @@ mod convert;
 mod describe;
 mod encodings;
 mod inspecting;
+mod opening;
 mod outputs;
 mod plotting;
 mod progress;
 mod reproduce;
+mod retarget;
 mod sharing;
 mod signing;
 mod table;
@@ -15,29 +17,30 @@ mod training;
 
 use std::{
     ffi::OsString,
-    fs,
     io::{self, Write},
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
 use crate::{
     Error, Result,
-    data::{check_apart, left_out, read_examples, read_task},
+    data::{check_apart, read_examples, read_task},
     difference, embedding, evaluate_against, extract, extract_peft, import, of_sentence_transformers,
 };
 use bias_patch::{Patch, SlotKind, atomic};
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
-use edge_bundle::{Base, Bundle, Store};
-use edge_run::{Encoder, EngineOptions, tasks};
+use edge_bundle::Bundle;
+use edge_run::{EngineOptions, tasks};
 
 use self::{
     convert::{ConvertArguments, run_conversion},
     describe::{Evaluated, describe_difference, describe_evaluation},
     encodings::{EncodingsArguments, run_encodings},
     inspecting::{InspectArguments, run_inspection},
+    opening::{file_bytes, load_encoder, open_encoder, report_skipped, say},
     outputs::{check_no_patch, check_notes},
     plotting::{PlotArguments, run_plot},
     reproduce::{ReproduceArguments, run_reproduction},
+    retarget::{RetargetArguments, run_retargeting},
     sharing::{PullArguments, PushArguments, run_pull, run_push},
     signing::{SignArguments, check_signature, run_signing},
     table::{KeptArguments, TableArguments, run_kept, run_table},
@@ -169,6 +172,8 @@ enum Command {
     },
     /// Store a patch's values in fewer bytes
     Convert(ConvertArguments),
+    /// Make a patch for the same encoder in another number format, as f16 or int8
+    Retarget(RetargetArguments),
     /// Write a table of a patch's bytes and scores in each encoding
     Encodings(EncodingsArguments),
     /// Write a patch's values and head for other programs
@@ -218,6 +223,7 @@ Examples:
   edge-patch encodings sst2.bias test.tsv --max-loss 0.2,0.5 --texts train.tsv -o encodings.md
   edge-patch convert sst2.bias --encoding i4 -o small.bias
   edge-patch convert sst2.bias --max-loss 0.5 --texts train.tsv --data test.tsv -o small.bias
+  edge-patch retarget sst2.bias --to minilm-f16 -o sst2-f16.bias
   edge-patch diff sst2.bias small.bias
   edge-patch sign sst2.bias --key minisign.key
   edge-patch verify sst2.bias --key minisign.pub
@@ -357,6 +363,7 @@ fn run(command: Command, out: &mut impl Write) -> Result<(), Failure> {
         Command::Push(arguments) => lines = run_push(&arguments)?,
         Command::Pull(arguments) => lines = run_pull(&arguments)?,
         Command::Convert(arguments) => lines = run_conversion(&arguments)?,
+        Command::Retarget(arguments) => lines = run_retargeting(&arguments)?,
         Command::Encodings(arguments) => lines = run_encodings(&arguments)?,
         Command::Extract { patch, format, output, encoder } => {
             check_apart(&output, &[&patch])?;
@@ -381,38 +388,4 @@ fn run(command: Command, out: &mut impl Write) -> Result<(), Failure> {
         writeln!(out, "{line}").map_err(Failure::Output)?;
     }
     Ok(())
-}
-
-fn file_bytes(path: &Path) -> Result<u64, bias_patch::Error> {
-    let failed = |source| bias_patch::Error::Io { path: path.to_owned(), action: "read", source };
-    Ok(fs::metadata(path).map_err(failed)?.len())
-}
-
-fn open_encoder(dir: Option<&Path>, patch: &Patch) -> Result<(Bundle, Base)> {
-    let bundle = match dir {
-        Some(dir) => Bundle::open(dir)?,
-        None => Store::of_user()?.open(patch.encoder())?,
-    };
-    let base = bundle.base()?;
-    Ok((bundle, base))
-}
-
-/// Loads an encoder to evaluate, and says so if tract runs it although nobody asked for tract. Training refuses tract.
-fn load_encoder(bundle: Bundle, engine: EngineOptions) -> Result<Encoder> {
-    let encoder = Encoder::load(bundle, engine)?;
-    if let Some(reason) = encoder.uncovered() {
-        eprintln!("edge-patch: tract runs this encoder, more slowly: our operators do not cover its graph: {reason}");
-    }
-    Ok(encoder)
-}
-
-fn report_skipped(path: &Path, skipped: &[(usize, String)]) {
-    if let Some(said) = left_out(path, skipped) {
-        say(&said);
-    }
-}
-
-/// Says something on standard error.
-fn say(text: &str) {
-    eprintln!("edge-patch: {text}");
 }
