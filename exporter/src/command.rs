@@ -49,6 +49,8 @@ enum Weights {
     /// 32-bit floats
     #[default]
     F32,
+    /// 16-bit floats: half the size, at nearly the same results; faster on ARM processors that compute with them
+    F16,
     /// 8-bit integers with a scale for every 256 weights: a quarter of the size, and faster
     Int8,
     /// As int8, but in the panels that edge-run maps 4.25 bits a weight: a seventh of the size; weights.bin, which other
@@ -149,6 +151,7 @@ fn run(arguments: Arguments, bar: &ProgressBar) -> Result<Bundle> {
             let options = Options {
                 weights: match arguments.weights {
                     Weights::F32 => Element::F32,
+                    Weights::F16 => Element::F16,
                     Weights::Int8 => Element::I8,
                     Weights::Int4 => Element::I4,
                 },

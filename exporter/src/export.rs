@@ -256,7 +256,7 @@ fn check_replaceable(target: &Path) -> Result<()> {
         }
         Err(source) => return Err(Error::Io { path: target.to_owned(), action: "read", source }),
     };
-    let panels = [Element::F32, Element::I8, Element::I4].map(PanelIndex::file_name);
+    let panels = [Element::F32, Element::F16, Element::I8, Element::I4].map(PanelIndex::file_name);
     let files = ["weights.bin", "base.bias", "tokenizer.json", VOCABULARY, ENCODER, TRAINING, MANIFEST];
     let mut empty = true;
     for entry in entries {

@@ -7,8 +7,8 @@ use bias_patch::SlotId;
 use edge_bundle::{ALIGNMENT, Element, Part, SCALE_GROUP, Slot, TensorEntry};
 
 use edge_bundle::onnx::{
-    Attribute, Dim, DimValue, EXTERNAL, Entry, FLOAT, Graph, INT8, INT64, IR_VERSION, Model, Node, OPSET, OperatorSet,
-    Shape, Tensor, TensorType, Type, ValueInfo,
+    Attribute, Dim, DimValue, EXTERNAL, Entry, FLOAT, FLOAT16, Graph, INT8, INT64, IR_VERSION, Model, Node, OPSET,
+    OperatorSet, Shape, Tensor, TensorType, Type, ValueInfo,
 };
 
 /// A frozen tensor of the graph, and its place in `weights.bin`.
@@ -119,22 +119,25 @@ impl Builder {
         self.constant(name, FLOAT, &[], value.to_le_bytes().to_vec())
     }
 
-    /// A frozen tensor in `weights.bin`, as floats. A matrix of int8 values gets its scales beside it, and nodes that
-    /// dequantize: `quantized * scale`.
+    /// A frozen tensor in `weights.bin`, as floats. Halves are cast. A matrix of int8 values gets its scales beside it, and
+    /// nodes that dequantize: `quantized * scale`.
     ///
     /// A tensor that is there already is the same one: layers may share it.
     pub fn weight(&mut self, name: &str, shape: &[u64], transposed: bool, source: Source) -> String {
         let element = if shape.len() == 2 { self.matrices } else { Element::F32 };
         let value = match element {
             Element::F32 => name.to_owned(),
-            Element::I8 | Element::I4 => format!("{name}.values"),
+            Element::F16 | Element::I8 | Element::I4 => format!("{name}.values"),
         };
         if self.weights.iter().any(|weight| weight.name == name) {
             return value;
         }
         self.frozen(name, shape, element, transposed, source);
-        if element == Element::F32 {
-            return value;
+        let to_float = vec![Attribute::int("to", FLOAT.into())];
+        match element {
+            Element::F32 => return value,
+            Element::F16 => return self.node("Cast", &value, &[name], to_float),
+            Element::I8 | Element::I4 => {}
         }
         let mut scales = TensorEntry::scales_of(name);
         let groups = if transposed { shape[0].div_ceil(SCALE_GROUP) } else { shape[0] };
@@ -146,7 +149,6 @@ impl Builder {
             let groups = self.integers(&format!("{name}.groups"), &[group_of.len() as i64], &group_of);
             scales = self.node("Gather", &format!("{name}.scales"), &[&scales, &groups], vec![]);
         }
-        let to_float = vec![Attribute::int("to", FLOAT.into())];
         let quantized = self.node("Cast", &format!("{name}.codes"), &[name], to_float);
         self.node("Mul", &value, &[&quantized, &scales], vec![])
     }
@@ -233,6 +235,7 @@ impl Builder {
             name: Some(name.to_owned()),
             data_type: Some(match element {
                 Element::F32 => FLOAT,
+                Element::F16 => FLOAT16,
                 Element::I8 | Element::I4 => INT8,
             }),
             // Dimensions are below 2^24, as a Config is.

@@ -12,7 +12,8 @@ use std::{
 };
 
 use bias_patch::{Digest, Digester};
-use edge_bundle::{ALIGNMENT, FileEntry, Frozen, Part, Slot, TensorEntry};
+use edge_bundle::{ALIGNMENT, Element, FileEntry, Frozen, Part, Slot, TensorEntry};
+use half::f16;
 use hf_checkpoint::Checkpoint;
 
 use crate::{
@@ -113,10 +114,27 @@ fn values_of(checkpoint: &Checkpoint, source: &Source, entry: &TensorEntry, rows
     }
 }
 
+/// Checks that the largest of some values is one of f16's normal numbers, where they are stored so: larger ones would
+/// become infinite, and of smaller ones little or nothing would be left.
+fn check_range(checkpoint: &Checkpoint, entry: &TensorEntry, values: &[f32]) -> Result<()> {
+    let largest = values.iter().copied().max_by(|a, b| a.abs().total_cmp(&b.abs())).unwrap_or(0.0);
+    let held = largest == 0.0 || f16::from_f32(largest).is_normal();
+    if entry.element != Element::F16 || held {
+        return Ok(());
+    }
+    Err(Error::Unsupported {
+        path: checkpoint.path().to_owned(),
+        field: format!("tensor {}", entry.name),
+        expected: "a largest magnitude from 6.2e-5 to 65519, as f16 holds; other --weights hold any".to_owned(),
+        found: format!("{largest:e}"),
+    })
+}
+
 /// Writes `weights.bin`, some rows of a tensor at a time. Gives the entries of its tensors and of the file.
 ///
 /// # Errors
-/// When a tensor cannot be read or holds a number that is not finite, or the file cannot be written.
+/// When a tensor cannot be read or holds a number that is not finite, or too large for its type, or the file cannot be
+/// written.
 pub(crate) fn write_weights(
     checkpoint: &Checkpoint,
     weights: &[graph::Weight],
@@ -150,6 +168,7 @@ pub(crate) fn write_weights(
                 let mut of_blocks = Vec::new();
                 for rows in entry.row_blocks() {
                     let values = values_of(checkpoint, &weight.source, &entry, rows.clone())?;
+                    check_range(checkpoint, &entry, &values)?;
                     let frozen = Frozen::of_rows(&values, &entry, rows);
                     put(&frozen.bytes)?;
                     of_blocks.extend(frozen.scales);

@@ -169,8 +169,8 @@ struct EngineArguments {
     /// Run the encoder with this engine
     #[arg(long, value_enum, default_value = "auto")]
     engine: EngineKind,
-    /// With int8 or int4 weights, compute with activations of this type; f32 weights always use f32
-    #[arg(long, value_enum, default_value = "int8")]
+    /// How exactly to compute with activations; with f32 weights it is always in f32
+    #[arg(long, value_enum, default_value = "short")]
     activations: Activations,
     /// Run on N threads; tract always runs on one
     #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = at_least_one)]

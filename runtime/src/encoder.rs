@@ -18,7 +18,7 @@ use ndarray::{Array1, Array2, Axis};
 #[cfg(feature = "research")]
 use crate::OwnWeights;
 use crate::{
-    Error, Prediction, Result, Text, Timing,
+    Error, Prediction, Result, Text, TextError, Timing,
     engine::{Engine, EngineOptions, Hidden, Sequence, TaskValues},
     memory::ask_memory,
     recent::{Recent, TaskNumber},
@@ -244,7 +244,7 @@ impl Encoder {
             }
         }
         let answer = |(pending, request): (Result<Pending>, &Request<'_>)| {
-            pending.map(|p| p.answer(&self.tokenizer, *request, options))
+            pending.and_then(|p| p.answer(&self.tokenizer, *request, options))
         };
         pending.into_iter().zip(requests).map(answer).collect()
     }
@@ -388,8 +388,16 @@ struct Pending {
 
 impl Pending {
     /// The answer, once every window has run.
-    fn answer(mut self, tokenizer: &Tokenizer, Request { task, text }: Request<'_>, options: Options) -> Prediction {
+    fn answer(
+        mut self,
+        tokenizer: &Tokenizer,
+        Request { task, text }: Request<'_>,
+        options: Options,
+    ) -> Result<Prediction> {
         let begun = Instant::now();
+        if !self.outputs.iter().flatten().all(|output| output.is_finite()) {
+            return Err(TextError::NotFinite.into());
+        }
         let truncated = self.windows.iter().any(|w| w.truncated);
         let grouped = task.kind.groups_tokens();
         let continues = |tokens| if grouped { tokenizer.continuing(text.first(), tokens) } else { Vec::new() };
@@ -403,6 +411,6 @@ impl Pending {
         let answer = task.kind.answer(text, &windows.collect::<Vec<_>>(), options.top);
         let logits = if task.kind.pooling().is_some() { self.outputs[0].row(0).to_vec() } else { Vec::new() };
         self.timing.answer += begun.elapsed();
-        Prediction { answer, logits, truncated, timing: self.timing }
+        Ok(Prediction { answer, logits, truncated, timing: self.timing })
     }
 }

@@ -34,23 +34,16 @@ pub enum EngineKind {
     Tract,
 }
 
-/// The type of activations that are multiplied with int8 or int4 weights.
+/// The type of activations that are multiplied with weights of fewer bits than f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Activations {
-    /// Quantized to int8, with one scale for 256 values of a token: faster
+    /// As short as the weights, which is faster: int8 with int8 and int4 weights, with one scale for 256 values of a
+    /// token; f16 with f16 weights on processors that compute with it
     #[default]
-    Int8,
-    /// Not quantized, so that only the weights are rounded
+    #[value(alias("int8"))]
+    Short,
+    /// In f32, so that only the weights are rounded: slower
     F32,
-}
-
-impl From<Activations> for edge_engine::Activations {
-    fn from(activations: Activations) -> Self {
-        match activations {
-            Activations::Int8 => Self::Int8,
-            Activations::F32 => Self::F32,
-        }
-    }
 }
 
 /// How an encoder runs.
@@ -58,7 +51,7 @@ impl From<Activations> for edge_engine::Activations {
 pub struct EngineOptions {
     /// Which engine runs the graph.
     pub engine: EngineKind,
-    /// The type of activations that are multiplied with int8 weights. f32 weights, and tract, use f32 always.
+    /// The type of activations that are multiplied with the weights. f32 weights, and tract, use f32 always.
     pub activations: Activations,
     /// Threads of the lowered engine.
     pub threads: usize,

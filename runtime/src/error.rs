@@ -143,6 +143,12 @@ pub enum TextError {
     /// The tokenizer drops all that an answer could be of.
     #[error("the second text has no character that the tokenizer keeps, so there is nothing to answer with")]
     NoSpan,
+    /// What the task makes of the text is infinite or no number.
+    #[error(
+        "expected outputs that are finite numbers, found others; with weights in f16, --activations f32 computes with larger \
+         numbers"
+    )]
+    NotFinite,
     /// The bytes are not text.
     #[error("invalid UTF-8 after {0} bytes")]
     Utf8(usize),

@@ -297,7 +297,7 @@ impl Encoder {
     /// A copy of the weights, to be changed and given to [`Encoder::with_weights`].
     ///
     /// # Errors
-    /// When they are int8, when some are made of others, as vectors of distances are, or when tract runs the encoder.
+    /// When they are not f32, when some are made of others, as vectors of distances are, or when tract runs the encoder.
     #[cfg(feature = "research")]
     pub fn own_weights(&self) -> Result<crate::OwnWeights> {
         if self.bundle().manifest().config.disentangled.is_some() {

@@ -67,9 +67,10 @@ impl Lowered {
             let found = "a graph of another program, which tract runs forward only";
             return Err(Refused::Uncovered(Uncovered::at("encoder.onnx", "a graph that edge-export built", found)));
         }
-        let activations = match bundle.manifest().weights() {
-            Element::F32 => Activations::F32,
-            Element::I8 | Element::I4 => options.activations,
+        let activations = match (options.activations, bundle.manifest().weights()) {
+            (Activations::F32, _) | (_, Element::F32) => edge_engine::Activations::F32,
+            (Activations::Short, Element::F16) => edge_engine::Activations::F16,
+            (Activations::Short, Element::I8 | Element::I4) => edge_engine::Activations::Int8,
         };
         if options.threads > MOST_THREADS {
             return Err(Refused::Failed(Error::Usage {
@@ -83,7 +84,7 @@ impl Lowered {
             expected: format!("{} threads to start", options.threads),
             found: error.to_string(),
         })?;
-        let machine = Machine::new(select()?, activations.into(), threads);
+        let machine = Machine::new(select()?, activations, threads);
         Self::over(bundle, Arc::new(machine), PanelFile::open(bundle)?)
     }
 
@@ -171,7 +172,8 @@ impl Lowered {
         // Identities of trainings contain it, so it depends on no name in the code.
         let activations = match self.machine.activations() {
             edge_engine::Activations::Int8 => "Int8",
-            edge_engine::Activations::F32 => "F32",
+            edge_engine::Activations::F16 if self.machine.kernel().halves().is_some() => "F16",
+            edge_engine::Activations::F16 | edge_engine::Activations::F32 => "F32",
         };
         format!("{} {activations}", self.machine.kernel().name())
     }

@@ -1,7 +1,7 @@
 //! A copy of the weights in memory that can be changed. Only trainings that BitFit is compared with use it.
 //!
 //! In: the bytes of a panels file in f32. Out: the same values as mutable floats, laid out as in the file. Refused:
-//! int8 weights.
+//! weights of another type.
 
 use std::{fmt, path::Path, sync::Arc};
 
@@ -22,12 +22,14 @@ pub struct OwnWeights {
 impl OwnWeights {
     /// How many floats `bytes` of weights are.
     pub(crate) fn count(bytes: &[u8], tensors: &[PanelEntry], path: &Path) -> Result<usize> {
-        if tensors.iter().any(|tensor| tensor.element != Element::F32) {
+        if let Some(other) = tensors.iter().map(|tensor| tensor.element).find(|element| *element != Element::F32) {
+            let option = other.option();
             return Err(Error::Engine {
                 path: path.to_owned(),
                 action: "train weights",
-                reason: "they are int8; export the encoder in f32 with\n  edge-export CHECKPOINT --weights f32"
-                    .to_owned(),
+                reason: format!(
+                    "they are {option}; export the encoder in f32 with\n  edge-export CHECKPOINT --weights f32"
+                ),
             });
         }
         Ok(bytes.len() / size_of::<f32>())

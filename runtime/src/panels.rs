@@ -111,6 +111,7 @@ impl PanelFile {
         let at = usize::try_from(entry.offset).ok()?;
         let values = match entry.element {
             Element::F32 => Values::F32 { at },
+            Element::F16 => Values::F16 { at },
             element @ (Element::I8 | Element::I4) => {
                 let scales = usize::try_from(self.index.entry(&TensorEntry::scales_of(name))?.offset).ok()?;
                 let column_sums = match entry.column_sums() {

@@ -13,7 +13,7 @@ FIXTURES = ROOT / "tests/fixtures"
 LIBRARY = ROOT / "patches/library"
 # The texts of three of the demo's tasks.
 TASKS = {"sst2": FIXTURES / "reviews.txt", "mrpc": FIXTURES / "pairs.txt", "stsb": FIXTURES / "pairs.txt"}
-WEIGHTS = ("f32", "int8", "int4")
+WEIGHTS = ("f32", "f16", "int8", "int4")
 
 
 class Host:

@@ -82,7 +82,7 @@ def fill(board, binaries, bundle, patches, directory):
 def copy_bundle(board, binary, bundle, to):
     tensors = json.loads(manifest_of(bundle).read_text())["tensors"]
     kinds = {tensor.get("type", "f32") for tensor in tensors}
-    kind = next(kind for kind in ("i4", "i8", "f32") if kind in kinds)
+    kind = next(kind for kind in ("i4", "i8", "f16", "f32") if kind in kinds)
     panels = f"panels-{board.panels[kind]}.bin"
     there = sorted(path.name for path in bundle.glob("panels-*.bin"))
     make = panels not in there

@@ -179,6 +179,11 @@ pub fn small_bundle_with(name: &str, options: Options) -> (TempDir, Bundle) {
     (dir, bundle)
 }
 
+/// Options for f16 weights.
+pub fn f16() -> Options {
+    Options { weights: Element::F16, ..Options::default() }
+}
+
 /// Options for int8 weights.
 pub fn int8() -> Options {
     Options { weights: Element::I8, ..Options::default() }

@@ -8,7 +8,7 @@ use std::time::Instant;
 use edge_export::Options;
 use edge_run::{Encoder, EngineOptions, Request, Task, Text};
 use system_tests::{
-    FAMILIES, int4, int8, patch, patch_with_terms, real_bundle, real_bundle_int8, small_bundle_with, task,
+    FAMILIES, f16, int4, int8, patch, patch_with_terms, real_bundle, real_bundle_int8, small_bundle_with, task,
 };
 
 /// The outputs of every request, as bits.
@@ -48,7 +48,7 @@ fn assert_alone(what: &str, encoders: &[&Encoder], tasks: &[Task], texts: &[Text
 #[test]
 fn answers_have_the_same_bits_in_any_company() {
     for family in FAMILIES {
-        for options in [Options::default(), int8(), int4()] {
+        for options in [Options::default(), f16(), int8(), int4()] {
             let what = format!("{family} {}", options.weights.option());
             let (_home, bundle) = small_bundle_with(family, options);
             // A pool of its own each; patches are decoded by each.

@@ -192,6 +192,7 @@ fn embeddings_have_the_form_of_text_embeddings_inference() {
 
     let info = server.get("/info/short").json();
     assert_eq!(info["model_type"], json!({ "embedding": { "pooling": "mean" } }));
+    assert_eq!(info["model_dtype"], "float32");
     assert_eq!((&info["model_id"], &info["max_input_length"]), (&json!("short"), &json!(12)));
     assert!(server.get("/info/two").json()["model_type"]["reranker"].is_object());
     assert_eq!(server.get("/info").status, 400);

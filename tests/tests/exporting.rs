@@ -5,8 +5,10 @@ use std::{fs, path::Path, process::Stdio};
 use edge_bundle::{Bundle, FileEntry, MANIFEST, PanelIndex};
 use edge_export::{Error, Options, Panels, verify};
 use edge_run::{Encoder, EngineKind, EngineOptions, Text};
+use safetensors::Dtype;
 use system_tests::{
-    Fixture, Layout, assert_refused, assert_succeeded, command, in_shell, int4, int8, small_bundle, small_bundle_with,
+    Fixture, Layout, assert_refused, assert_succeeded, command, f16, in_shell, int4, int8, small_bundle,
+    small_bundle_with, write_tensors,
 };
 use tempfile::TempDir;
 
@@ -51,9 +53,9 @@ fn low_rank_inputs_change_the_graph_alone() {
 
 #[test]
 fn panels_of_another_encoder_do_not_pass_for_this_ones() {
-    for options in [int8(), int4()] {
+    for options in [f16(), int8(), int4()] {
         let (home, bundle) = small_bundle_with("bert", Options { panels: Panels::Beside, ..options });
-        // One quantized value is changed, or in int4 a factor or two values, and the file's checksum corrected: only the
+        // One value is changed, or in int4 a factor or two values, and the file's checksum corrected: only the
         // tensor's digest shows it.
         let bytes = fs::read(bundle.panels()).unwrap();
         let checksum = |bytes: &[u8]| crc32fast::hash(&bytes[begin_of_data(bytes)..]).to_le_bytes();
@@ -69,7 +71,7 @@ fn panels_of_another_encoder_do_not_pass_for_this_ones() {
             altered[begin..begin + 4].copy_from_slice(&corrected);
             fs::write(bundle.panels(), &altered).unwrap();
             let verified = command("edge-export", home.path()).arg("verify").arg(bundle.dir()).output().unwrap();
-            assert_refused(&verified, &["panels-i", &format!("tensor {}", matrix.name), "digest"]);
+            assert_refused(&verified, &["panels-", &format!("tensor {}", matrix.name), "digest"]);
             // It is an encoder all the same, which answers what it answers.
             let encoder = Encoder::load(bundle.clone(), EngineOptions::default()).unwrap();
             encoder.hidden(&Text::one("good")).unwrap();
@@ -240,6 +242,42 @@ fn checkpoints_that_cannot_be_exported_say_why() {
         &command("edge-export", dir.path()).arg(dir.path().join("none")).output().unwrap(),
         &["no such directory"],
     );
+}
+
+/// Something to do to the values of a tensor.
+type Change<'a> = &'a dyn Fn(&mut Vec<f32>);
+
+#[test]
+fn weights_that_f16_does_not_hold_are_refused() {
+    const QUERY: &str = "encoder.layer.0.attention.self.query.weight";
+    let home = TempDir::new().unwrap();
+    let (fixture, checkpoint, bundle) = (Fixture::named("bert"), home.path().join("c"), home.path().join("b"));
+    fixture.write(&checkpoint, Layout::default());
+    let export_with = |change: Change<'_>, weights: &str| {
+        let of = |(name, shape): (&String, &Vec<usize>)| {
+            let mut values = Fixture::values(name, shape);
+            if name == QUERY {
+                change(&mut values);
+            }
+            (name.clone(), shape.clone(), values)
+        };
+        let tensors: Vec<_> = fixture.tensors.iter().map(of).collect();
+        write_tensors(&checkpoint.join("model.safetensors"), Dtype::F32, &tensors);
+        let mut export = command("edge-export", home.path());
+        export.arg(&checkpoint).args(["--weights", weights, "-o"]).arg(&bundle).output().unwrap()
+    };
+    let large = |values: &mut Vec<f32>| values[7] = -65520.0;
+    let tiny = |values: &mut Vec<f32>| values.iter_mut().for_each(|value| *value *= 1e-6);
+    let changes: [Change<'_>; 2] = [&large, &tiny];
+    for (change, found) in changes.into_iter().zip(["found -6.552e4", "e-7"]) {
+        let refused = export_with(change, "f16");
+        assert_refused(&refused, &[QUERY, "a largest magnitude from 6.2e-5 to 65519", found]);
+        assert!(!bundle.exists());
+        assert_succeeded(&export_with(change, "f32"));
+        fs::remove_dir_all(&bundle).unwrap();
+    }
+    assert_succeeded(&export_with(&|values| values[7] = 65519.0, "f16"));
+    assert_succeeded(&command("edge-export", home.path()).arg("verify").arg(&bundle).output().unwrap());
 }
 
 #[cfg(target_os = "linux")]

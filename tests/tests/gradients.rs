@@ -8,7 +8,7 @@ use edge_patch::{
 };
 use edge_run::{Activations, Encoder, EngineOptions, Extent, OwnWeights, RUN_TOKENS, Text, Tokenized};
 use serde_json::json;
-use system_tests::{Fixture, Gradients, has_effect, int4, int8, small_bundle, small_bundle_with};
+use system_tests::{Fixture, Gradients, f16, has_effect, int4, int8, small_bundle, small_bundle_with};
 
 /// f32 against f64, relative to the gradient's norm. Measured: 7e-6, near a ReLU's kink and where gradients cancel.
 const GRADIENT_BOUND: f64 = 3e-5;
@@ -141,7 +141,7 @@ fn with_terms(encoder: &Encoder) -> Values {
 
 #[test]
 fn the_loss_falls_along_the_gradient() {
-    for options in [edge_export::Options::default(), int8(), int4()] {
+    for options in [edge_export::Options::default(), f16(), int8(), int4()] {
         let (_home, bundle) = small_bundle_with("electra", options);
         let engine = EngineOptions { activations: Activations::F32, ..EngineOptions::default() };
         let encoder = Encoder::load(bundle.clone(), engine).unwrap();
@@ -282,7 +282,9 @@ fn a_copy_of_the_weights_answers_as_the_mapped_ones_do() {
     let other = Encoder::load(bundle, EngineOptions::default()).unwrap();
     let error = other.with_weights(&own).err().unwrap().to_string();
     assert!(error.contains("found those of another"), "{error}");
-    let (_home, bundle) = small_bundle_with("bert", int8());
-    let error = Encoder::load(bundle, EngineOptions::default()).unwrap().own_weights().unwrap_err().to_string();
-    assert!(error.contains("they are int8") && error.contains("--weights f32"), "{error}");
+    for (options, said) in [(int8(), "they are int8"), (f16(), "they are f16")] {
+        let (_home, bundle) = small_bundle_with("bert", options);
+        let error = Encoder::load(bundle, EngineOptions::default()).unwrap().own_weights().unwrap_err().to_string();
+        assert!(error.contains(said) && error.contains("--weights f32"), "{error}");
+    }
 }

@@ -9,7 +9,7 @@ use edge_export::Options;
 use edge_run::{Activations, Encoder, EngineOptions, Error, Request, Task, Text};
 use peak_alloc::PeakAlloc;
 use serde_json::json;
-use system_tests::{Fixture, int4, int8, patch, patch_with_terms, task};
+use system_tests::{Fixture, f16, int4, int8, patch, patch_with_terms, task};
 use tempfile::TempDir;
 
 /// Counts what is allocated, and refuses what is beyond a limit.
@@ -106,7 +106,7 @@ fn compared(what: String, encoder: &Encoder, requests: &[Request<'_>], threads: 
 fn a_run_takes_what_it_is_said_to_take() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let mut differences = Vec::new();
-    for (weights, options) in [("f32", Options::default()), ("int8", int8()), ("int4", int4())] {
+    for (weights, options) in [("f32", Options::default()), ("f16", f16()), ("int8", int8()), ("int4", int4())] {
         let dir = TempDir::new().unwrap();
         let bundle = wide("bert", &dir, options);
         let kind = |name: &str, kind: &str, inputs: u8| -> Spec {
@@ -121,8 +121,8 @@ fn a_run_takes_what_it_is_said_to_take() {
             ("pair", "classification", 2),
             ("vector", "embedding", 1),
         ];
-        for (threads, activations) in [(1, Activations::Int8), (2, Activations::Int8), (1, Activations::F32)] {
-            // Without quantized weights activations are f32 in either case.
+        for (threads, activations) in [(1, Activations::Short), (2, Activations::Short), (1, Activations::F32)] {
+            // With f32 weights activations are f32 in either case.
             if weights == "f32" && activations == Activations::F32 {
                 continue;
             }

@@ -5,8 +5,8 @@ use std::{path::Path, process::Command};
 use edge_bundle::Bundle;
 use edge_export::{Destination, EXAMPLE, Options, export, fetch};
 use system_tests::{
-    ENCODERS, Fixture, assert_succeeded, command, fixtures, int4, int8, low_rank_inputs, patch_with_terms, real_bundle,
-    real_bundle_int8, small_bundle, small_bundle_with, task, with_input, write_patches,
+    ENCODERS, Fixture, assert_succeeded, command, f16, fixtures, int4, int8, low_rank_inputs, patch_with_terms,
+    real_bundle, real_bundle_int8, small_bundle, small_bundle_with, task, with_input, write_patches,
 };
 use tempfile::TempDir;
 
@@ -52,7 +52,7 @@ fn small_encoders_of_every_family() {
         assert!(!Fixture::named(name).cases.is_empty());
         let (home, bundle) = small_bundle(name);
         check(&bundle, home.path(), Some(name));
-        for rounded in [int8(), int4()] {
+        for rounded in [f16(), int8(), int4()] {
             let (home, bundle) = small_bundle_with(name, rounded);
             check(&bundle, home.path(), None);
         }

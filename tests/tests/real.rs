@@ -135,7 +135,7 @@ fn int8_weights_keep_the_metrics() {
         Encoder::load(bundle.clone(), EngineOptions { activations, ..EngineOptions::default() }).unwrap()
     };
     let exact = load(&exact, Activations::F32);
-    let encoders = [load(&bundle, Activations::F32), load(&bundle, Activations::Int8)];
+    let encoders = [load(&bundle, Activations::F32), load(&bundle, Activations::Short)];
     // Tokens of a few dozen sentences, against those of the f32 encoder.
     let (texts, _) = dev_set("SST-2");
     let mut lowest = [1.0f32; 2];

@@ -2,6 +2,7 @@
 
 use std::{fs, path::Path, process::Stdio};
 
+use bias_patch::{Encoding, Head, Linear, Patch, Stored};
 use system_tests::{assert_refused, assert_succeeded, command, patch, place::Place, small_bundle, task};
 
 #[test]
@@ -57,6 +58,31 @@ fn patches_and_bundles_that_do_not_fit_are_refused() {
     assert_succeeded(&run("label.bias"));
     fs::remove_file(place.home.path().join("bundle/panels-f32x16.bin")).unwrap();
     assert_refused(&run("label.bias"), &["weights.bin"]);
+}
+
+#[test]
+fn outputs_that_are_no_finite_numbers_are_no_answers() {
+    let place = Place::new("bert");
+    let home = place.home.path();
+    let good = Patch::open(&home.join("label.bias")).unwrap();
+    let output = good.head().output.as_ref().unwrap();
+    let weight = vec![3e38; (output.outputs * output.inputs) as usize];
+    let output = Linear { weight: Stored::encode(&weight, None, Encoding::F32).unwrap(), ..output.clone() };
+    let huge = Patch::new(good.encoder(), task("huge", "classification", 1), Vec::new(), Head::of(output), []).unwrap();
+    huge.save(&home.join("huge.bias")).unwrap();
+    let said = place.run(&["-p", "huge.bias", "-p", "label.bias", "-o", "tsv"], b"good\n");
+    assert_eq!(said.status.code(), Some(3), "{}", String::from_utf8_lossy(&said.stderr));
+    let rows = String::from_utf8(said.stdout).unwrap();
+    let rows: Vec<Vec<&str>> = rows.lines().map(|line| line.split('\t').collect()).collect();
+    let of = |task: &str| rows.iter().find(|row| row[1] == task).unwrap();
+    assert!(of("huge")[2].is_empty() && of("huge")[4].contains("expected outputs that are finite numbers"));
+    assert!(of("huge")[4].contains("--activations f32"));
+    // Others have their answers, by either name of the way to compute.
+    assert!(!of("label")[2].is_empty() && of("label")[4].is_empty());
+    for activations in ["short", "int8", "f32"] {
+        let said = place.run(&["-p", "label.bias", "-o", "tsv", "--activations", activations], b"good\n");
+        assert_eq!(assert_succeeded(&said).lines().nth(1).unwrap().split('\t').nth(2), Some(of("label")[2]));
+    }
 }
 
 #[test]

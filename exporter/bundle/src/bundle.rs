@@ -170,15 +170,15 @@ impl Bundle {
     ) -> Result<(), E> {
         let path = self.dir.join(WEIGHTS);
         let [_, columns] = tensor.matrix();
-        let (mut digester, mut quantized) = (Digester::default(), Ok(()));
+        let (mut digester, mut of_format) = (Digester::default(), Ok(()));
         for rows in tensor.row_blocks() {
             let bytes = self.tensor_part(tensor, rows.clone(), 0..columns)?;
             digester.update(&bytes);
-            quantized = quantized.and(tensor.check_quantized(&bytes));
+            of_format = of_format.and(tensor.check_values(&bytes));
             take(rows, &bytes)?;
         }
         // The digest first: of an altered tensor the values say nothing.
-        Ok(tensor.check_digest(digester.finish()).and(quantized).map_err(|e| e.in_file(&path))?)
+        Ok(tensor.check_digest(digester.finish()).and(of_format).map_err(|e| e.in_file(&path))?)
     }
 
     /// Digests every file, and every tensor in `weights.bin` and in the panels that are beside it, whatever was found

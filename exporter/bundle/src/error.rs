@@ -107,7 +107,7 @@ pub enum Error {
     },
     /// No bundle for a digest in the store.
     #[error(
-        "no bundle of encoder {digest} in the store {}; export its checkpoint with `edge-export CHECKPOINT`, or name its bundle with --bundle (edge-patch: --encoder)",
+        "no bundle of encoder {digest} in the store {}; export its checkpoint with `edge-export CHECKPOINT`, and the --weights that the patch was made for, or name its bundle with --bundle (edge-patch: --encoder)",
         store.display()
     )]
     NotInStore {

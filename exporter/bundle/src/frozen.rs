@@ -1,9 +1,12 @@
-//! A checkpoint's tensor as a bundle stores it: transposed if it is a linear layer's, and quantized if it is int8 or int4.
+//! A checkpoint's tensor as a bundle stores it: transposed if it is a linear layer's, rounded if it is f16, and quantized
+//! if it is int8 or int4.
 //!
 //! In: f32 values, of the whole tensor or of some of its rows. Out: the bytes of `weights.bin`. Both are defined here and
 //! nowhere else, so the same checkpoint gives the same bytes wherever they are compared.
 
 use std::ops::Range;
+
+use half::f16;
 
 use crate::{
     Element, SCALE_GROUP, TensorEntry,
@@ -15,12 +18,14 @@ use crate::{
 pub struct Frozen {
     /// Its values, as its entry says.
     pub bytes: Vec<u8>,
-    /// The scales of its quantized values, f32, little-endian; empty if the values are f32.
+    /// The scales of its quantized values, f32, little-endian; empty if the values are not quantized.
     pub scales: Vec<u8>,
 }
 
 impl Frozen {
     /// Stores `values`, which lie as in the checkpoint: for a transposed tensor `[out, in]`.
+    ///
+    /// f16 is the nearest half, of two the even one; a value from 65520 on becomes infinite, which no bundle holds.
     ///
     /// Quantization is symmetric. A scale is the largest magnitude of the weights that share it, divided by 127, or 1
     /// if they are all zero. A quantized value is the weight divided by the scale, rounded, halves to even. In int4 it is
@@ -40,6 +45,11 @@ impl Frozen {
         match tensor.element {
             Element::F32 => {
                 let values: Vec<[u8; 4]> = values.iter().map(|v| v.to_le_bytes()).collect();
+                let values = if tensor.transposed { transposed(&values, outputs, inputs) } else { values };
+                Frozen { bytes: values.into_flattened(), scales: Vec::new() }
+            }
+            Element::F16 => {
+                let values: Vec<[u8; 2]> = values.iter().map(|v| f16::from_f32(*v).to_le_bytes()).collect();
                 let values = if tensor.transposed { transposed(&values, outputs, inputs) } else { values };
                 Frozen { bytes: values.into_flattened(), scales: Vec::new() }
             }
@@ -156,6 +166,9 @@ mod tests {
         let frozen = Frozen::of(&values, &entry(Element::F32, true, [3, 2]));
         let floats: Vec<f32> = frozen.bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
         assert_eq!(floats, [1.0, 4.0, 2.0, 5.0, 3.0, 6.0]);
+        let frozen = Frozen::of(&values, &entry(Element::F16, true, [3, 2]));
+        let halves: Vec<f32> = frozen.bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect();
+        assert_eq!(halves, floats);
         let frozen = Frozen::of(&values, &entry(Element::I8, true, [3, 2]));
         assert_eq!(frozen.bytes, [42, 85, 85, 106, 127, 127]);
         assert_eq!(frozen.scales.len(), 8);
@@ -197,7 +210,7 @@ mod tests {
         // Everything that is quantized can be packed.
         let values: Vec<f32> = (0..4000).map(|at| ((at * 7919 % 4001) as f32 / 4001.0 - 0.5).powi(3)).collect();
         let tensor = entry(Element::I4, false, [4, 1000]);
-        tensor.check_quantized(&Frozen::of(&values, &tensor).bytes).unwrap();
+        tensor.check_values(&Frozen::of(&values, &tensor).bytes).unwrap();
     }
 
     #[test]
@@ -206,7 +219,7 @@ mod tests {
         for (transposed, shape) in [(true, [300, 4096]), (false, [4000, 300])] {
             let count = (shape[0] * shape[1]) as usize;
             let values: Vec<f32> = (0..count).map(|at| (at % 4001 * 7919 % 4001) as f32 / 4001.0 - 0.5).collect();
-            for element in [Element::F32, Element::I8, Element::I4] {
+            for element in [Element::F32, Element::F16, Element::I8, Element::I4] {
                 let tensor = entry(element, transposed, shape);
                 let blocks: Vec<_> = tensor.row_blocks().collect();
                 assert!(blocks.len() > 1, "{blocks:?}");

@@ -163,7 +163,7 @@ impl Manifest {
     /// What the frozen matrices are stored as.
     pub fn weights(&self) -> Element {
         let has = |element| self.tensors.iter().any(|t| t.element == element);
-        [Element::I4, Element::I8].into_iter().find(|element| has(*element)).unwrap_or_default()
+        [Element::I4, Element::I8, Element::F16].into_iter().find(|element| has(*element)).unwrap_or_default()
     }
 
     /// The encoder digest, computed from its parts; `base` is the digest of `base.bias`, `graph` that of `encoder.onnx`.
@@ -284,10 +284,14 @@ impl Manifest {
                 let expected = format!("at most {} bytes", TensorEntry::MOST_BYTES);
                 return Err(Error::field(format!("tensor {}", tensor.name), expected, format!("{:?}", tensor.shape)));
             }
+            if !tensor.element.is_f32() && rank != 2 {
+                let found = tensor.element.name();
+                return Err(Error::field(format!("tensor {}", tensor.name), "f32, as every vector is", found));
+            }
             if tensor.element.is_quantized() {
                 let name = TensorEntry::scales_of(&tensor.name);
                 let scales = self.tensors.iter().find(|t| t.name == name);
-                if rank != 2 || scales.is_none_or(|s| !s.element.is_f32() || s.shape != tensor.scales()) {
+                if scales.is_none_or(|s| !s.element.is_f32() || s.shape != tensor.scales()) {
                     let expected = format!("a matrix, and scales of shape {:?} in {name}", tensor.scales());
                     return Err(Error::field(format!("tensor {}", tensor.name), expected, "another"));
                 }

@@ -16,6 +16,8 @@ use crate::{Error, Result};
 pub const FLOAT: i32 = 1;
 /// `TensorProto.DataType` INT8.
 pub const INT8: i32 = 3;
+/// `TensorProto.DataType` FLOAT16.
+pub const FLOAT16: i32 = 10;
 /// `TensorProto.DataType` INT64.
 pub const INT64: i32 = 7;
 /// `TensorProto.DataLocation` EXTERNAL.
@@ -178,7 +180,7 @@ pub struct Tensor {
     /// Dimensions; none of a scalar.
     #[prost(int64, repeated, packed = "false", tag = "1")]
     pub dims: Vec<i64>,
-    /// [`FLOAT`], [`INT8`], [`INT64`] or another `TensorProto.DataType`.
+    /// [`FLOAT`], [`FLOAT16`], [`INT8`], [`INT64`] or another `TensorProto.DataType`.
     #[prost(int32, optional, tag = "2")]
     pub data_type: Option<i32>,
     /// Values of floats, unless they are elsewhere.

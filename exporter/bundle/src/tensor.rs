@@ -5,6 +5,7 @@
 use std::{fmt::Display, ops::Range};
 
 use bias_patch::Digest;
+use half::f16;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -31,6 +32,8 @@ pub enum Element {
     /// int8 values that panels hold in 4 bits: of each output, or each row of a table, [`FACTOR_GROUP`] values at a time
     /// are -7 to 7 times a whole number. To all else they are int8.
     I4,
+    /// f16, little-endian.
+    F16,
 }
 
 impl Element {
@@ -38,6 +41,7 @@ impl Element {
     pub fn name(self) -> &'static str {
         match self {
             Element::F32 => "f32",
+            Element::F16 => "f16",
             Element::I8 => "i8",
             Element::I4 => "i4",
         }
@@ -47,6 +51,7 @@ impl Element {
     pub fn option(self) -> &'static str {
         match self {
             Element::F32 => "f32",
+            Element::F16 => "f16",
             Element::I8 => "int8",
             Element::I4 => "int4",
         }
@@ -56,13 +61,14 @@ impl Element {
     pub fn bytes(self) -> u64 {
         match self {
             Element::F32 => 4,
+            Element::F16 => 2,
             Element::I8 | Element::I4 => 1,
         }
     }
 
     /// Whether they are quantized, and have scales.
     pub fn is_quantized(self) -> bool {
-        self != Element::F32
+        matches!(self, Element::I8 | Element::I4)
     }
 
     pub(crate) fn is_f32(&self) -> bool {
@@ -100,12 +106,16 @@ impl TensorEntry {
     /// overflows.
     pub(crate) const MOST_BYTES: u64 = 1 << 48;
 
-    /// Checks that quantized values, of one of the [`TensorEntry::row_blocks`], are those of the format. int8 has no
-    /// -128: it would not have its negative, and kernels count on the sum of two products to fit 16 bits.
-    pub(crate) fn check_quantized(&self, values: &[u8]) -> Result<()> {
+    /// Checks that values, of one of the [`TensorEntry::row_blocks`], are those of the format. int8 has no -128: it would
+    /// not have its negative, and kernels count on the sum of two products to fit 16 bits. f16 has no infinity.
+    pub(crate) fn check_values(&self, values: &[u8]) -> Result<()> {
         let wrong = |expected: &str, found: &dyn Display| {
             Err(Error::field(format!("tensor {}", self.name), expected, found.to_string()))
         };
+        let is_finite = |half: &[u8; 2]| f16::from_le_bytes(*half).is_finite();
+        if self.element == Element::F16 && !values.as_chunks().0.iter().all(is_finite) {
+            return wrong("finite values", &"others");
+        }
         if self.element.is_quantized() && values.contains(&i8::MIN.cast_unsigned()) {
             return wrong("quantized values from -127 to 127", &i8::MIN);
         }
@@ -182,12 +192,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn quantized_values_beyond_the_format_are_refused() {
+    fn values_beyond_the_format_are_refused() {
+        let of = |element, transposed, count: usize| {
+            let (shape, sha256) = (vec![count as u64 / 2, 2], Digest::of(b""));
+            TensorEntry { name: "w".to_owned(), shape, element, transposed, offset: 0, sha256 }
+        };
+        let halves = |values: [f32; 4]| {
+            let bytes: Vec<u8> = values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect();
+            of(Element::F16, false, 4).check_values(&bytes).map_err(|error| error.to_string())
+        };
+        assert_eq!(halves([65504.0, -65504.0, 6e-8, -0.0]), Ok(()));
+        for odd in [65520.0, f32::NEG_INFINITY, f32::NAN] {
+            assert!(halves([0.0, 1.0, odd, 2.0]).unwrap_err().contains("tensor w: expected finite values"));
+        }
         let check = |element, transposed, values: &[i8]| {
-            let (shape, sha256) = (vec![values.len() as u64 / 2, 2], Digest::of(b""));
-            let tensor = TensorEntry { name: "w".to_owned(), shape, element, transposed, offset: 0, sha256 };
+            let tensor = of(element, transposed, values.len());
             let bytes: Vec<u8> = values.iter().map(|value| value.cast_unsigned()).collect();
-            tensor.check_quantized(&bytes).map_err(|error| error.to_string())
+            tensor.check_values(&bytes).map_err(|error| error.to_string())
         };
         // Two columns, in both of which all are multiples of the first; the rows have no such factor but 1.
         let columns = [18, 5, -126, 35, 36, -30];

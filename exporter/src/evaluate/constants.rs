@@ -12,7 +12,8 @@ use std::{
     path::Path,
 };
 
-use edge_bundle::onnx::{FLOAT, Graph, INT8, INT64, Node, Tensor};
+use edge_bundle::onnx::{FLOAT, FLOAT16, Graph, INT8, INT64, Node, Tensor};
+use half::f16;
 use ndarray::{ArrayD, Axis};
 
 use super::{Value, bad_node, operators::apply};
@@ -187,20 +188,28 @@ impl<'a> Constants<'a> {
             dims.ok_or_else(|| Error::graph(name, "dimensions of at least 0", format!("{:?}", tensor.dims)))?;
         let width = match tensor.data_type() {
             FLOAT => 4,
+            FLOAT16 => 2,
             INT8 => 1,
             INT64 => 8,
-            other => return Err(Error::graph(name, "data type 1 (float), 3 (int8) or 7 (int64)", other)),
+            other => {
+                let expected = "data type 1 (float), 3 (int8), 7 (int64) or 10 (float16)";
+                return Err(Error::graph(name, expected, other));
+            }
         };
         let bytes = if tensor.is_external() {
             self.external(tensor, &mut dims, width, part)?
         } else {
             tensor.raw_data().to_vec()
         };
+        let floats = match tensor.data_type() {
+            FLOAT => Some(bytes.as_chunks().0.iter().map(|b| f64::from(f32::from_le_bytes(*b))).collect::<Vec<_>>()),
+            FLOAT16 => Some(bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f64()).collect()),
+            _ => None,
+        };
+        if let Some(values) = floats {
+            return Ok(Value::Float(ArrayD::from_shape_vec(dims, values).map_err(|_| shape_error())?));
+        }
         let integers = match tensor.data_type() {
-            FLOAT => {
-                let values = bytes.as_chunks::<4>().0.iter().map(|b| f64::from(f32::from_le_bytes(*b))).collect();
-                return Ok(Value::Float(ArrayD::from_shape_vec(dims, values).map_err(|_| shape_error())?));
-            }
             INT8 => bytes.iter().map(|b| i64::from(b.cast_signed())).collect(),
             _ => bytes.as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b)).collect(),
         };

@@ -81,6 +81,7 @@ mod tests {
 
     use bias_patch::Activation;
     use edge_bundle::{Config, Element, Family};
+    use half::f16;
     use ndarray::Array;
 
     use super::*;
@@ -117,6 +118,7 @@ mod tests {
             let count = weight.shape.iter().product::<u64>() as usize;
             match weight.element {
                 Element::F32 => bytes.extend((0..count).flat_map(float)),
+                Element::F16 => bytes.extend((0..count).flat_map(|at| f16::from_f32(number(at)).to_le_bytes())),
                 // To a graph int4 is int8.
                 Element::I8 | Element::I4 => {
                     bytes.extend((0..count).map(|at| ((200.0 * number(at)) as i8).cast_unsigned()))
@@ -136,7 +138,7 @@ mod tests {
     /// What is given as an input is no constant, so it is used whole.
     #[test]
     fn parts_of_constants_give_what_whole_ones_give() {
-        for element in [Element::F32, Element::I8, Element::I4] {
+        for element in [Element::F32, Element::F16, Element::I8, Element::I4] {
             let (graph, dir) = wide(element);
             let row =
                 |values: &[i64]| Value::Int(Array::from(values.to_vec()).into_dyn().insert_axis(ndarray::Axis(0)));

@@ -8,7 +8,7 @@ use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI, PI};
 use ndarray::{Array, ArrayD, ArrayView2, ArrayViewD, Axis, Ix2, IxDyn, Slice, concatenate};
 
 use super::{Value, bad_node};
-use edge_bundle::onnx::{INT64, Node};
+use edge_bundle::onnx::{FLOAT, INT64, Node};
 
 use crate::Result;
 
@@ -56,6 +56,8 @@ pub(super) fn apply(node: &Node, operands: &[Value]) -> Result<Value> {
             Some(Value::Float(array)) if number(node, "to", 0) == i64::from(INT64) => {
                 return Ok(Value::Int(array.mapv(|v| v.round() as i64)));
             }
+            // Of halves nothing but their type is cast.
+            Some(Value::Float(array)) if number(node, "to", 0) == i64::from(FLOAT) => array.clone(),
             _ => int(0)?.mapv(|v| v as f64),
         },
         "Abs" => float(0)?.mapv(f64::abs),

@@ -37,10 +37,11 @@
 // would no longer run; new functions alone leave it.
 #define EDGE_RUN_ABI_VERSION 1
 
-// With int8 weights, compute with int8 activations: faster.
+// Compute with activations as short as the weights, which is faster: int8 with int8 and int4 weights, f16 with f16
+// weights on processors that compute with it.
 #define EDGE_RUN_ACTIVATIONS_INT8 0
 
-// With int8 weights, compute with f32 activations. f32 weights always do.
+// Compute with f32 activations. With f32 weights they always are.
 #define EDGE_RUN_ACTIVATIONS_F32 1
 
 // EDGE_RUN_ENGINE_LOWERED if its operators cover the graph, else EDGE_RUN_ENGINE_TRACT.

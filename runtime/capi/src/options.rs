@@ -6,9 +6,10 @@ use edge_run::{Activations, EngineKind, EngineOptions};
 
 use crate::{argument, status::Failure};
 
-/// With int8 weights, compute with int8 activations: faster.
+/// Compute with activations as short as the weights, which is faster: int8 with int8 and int4 weights, f16 with f16
+/// weights on processors that compute with it.
 pub const EDGE_RUN_ACTIVATIONS_INT8: u32 = 0;
-/// With int8 weights, compute with f32 activations. f32 weights always do.
+/// Compute with f32 activations. With f32 weights they always are.
 pub const EDGE_RUN_ACTIVATIONS_F32: u32 = 1;
 
 /// EDGE_RUN_ENGINE_LOWERED if its operators cover the graph, else EDGE_RUN_ENGINE_TRACT.
@@ -54,7 +55,7 @@ impl Options {
                 threads => threads as usize,
             },
             activations: match options.activations {
-                EDGE_RUN_ACTIVATIONS_INT8 => Activations::Int8,
+                EDGE_RUN_ACTIVATIONS_INT8 => Activations::Short,
                 EDGE_RUN_ACTIVATIONS_F32 => Activations::F32,
                 other => return Err(Failure::misuse("options: activations", "EDGE_RUN_ACTIVATIONS_...", other)),
             },

@@ -39,7 +39,7 @@ impl LayerNorm {
     /// Checks that the gain is a vector of floats and that the bias has the same length.
     pub(crate) fn check(&self, operator: &str) -> Result<()> {
         let shape = |what, expected, found| Error::Shape { operator: operator.into(), what, expected, found };
-        if self.gain.in_panels || self.gain.is_quantized() || self.gain.rows != 1 {
+        if self.gain.in_panels || !self.gain.is_f32() || self.gain.rows != 1 {
             return Err(shape("a gain in f32, with a number of rows", 1, self.gain.rows));
         }
         match self.bias {

@@ -1,4 +1,5 @@
-//! Linear layers, y = x W + b and perhaps a [low-rank term](low_rank), forward and backward, with W in f32, int8 or int4.
+//! Linear layers, y = x W + b and perhaps a [low-rank term](low_rank), forward and backward, with W in f32, f16,
+//! int8 or int4.
 //!
 //! Letters: N rows, K inputs, M outputs. x is `[N, K]`, W `[K, M]` in panels, b `[M]` of each row's task, y `[N, M]`.
 //! Backward, from dy: db is the sum of the rows of dy, and dx = dy W^T. W is frozen, so x is not needed. Refused: a
@@ -12,7 +13,9 @@ use crate::{
     batch::{Slot, TaskRows},
     demand::Work,
     gradients::Gradients,
-    kernels::{GROUP, PackedPanels, Panels, QuantizedPanels, QuantizedRows, Rows, Scale, Start},
+    kernels::{
+        GROUP, HalfPanels, HalfRows, Halves, PackedPanels, Panels, QuantizedPanels, QuantizedRows, Rows, Scale, Start,
+    },
     layout::{FACTOR_GROUP, PACKED_BYTES, PANEL_GROUP, PANEL_WIDTH},
     low_rank,
     machine::{Machine, Scratch},
@@ -37,9 +40,11 @@ pub struct Linear {
     pub low_rank: Option<usize>,
 }
 
-/// Rows of activations, quantized if the matrix is quantized and the machine's activations are int8.
+/// Rows of activations: quantized if the matrix is quantized and the machine's activations are int8, halves if the matrix
+/// is of halves, the machine's activations too, and its kernel computes with them.
 pub(crate) struct Operand<'a> {
     floats: Rows<'a>,
+    halves: Vec<u16>,
     quantized: Vec<u8>,
     scales: Vec<Scale>,
 }
@@ -73,7 +78,7 @@ impl<'a> Operand<'a> {
     pub fn new(machine: &Machine, floats: &'a [f32], weight: &Tensor) -> Self {
         let width = weight.rows;
         let floats = Rows { data: floats, stride: width, count: floats.len() / width };
-        let mut operand = Operand { floats, quantized: Vec::new(), scales: Vec::new() };
+        let mut operand = Operand { floats, halves: Vec::new(), quantized: Vec::new(), scales: Vec::new() };
         if weight.is_quantized() && machine.activations == Activations::Int8 {
             let (stride, groups) = (width.next_multiple_of(PANEL_GROUP), width.div_ceil(GROUP));
             operand.quantized.resize(floats.count * stride, 0);
@@ -85,6 +90,10 @@ impl<'a> Operand<'a> {
                 }
             }
         }
+        if let Some(products) = products_of_halves(machine, weight) {
+            operand.halves.resize(HalfRows::len(floats.count, width), 0);
+            products.narrow(floats, width, &mut operand.halves);
+        }
         operand
     }
 
@@ -94,6 +103,14 @@ impl<'a> Operand<'a> {
         let start = low_rank::start(pass, layer, tasks, self.floats, out, stride);
         match layer.weight.matrix(pass.weights) {
             Matrix::F32(panels) => machine.kernel.multiply(self.floats, panels, start, out, stride),
+            Matrix::F16(panels) => match products_of_halves(machine, &layer.weight) {
+                // Of layers that share rows the first says how they are prepared.
+                Some(products) if !self.halves.is_empty() => {
+                    let x = HalfRows { data: &self.halves, count: self.floats.count };
+                    products.multiply(x, panels, start, out, stride);
+                }
+                _ => machine.kernel.multiply_halves(self.floats, panels, start, out, stride),
+            },
             Matrix::I8(panels) => self.multiply_quantized(machine, panels, start, out, stride),
             Matrix::I4(packed) => each_unpacked(machine, packed, |first, panels| {
                 self.multiply_quantized(machine, panels, beginning_at(start, first), &mut out[first..], stride);
@@ -124,6 +141,12 @@ impl<'a> Operand<'a> {
     }
 }
 
+/// The kernel's products of halves, if a matrix and the machine's activations are such.
+fn products_of_halves<'m>(machine: &'m Machine, weight: &Tensor) -> Option<&'m dyn Halves> {
+    let wanted = matches!(weight.values, Values::F16 { .. }) && machine.activations == Activations::F16;
+    wanted.then(|| machine.kernel.halves()).flatten()
+}
+
 /// x W + b of some rows of x, for one layer or several of one shape. Their results are side by side in the rows of
 /// `out`, `[rows, layers M]`.
 pub(crate) fn forward(pass: &Pass<'_>, layers: &[Linear], x: &[f32], rows: Range<usize>, out: &mut [f32]) {
@@ -139,7 +162,11 @@ pub(crate) fn forward(pass: &Pass<'_>, layers: &[Linear], x: &[f32], rows: Range
 pub(crate) fn works(machine: &Machine, weight: &Tensor, rows: usize, threads: usize) -> Work {
     let (depth, columns, int8) = (weight.rows, weight.columns, machine.activations == Activations::Int8);
     let of_row = depth.next_multiple_of(PANEL_GROUP) + depth.div_ceil(GROUP) * size_of::<Scale>();
-    let bytes = if weight.is_quantized() && int8 { threads * rows * of_row } else { 0 };
+    let bytes = match products_of_halves(machine, weight) {
+        Some(_) => threads * HalfRows::len(rows, depth) * size_of::<u16>(),
+        None if weight.is_quantized() && int8 => threads * rows * of_row,
+        None => 0,
+    };
     let mut buffers = Vec::new();
     if matches!(weight.values, Values::I4 { .. }) {
         buffers.extend(unpacked_lens(depth, columns));
@@ -236,6 +263,16 @@ fn each_unpacked(machine: &Machine, w: PackedPanels<'_>, mut work: impl FnMut(us
     }
 }
 
+/// Widens some panels at a time, so that they stay in the cache, and calls `work` with them and their first column.
+fn each_widened(machine: &Machine, w: HalfPanels<'_>, mut work: impl FnMut(usize, Panels<'_>)) {
+    let mut floats = machine.scratch(w.depth * COLUMNS);
+    let panels = w.data.chunks(w.depth * COLUMNS);
+    for (first, halves) in (0..w.columns).step_by(COLUMNS).zip(panels) {
+        machine.kernel.widen(halves, &mut floats);
+        work(first, Panels { data: &floats, depth: w.depth, columns: (w.columns - first).min(COLUMNS) });
+    }
+}
+
 /// Dequantizes some panels at a time, so that they stay in the cache, and calls `work` with them and their first
 /// column.
 fn each_dequantized(machine: &Machine, w: QuantizedPanels<'_>, mut work: impl FnMut(usize, Panels<'_>)) {
@@ -262,6 +299,9 @@ fn each_dequantized(machine: &Machine, w: QuantizedPanels<'_>, mut work: impl Fn
 fn multiply_transposed(machine: &Machine, weights: Weights<'_>, y: Rows<'_>, weight: &Tensor, out: &mut [f32]) {
     match weight.matrix(weights) {
         Matrix::F32(panels) => machine.kernel.multiply_transposed(y, panels, out, panels.depth),
+        Matrix::F16(halves) => each_widened(machine, halves, |first, panels| {
+            machine.kernel.multiply_transposed(Rows { data: &y.data[first..], ..y }, panels, out, panels.depth);
+        }),
         Matrix::I8(quantized) => multiply_transposed_dequantized(machine, y, quantized, out),
         Matrix::I4(packed) => each_unpacked(machine, packed, |first, panels| {
             multiply_transposed_dequantized(machine, Rows { data: &y.data[first..], ..y }, panels, out);

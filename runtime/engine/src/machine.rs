@@ -20,13 +20,15 @@ use crate::{kernels::Kernel, layout::ALIGNMENT, threads::Threads};
 /// Fewest rows that are worth a thread of their own: a tile of the widest kernel.
 const LEAST_ROWS: usize = 8;
 
-/// The type of activations that are multiplied with quantized weights. f32 weights always use f32.
+/// The type of activations that are multiplied with weights of fewer bits than f32. f32 weights always use f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Activations {
-    /// Quantized to int8, with one scale for [`crate::layout::SCALE_GROUP`] values of a token: faster.
+    /// Quantized to int8 for quantized weights, with one scale for [`crate::layout::SCALE_GROUP`] values of a token: faster.
     #[default]
     Int8,
-    /// Not quantized, so that only the weights are rounded.
+    /// Rounded to f16 for weights in f16, if the kernel computes with halves; else f32.
+    F16,
+    /// Not rounded, so that only the weights are.
     F32,
 }
 
@@ -131,7 +133,7 @@ impl Machine {
         self.kernel
     }
 
-    /// The type of activations that are multiplied with int8 weights.
+    /// The type of activations that are multiplied with weights of fewer bits than f32.
     pub fn activations(&self) -> Activations {
         self.activations
     }

@@ -10,7 +10,7 @@ use bytemuck::AnyBitPattern;
 
 use crate::{
     Error, Result,
-    kernels::{GROUP, PackedPanels, Panels, QuantizedPanels, unpack_row},
+    kernels::{GROUP, HalfPanels, PackedPanels, Panels, QuantizedPanels, float_of, unpack_row},
     layout::{ALIGNMENT, FACTOR_GROUP, PACKED_BYTES, PACKED_ROW_BYTES, PANEL_GROUP, PANEL_WIDTH},
 };
 
@@ -39,6 +39,11 @@ pub enum Values {
         /// Where they begin.
         at: usize,
     },
+    /// f16, little-endian.
+    F16 {
+        /// Where they begin.
+        at: usize,
+    },
     /// Quantized to int8.
     I8 {
         /// Where they begin.
@@ -64,6 +69,7 @@ pub enum Values {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Matrix<'a> {
     F32(Panels<'a>),
+    F16(HalfPanels<'a>),
     I8(QuantizedPanels<'a>),
     I4(PackedPanels<'a>),
 }
@@ -99,13 +105,16 @@ impl Tensor {
     /// When it is not; the error has `name`.
     pub(crate) fn check(&self, name: &str, bytes: usize) -> Result<()> {
         let product = |a: usize, b: usize| a.checked_mul(b);
-        let floats = |count: Option<usize>| count.and_then(|count| count.checked_mul(size_of::<f32>()));
+        let bytes_of = |count: Option<usize>, bytes: usize| count.and_then(|count| count.checked_mul(bytes));
+        let floats = |count: Option<usize>| bytes_of(count, size_of::<f32>());
         let columns =
             if self.in_panels { self.columns.checked_next_multiple_of(PANEL_WIDTH) } else { Some(self.columns) };
+        let plain = |at, bytes| {
+            [(at, bytes_of(columns.and_then(|c| product(c, self.rows)), bytes)), (0, Some(0)), (0, Some(0))]
+        };
         let parts: [(usize, Option<usize>); 3] = match self.values {
-            Values::F32 { at } => {
-                [(at, floats(columns.and_then(|c| product(c, self.rows)))), (0, Some(0)), (0, Some(0))]
-            }
+            Values::F32 { at } => plain(at, size_of::<f32>()),
+            Values::F16 { at } => plain(at, size_of::<u16>()),
             Values::I8 { at, scales, column_sums } | Values::I4 { at, scales, column_sums } => {
                 let of_groups = floats(product(self.rows.div_ceil(GROUP), self.columns));
                 let values = (at, self.quantized_bytes());
@@ -150,7 +159,7 @@ impl Tensor {
         match self.values {
             Values::F32 { at } => weights.numbers(at + row * self.columns * size_of::<f32>(), self.columns),
             // Refused where operators are made.
-            Values::I8 { .. } | Values::I4 { .. } => unreachable!("a quantized vector"),
+            Values::F16 { .. } | Values::I8 { .. } | Values::I4 { .. } => unreachable!("a vector that is not f32"),
         }
     }
 
@@ -163,6 +172,7 @@ impl Tensor {
         let of_groups = |at| weights.numbers(at, depth.div_ceil(GROUP) * columns);
         match self.values {
             Values::F32 { at } => Matrix::F32(Panels { data: weights.numbers(at, depth * padded), depth, columns }),
+            Values::F16 { at } => Matrix::F16(HalfPanels { data: weights.numbers(at, depth * padded), depth, columns }),
             Values::I8 { at, scales, column_sums } => {
                 let (scales, column_sums) = (of_groups(scales), of_groups(column_sums));
                 Matrix::I8(QuantizedPanels { data: weights.numbers(at, bytes()), depth, columns, scales, column_sums })
@@ -186,6 +196,10 @@ impl Tensor {
                 let row: &[f32] = weights.numbers(begin + at * width * size_of::<f32>(), width);
                 out.iter_mut().zip(row).for_each(|(out, value)| *out += value);
             }
+            Values::F16 { at: begin } => {
+                let row: &[u16] = weights.numbers(begin + at * width * size_of::<u16>(), width);
+                out.iter_mut().zip(row).for_each(|(out, half)| *out += float_of(*half));
+            }
             Values::I8 { at: begin, scales, .. } => {
                 let scale = weights.numbers::<f32>(scales, self.rows)[at];
                 let row: &[i8] = weights.numbers(begin + at * width, width);
@@ -201,19 +215,24 @@ impl Tensor {
         true
     }
 
-    /// The range of its floats in the floats of all weights; none if it is quantized.
+    /// The range of its floats in the floats of all weights; none if it is not f32.
     #[cfg(feature = "research")]
     pub(crate) fn place(&self) -> Range<usize> {
         let columns = if self.in_panels { self.columns.next_multiple_of(PANEL_WIDTH) } else { self.columns };
         match self.values {
             Values::F32 { at } => at / size_of::<f32>()..at / size_of::<f32>() + self.rows * columns,
-            Values::I8 { .. } | Values::I4 { .. } => 0..0,
+            Values::F16 { .. } | Values::I8 { .. } | Values::I4 { .. } => 0..0,
         }
+    }
+
+    /// Whether its values are f32.
+    pub fn is_f32(&self) -> bool {
+        matches!(self.values, Values::F32 { .. })
     }
 
     /// Whether its values are quantized.
     pub fn is_quantized(&self) -> bool {
-        !matches!(self.values, Values::F32 { .. })
+        matches!(self.values, Values::I8 { .. } | Values::I4 { .. })
     }
 }
 
@@ -236,6 +255,11 @@ mod tests {
             let error = wrong.check("w", 64 + 2 * 32 * 4).unwrap_err();
             assert!(matches!(error, Error::Tensor { .. }), "{wrong:?}");
         }
+        let halves = |at, in_panels| Tensor { rows: 2, columns: 17, in_panels, values: Values::F16 { at } };
+        assert!(halves(64, true).check("w", 64 + 2 * 32 * 2).is_ok());
+        assert!(halves(68, true).check("w", 64 + 2 * 32 * 2).is_err());
+        assert!(halves(64, false).check("w", 64 + 2 * 17 * 2).is_ok());
+        assert!(halves(66, false).check("w", 128 + 2 * 17 * 2).is_err());
         let quantized = |scales, column_sums| Tensor {
             rows: 5,
             columns: 3,

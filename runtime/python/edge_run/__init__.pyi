@@ -12,7 +12,7 @@ Text = Union[str, tuple[str, str], Sequence[str]]
 _Label = Union[str, int, float, Sequence[Union[str, int]], Mapping[str, Any], None]
 _Path = Union[str, os.PathLike[str]]
 _Engine = Literal["auto", "lowered", "tract"]
-_Activations = Literal["int8", "f32"]
+_Activations = Literal["short", "f32", "int8"]
 _Errors = Literal["raise", "return"]
 
 class Error(ValueError): ...
@@ -20,14 +20,14 @@ class Error(ValueError): ...
 @final
 class Encoder:
     def __new__(
-        cls, bundle: _Path, *, engine: _Engine = "auto", activations: _Activations = "int8", threads: int = 1
+        cls, bundle: _Path, *, engine: _Engine = "auto", activations: _Activations = "short", threads: int = 1
     ) -> "Encoder": ...
     @staticmethod
     def of(
         patch: Union[_Path, bytes],
         *,
         engine: _Engine = "auto",
-        activations: _Activations = "int8",
+        activations: _Activations = "short",
         threads: int = 1,
     ) -> "Encoder": ...
     @property

@@ -41,8 +41,8 @@ mod module {
 
     /// A loaded encoder. Its weights are mapped: processes on one machine share them.
     ///
-    /// `bundle` is a directory. `activations` says what int8 weights are multiplied with. `threads` is a number above
-    /// 0; tract runs on one.
+    /// `bundle` is a directory. `activations` says what weights that are not f32 are multiplied with.
+    /// `threads` is a number above 0; tract runs on one.
     #[pyclass(frozen, module = "edge_run")]
     pub(super) struct Encoder(pub(super) Arc<edge_run::Encoder>);
 
@@ -77,7 +77,7 @@ mod module {
     #[pymethods]
     impl Encoder {
         #[new]
-        #[pyo3(signature = (bundle, *, engine = "auto", activations = "int8", threads = 1))]
+        #[pyo3(signature = (bundle, *, engine = "auto", activations = "short", threads = 1))]
         fn new(py: Python<'_>, bundle: PathBuf, engine: &str, activations: &str, threads: usize) -> PyResult<Self> {
             let options = options(engine, activations, threads)?;
             let open = || edge_run::Encoder::load(Bundle::open(&bundle)?, options);
@@ -86,7 +86,7 @@ mod module {
 
         /// The encoder that a patch, a path or bytes, was made for, from the user's store, to which edge-export writes.
         #[staticmethod]
-        #[pyo3(signature = (patch, *, engine = "auto", activations = "int8", threads = 1))]
+        #[pyo3(signature = (patch, *, engine = "auto", activations = "short", threads = 1))]
         fn of(
             py: Python<'_>,
             patch: &Bound<'_, PyAny>,

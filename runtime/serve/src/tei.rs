@@ -10,6 +10,7 @@
 use std::borrow::Cow;
 
 use bias_patch::{Kind, Pooling, quoted};
+use edge_bundle::Element;
 use edge_run::RUN_TOKENS;
 use hyper::StatusCode;
 use serde::Deserialize;
@@ -91,7 +92,11 @@ pub(crate) fn info(listing: &Listing, task: Option<&str>) -> Result<Reply, Refus
     let info = json!({
         "model_id": resident.name,
         "model_sha": resident.version(),
-        "model_dtype": if manifest.weights().is_quantized() { manifest.weights().option() } else { "float32" },
+        "model_dtype": match manifest.weights() {
+            Element::F32 => "float32",
+            Element::F16 => "float16",
+            quantized => quantized.option(),
+        },
         "model_type": model_type,
         "max_concurrent_requests": limits::CONNECTIONS,
         "max_input_length": spec.max_length().min(manifest.config.max_length),

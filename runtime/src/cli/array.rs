@@ -1,8 +1,8 @@
 //! The rows of a JSON array, one at a time.
 //!
 //! In: bytes that begin with `[`. Out: the bytes of each element, whatever lines they stand on. An element is not parsed
-//! here: what is wrong with one leaves the others as they are. Refused: an array without its end, bytes after it, and
-//! an element of more than 64 MiB.
+//! here: what is wrong with one leaves the others as they are. Refused: an array without its end, bytes after it, a comma
+//! without an element, and an element of more than 64 MiB.
 
 use std::io::{self, BufRead};
 
@@ -74,6 +74,11 @@ impl Array {
                     break;
                 }
                 self.elements += 1;
+                if element.trim_ascii().is_empty() {
+                    let reason =
+                        format!("expected element {} of the array, found none: a comma too many", self.elements);
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
+                }
                 return Ok((Some(element), read));
             }
         }
@@ -124,8 +129,7 @@ mod tests {
             assert_eq!(elements("[]", chunk).unwrap(), [""; 0]);
             assert_eq!(elements("[ \n]", chunk).unwrap(), [""; 0]);
             // What is wrong with one element is found when it is parsed.
-            assert_eq!(elements("[1,,}]", chunk).unwrap(), ["1", "", "}"]);
-            assert_eq!(elements("[1,]", chunk).unwrap(), ["1", ""]);
+            assert_eq!(elements("[1,}]", chunk).unwrap(), ["1", "}"]);
         }
         assert_eq!(elements("\u{feff}\n [1]", 1000).unwrap(), ["1"]);
         assert_eq!(elements("{\"a\": []}", 1000), Err("none".to_owned()));
@@ -134,9 +138,15 @@ mod tests {
 
     #[test]
     fn an_array_has_an_end_and_nothing_after_it() {
-        for (text, reason) in
-            [("[1, 2", "expected ]"), ("[\"a]", "expected ]"), ("[[1]", "expected ]"), ("[1]\n[2]", "nothing after")]
-        {
+        for (text, reason) in [
+            ("[1, 2", "expected ]"),
+            ("[\"a]", "expected ]"),
+            ("[[1]", "expected ]"),
+            ("[1]\n[2]", "nothing after"),
+            ("[1,]", "element 2 of the array, found none"),
+            ("[,1]", "element 1"),
+            ("[1, ,2]", "element 2"),
+        ] {
             assert!(elements(text, 2).unwrap_err().contains(reason), "{text}");
         }
     }

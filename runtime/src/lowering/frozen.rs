@@ -22,17 +22,19 @@ pub(super) enum Stored {
 }
 
 impl<'a> Search<'a> {
-    /// A frozen tensor: a constant, or an int8 one and its scales, Mul(Cast(X), scales). Of a matrix the scales are X's
-    /// gathered by group of rows.
+    /// A frozen tensor: a constant, one of halves, Cast(X), or an int8 one and its scales, Mul(Cast(X), scales). Of a matrix
+    /// the scales are X's gathered by group of rows.
     pub(super) fn frozen(&self, node: &onnx::Node, name: &'a str, stored: Stored) -> Result<Tensor> {
         let graph = &self.graph;
-        let mut constant = name;
-        let mut scales = None;
+        let (mut constant, mut scales, mut is_cast) = (name, None, false);
         if let Some(product) = graph.find(name, "Mul")? {
-            let [cast, of] = &product.input[..] else { return Err(unknown(product)) };
-            let cast = graph.step(cast, "Cast", 1)?;
+            let [quantized, of] = &product.input[..] else { return Err(unknown(product)) };
+            (constant, scales) = (quantized, Some((product, of.as_str())));
+        }
+        if let Some(cast) = graph.find(constant, "Cast")? {
+            let [of] = &cast.input[..] else { return Err(unknown(cast)) };
             check_int(cast, "to", &[onnx::FLOAT.into()], 0)?;
-            (constant, scales) = (&cast.input[0], Some((product, of.as_str())));
+            (constant, is_cast) = (of, true);
         }
         graph.constant(constant)?;
         let found = (self.tensor)(constant);
@@ -45,8 +47,9 @@ impl<'a> Search<'a> {
         if tensor.in_panels != (stored == Stored::Matrix) {
             return Err(Uncovered::at(constant, "a matrix in panels, or a table row by row", "the other"));
         }
-        if tensor.is_quantized() != scales.is_some() {
-            return Err(Uncovered::at(constant, "an int8 tensor with its scales, or f32 without", "another"));
+        if tensor.is_quantized() != scales.is_some() || tensor.is_f32() == is_cast {
+            let due = "an int8 tensor, cast and with its scales, one of f16, cast, or one of f32";
+            return Err(Uncovered::at(constant, due, "another"));
         }
         if let Some((product, scales)) = scales {
             self.check_scales(product, scales, constant, &tensor)?;
@@ -61,6 +64,7 @@ impl<'a> Search<'a> {
         let entry = self.tensors.get(name).ok_or_else(|| Uncovered::at(name, "a tensor of the manifest", "none"))?;
         let data_type = match entry.element {
             Element::F32 => onnx::FLOAT,
+            Element::F16 => onnx::FLOAT16,
             Element::I8 | Element::I4 => onnx::INT8,
         };
         if constant.data_type() != data_type {

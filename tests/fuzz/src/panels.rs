@@ -8,7 +8,7 @@ use edge_bundle::{ALIGNMENT, Bundle, Element, FileEntry, Frozen, MANIFEST, Manif
 use crate::Place;
 
 /// The number formats of a matrix.
-pub const ELEMENTS: [Element; 3] = [Element::F32, Element::I8, Element::I4];
+pub const ELEMENTS: [Element; 4] = [Element::F32, Element::I8, Element::I4, Element::F16];
 
 /// A panels file and the manifest that it is for.
 pub struct SmallPanels {

@@ -66,7 +66,10 @@ fn other_frozen_tensors_are_refused() {
             ("quantized values without scales", |g| {
                 read(g, &format!("{QUERY}.product"), 1, &format!("{QUERY}.weight"))
             }),
-            &["query.weight: expected an int8 tensor with its scales, or f32 without, found another"],
+            &[
+                "query.weight: expected an int8 tensor, cast and with its scales, one of f16, cast, or one of f32,",
+                "another",
+            ],
             Unasked,
         ),
         (
@@ -114,4 +117,28 @@ fn other_frozen_tensors_are_refused() {
         ),
     ];
     assert_uncovered("bert", int8(), quantized);
+    let due = "query.weight: expected an int8 tensor, cast and with its scales, one of f16, cast, or one of f32, found another";
+    let halves: &[(Change, &[&str], Tract)] = &[
+        (
+            ("halves that are not cast", |g| read(g, &format!("{QUERY}.product"), 1, &format!("{QUERY}.weight"))),
+            &[due],
+            Unasked,
+        ),
+        (
+            ("halves as floats", |g| constant(g, &format!("{QUERY}.weight")).data_type = Some(1)),
+            &["query.weight: expected values of type 10, found 1"],
+            Unasked,
+        ),
+    ];
+    assert_uncovered("bert", f16(), halves);
+    let cast: &[(Change, &[&str], Tract)] = &[(
+        ("floats that are cast", |g| {
+            let to = vec![edge_bundle::onnx::Attribute::int("to", 1)];
+            insert(g, &format!("{QUERY}.product"), "Cast", "cast", &[&format!("{QUERY}.weight")], to);
+            read(g, &format!("{QUERY}.product"), 1, "cast");
+        }),
+        &[due],
+        Runs,
+    )];
+    assert_uncovered("bert", Options::default(), cast);
 }

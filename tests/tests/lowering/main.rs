@@ -15,7 +15,7 @@ use edge_bundle::{
 use edge_export::{Options, Panels};
 use edge_run::{Activations, Encoder, EngineKind, EngineOptions};
 use system_tests::{
-    Fixture, command,
+    Fixture, command, f16,
     graph::{Graphs, constant, insert, integers, node, number, read, set, set_int, swap},
     int8, low_rank_inputs, patch, task, with_input,
 };

@@ -28,6 +28,7 @@ pub const PANEL_GROUP: usize = 4;
 pub fn panel_layout(weights: Element) -> &'static str {
     match weights {
         Element::F32 => "f32x16",
+        Element::F16 => "f16x16",
         Element::I8 => "i8x16x4",
         Element::I4 => "i4x16x8",
     }
@@ -76,7 +77,7 @@ impl PanelEntry {
         has.then(|| (self.offset + self.bytes(), Element::F32.bytes() * count))
     }
 
-    /// Where the value of a row and a column is among its values, if these are floats.
+    /// Where the value of a row and a column is among its values, if these are not quantized.
     pub fn place(&self, row: usize, column: usize) -> usize {
         let (rows, columns) = (self.rows as usize, self.columns as usize);
         match self.in_panels {
@@ -245,6 +246,7 @@ mod tests {
         for (found, bytes, end) in [
             (of(1, most, Element::F32, false), 4 * 0xffff_ffff, 64 + 4 * 0xffff_ffff),
             (of(1 << 16, 1 << 16, Element::F32, true), 1 << 34, 64 + (1 << 34)),
+            (of(1 << 16, 1 << 16, Element::F16, true), 1 << 33, 64 + (1 << 33)),
             (of(1 << 16, 1 << 16, Element::I8, true), 1 << 32, 64 + (1 << 32) + 4 * (1 << 8) * (1 << 16)),
             (of(most, 1, Element::I8, true), 16 << 32, 64 + (16 << 32) + 4 * (1 << 24)),
             (of(1, most, Element::I8, true), 4 << 32, 64 + (4 << 32) + 4 * 0xffff_ffff),

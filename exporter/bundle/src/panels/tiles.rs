@@ -51,7 +51,7 @@ pub(super) fn verify(file: &mut File, path: &Path, entry: &PanelEntry, tensor: &
         file.read_exact(bytes).map_err(Error::io(path, "read"))
     };
     let [rows, columns] = tensor.matrix();
-    let (mut digester, mut quantized, mut same) = (Digester::default(), Ok(()), true);
+    let (mut digester, mut of_format, mut same) = (Digester::default(), Ok(()), true);
     let mut sums_at = entry.column_sums().map(|(offset, _)| offset);
     for part in tensor.row_blocks() {
         let values = if entry.in_panels {
@@ -70,7 +70,7 @@ pub(super) fn verify(file: &mut File, path: &Path, entry: &PanelEntry, tensor: &
             let mut bytes = vec![0; part.len() * width as usize];
             read(entry.offset + part.start as u64 * width, &mut bytes)?;
             match entry.element {
-                Element::F32 | Element::I8 => bytes,
+                Element::F32 | Element::F16 | Element::I8 => bytes,
                 Element::I4 => {
                     let values = packed::unpack_rows(&bytes, columns);
                     same &= packed::pack_rows(&values, columns) == bytes;
@@ -86,10 +86,10 @@ pub(super) fn verify(file: &mut File, path: &Path, entry: &PanelEntry, tensor: &
             *at += due.len() as u64;
         }
         digester.update(&values);
-        quantized = quantized.and(tensor.check_quantized(&values));
+        of_format = of_format.and(tensor.check_values(&values));
     }
     let found = digester.finish();
-    tensor.check_digest(found).and(quantized)?;
+    tensor.check_digest(found).and(of_format)?;
     if !same {
         let expected = "zeros beside the values, the sums of each column, and in int4 the largest factors";
         return Err(Error::field(format!("tensor {}", entry.name), expected, "others"));
@@ -101,6 +101,7 @@ pub(super) fn verify(file: &mut File, path: &Path, entry: &PanelEntry, tensor: &
 fn width(element: Element) -> usize {
     match element {
         Element::F32 => 4,
+        Element::F16 => 2,
         Element::I8 | Element::I4 => 1,
     }
 }
@@ -108,7 +109,7 @@ fn width(element: Element) -> usize {
 /// Bytes of a panel of so many rows.
 pub(super) fn panel_bytes(element: Element, rows: u64) -> u64 {
     match element {
-        Element::F32 => 4 * PANEL_WIDTH as u64 * rows,
+        Element::F32 | Element::F16 => width(element) as u64 * PANEL_WIDTH as u64 * rows,
         Element::I8 => PANEL_WIDTH as u64 * rows.next_multiple_of(PANEL_GROUP as u64),
         Element::I4 => packed::PANEL_BYTES as u64 * rows.div_ceil(FACTOR_GROUP as u64),
     }
@@ -117,8 +118,7 @@ pub(super) fn panel_bytes(element: Element, rows: u64) -> u64 {
 /// Bytes of a row of so many columns that is not in panels.
 pub(super) fn row_bytes(element: Element, columns: u64) -> u64 {
     match element {
-        Element::F32 => 4 * columns,
-        Element::I8 => columns,
+        Element::F32 | Element::F16 | Element::I8 => width(element) as u64 * columns,
         Element::I4 => packed::ROW_BYTES as u64 * columns.div_ceil(FACTOR_GROUP as u64),
     }
 }
@@ -126,7 +126,7 @@ pub(super) fn row_bytes(element: Element, columns: u64) -> u64 {
 /// Rows that are not in panels.
 fn as_rows(values: &[u8], element: Element, columns: usize) -> Cow<'_, [u8]> {
     match element {
-        Element::F32 | Element::I8 => Cow::Borrowed(values),
+        Element::F32 | Element::F16 | Element::I8 => Cow::Borrowed(values),
         Element::I4 => Cow::Owned(packed::pack_rows(values, columns)),
     }
 }
@@ -134,19 +134,20 @@ fn as_rows(values: &[u8], element: Element, columns: usize) -> Cow<'_, [u8]> {
 /// The panels of a tile, row-major, of `columns` columns.
 fn laid_out(values: &[u8], element: Element, columns: usize) -> Vec<u8> {
     match element {
-        Element::F32 => lay_out_floats(values.as_chunks().0, columns),
+        Element::F32 => lay_out_floats::<4>(values.as_chunks().0, columns),
+        Element::F16 => lay_out_floats::<2>(values.as_chunks().0, columns),
         Element::I8 => lay_out_int8(values, columns),
         Element::I4 => packed::pack_panels(values, columns),
     }
 }
 
-fn lay_out_floats(values: &[[u8; 4]], columns: usize) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(4 * values.len());
+fn lay_out_floats<const WIDTH: usize>(values: &[[u8; WIDTH]], columns: usize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(WIDTH * values.len());
     for first in (0..columns).step_by(PANEL_WIDTH) {
         let width = (columns - first).min(PANEL_WIDTH);
         for row in values.chunks(columns) {
             bytes.extend(row[first..][..width].as_flattened());
-            bytes.extend(std::iter::repeat_n(0, 4 * (PANEL_WIDTH - width)));
+            bytes.extend(std::iter::repeat_n(0, WIDTH * (PANEL_WIDTH - width)));
         }
     }
     bytes
@@ -183,7 +184,7 @@ fn column_sums(values: &[u8], columns: usize) -> Vec<u8> {
 /// The tile, row-major, that [`laid_out`] has laid out.
 fn taken_out(bytes: &[u8], element: Element, rows: usize, columns: usize) -> Vec<u8> {
     let (group, width) = match element {
-        Element::F32 => (1, width(element)),
+        Element::F32 | Element::F16 => (1, width(element)),
         Element::I8 => (PANEL_GROUP, width(element)),
         Element::I4 => return packed::unpack_panels(bytes, rows, columns),
     };
@@ -205,7 +206,7 @@ mod tests {
     #[test]
     fn tiles_of_rows_and_of_columns_are_parts_of_the_whole() {
         let (rows, columns) = (262, 40);
-        for element in [Element::F32, Element::I8, Element::I4] {
+        for element in [Element::F32, Element::F16, Element::I8, Element::I4] {
             let width = width(element);
             let number = |at: usize| match element {
                 Element::I4 => ((at * 7919 % 15) as i8 - 7).cast_unsigned(),

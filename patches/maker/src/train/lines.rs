@@ -32,7 +32,7 @@ impl Lines {
                 self.run = format!("{cell}run {}/{}, learning rate {learning_rate:e}, seed {seed}", run.0 + 1, run.1);
                 (run.0 == 0 && *step == 0 && *steps < FEW_STEPS).then(|| {
                     format!(
-                        "a run has {steps} steps, in which a patch hardly moves; more epochs or fewer texts per step \
+                        "a run has few steps, {steps}: a patch hardly moves in them; more epochs or fewer texts per step \
                          give more"
                     )
                 })

@@ -5,10 +5,11 @@
 use core::arch::{
     asm,
     x86_64::{
-        __m256, __m256i, _MM_HINT_T0, _mm_prefetch, _mm256_add_epi32, _mm256_and_si256, _mm256_cvtepi32_ps,
-        _mm256_dpbusd_avx_epi32, _mm256_fmadd_ps, _mm256_fnmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256,
-        _mm256_madd_epi16, _mm256_mul_ps, _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_ps,
-        _mm256_setzero_si256, _mm256_slli_epi16, _mm256_srai_epi16, _mm256_srli_epi16, _mm256_storeu_ps,
+        __m256, __m256i, _MM_HINT_T0, _mm_loadu_si128, _mm_prefetch, _mm256_add_epi32, _mm256_and_si256,
+        _mm256_cvtepi32_ps, _mm256_cvtph_ps, _mm256_dpbusd_avx_epi32, _mm256_fmadd_ps, _mm256_fnmadd_ps,
+        _mm256_loadu_ps, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_mul_ps, _mm256_set1_epi16, _mm256_set1_epi32,
+        _mm256_set1_ps, _mm256_setzero_ps, _mm256_setzero_si256, _mm256_slli_epi16, _mm256_srai_epi16,
+        _mm256_srli_epi16, _mm256_storeu_ps,
     },
 };
 
@@ -35,7 +36,7 @@ macro_rules! instance {
     };
 }
 
-/// AVX2 and FMA.
+/// AVX2, FMA and F16C.
 pub(super) struct Floats;
 
 impl Tile for Floats {
@@ -52,6 +53,24 @@ impl Tile for Floats {
     fn fetch(line: *const f32) {
         // SAFETY: every x86-64 has the instruction, and fetching an address, wherever it is, changes nothing.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) }
+    }
+
+    unsafe fn widen(halves: &[[u16; PANEL_WIDTH]], out: &mut [[f32; PANEL_WIDTH]]) {
+        #[target_feature(enable = "avx2,f16c")]
+        unsafe fn widen(halves: &[[u16; PANEL_WIDTH]], out: &mut [[f32; PANEL_WIDTH]]) {
+            for (halves, out) in halves
+                .as_flattened()
+                .as_chunks::<LANES>()
+                .0
+                .iter()
+                .zip(out.as_flattened_mut().as_chunks_mut::<LANES>().0)
+            {
+                // SAFETY: eight floats are one register, and eight halves half of one.
+                unsafe { _mm256_storeu_ps(out.as_mut_ptr(), _mm256_cvtph_ps(_mm_loadu_si128(halves.as_ptr().cast()))) }
+            }
+        }
+        // SAFETY: the caller vouches for AVX2 and F16C.
+        unsafe { widen(halves, out) }
     }
 }
 

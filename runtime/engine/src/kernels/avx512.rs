@@ -3,9 +3,9 @@
 #![allow(unsafe_code)]
 
 use core::arch::x86_64::{
-    __m512, __m512i, _MM_HINT_T0, _mm_prefetch, _mm512_cvtepi32_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps,
-    _mm512_fnmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mul_ps, _mm512_set1_epi32, _mm512_set1_ps,
-    _mm512_setzero_ps, _mm512_setzero_si512, _mm512_storeu_ps,
+    __m512, __m512i, _MM_HINT_T0, _mm_prefetch, _mm256_loadu_si256, _mm512_cvtepi32_ps, _mm512_cvtph_ps,
+    _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_fnmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mul_ps,
+    _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_storeu_ps,
 };
 
 use crate::layout::{PANEL_GROUP, PANEL_WIDTH};
@@ -54,6 +54,20 @@ impl Tile for Floats {
     fn fetch(line: *const f32) {
         // SAFETY: every x86-64 has the instruction, and fetching an address, wherever it is, changes nothing.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) }
+    }
+
+    unsafe fn widen(halves: &[[u16; PANEL_WIDTH]], out: &mut [[f32; PANEL_WIDTH]]) {
+        #[target_feature(enable = "avx512f")]
+        unsafe fn widen(halves: &[[u16; PANEL_WIDTH]], out: &mut [[f32; PANEL_WIDTH]]) {
+            for (halves, out) in halves.iter().zip(out) {
+                // SAFETY: a row is one register, and half of one.
+                unsafe {
+                    _mm512_storeu_ps(out.as_mut_ptr(), _mm512_cvtph_ps(_mm256_loadu_si256(halves.as_ptr().cast())))
+                }
+            }
+        }
+        // SAFETY: the caller vouches for AVX-512 F.
+        unsafe { widen(halves, out) }
     }
 }
 

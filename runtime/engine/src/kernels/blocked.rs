@@ -5,12 +5,16 @@
 //! [`QuantizedTile`] for int8 values. Its caller has checked the operands.
 #![allow(unsafe_code)]
 
+mod halves;
+
 use alloc::{vec, vec::Vec};
 
 use super::{
     GROUP, Panels, QuantizedPanels, QuantizedRows, Rows, Scale, Start, check_product, check_quantized, check_transposed,
 };
 use crate::layout::{PANEL_GROUP, PANEL_WIDTH};
+
+pub(super) use halves::{multiply_halves, widen};
 
 /// The innermost product of a vector unit.
 pub(super) trait Tile {
@@ -31,6 +35,12 @@ pub(super) trait Tile {
 
     /// Prefetches a cache line, if the unit can. `line` may point anywhere.
     fn fetch(_line: *const f32) {}
+
+    /// The floats that rows of a panel of halves are, exactly.
+    ///
+    /// # Safety
+    /// The CPU has the unit's instructions.
+    unsafe fn widen(halves: &[[u16; PANEL_WIDTH]], out: &mut [[f32; PANEL_WIDTH]]);
 }
 
 /// Where each of `R` rows begins. The assembly hides from the compiler that these are multiples of the stride, which it
@@ -164,38 +174,38 @@ pub(super) struct QuantizedJob {
 }
 
 /// Values in the largest tile of any unit.
-const TILE: usize = 36 * PANEL_WIDTH;
+pub(super) const TILE: usize = 36 * PANEL_WIDTH;
 /// Scales in the one with the most.
 const SCALES: usize = 4 * PANEL_WIDTH;
 
 /// How a product is cut: into tiles of at most `rows` rows by `panels` panels, and its depth into blocks.
-struct Cut {
-    rows: usize,
-    panels: usize,
-    block: usize,
+pub(super) struct Cut {
+    pub rows: usize,
+    pub panels: usize,
+    pub block: usize,
 }
 
 /// A tile of a product: its rows, columns and depth, and where its sums start and go.
-struct Place {
-    row: usize,
-    rows: usize,
-    column: usize,
-    panels: usize,
+pub(super) struct Place {
+    pub row: usize,
+    pub rows: usize,
+    pub column: usize,
+    pub panels: usize,
     /// Columns: fewer than its panels have if the last is not full.
-    width: usize,
+    pub width: usize,
     /// The part of the depth.
-    k: usize,
-    depth: usize,
+    pub k: usize,
+    pub depth: usize,
     /// Its number among the tiles of the same panels and depth, and how many there are.
-    tile: usize,
-    tiles: usize,
+    pub tile: usize,
+    pub tiles: usize,
     /// The column and the depth of the panels after these.
-    next: Option<(usize, usize)>,
+    pub next: Option<(usize, usize)>,
     /// As in [`Job`].
-    start: *const f32,
-    start_stride: usize,
-    out: *mut f32,
-    stride: usize,
+    pub start: *const f32,
+    pub start_stride: usize,
+    pub out: *mut f32,
+    pub stride: usize,
 }
 
 impl Place {
@@ -215,7 +225,7 @@ impl Place {
 /// until it returns: from `start` it may read, and to `out` write, whole panels of every row of the tile.
 ///
 /// Rows of `out` are `stride` apart and the caller has checked that they and the bias table reach every column.
-fn each_tile(
+pub(super) fn each_tile(
     (count, depth, columns): (usize, usize, usize),
     cut: Cut,
     start: Start<'_>,
@@ -306,7 +316,7 @@ fn each_tile(
 /// The CPU has the instructions of `T`.
 pub(super) unsafe fn multiply<T: Tile>(x: Rows<'_>, w: Panels<'_>, start: Start<'_>, out: &mut [f32], stride: usize) {
     const { assert!(T::ROWS * T::PANELS * PANEL_WIDTH <= TILE) };
-    check_product(x, w, start, out, stride);
+    check_product(x, (w.data, w.depth, w.columns), start, out, stride);
     let Panels { data: panels, depth, columns } = w;
     let panels_at = |column: usize, k: usize| panels[column * depth + k * PANEL_WIDTH..].as_ptr();
     let cut = Cut { rows: T::ROWS, panels: T::PANELS, block: T::BLOCK };

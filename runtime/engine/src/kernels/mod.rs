@@ -20,11 +20,14 @@ mod avx2;
 mod avx512;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "arm"))]
 mod blocked;
+mod halves;
 mod naive;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 #[cfg(target_arch = "arm")]
 mod neon32;
+#[cfg(target_arch = "aarch64")]
+mod neon_half;
 #[cfg(target_arch = "aarch64")]
 mod neon_matrix;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "arm"))]
@@ -34,6 +37,9 @@ mod x86;
 
 use alloc::{vec, vec::Vec};
 use core::{fmt::Debug, hint::black_box};
+
+pub(crate) use halves::float_of;
+pub use halves::{HalfPanels, HalfRows, Halves};
 
 use crate::{
     Activation,
@@ -174,6 +180,9 @@ pub trait Kernel: Debug + Send + Sync {
     /// `out[r, c] = start[r, c] + sum over k of x[r, k] w[k, c]`; rows of `out` are `stride` apart.
     fn multiply(&self, x: Rows<'_>, w: Panels<'_>, start: Start<'_>, out: &mut [f32], stride: usize);
 
+    /// As [`Kernel::multiply`], with a matrix of halves, which are widened.
+    fn multiply_halves(&self, x: Rows<'_>, w: HalfPanels<'_>, start: Start<'_>, out: &mut [f32], stride: usize);
+
     /// As [`Kernel::multiply`], in int8. The sum of the products of a group is exact, and is then scaled.
     fn multiply_quantized(
         &self,
@@ -200,6 +209,14 @@ pub trait Kernel: Debug + Send + Sync {
     /// scale is 0.
     fn dequantize(&self, panel: &[i8], scales: &[f32], out: &mut [f32]);
 
+    /// The floats that halves are, exactly. Of slices that should have one length the shorter counts.
+    fn widen(&self, halves: &[u16], out: &mut [f32]);
+
+    /// Products of halves, if the processor computes with them.
+    fn halves(&self) -> Option<&dyn Halves> {
+        None
+    }
+
     /// The int8 values of a packed panel, as [`QuantizedPanels`] has them, as many as `out` holds.
     fn unpack(&self, panel: &[Packed], out: &mut [i8]);
 
@@ -221,11 +238,12 @@ pub trait Kernel: Debug + Send + Sync {
     fn normalize(&self, row: &mut [f32], gain: &[f32], bias: Option<&[f32]>, epsilon: f32) -> f32;
 }
 
-/// Checks what every implementation of [`Kernel::multiply`] relies on.
-fn check_product(x: Rows<'_>, w: Panels<'_>, start: Start<'_>, out: &[f32], stride: usize) {
-    assert!(holds(x.data, reach(x.count, x.stride, w.depth)), "rows beyond their data");
-    assert!(holds(w.data, in_panels(w.columns, w.depth)), "panels beyond their data");
-    check_sums(x.count, w.columns, start, out, stride);
+/// Checks what every implementation of [`Kernel::multiply`] and [`Kernel::multiply_halves`] relies on.
+fn check_product<T>(x: Rows<'_>, w: (&[T], usize, usize), start: Start<'_>, out: &[f32], stride: usize) {
+    let (data, depth, columns) = w;
+    assert!(holds(x.data, reach(x.count, x.stride, depth)), "rows beyond their data");
+    assert!(holds(data, in_panels(columns, depth)), "panels beyond their data");
+    check_sums(x.count, columns, start, out, stride);
 }
 
 /// Checks what every implementation of [`Kernel::multiply_transposed`] relies on.

@@ -1,8 +1,8 @@
 //! The oracle: each formula in plain Rust, one value after the other.
 
 use super::{
-    GROUP, Kernel, LEAST_SPAN, Packed, Panels, QuantizedPanels, QuantizedRows, Rows, Scale, Start, check_product,
-    check_quantized, check_transposed, parts, times,
+    GROUP, HalfPanels, Kernel, LEAST_SPAN, Packed, Panels, QuantizedPanels, QuantizedRows, Rows, Scale, Start,
+    check_product, check_quantized, check_transposed, parts, times,
 };
 #[cfg(not(feature = "std"))]
 use crate::float::Float as _;
@@ -21,19 +21,31 @@ impl Kernel for Naive {
     }
 
     fn multiply(&self, x: Rows<'_>, w: Panels<'_>, start: Start<'_>, out: &mut [f32], stride: usize) {
-        check_product(x, w, start, out, stride);
+        check_product(x, (w.data, w.depth, w.columns), start, out, stride);
         for r in 0..x.count {
             let row = &x.data[r * x.stride..][..w.depth];
             for c in 0..w.columns {
                 let (panel, lane) = (c / PANEL_WIDTH, c % PANEL_WIDTH);
                 let weight = |k: usize| w.data[(panel * w.depth + k) * PANEL_WIDTH + lane];
                 let sum: f32 = row.iter().enumerate().map(|(k, x)| x * weight(k)).sum();
-                let begin = match start {
-                    Start::Zero => 0.0,
-                    Start::There => out[r * stride + c],
-                    Start::Bias { table, stride, rows } => table[rows[r] as usize * stride + c],
-                };
-                out[r * stride + c] = begin + sum;
+                out[r * stride + c] = start.value(r, c, out[r * stride + c]) + sum;
+            }
+        }
+    }
+
+    fn multiply_halves(&self, x: Rows<'_>, w: HalfPanels<'_>, start: Start<'_>, out: &mut [f32], stride: usize) {
+        check_product(x, (w.data, w.depth, w.columns), start, out, stride);
+        for r in 0..x.count {
+            let row = &x.data[r * x.stride..][..w.depth];
+            for c in 0..w.columns {
+                let (panel, lane) = (c / PANEL_WIDTH, c % PANEL_WIDTH);
+                let mut weight = [0.0];
+                let products = row.iter().enumerate().map(|(k, x)| {
+                    self.widen(&w.data[(panel * w.depth + k) * PANEL_WIDTH + lane..], &mut weight);
+                    x * weight[0]
+                });
+                let sum: f32 = products.sum();
+                out[r * stride + c] = start.value(r, c, out[r * stride + c]) + sum;
             }
         }
     }
@@ -50,11 +62,7 @@ impl Kernel for Naive {
         let groups = w.depth.div_ceil(GROUP);
         for r in 0..x.count {
             for c in 0..w.columns {
-                let mut sum = match start {
-                    Start::Zero => 0.0,
-                    Start::There => out[r * stride + c],
-                    Start::Bias { table, stride, rows } => table[rows[r] as usize * stride + c],
-                };
+                let mut sum = start.value(r, c, out[r * stride + c]);
                 for g in 0..groups {
                     let row = g * GROUP..w.depth.next_multiple_of(PANEL_GROUP).min((g + 1) * GROUP);
                     let product =
@@ -109,6 +117,19 @@ impl Kernel for Naive {
         }
     }
 
+    fn widen(&self, halves: &[u16], out: &mut [f32]) {
+        out.iter_mut().zip(halves).for_each(|(out, half)| {
+            let (sign, exponent, fraction) = (half >> 15, i32::from(half >> 10 & 31), f32::from(half & 0x3ff) / 1024.0);
+            let size = match exponent {
+                0 => fraction * 2f32.powi(-14),
+                31 if fraction == 0.0 => f32::INFINITY,
+                31 => f32::NAN,
+                _ => (1.0 + fraction) * 2f32.powi(exponent - 15),
+            };
+            *out = if sign == 0 { size } else { -size };
+        });
+    }
+
     fn unpack(&self, panel: &[Packed], out: &mut [i8]) {
         for (at, value) in out.iter_mut().enumerate() {
             let (k, c) =
@@ -147,6 +168,17 @@ impl Kernel for Naive {
             *v = ((f64::from(*v) - mean) / deviation) as f32 * gain + bias.map_or(0.0, |bias| bias[at]);
         }
         (1.0 / deviation) as f32
+    }
+}
+
+impl Start<'_> {
+    /// What the sum at a row and a column begins with, where `there` is in its place.
+    fn value(self, row: usize, column: usize, there: f32) -> f32 {
+        match self {
+            Start::Zero => 0.0,
+            Start::There => there,
+            Start::Bias { table, stride, rows } => table[rows[row] as usize * stride + column],
+        }
     }
 }
 

@@ -11,8 +11,8 @@
 use core::arch::{
     aarch64::{
         float32x2_t, float32x4_t, int8x16_t, int32x4_t, vcvtq_f32_s32, vdupq_n_f32, vdupq_n_s8, vdupq_n_s32, vfmaq_f32,
-        vfmaq_laneq_f32, vfmaq_n_f32, vfmsq_lane_f32, vget_low_s8, vld1_f32, vld1q_f32, vld1q_s8, vmull_high_s8,
-        vmull_s8, vmulq_lane_f32, vpadalq_s16, vpaddq_s32, vreinterpretq_s8_s32, vst1q_f32,
+        vfmaq_laneq_f32, vfmaq_n_f32, vfmsq_lane_f32, vget_low_s8, vld1_f32, vld1q_f32, vld1q_s8, vld1q_u16,
+        vmull_high_s8, vmull_s8, vmulq_lane_f32, vpadalq_s16, vpaddq_s32, vreinterpretq_s8_s32, vst1q_f32,
     },
     asm,
 };
@@ -22,11 +22,12 @@ use crate::layout::{PANEL_GROUP, PANEL_WIDTH};
 use super::{
     GROUP, Scale,
     blocked::{Job, QuantizedJob, QuantizedTile, SIGN, Tile, begins, tiles_of},
+    neon_half::{NeonHalf, widened},
 };
 
 vector_unit! {
     /// NEON and the dot products of ARMv8.2, as Cortex-A55, A76 and later have them.
-    NeonDot, "neondot", Floats, DotQuantized, ["neon", "dotprod"]
+    NeonDot, "neondot", Floats, DotQuantized, ["neon", "dotprod"], halves NeonHalf
 }
 
 vector_unit! {
@@ -71,6 +72,19 @@ impl Tile for Floats {
     unsafe fn add(rows: usize, _panels: usize, job: &Job) {
         // SAFETY: the caller vouches for NEON and the job; the rows of a tile are those of the instance.
         unsafe { each_tile!(add, rows, job) }
+    }
+
+    unsafe fn widen(halves: &[[u16; PANEL_WIDTH]], out: &mut [[f32; PANEL_WIDTH]]) {
+        const EIGHT: usize = 2 * LANES;
+        let halves = halves.as_flattened().as_chunks::<EIGHT>().0;
+        for (halves, out) in halves.iter().zip(out.as_flattened_mut().as_chunks_mut::<EIGHT>().0) {
+            // SAFETY: the caller vouches for NEON; eight floats are two registers, and eight halves one.
+            unsafe {
+                let [low, high] = widened(vld1q_u16(halves.as_ptr()));
+                vst1q_f32(out.as_mut_ptr(), low);
+                vst1q_f32(out.as_mut_ptr().add(LANES), high);
+            }
+        }
     }
 }
 

@@ -68,6 +68,13 @@ impl Tile for Floats {
             }
         }
     }
+
+    unsafe fn widen(halves: &[[u16; PANEL_WIDTH]], out: &mut [[f32; PANEL_WIDTH]]) {
+        for (halves, out) in halves.iter().zip(out) {
+            // SAFETY: the caller vouches for NEON with VFPv4, and the rows have what is read and written.
+            unsafe { widen(halves, out) }
+        }
+    }
 }
 
 /// Int8 values.
@@ -131,6 +138,26 @@ struct QuantizedTileJob {
     column_sums: *const f32,
     start: [*const f32; 2],
     out: [*mut f32; 2],
+}
+
+/// The floats of sixteen halves.
+///
+/// # Safety
+/// The CPU has NEON with VFPv4.
+#[unsafe(naked)]
+unsafe extern "C" fn widen(halves: &[u16; PANEL_WIDTH], out: &mut [f32; PANEL_WIDTH]) {
+    naked_asm!(
+        ".arch armv7-a",
+        ".fpu neon-vfpv4",
+        "vld1.16 {{d0-d3}}, [r0]",
+        "vcvt.f32.f16 q8, d0",
+        "vcvt.f32.f16 q9, d1",
+        "vcvt.f32.f16 q10, d2",
+        "vcvt.f32.f16 q11, d3",
+        "vst1.32 {{d16-d19}}, [r1]!",
+        "vst1.32 {{d20-d23}}, [r1]",
+        "bx lr",
+    )
 }
 
 /// [`Tile::add`] for four rows and one panel.

@@ -22,11 +22,12 @@ use super::{
     GROUP,
     blocked::{QuantizedJob, QuantizedTile, SIGN, begins, tiles_of},
     neon::{Floats, GROUPS, LANES, PARTS, Results, each_group},
+    neon_half::NeonHalf,
 };
 
 vector_unit! {
     /// NEON and the matrix products of ARMv8.6, as Cortex-A510, A710 and later have them.
-    NeonMatrix, "neoni8mm", Floats, MatrixQuantized, ["neon", "i8mm"]
+    NeonMatrix, "neoni8mm", Floats, MatrixQuantized, ["neon", "i8mm"], halves NeonHalf
 }
 
 /// Values of a row, or of a column, that an instruction multiplies.

@@ -3,6 +3,7 @@
 // Miri has no pages to guard, and checks every access itself.
 #[cfg(all(unix, not(miri)))]
 mod guarded;
+mod halves;
 
 use alloc::{format, vec, vec::Vec};
 

@@ -32,13 +32,18 @@ macro_rules! compiled_for {
     };
 }
 
-/// A [`super::Kernel`] for a vector unit: its name, its tiles of f32 and of int8, and its features. A unit for which
-/// Rust cannot compile functions has no features, but a function that detects it.
+/// A [`super::Kernel`] for a vector unit: its name, its tiles of f32 and of int8, its features, and perhaps its products
+/// of halves. A unit for which Rust cannot compile functions has no features, but a function that detects it.
 macro_rules! vector_unit {
-    ($(#[$doc:meta])* $unit:ident, $name:literal, $floats:ty, $quantized:ty, [$($feature:tt),+]) => {
-        vector_unit!($(#[$doc])* $unit, $name, $floats, $quantized, [$($feature),+], $(has_feature!($feature))&&+);
+    ($(#[$doc:meta])* $unit:ident, $name:literal, $floats:ty, $quantized:ty, [$($feature:tt),+] $(, halves $halves:ty)?) => {
+        vector_unit!(
+            $(#[$doc])* $unit, $name, $floats, $quantized, [$($feature),+], $(has_feature!($feature))&&+ $(, halves $halves)?
+        );
     };
-    ($(#[$doc:meta])* $unit:ident, $name:literal, $floats:ty, $quantized:ty, [$($feature:tt),*], $detected:expr) => {
+    (
+        $(#[$doc:meta])* $unit:ident, $name:literal, $floats:ty, $quantized:ty, [$($feature:tt),*], $detected:expr
+        $(, halves $halves:ty)?
+    ) => {
         $(#[$doc])*
         #[derive(Debug)]
         pub(crate) struct $unit(());
@@ -68,6 +73,18 @@ macro_rules! vector_unit {
                 unsafe { crate::kernels::blocked::multiply::<$floats>(x, w, start, out, stride) }
             }
 
+            fn multiply_halves(
+                &self,
+                x: crate::kernels::Rows<'_>,
+                w: crate::kernels::HalfPanels<'_>,
+                start: crate::kernels::Start<'_>,
+                out: &mut [f32],
+                stride: usize,
+            ) {
+                // SAFETY: as above.
+                unsafe { crate::kernels::blocked::multiply_halves::<$floats>(x, w, start, out, stride) }
+            }
+
             fn multiply_quantized(
                 &self,
                 x: crate::kernels::QuantizedRows<'_>,
@@ -79,6 +96,12 @@ macro_rules! vector_unit {
                 // SAFETY: as above.
                 unsafe { crate::kernels::blocked::multiply_quantized::<$quantized>(x, w, start, out, stride) }
             }
+
+            $(
+                fn halves(&self) -> Option<&dyn crate::kernels::Halves> {
+                    <$halves>::detect().map(|halves| halves as &dyn crate::kernels::Halves)
+                }
+            )?
 
             fn multiply_transposed(
                 &self,
@@ -95,6 +118,11 @@ macro_rules! vector_unit {
                 unsafe {
                     crate::kernels::blocked::multiply_transposed::<$floats>(y, w, out, stride, |a, b| transpose(a, b))
                 }
+            }
+
+            fn widen(&self, halves: &[u16], out: &mut [f32]) {
+                // SAFETY: as above.
+                unsafe { crate::kernels::blocked::widen::<$floats>(halves, out) }
             }
 
             compiled_for!([$($feature),*] fn activate(activation: crate::Activation, values: &mut [f32]));

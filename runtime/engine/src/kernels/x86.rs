@@ -15,11 +15,11 @@ vector_unit! {
 }
 
 vector_unit! {
-    /// AVX2 and FMA; int8 by AVX-VNNI.
-    AvxVnni, "avxvnni", avx2::Floats, avx2::VnniQuantized, ["avx2", "fma", "avxvnni"]
+    /// AVX2, FMA and F16C; int8 by AVX-VNNI.
+    AvxVnni, "avxvnni", avx2::Floats, avx2::VnniQuantized, ["avx2", "fma", "f16c", "avxvnni"]
 }
 
 vector_unit! {
-    /// AVX2 and FMA.
-    Avx2, "avx2", avx2::Floats, avx2::Quantized, ["avx2", "fma"]
+    /// AVX2, FMA and F16C, which come together.
+    Avx2, "avx2", avx2::Floats, avx2::Quantized, ["avx2", "fma", "f16c"]
 }

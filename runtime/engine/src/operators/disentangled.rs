@@ -94,7 +94,7 @@ impl Disentangled {
             let hidden = heads * width;
             same(operator, "a bias of distances", hidden, slot.len)?;
             same(operator, "a frozen bias of distances", hidden, before.columns)?;
-            let plain = before.rows == 1 && !before.in_panels && !before.is_quantized();
+            let plain = before.rows == 1 && !before.in_panels && before.is_f32();
             same(operator, "a frozen bias that is a vector of floats", 1, plain.into())?;
         }
         Ok(())
@@ -263,13 +263,13 @@ impl Vectors<'_> {
 
 /// Whether a tensor is a matrix of floats in panels.
 fn panels_of_floats(tensor: &Tensor) -> bool {
-    tensor.in_panels && !tensor.is_quantized()
+    tensor.in_panels && tensor.is_f32()
 }
 
 /// A matrix of floats in panels.
 fn floats<'a>(tensor: &Tensor, weights: Weights<'a>) -> Panels<'a> {
     match tensor.matrix(weights) {
         Matrix::F32(panels) => panels,
-        Matrix::I8(_) | Matrix::I4(_) => unreachable!("refused where operators are made"),
+        Matrix::F16(_) | Matrix::I8(_) | Matrix::I4(_) => unreachable!("refused where operators are made"),
     }
 }

@@ -222,5 +222,5 @@ impl Distances<'_> {
 
 /// 1 if a table is of floats, row by row.
 fn plain(table: &Tensor) -> usize {
-    usize::from(!table.is_quantized() && !table.in_panels)
+    usize::from(table.is_f32() && !table.in_panels)
 }

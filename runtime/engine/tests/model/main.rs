@@ -1,11 +1,12 @@
 //! A small model of every operator, through the public API: gradients, batches, and what is refused.
 //!
-//! Its weights are made here from a seed and packed as FORMAT.md of the bundle says, in f32 or int8.
+//! Its weights are made here from a seed and packed as FORMAT.md of the bundle says, in f32 or int8; some tests have f16 and int4.
 
 mod backward;
 mod batches;
 mod cut;
 mod disentangled;
+mod halves;
 mod packed;
 mod positions;
 mod refusing;

@@ -5,7 +5,7 @@ use edge_engine::{Activations, Error, Gradients, Outputs, SequenceLoss, Table, k
 use super::*;
 
 /// E, H and M: part of a group of factors, more than one group of scales, and more columns than are unpacked at a time.
-const WIDTHS: [usize; 3] = [40, 300, 200];
+pub(super) const WIDTHS: [usize; 3] = [40, 300, 200];
 
 /// A number from -7 to 7, and the factor of its group.
 fn value(group: usize, at: usize) -> (i8, u8) {
@@ -94,15 +94,19 @@ fn linear(maker: &mut Maker, name: &'static str, [rows, columns]: [usize; 2], pa
     Linear { weight, bias: maker.slot(name, columns), low_rank: None }
 }
 
-/// The hidden states of a batch, and the gradients of all biases of a loss.
-fn results(machine: &Machine, packed: bool) -> Result<[Vec<f32>; 2], Error> {
+/// The hidden states of a batch, and the gradients of all biases of a loss, by the table and the matrices that are given.
+pub(super) fn results(
+    machine: &Machine,
+    table: impl Fn(&mut Maker) -> Tensor,
+    linear: impl Fn(&mut Maker, &'static str, [usize; 2]) -> Linear,
+) -> Result<[Vec<f32>; 2], Error> {
     let mut maker =
         Maker { bytes: Vec::new(), slots: Vec::new(), layers: Vec::new(), quantized: true, has_bias: |_| true };
-    let words = table(&mut maker, packed);
+    let words = table(&mut maker);
     let norm = maker.norm("embedding norm", WIDTHS[0]);
     let embedding = Embedding { name: "words".into(), words, positions: None, types: None, norm };
     let mut dense = |name: &'static str, shape, activation| {
-        Box::new(Dense { name: name.into(), linear: linear(&mut maker, name, shape, packed), activation })
+        Box::new(Dense { name: name.into(), linear: linear(&mut maker, name, shape), activation })
     };
     let wide = dense("wide", [WIDTHS[0], WIDTHS[1]], Some(Activation::Gelu));
     let narrow = dense("narrow", [WIDTHS[1], WIDTHS[2]], None);
@@ -139,7 +143,10 @@ fn packed_weights_give_the_bits_of_unpacked_ones() {
         for activations in [Activations::Int8, Activations::F32] {
             for threads in [1, 2] {
                 let machine = Machine::new(kernel, activations, Threads::start(threads).unwrap());
-                let [unpacked, packed] = [false, true].map(|packed| results(&machine, packed).unwrap());
+                let [unpacked, packed] = [false, true].map(|packed| {
+                    let linear = |maker: &mut _, name, shape| linear(maker, name, shape, packed);
+                    results(&machine, |maker| table(maker, packed), linear).unwrap()
+                });
                 assert_eq!(packed, unpacked, "{kernel:?} {activations:?}, {threads} threads");
                 assert!(packed.iter().flatten().any(|value| value.abs() > 0.1));
             }

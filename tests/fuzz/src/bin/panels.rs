@@ -10,7 +10,7 @@ use edge_fuzz::{ELEMENTS, Place, SmallPanels};
 use libfuzzer_sys::fuzz_target;
 
 thread_local! {
-    static PLACE: LazyCell<(Place, [SmallPanels; 3])> = LazyCell::new(|| {
+    static PLACE: LazyCell<(Place, [SmallPanels; 4])> = LazyCell::new(|| {
         let place = Place::empty();
         let panels = ELEMENTS.map(|element| SmallPanels::of(element, &place));
         (place, panels)

@@ -4,7 +4,7 @@ use alloc::{vec, vec::Vec};
 
 use super::*;
 use crate::kernels::{
-    Kernel as _,
+    HalfPanels, Kernel as _, float_of,
     naive::{Naive, quantized_place},
 };
 
@@ -28,6 +28,10 @@ impl Tile for Plain {
                 }
             }
         }
+    }
+
+    unsafe fn widen(halves: &[[u16; PANEL_WIDTH]], out: &mut [[f32; PANEL_WIDTH]]) {
+        halves.as_flattened().iter().zip(out.as_flattened_mut()).for_each(|(half, out)| *out = float_of(*half));
     }
 }
 
@@ -81,6 +85,15 @@ fn every_value_of_a_product_is_reached_within_its_memory() {
             unsafe { multiply::<Plain>(x, w, start, &mut found, columns) };
             Naive.multiply(x, w, start, &mut expected, columns);
             assert_eq!(found, expected, "{count} x {depth} x {columns}");
+
+            // As halves, all of which are 1 or more.
+            let halves: Vec<u16> = (0..w.data.len()).map(|at| 0x3c00 + (at * 64 % 0x400) as u16).collect();
+            let w = HalfPanels { data: &halves, depth, columns };
+            let (mut found, mut expected) = (vec![1.0; count * columns], vec![1.0; count * columns]);
+            // SAFETY: the tile is plain Rust.
+            unsafe { multiply_halves::<Plain>(x, w, start, &mut found, columns) };
+            Naive.multiply_halves(x, w, start, &mut expected, columns);
+            assert_eq!(found, expected, "{count} x {depth} x {columns}, halves");
         }
         let y = wholes(count * columns, 4);
         let y = Rows { data: &y, stride: columns, count };

@@ -5,6 +5,7 @@
 
 use alloc::vec::Vec;
 use core::{
+    cell::RefCell,
     fmt::Debug,
     ops::{Deref, DerefMut},
     ptr, slice,
@@ -110,6 +111,9 @@ fn assert_close(found: &[f32], due: &[f32], bound: f32, what: &dyn Debug) {
     let apart = worst(found, due);
     assert!(apart <= bound, "{what:?}: {apart:e}");
 }
+
+/// A product of some operands.
+type Multiply<'a> = dyn Fn(&dyn Kernel, Start<'_>, &mut [f32]) + 'a;
 
 /// Calls `multiply` with each start of a product, and with its place before and after by the naive kernel.
 fn each_start(
@@ -231,6 +235,44 @@ fn panels_are_unpacked_and_dequantized_within_their_operands() {
         kernel.dequantize(&found, &scales, &mut floats);
         naive::Naive.dequantize(&found, &scales, &mut due);
         assert_eq!(*floats, due, "{kernel:?} {side:?}: {depth}");
+    });
+}
+
+#[test]
+fn halves_stay_within_their_operands() {
+    each(|kernel, side, random| {
+        let (count, depth, columns) = (random.within(1, 40), random.within(1, 70), random.within(1, 70));
+        let data = Guarded::of(&halves::whole_numbers(columns.next_multiple_of(PANEL_WIDTH) * depth, 2), side);
+        let before = vec![9.0f32; data.len()];
+        let (mut floats, mut due) = (Guarded::of(&before, side), before);
+        kernel.widen(&data, &mut floats);
+        naive::Naive.widen(&data, &mut due);
+        assert_eq!(*floats, due, "{kernel:?} {side:?}: {depth} x {columns}");
+
+        let (x_stride, stride) = (depth + random.within(0, 5), columns + random.within(0, 5));
+        let floats = halves::floats(&halves::whole_numbers(reach(count, x_stride, depth).unwrap(), 1));
+        let x = Rows { data: &Guarded::of(&floats, side), stride: x_stride, count };
+        let w = HalfPanels { data: &data, depth, columns };
+        let products = |multiply: &Multiply<'_>| {
+            each_start(
+                (count, columns, stride, side),
+                multiply,
+                // Numbers up to 2; the bias need not be a whole number.
+                |found, due| {
+                    assert_close(found, due, 4.0 * product_bound(depth), &(kernel, side, count, depth, columns))
+                },
+                kernel,
+            );
+        };
+        products(&|kernel, start, out| kernel.multiply_halves(x, w, start, out, stride));
+        let narrowed = RefCell::new(Guarded::of(&vec![0u16; HalfRows::len(count, depth)], side));
+        products(&|kernel, start, out| match kernel.halves() {
+            Some(halves) => {
+                halves.narrow(x, depth, &mut narrowed.borrow_mut());
+                halves.multiply(HalfRows { data: &narrowed.borrow(), count }, w, start, out, stride);
+            }
+            None => kernel.multiply_halves(x, w, start, out, stride),
+        });
     });
 }
 
