@@ -281,9 +281,14 @@ fn run(command: Command, out: &mut impl Write) -> Result<(), Failure> {
         Command::Evaluate { patch, data, encoder, skip_bad, against, json } => {
             let opened = Patch::open(&patch)?;
             let bundle = open_encoder(encoder.as_deref(), &opened)?.0;
+            let other = against.as_deref().map(Patch::open).transpose()?;
+            for (path, patch) in [(Some(&patch), Some(&opened)), (against.as_ref(), other.as_ref())] {
+                if let (Some(path), Some(patch)) = (path, patch) {
+                    patch.check(&bundle.manifest().shape()).map_err(|e| e.in_file(path))?;
+                }
+            }
             let encoder = load_encoder(bundle, EngineOptions::default())?;
             let read = read_examples(&data, opened.task(), skip_bad)?;
-            let other = against.as_deref().map(Patch::open).transpose()?;
             let (found, compared) = evaluate_against(&encoder, &opened, other.as_ref(), &read.examples)?;
             let kind = opened.task().kind();
             let what = if tasks::of(kind).compares() { "pairs" } else { "texts" };
