@@ -10,7 +10,7 @@ use super::{check_sums, holds, in_panels};
 /// A matrix of halves, f16, laid out in panels.
 #[derive(Clone, Copy, Debug)]
 pub struct HalfPanels<'a> {
-    /// As of [`Panels`].
+    /// As of [`super::Panels`].
     pub data: &'a [u16],
     /// Rows.
     pub depth: usize,
@@ -37,7 +37,7 @@ pub trait Halves: Debug + Send + Sync {
     /// becomes infinite.
     fn narrow(&self, x: Rows<'_>, depth: usize, out: &mut [u16]);
 
-    /// As [`Kernel::multiply`]. Products are summed in halves, some at a time, and these sums in floats.
+    /// As [`super::Kernel::multiply`]. Products are summed in halves, some at a time, and these sums in floats.
     fn multiply(&self, x: HalfRows<'_>, w: HalfPanels<'_>, start: Start<'_>, out: &mut [f32], stride: usize);
 }
 

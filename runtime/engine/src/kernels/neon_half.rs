@@ -21,8 +21,8 @@ use crate::layout::PANEL_WIDTH;
 #[derive(Debug)]
 pub(super) struct NeonHalf(());
 
-/// Products that are summed in halves. More are faster and less exact: all-MiniLM-L6-v2's hidden states are 2e-3 apart from
-/// those of f32 with 64, and with 32 a prediction takes 5 % more instructions than with 48.
+/// Products that are summed in halves. More would be faster and less exact: with so many hidden states stay within 2e-3 of
+/// f32's (tests/peers/README.md has the figures).
 const BLOCK: usize = 48;
 /// Depth of a tile: 6 KB of a panel, and 3 KB of a strip.
 const DEPTH: usize = 4 * BLOCK;
