@@ -49,7 +49,8 @@ enum Weights {
     /// 32-bit floats
     #[default]
     F32,
-    /// 16-bit floats: half the size, at nearly the same results; faster on ARM processors that compute with them
+    /// 16-bit floats: half the size, at nearly the same results; fewer instructions on ARM processors that compute with
+    /// them
     F16,
     /// 8-bit integers with a scale for every 256 weights: a quarter of the size, and faster
     Int8,

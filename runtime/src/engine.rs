@@ -37,8 +37,8 @@ pub enum EngineKind {
 /// The type of activations that are multiplied with weights of fewer bits than f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Activations {
-    /// As short as the weights, which is faster: int8 with int8 and int4 weights, with one scale for 256 values of a
-    /// token; f16 with f16 weights on processors that compute with it
+    /// Rounded as the weights are: to int8 with int8 and int4 weights, with one scale for 256 values of a token, which is
+    /// faster; to f16 with f16 weights, on processors that compute with it
     #[default]
     #[value(alias("int8"))]
     Short,

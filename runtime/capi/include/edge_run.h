@@ -37,8 +37,8 @@
 // would no longer run; new functions alone leave it.
 #define EDGE_RUN_ABI_VERSION 1
 
-// Compute with activations as short as the weights, which is faster: int8 with int8 and int4 weights, f16 with f16
-// weights on processors that compute with it.
+// Round activations as the weights are: to int8 with int8 and int4 weights, which is faster; to f16 with f16 weights,
+// on processors that compute with it.
 #define EDGE_RUN_ACTIVATIONS_INT8 0
 
 // Compute with f32 activations. With f32 weights they always are.

@@ -6,8 +6,8 @@ use edge_run::{Activations, EngineKind, EngineOptions};
 
 use crate::{argument, status::Failure};
 
-/// Compute with activations as short as the weights, which is faster: int8 with int8 and int4 weights, f16 with f16
-/// weights on processors that compute with it.
+/// Round activations as the weights are: to int8 with int8 and int4 weights, which is faster; to f16 with f16 weights,
+/// on processors that compute with it.
 pub const EDGE_RUN_ACTIVATIONS_INT8: u32 = 0;
 /// Compute with f32 activations. With f32 weights they always are.
 pub const EDGE_RUN_ACTIVATIONS_F32: u32 = 1;

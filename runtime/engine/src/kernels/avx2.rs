@@ -58,13 +58,8 @@ impl Tile for Floats {
     unsafe fn widen(halves: &[[u16; PANEL_WIDTH]], out: &mut [[f32; PANEL_WIDTH]]) {
         #[target_feature(enable = "avx2,f16c")]
         unsafe fn widen(halves: &[[u16; PANEL_WIDTH]], out: &mut [[f32; PANEL_WIDTH]]) {
-            for (halves, out) in halves
-                .as_flattened()
-                .as_chunks::<LANES>()
-                .0
-                .iter()
-                .zip(out.as_flattened_mut().as_chunks_mut::<LANES>().0)
-            {
+            let halves = halves.as_flattened().as_chunks::<LANES>().0;
+            for (halves, out) in halves.iter().zip(out.as_flattened_mut().as_chunks_mut::<LANES>().0) {
                 // SAFETY: eight floats are one register, and eight halves half of one.
                 unsafe { _mm256_storeu_ps(out.as_mut_ptr(), _mm256_cvtph_ps(_mm_loadu_si128(halves.as_ptr().cast()))) }
             }
