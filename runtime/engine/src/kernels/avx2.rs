@@ -5,17 +5,16 @@
 use core::arch::{
     asm,
     x86_64::{
-        __m256, __m256i, _MM_HINT_T0, _mm_loadu_si128, _mm_prefetch, _mm256_add_epi32, _mm256_and_si256,
-        _mm256_cvtepi32_ps, _mm256_cvtph_ps, _mm256_dpbusd_avx_epi32, _mm256_fmadd_ps, _mm256_fnmadd_ps,
-        _mm256_loadu_ps, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_mul_ps, _mm256_set1_epi16, _mm256_set1_epi32,
+        __m256, __m256i, _MM_HINT_T0, _mm_loadu_si128, _mm_prefetch, _mm256_cvtepi32_ps, _mm256_cvtph_ps,
+        _mm256_dpbusd_avx_epi32, _mm256_fmadd_ps, _mm256_fnmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_mul_ps,
         _mm256_set1_ps, _mm256_setzero_ps, _mm256_setzero_si256, _mm256_slli_epi16, _mm256_srai_epi16,
-        _mm256_srli_epi16, _mm256_storeu_ps,
+        _mm256_storeu_ps, _mm256_storeu_si256,
     },
 };
 
 use crate::layout::{PANEL_GROUP, PANEL_WIDTH};
 
-use super::blocked::{Job, QuantizedJob, QuantizedTile, Tile, begins};
+use super::blocked::{Job, PanelRows, QuantizedJob, QuantizedTile, Tile, WideRows, begins, each_group};
 
 /// Values of 32 bits in a register.
 const LANES: usize = 8;
@@ -73,12 +72,45 @@ impl Tile for Floats {
 pub(super) struct Quantized;
 
 impl QuantizedTile for Quantized {
-    const ROWS: usize = 4;
+    const ROWS: usize = 6;
     const PANELS: usize = 1;
+    const GROUPS: usize = 2;
+    const WIDE: bool = true;
 
     unsafe fn add(rows: usize, _panels: usize, job: &QuantizedJob) {
         // SAFETY: the caller vouches for AVX2, FMA and the job; `rows` is that of the instance.
         unsafe { instance!(add_quantized, rows, job) }
+    }
+
+    unsafe fn widen_rows(x: &[[u8; PANEL_GROUP]], wide: &mut [[u16; PANEL_GROUP]]) {
+        #[target_feature(enable = "avx2")]
+        fn widen(x: &[[u8; PANEL_GROUP]], wide: &mut [[u16; PANEL_GROUP]]) {
+            for ([a, b, c, d], wide) in x.iter().zip(wide) {
+                *wide = [a, c, b, d].map(|byte| u16::from(*byte));
+            }
+        }
+        // SAFETY: the caller vouches for AVX2.
+        unsafe { widen(x, wide) }
+    }
+
+    unsafe fn widen_panel(w: &[PanelRows], wide: &mut [WideRows]) {
+        #[target_feature(enable = "avx2")]
+        fn widen(w: &[PanelRows], wide: &mut [WideRows]) {
+            for (rows, WideRows(wide)) in w.iter().zip(wide) {
+                let (even, odd) = wide.split_at_mut(2 * PANEL_WIDTH);
+                for (at, bytes) in rows.as_chunks::<32>().0.iter().enumerate() {
+                    // SAFETY: 32 bytes are one register, and each half of `wide` two.
+                    unsafe {
+                        let w = _mm256_loadu_si256(bytes.as_ptr().cast());
+                        let (even, odd) = (even[at * 16..].as_mut_ptr(), odd[at * 16..].as_mut_ptr());
+                        _mm256_storeu_si256(even.cast(), _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(w)));
+                        _mm256_storeu_si256(odd.cast(), _mm256_srai_epi16::<8>(w));
+                    }
+                }
+            }
+        }
+        // SAFETY: the caller vouches for AVX2.
+        unsafe { widen(w, wide) }
     }
 }
 
@@ -88,6 +120,7 @@ pub(super) struct VnniQuantized;
 impl QuantizedTile for VnniQuantized {
     const ROWS: usize = 6;
     const PANELS: usize = 1;
+    const GROUPS: usize = 2;
 
     unsafe fn add(rows: usize, _panels: usize, job: &QuantizedJob) {
         // SAFETY: the caller vouches for AVX2, FMA, AVX-VNNI and the job; `rows` is that of the instance.
@@ -100,7 +133,7 @@ impl QuantizedTile for VnniQuantized {
 /// In assembly, as `broadcast`: the compiler would load more values than there are registers.
 macro_rules! load_row {
     ($w:expr, $at:literal) => {{
-        let (low, high): (__m256, __m256);
+        let (low, high);
         asm!(
             concat!("vmovups {low}, [{w} + 64 * ", $at, "]"),
             concat!("vmovups {high}, [{w} + 64 * ", $at, " + 32]"),
@@ -116,7 +149,7 @@ macro_rules! load_row {
 /// Value `$k + $at` of a row, eight times.
 macro_rules! broadcast {
     ($x:expr, $k:expr, $at:literal) => {{
-        let value: __m256;
+        let value;
         asm!(
             concat!("vbroadcastss {value}, dword ptr [{x} + 4 * {k} + 4 * ", $at, "]"),
             value = lateout(ymm_reg) value,
@@ -191,86 +224,97 @@ unsafe fn add<const R: usize>(job: &Job) {
     }
 }
 
-/// Bytes at even and odd places as 16-bit integers with their signs.
+/// Adds a row's products of four bytes.
+#[inline]
+#[target_feature(enable = "avx2,avxvnni")]
+fn add_bytes(sums: &mut [__m256i; 2], x: __m256i, w: [__m256i; 2]) {
+    *sums = [_mm256_dpbusd_avx_epi32(sums[0], x, w[0]), _mm256_dpbusd_avx_epi32(sums[1], x, w[1])];
+}
+
+/// Adds a row's products of two 16-bit integers.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn signed_halves(w: __m256i) -> [__m256i; 2] {
-    [_mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(w)), _mm256_srai_epi16::<8>(w)]
+fn add_pairs(sums: &mut [__m256i; 2], x: __m256i, w: [__m256i; 2]) {
+    // The compiler would add each product at once, which takes a Zen 3 longer.
+    //
+    // SAFETY: the caller has AVX2, and the instructions access registers only.
+    unsafe {
+        asm!(
+            "vpmaddwd {product}, {x}, {low}",
+            "vpmaddwd {x}, {x}, {high}",
+            "vpaddd {low_sums}, {low_sums}, {product}",
+            "vpaddd {high_sums}, {high_sums}, {x}",
+            product = out(ymm_reg) _,
+            x = inout(ymm_reg) x => _,
+            low = in(ymm_reg) w[0],
+            high = in(ymm_reg) w[1],
+            low_sums = inout(ymm_reg) sums[0],
+            high_sums = inout(ymm_reg) sums[1],
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
 }
 
-/// Bytes at even and odd places as 16-bit integers without signs.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn unsigned_halves(x: __m256i) -> [__m256i; 2] {
-    [_mm256_and_si256(x, _mm256_set1_epi16(0xff)), _mm256_srli_epi16::<8>(x)]
-}
-
-/// Adds the products of four bytes to each sum. AVX2's instruction for bytes saturates, so the one for 16-bit integers
-/// is used.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn add_products(sum: __m256i, x: [__m256i; 2], w: [__m256i; 2]) -> __m256i {
-    _mm256_add_epi32(sum, _mm256_add_epi32(_mm256_madd_epi16(x[0], w[0]), _mm256_madd_epi16(x[1], w[1])))
-}
-
-/// The quantized values as they are.
-#[inline(always)]
-fn same(quantized: __m256i) -> __m256i {
-    quantized
-}
-
-/// A tile of quantized values: how weights and activations are loaded, and how their products are added.
+/// A tile of quantized values: in how many lines of the panel [`PANEL_GROUP`] inputs are, and how a row's products with a
+/// line are added.
 macro_rules! quantized_tile {
-    ($name:ident, $features:literal, $weights:expr, $activations:expr, $add:expr) => {
+    ($name:ident, $features:literal, [$($line:literal),+], $add:expr) => {
         /// [`QuantizedTile::add`] for `R` rows and one panel, the whole tile in registers.
         ///
         /// # Safety
         /// As [`QuantizedTile::add`].
         #[target_feature(enable = $features)]
         unsafe fn $name<const R: usize>(job: &QuantizedJob) {
-            /// Bytes of a panel's group, and of half of it.
-            const LINE: usize = PANEL_GROUP * PANEL_WIDTH;
-            const HALF: usize = LINE / 2;
-            let QuantizedJob { x, x_stride, w, fours, start, start_stride, out, stride, fetch, .. } = *job;
-            // SAFETY: every offset is within the ranges of the job: rows below `R`, `g` below `fours`. Fetching an
-            // address, wherever it is, changes nothing.
+            /// Bytes of a line.
+            const LINE: usize = 64;
+            /// Lines of [`PANEL_GROUP`] inputs.
+            const LINES: usize = [$($line),+].len();
+            let QuantizedJob { mut start, mut start_stride, mut scales, mut column_sums, mut x_scales, .. } = *job;
+            let QuantizedJob { w, out, stride, fetch, .. } = *job;
+            // SAFETY: every offset is within the ranges of the job: rows below `R`, `g` below its `fours`, and groups
+            // as many as it has. Fetching an address, wherever it is, changes nothing.
             unsafe {
-                let mut sums: [[__m256i; 2]; R] = [[_mm256_setzero_si256(); 2]; R];
-                let mut fetch_at = fetch.from;
-                for g in 0..fours {
-                    if g == fetch_at {
-                        fetch_at += fetch.step;
-                        _mm_prefetch::<_MM_HINT_T0>(fetch.ahead.wrapping_add(g * LINE));
+                let rows: [*const u8; R] = begins(job.x, job.x_stride);
+                let (mut g, mut fetch_at) = (0, fetch.from);
+                for fours in each_group(job) {
+                    let mut sums: [[__m256i; 2]; R] = [[_mm256_setzero_si256(); 2]; R];
+                    for _ in 0..fours {
+                        if g == fetch_at {
+                            fetch_at += fetch.step;
+                            _mm_prefetch::<_MM_HINT_T0>(fetch.ahead.wrapping_add(g * PANEL_GROUP * PANEL_WIDTH));
+                        }
+                        $(
+                            let weights = load_row!(w.add(g * LINES * LINE), $line);
+                            for (row, x) in sums.iter_mut().zip(rows) {
+                                $add(row, broadcast!(x, g * LINES, $line), weights);
+                            }
+                        )+
+                        g += 1;
                     }
-                    let low = $weights(_mm256_loadu_si256(w.add(g * LINE).cast()));
-                    let high = $weights(_mm256_loadu_si256(w.add(g * LINE + HALF).cast()));
-                    for (r, row) in sums.iter_mut().enumerate() {
-                        let quantized = x.add(r * x_stride + g * PANEL_GROUP).cast::<i32>().read_unaligned();
-                        let quantized = $activations(_mm256_set1_epi32(quantized));
-                        row[0] = $add(row[0], quantized, low);
-                        row[1] = $add(row[1], quantized, high);
+                    for half in 0..2 {
+                        let scales = _mm256_loadu_ps(scales.add(half * LANES));
+                        let column_sums = _mm256_loadu_ps(column_sums.add(half * LANES));
+                        for (r, row) in sums.iter().enumerate() {
+                            let scale = *x_scales.add(r * job.x_scale_stride);
+                            let (zero_point, scale) = (_mm256_set1_ps(scale.zero_point), _mm256_set1_ps(scale.scale));
+                            // The difference is exact: both are whole numbers below 2^24, and so is their difference.
+                            let centred = _mm256_fnmadd_ps(zero_point, column_sums, _mm256_cvtepi32_ps(row[half]));
+                            let before = match start.is_null() {
+                                true => _mm256_setzero_ps(),
+                                false => _mm256_loadu_ps(start.add(r * start_stride + half * LANES)),
+                            };
+                            let after = _mm256_fmadd_ps(centred, _mm256_mul_ps(scale, scales), before);
+                            _mm256_storeu_ps(out.add(r * stride + half * LANES), after);
+                        }
                     }
-                }
-                for half in 0..2 {
-                    let scales = _mm256_loadu_ps(job.scales.add(half * LANES));
-                    let column_sums = _mm256_loadu_ps(job.column_sums.add(half * LANES));
-                    for (r, row) in sums.iter().enumerate() {
-                        let scale = *job.x_scales.add(r * job.x_scale_stride);
-                        let (zero_point, scale) = (_mm256_set1_ps(scale.zero_point), _mm256_set1_ps(scale.scale));
-                        // The difference is exact: both are whole numbers below 2^24, and so is their difference.
-                        let centred = _mm256_fnmadd_ps(zero_point, column_sums, _mm256_cvtepi32_ps(row[half]));
-                        let before = match start.is_null() {
-                            true => _mm256_setzero_ps(),
-                            false => _mm256_loadu_ps(start.add(r * start_stride + half * LANES)),
-                        };
-                        let after = _mm256_fmadd_ps(centred, _mm256_mul_ps(scale, scales), before);
-                        _mm256_storeu_ps(out.add(r * stride + half * LANES), after);
-                    }
+                    (start, start_stride, x_scales) = (out, stride, x_scales.wrapping_add(1));
+                    scales = scales.wrapping_add(job.scale_stride);
+                    column_sums = column_sums.wrapping_add(job.scale_stride);
                 }
             }
         }
     };
 }
 
-quantized_tile!(add_quantized, "avx2,fma", signed_halves, unsigned_halves, add_products);
-quantized_tile!(add_quantized_vnni, "avx2,fma,avxvnni", same, same, _mm256_dpbusd_avx_epi32);
+quantized_tile!(add_quantized, "avx2,fma", [0, 1], add_pairs);
+quantized_tile!(add_quantized_vnni, "avx2,fma,avxvnni", [0], add_bytes);

@@ -6,15 +6,21 @@
 #![allow(unsafe_code)]
 
 mod halves;
+mod quantized;
 
-use alloc::{vec, vec::Vec};
+use alloc::vec;
 
-use super::{
-    GROUP, Panels, QuantizedPanels, QuantizedRows, Rows, Scale, Start, check_product, check_quantized, check_transposed,
-};
-use crate::layout::{PANEL_GROUP, PANEL_WIDTH};
+use super::{Panels, Rows, Start, check_product, check_transposed};
+use crate::layout::PANEL_WIDTH;
 
 pub(super) use halves::{multiply_halves, widen};
+#[cfg(any(target_arch = "aarch64", target_arch = "arm"))]
+pub(super) use quantized::SIGN;
+#[cfg(any(not(target_arch = "arm"), test))]
+pub(super) use quantized::each_group;
+#[cfg(any(target_arch = "x86_64", test))]
+pub(super) use quantized::{PanelRows, WideRows};
+pub(super) use quantized::{QuantizedJob, QuantizedTile, multiply_quantized};
 
 /// The innermost product of a vector unit.
 pub(super) trait Tile {
@@ -111,78 +117,26 @@ impl<T> Fetch<T> {
     }
 }
 
-/// [`QuantizedTile::FLIP`] of units that multiply only signed bytes: it maps 0..=255 to -128..=127.
-#[cfg(any(target_arch = "aarch64", target_arch = "arm"))]
-pub(super) const SIGN: u8 = 0x80;
-
-/// The innermost product of quantized values: signed bytes of weights, unsigned bytes of activations.
-pub(super) trait QuantizedTile {
-    /// Most rows of a job. A unit may cut it into several tiles of its registers.
-    const ROWS: usize;
-    /// Most panels of a job.
-    const PANELS: usize;
-    /// XORed with the quantized activations before a job, and subtracted from their zero points: 0, or the sign.
-    const FLIP: u8 = 0;
-    /// The largest number of groups in a job. A group is [`GROUP`] inputs, with scales of its own.
-    const GROUPS: usize = 1;
-
-    /// `out[r, c] = start[r, c] + x_scale[r] scale[c] (sum over k of x[r, k] w[k, c] - zero_point[r] column_sums[c])`,
-    /// summed over groups. The inner sum is exact; `r` is below `rows` and `c` in `panels` panels. The rest is rounded as
-    /// the naive kernel rounds it: one fused multiply-add for the difference, and one for a group's product by
-    /// `x_scale[r] scale[c]` and its sum.
-    ///
-    /// # Safety
-    /// The CPU has the unit's instructions, `rows` and `panels` are from 1 to their constants, and the pointers of
-    /// `job` are as its fields say.
-    unsafe fn add(rows: usize, panels: usize, job: &QuantizedJob);
-}
-
-/// The operands of a quantized tile. Strides are from one row to the next, in bytes for `x`, else in values.
-#[cfg_attr(
-    not(target_arch = "x86_64"),
-    expect(dead_code, reason = "NEON's tiles are one panel wide and fetch nothing")
-)]
-pub(super) struct QuantizedJob {
-    /// Readable for each row: `fours` times [`PANEL_GROUP`] bytes.
-    pub x: *const u8,
-    pub x_stride: usize,
-    /// Readable for each row: one for each [`GROUP`] of quantized values.
-    pub x_scales: *const Scale,
-    pub x_scale_stride: usize,
-    /// Readable for each panel: `fours` times [`PANEL_GROUP`] times [`PANEL_WIDTH`] bytes.
-    pub w: *const i8,
-    /// From one panel to the next, in bytes.
-    pub panel_stride: usize,
-    /// Its depth in [`PANEL_GROUP`]s: from 1 to what [`QuantizedTile::GROUPS`] groups have.
-    pub fours: usize,
-    /// Readable, both, for each [`GROUP`] of quantized values: [`PANEL_WIDTH`] values a panel.
-    pub scales: *const f32,
-    pub column_sums: *const f32,
-    /// From one group's to the next's.
-    #[cfg_attr(
-        all(not(target_arch = "aarch64"), not(test)),
-        expect(dead_code, reason = "other units' jobs are one group")
-    )]
-    pub scale_stride: usize,
-    /// Null for nothing; or readable for each row: [`PANEL_WIDTH`] values a panel. May be `out`.
-    pub start: *const f32,
-    pub start_stride: usize,
-    /// Writable for each row: [`PANEL_WIDTH`] values a panel.
-    pub out: *mut f32,
-    pub stride: usize,
-    pub fetch: Fetch<i8>,
-}
-
 /// Values in the largest tile of any unit.
 pub(super) const TILE: usize = 36 * PANEL_WIDTH;
-/// Scales in the one with the most.
-const SCALES: usize = 4 * PANEL_WIDTH;
 
-/// How a product is cut: into tiles of at most `rows` rows by `panels` panels, and its depth into blocks.
+/// How a product is cut: into tiles of at most `rows` rows by `panels` panels, and its depth into blocks. As many rows as
+/// `round` says go through all panels before the next do.
 pub(super) struct Cut {
     pub rows: usize,
     pub panels: usize,
     pub block: usize,
+    pub round: usize,
+}
+
+/// [`Cut::round`] for rows of so many bytes: those that stay in the second-level cache. Each panel is multiplied with all
+/// of them, and would otherwise fetch them anew from further away.
+pub(super) fn round_of(row_bytes: usize) -> usize {
+    /// Half of that cache, on most processors.
+    const BYTES: usize = 256 << 10;
+    /// Each round reads all panels, so fewer rows would cost more than they spare.
+    const LEAST: usize = 48;
+    (BYTES / row_bytes.max(1)).max(LEAST)
 }
 
 /// A tile of a product: its rows, columns and depth, and where its sums start and go.
@@ -234,10 +188,14 @@ pub(super) fn each_tile(
     mut add: impl FnMut(&Place),
 ) {
     let (mut spill, spill_stride) = ([0.0f32; TILE], cut.panels * PANEL_WIDTH);
-    let tiles = count.div_ceil(cut.rows);
     let all_same = |tasks: &[u32]| tasks.iter().all(|task| *task == tasks[0]);
     let one_task = matches!(start, Start::Bias { rows, .. } if all_same(&rows[..count]));
-    for (panel, panels) in tiles_of(columns.div_ceil(PANEL_WIDTH), cut.panels) {
+    let all_panels = columns.div_ceil(PANEL_WIDTH);
+    let rounds = tiles_of(count, cut.round);
+    for ((first_row, count), (panel, panels)) in
+        rounds.flat_map(|round| tiles_of(all_panels, cut.panels).map(move |panels| (round, panels)))
+    {
+        let tiles = count.div_ceil(cut.rows);
         let column = panel * PANEL_WIDTH;
         let after = column + panels * PANEL_WIDTH;
         let width = columns.min(after) - column;
@@ -250,6 +208,7 @@ pub(super) fn each_tile(
                 (false, false) => None,
             };
             for (tile, (row, rows)) in tiles_of(count, cut.rows).enumerate() {
+                let row = first_row + row;
                 let place = &mut out[row * stride + column..];
                 // The sums start at the row's bias, at the result of the previous block, or at zero.
                 let mut shared_bias = None;
@@ -319,7 +278,7 @@ pub(super) unsafe fn multiply<T: Tile>(x: Rows<'_>, w: Panels<'_>, start: Start<
     check_product(x, (w.data, w.depth, w.columns), start, out, stride);
     let Panels { data: panels, depth, columns } = w;
     let panels_at = |column: usize, k: usize| panels[column * depth + k * PANEL_WIDTH..].as_ptr();
-    let cut = Cut { rows: T::ROWS, panels: T::PANELS, block: T::BLOCK };
+    let cut = Cut { rows: T::ROWS, panels: T::PANELS, block: T::BLOCK, round: round_of(size_of::<f32>() * depth) };
     each_tile((x.count, depth, columns), cut, start, out, stride, |place| {
         // SAFETY: `check_product` has found that `x` reaches `x.count` rows of `depth` values, that `panels` holds
         // every panel up to `columns`, that `out` reaches `x.count` rows of `columns` values, and that the bias table
@@ -336,78 +295,6 @@ pub(super) unsafe fn multiply<T: Tile>(x: Rows<'_>, w: Panels<'_>, start: Start<
                 out: place.out,
                 stride: place.stride,
                 fetch: place.fetch(panels_at, PANEL_WIDTH),
-            };
-            T::add(place.rows, place.panels, &job);
-        }
-    });
-}
-
-/// [`super::Kernel::multiply_quantized`] by tiles.
-///
-/// # Safety
-/// The CPU has the instructions of `T`.
-pub(super) unsafe fn multiply_quantized<T: QuantizedTile>(
-    x: QuantizedRows<'_>,
-    w: QuantizedPanels<'_>,
-    start: Start<'_>,
-    out: &mut [f32],
-    stride: usize,
-) {
-    const { assert!(T::ROWS * T::PANELS * PANEL_WIDTH <= TILE && T::GROUPS * T::PANELS * PANEL_WIDTH <= SCALES) };
-    check_quantized(x, w, start, out, stride);
-    let (groups, depth) = (w.depth.div_ceil(GROUP), w.depth.next_multiple_of(PANEL_GROUP));
-    let panels_at = |column: usize, k: usize| w.data[column * depth + k * PANEL_WIDTH..].as_ptr();
-    let (quantized, zeros): (Vec<u8>, Vec<Scale>);
-    let x = if T::FLIP == 0 {
-        x
-    } else {
-        let lower = f32::from(T::FLIP);
-        quantized = x.data.iter().map(|value| value ^ T::FLIP).collect();
-        zeros = x.scales.iter().map(|scale| Scale { zero_point: scale.zero_point - lower, ..*scale }).collect();
-        QuantizedRows { data: &quantized, scales: &zeros, ..x }
-    };
-    // A last panel that is not full has fewer scales and column sums than columns.
-    let (mut scales, mut column_sums) = ([0.0; SCALES], [0.0; SCALES]);
-    let cut = Cut { rows: T::ROWS, panels: T::PANELS, block: T::GROUPS * GROUP };
-    each_tile((x.count, depth, w.columns), cut, start, out, stride, |place| {
-        let group = place.k / GROUP;
-        let of_columns =
-            |group: usize| group * w.columns + place.column..group * w.columns + place.column + place.width;
-        let (scales, column_sums, scale_stride) = if place.is_whole() {
-            // The slices reach to the end of all groups, because a job of several groups goes from one group to the
-            // next.
-            let first = of_columns(group).start;
-            (w.scales[first..].as_ptr(), w.column_sums[first..].as_ptr(), w.columns)
-        } else {
-            let stride = place.panels * PANEL_WIDTH;
-            for at in 0..place.depth.div_ceil(GROUP) {
-                let (from, to) = (of_columns(group + at), at * stride..at * stride + place.width);
-                scales[to.clone()].copy_from_slice(&w.scales[from.clone()]);
-                column_sums[to].copy_from_slice(&w.column_sums[from]);
-            }
-            (scales.as_ptr(), column_sums.as_ptr(), stride)
-        };
-        // SAFETY: `check_quantized` has found that `x` reaches `x.count` rows of `depth` quantized values and of their
-        // scales, that the panels, their scales and sums reach every column, that `out` reaches `x.count` rows of
-        // `columns` values, and that the bias table has the rows that are named; the tile is within those. The caller
-        // vouches for the instructions.
-        unsafe {
-            let job = QuantizedJob {
-                x: x.data[place.row * x.stride + place.k..].as_ptr(),
-                x_stride: x.stride,
-                x_scales: x.scales[place.row * groups + group..].as_ptr(),
-                x_scale_stride: groups,
-                w: panels_at(place.column, place.k),
-                panel_stride: depth * PANEL_WIDTH,
-                fours: place.depth / PANEL_GROUP,
-                scales,
-                column_sums,
-                scale_stride,
-                start: place.start,
-                start_stride: place.start_stride,
-                out: place.out,
-                stride: place.stride,
-                fetch: place.fetch(panels_at, PANEL_GROUP * PANEL_WIDTH),
             };
             T::add(place.rows, place.panels, &job);
         }

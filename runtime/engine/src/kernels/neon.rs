@@ -21,7 +21,7 @@ use crate::layout::{PANEL_GROUP, PANEL_WIDTH};
 
 use super::{
     GROUP, Scale,
-    blocked::{Job, QuantizedJob, QuantizedTile, SIGN, Tile, begins, tiles_of},
+    blocked::{Job, QuantizedJob, QuantizedTile, SIGN, Tile, begins, each_group, tiles_of},
     neon_half::{NeonHalf, widened},
 };
 
@@ -344,14 +344,6 @@ unsafe fn add_quantized<const R: usize>(job: &QuantizedJob, first: usize) {
             results.add(sums.map(|row| row.map(|[low, high]| vpaddq_s32(low, high))));
         }
     }
-}
-
-/// How many fours of quantized values there are in each [`GROUP`] of a job. Only the last can have an odd number of them.
-pub(super) fn each_group(job: &QuantizedJob) -> impl Iterator<Item = usize> {
-    const MOST: usize = GROUP / PANEL_GROUP;
-    const { assert!(MOST.is_multiple_of(2)) };
-    let fours = job.fours;
-    (0..fours).step_by(MOST).map(move |first| (fours - first).min(MOST))
 }
 
 /// Four quantized values, four times.

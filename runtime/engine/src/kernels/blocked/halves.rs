@@ -31,7 +31,8 @@ pub(in crate::kernels) unsafe fn multiply_halves<T: Tile>(
     check_product(x, (w.data, w.depth, w.columns), start, out, stride);
     let HalfPanels { data: panels, depth, columns } = w;
     let mut block = Widened([0.0; FLOATS]);
-    let cut = Cut { rows: T::ROWS, panels: T::PANELS, block: T::BLOCK };
+    // Each round would widen all panels anew.
+    let cut = Cut { rows: T::ROWS, panels: T::PANELS, block: T::BLOCK, round: usize::MAX };
     each_tile((x.count, depth, columns), cut, start, out, stride, |place| {
         let size = place.depth * PANEL_WIDTH;
         // The other tiles of these panels follow the first.

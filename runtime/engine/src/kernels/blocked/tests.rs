@@ -3,9 +3,12 @@
 use alloc::{vec, vec::Vec};
 
 use super::*;
-use crate::kernels::{
-    HalfPanels, Kernel as _, float_of,
-    naive::{Naive, quantized_place},
+use crate::{
+    kernels::{
+        GROUP, HalfPanels, Kernel as _, QuantizedPanels, QuantizedRows, Scale, float_of,
+        naive::{Naive, quantized_place},
+    },
+    layout::PANEL_GROUP,
 };
 
 /// Tiles of three rows by two panels, and of int8 over two groups.
@@ -35,31 +38,88 @@ impl Tile for Plain {
     }
 }
 
+/// The int8 product of a job, whose activations and weights are as `values(row, k, column)` reads them.
+///
+/// # Safety
+/// As [`QuantizedTile::add`].
+unsafe fn add_plainly(rows: usize, job: &QuantizedJob, values: impl Fn(usize, usize, usize) -> (i32, i32)) {
+    let mut first = 0;
+    for (group, fours) in each_group(job).enumerate() {
+        let inputs = first..first + fours * PANEL_GROUP;
+        first = inputs.end;
+        for r in 0..rows {
+            for c in 0..PANEL_WIDTH {
+                // SAFETY: every offset is within the ranges of the job.
+                unsafe {
+                    let out = job.out.add(r * job.stride + c);
+                    let before = match (group, job.start.is_null()) {
+                        (0, true) => 0.0,
+                        (0, false) => *job.start.add(r * job.start_stride + c),
+                        _ => *out,
+                    };
+                    let of_values = |k: usize| values(r, k, c);
+                    let products: i32 = inputs.clone().map(of_values).map(|(x, w)| x * w).sum();
+                    let x = *job.x_scales.add(r * job.x_scale_stride + group);
+                    let at = group * job.scale_stride + c;
+                    let centred = x.zero_point.mul_add(-*job.column_sums.add(at), products as f32);
+                    *out = centred.mul_add(x.scale * *job.scales.add(at), before);
+                }
+            }
+        }
+    }
+}
+
 impl QuantizedTile for Plain {
     const ROWS: usize = 3;
     const PANELS: usize = 1;
     const GROUPS: usize = 2;
 
     unsafe fn add(rows: usize, _panels: usize, job: &QuantizedJob) {
-        const MOST: usize = GROUP / PANEL_GROUP;
-        for r in 0..rows {
-            for c in 0..PANEL_WIDTH {
-                // SAFETY: every offset is within the ranges of the job.
-                unsafe {
-                    let mut sum = if job.start.is_null() { 0.0 } else { *job.start.add(r * job.start_stride + c) };
-                    for (group, first) in (0..job.fours).step_by(MOST).enumerate() {
-                        let mut products = 0;
-                        for k in first * PANEL_GROUP..(first + MOST).min(job.fours) * PANEL_GROUP {
-                            let place = (k / PANEL_GROUP * PANEL_WIDTH + c) * PANEL_GROUP + k % PANEL_GROUP;
-                            products += i32::from(*job.x.add(r * job.x_stride + k)) * i32::from(*job.w.add(place));
-                        }
-                        let x = *job.x_scales.add(r * job.x_scale_stride + group);
-                        let at = group * job.scale_stride + c;
-                        let centred = x.zero_point.mul_add(-*job.column_sums.add(at), products as f32);
-                        sum = centred.mul_add(x.scale * *job.scales.add(at), sum);
-                    }
-                    *job.out.add(r * job.stride + c) = sum;
-                }
+        let values = |r: usize, k: usize, c: usize| {
+            let place = (k / PANEL_GROUP * PANEL_WIDTH + c) * PANEL_GROUP + k % PANEL_GROUP;
+            // SAFETY: both are within the ranges of the job.
+            unsafe { (i32::from(*job.x.add(r * job.x_stride + k)), i32::from(*job.w.add(place))) }
+        };
+        // SAFETY: the caller vouches for the job.
+        unsafe { add_plainly(rows, job, values) }
+    }
+}
+
+/// As [`Plain`], of 16-bit integers.
+struct PlainWide;
+
+/// Of four inputs those at even places first.
+const EVEN_FIRST: [usize; PANEL_GROUP] = [0, 2, 1, 3];
+
+impl QuantizedTile for PlainWide {
+    const ROWS: usize = 3;
+    const PANELS: usize = 1;
+    const GROUPS: usize = 2;
+    const WIDE: bool = true;
+
+    unsafe fn add(rows: usize, _panels: usize, job: &QuantizedJob) {
+        let values = |r: usize, k: usize, c: usize| {
+            let (four, at) = (k / PANEL_GROUP, EVEN_FIRST[k % PANEL_GROUP]);
+            let place = ((2 * four + at / 2) * PANEL_WIDTH + c) * 2 + at % 2;
+            // SAFETY: both are within the ranges of the job.
+            unsafe {
+                let x = job.x.add(r * job.x_stride).cast::<u16>().add(four * PANEL_GROUP + at);
+                (i32::from(*x), i32::from(*job.w.cast::<i16>().add(place)))
+            }
+        };
+        // SAFETY: the caller vouches for the job.
+        unsafe { add_plainly(rows, job, values) }
+    }
+
+    unsafe fn widen_rows(x: &[[u8; PANEL_GROUP]], wide: &mut [[u16; PANEL_GROUP]]) {
+        x.iter().zip(wide).for_each(|(x, wide)| *wide = EVEN_FIRST.map(|at| u16::from(x[at])));
+    }
+
+    unsafe fn widen_panel(w: &[PanelRows], wide: &mut [WideRows]) {
+        for (w, WideRows(wide)) in w.iter().zip(wide) {
+            for (at, wide) in wide.iter_mut().enumerate() {
+                let (pair, column) = (at / (2 * PANEL_WIDTH), at / 2 % PANEL_WIDTH);
+                *wide = i16::from(w[column * PANEL_GROUP + EVEN_FIRST[2 * pair + at % 2]]);
             }
         }
     }
@@ -132,10 +192,15 @@ fn every_group_of_an_int8_product_has_its_scales() {
             (0..count * groups).map(|at| Scale { scale: 0.5 + at as f32, zero_point: 100.0 + at as f32 }).collect();
         let x = QuantizedRows { data: &x, stride: padded, count, scales: &x_scales };
         let w = QuantizedPanels { data: &data, depth, columns, scales: &scales, column_sums: &column_sums };
-        let (mut found, mut expected) = (vec![1.0; count * columns], vec![1.0; count * columns]);
-        // SAFETY: the tile is plain Rust.
-        unsafe { multiply_quantized::<Plain>(x, w, Start::There, &mut found, columns) };
+        let mut expected = vec![1.0; count * columns];
         Naive.multiply_quantized(x, w, Start::There, &mut expected, columns);
+        let (mut found, mut found_wide) = (vec![1.0; count * columns], vec![1.0; count * columns]);
+        // SAFETY: the tiles are plain Rust.
+        unsafe {
+            multiply_quantized::<Plain>(x, w, Start::There, &mut found, columns);
+            multiply_quantized::<PlainWide>(x, w, Start::There, &mut found_wide, columns);
+        }
         assert_eq!(found, expected, "{count} x {depth} x {columns}");
+        assert_eq!(found_wide, expected, "{count} x {depth} x {columns}, wide");
     }
 }
