@@ -137,15 +137,21 @@ fn run(arguments: Arguments, bar: &ProgressBar) -> Result<Bundle> {
             if arguments.training.is_some() {
                 eprintln!("edge-export: --training has no effect any more: no bundle has a train.onnx");
             }
+            let before = arguments.output.as_deref().and_then(|dir| Bundle::open(dir).ok());
             let to = match arguments.output {
                 Some(dir) => Destination::Dir(dir),
                 None => Destination::Store(Store::of_user()?),
+            };
+            let replaced = |bundle: Bundle| {
+                report_replaced(before.as_ref(), &bundle);
+                bundle
             };
             if spec.ends_with(".onnx") {
                 refuse_unless(arguments.panels == When::Later && arguments.weights == Weights::F32, ONLY_CHECKPOINTS);
                 refuse_unless(!arguments.low_rank_inputs, ONLY_CHECKPOINTS);
                 let options = GraphOptions { tokenizer: arguments.tokenizer, max_length: arguments.max_length };
-                return export_graph(Path::new(&spec), &name_of(Path::new(&spec)), &options, &to, &mut show);
+                let name = name_of(Path::new(&spec));
+                return export_graph(Path::new(&spec), &name, &options, &to, &mut show).map(replaced);
             }
             refuse_unless(arguments.tokenizer.is_none() && arguments.max_length.is_none(), ONLY_GRAPHS);
             let source = fetch(&spec)?;
@@ -163,13 +169,26 @@ fn run(arguments: Arguments, bar: &ProgressBar) -> Result<Bundle> {
                 },
                 low_rank_inputs: arguments.low_rank_inputs,
             };
-            export(&source.dir, &source.name, &to, options, &mut show)
+            export(&source.dir, &source.name, &to, options, &mut show).map(replaced)
         }
         (None, None) => {
             let expected = "expected a CHECKPOINT to export, or verify BUNDLE";
             Arguments::command().error(ErrorKind::MissingRequiredArgument, expected).exit()
         }
     }
+}
+
+/// Says that a directory had another encoder, whose patches do not fit the new one.
+fn report_replaced(before: Option<&Bundle>, bundle: &Bundle) {
+    let Some(before) = before.map(Bundle::manifest).filter(|before| before.encoder != bundle.manifest().encoder) else {
+        return;
+    };
+    eprintln!(
+        "edge-export: {} had another encoder, {} ({}); patches for that one do not fit the new one",
+        bundle.dir().display(),
+        before.encoder.short(),
+        before.name,
+    );
 }
 
 /// Flags that a graph does not take.

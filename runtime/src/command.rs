@@ -17,8 +17,9 @@ use crate::{
     bench::{BenchOptions, bench},
     cache_dir,
     cli::{
-        Destination, InputFormat, LabelVectors, OutputFormat, Query, Records, Session, SessionOptions, TaskOptions,
-        Times, Writer, check_format, names, run, tasks, write_report, write_times, write_totals,
+        Destination, Extras, InputFormat, LabelVectors, OutputFormat, Query, Records, Session, SessionOptions,
+        TaskOptions, Times, Writer, check_extras, check_format, names, run, tasks, write_report, write_times,
+        write_totals,
     },
     cpu_is_known, patch_file, replaceable_by_others,
 };
@@ -359,6 +360,8 @@ fn answer(arguments: &Arguments) -> Result<bool> {
     let query = arguments.query.as_deref();
     let query = query.map(|text| Query::new(text, arguments.top_k, &tasks, arguments.output)).transpose()?;
     check_format(arguments.output, &tasks, labels.is_some())?;
+    let extras = Extras { top: arguments.top_k, logits: arguments.logits };
+    check_extras(extras, &tasks, labels.is_some() || query.is_some())?;
     let attached = begun.elapsed();
 
     let (mut reader, name, length) = open(arguments)?;

@@ -117,6 +117,10 @@ fn entities_are_grouped_where_they_are_asked_for() {
         &place.run(&["-p", "label.bias", "--entities"], b"x\n"),
         &["--entities", "a tagging task", "classification"],
     );
+    assert_misused(&place.run(&["-p", "tags.bias", "-k", "2"], b"x\n"), &["--top-k", "alternatives", "tagging"]);
+    assert_misused(&place.run(&["-p", "tags.bias", "--logits"], b"x\n"), &["--logits", "tagging"]);
+    // One task that has them is enough.
+    place.rows(&["-p", "tags.bias", "-p", "label.bias", "-k", "2", "--logits"], text.as_bytes());
     let wrong = place.run(&["-p", "tags.bias", "--entities", "max", "texts.txt"], b"");
     assert_eq!(wrong.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&wrong.stderr).contains("--entities=max"));

@@ -238,6 +238,11 @@ fn checkpoints_that_cannot_be_exported_say_why() {
     assert_refused(&export_it(), &["model.safetensors", "header length"]);
     fs::rename(&weights, checkpoint.join("pytorch_model.bin")).unwrap();
     assert_refused(&export_it(), &["pytorch_model.bin", "pickle", "save_pretrained"]);
+    fs::remove_file(checkpoint.join("pytorch_model.bin")).unwrap();
+    let none = |file: &str| format!("expected config.json and model.safetensors, found no {file}");
+    assert_refused(&export_it(), &[&none("model.safetensors"), "save_pretrained"]);
+    fs::remove_file(checkpoint.join("config.json")).unwrap();
+    assert_refused(&export_it(), &[&none("config.json")]);
     assert_refused(
         &command("edge-export", dir.path()).arg(dir.path().join("none")).output().unwrap(),
         &["no such directory"],
@@ -347,7 +352,19 @@ fn the_command_exports_to_a_directory_and_to_the_store() {
     let export_out = || command("edge-export", home.path()).arg(&checkpoint).arg("-o").arg(&out).output().unwrap();
     assert_succeeded(&export_out());
     // Again over a bundle is fine; over anything that is not part of one it is not.
-    assert_succeeded(&export_out());
+    let again = export_out();
+    assert_succeeded(&again);
+    assert_eq!(String::from_utf8_lossy(&again.stderr), "");
+    // That another encoder was there is said.
+    let others = |weights: &str| {
+        let export =
+            command("edge-export", home.path()).arg(&checkpoint).args(["-w", weights, "-o"]).arg(&out).output();
+        let export = export.unwrap();
+        assert_succeeded(&export);
+        assert!(String::from_utf8_lossy(&export.stderr).contains("had another encoder"), "{export:?}");
+    };
+    others("int8");
+    others("f32");
     fs::write(out.join("notes.txt"), "mine").unwrap();
     assert_refused(&export_out(), &["notes.txt", "not part of a bundle"]);
     assert_eq!(fs::read_to_string(out.join("notes.txt")).unwrap(), "mine");

@@ -20,9 +20,9 @@ use serde_json::{Value, json};
 use system_tests::{
     assert_refused, assert_succeeded, command,
     http::{PATIENCE, ask, connect, reply, start, start_at},
-    in_shell, patch,
+    in_shell, int8, patch,
     server::{Server, home_of, names},
-    task,
+    small_bundle_with, task, with_input,
 };
 use tempfile::TempDir;
 
@@ -53,7 +53,7 @@ fn tasks_are_described_and_answer_as_edge_run_does() {
         "jsonl",
         "--logits",
     ]);
-    let due = system_tests::with_input(run, b"the film was good\n");
+    let due = with_input(run, b"the film was good\n");
     let due: Value = serde_json::from_str(&assert_succeeded(&due)).unwrap();
     let found = server.post("/predict/a", json!({ "text": "the film was good" })).json();
     assert_eq!((&found["label"], &found["logits"]), (&due["label"], &due["logits"]));
@@ -64,6 +64,25 @@ fn tasks_are_described_and_answer_as_edge_run_does() {
     assert!(all["answers"][2]["error"].as_str().unwrap().contains("expected a pair of texts, found one text"));
     let some = server.post("/predict", json!({ "text": "a", "text_pair": "b", "tasks": ["two"] })).json();
     assert!(some["answers"][0]["value"].is_number());
+}
+
+#[test]
+fn activations_are_as_exact_as_edge_runs() {
+    let answer = |activations: &'static str| {
+        let (home, bundle) = small_bundle_with("bert", int8());
+        let patches = home.path().join("patches");
+        fs::create_dir(&patches).unwrap();
+        patch(&bundle, task("a", "classification", 1), "a").save(&patches.join("a.bias")).unwrap();
+        let mut run = command("edge-run", home.path());
+        let run = run.current_dir(home.path()).args(["--bundle", "bundle", "-p", "patches/a.bias"]);
+        let run = run.args(["-o", "jsonl", "--logits", "--activations", activations]);
+        let due: Value = serde_json::from_str(&assert_succeeded(&with_input(run, b"the film was good\n"))).unwrap();
+        let server = Server::at(home, bundle, &["--activations", activations]);
+        let found = server.post("/predict/a", json!({ "text": "the film was good" })).json();
+        assert_eq!(found["logits"], due["logits"], "{activations}");
+        due["logits"].clone()
+    };
+    assert_ne!(answer("short"), answer("f32"));
 }
 
 #[test]

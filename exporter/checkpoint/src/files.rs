@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::{
-    Error, Place, Result,
+    Error, Other, Place, Result,
     error::content,
     other::{ADAPTER, WEIGHTS, found},
 };
@@ -40,7 +40,7 @@ pub(crate) fn config(dir: &Path) -> Result<Value> {
     let path = dir.join("config.json");
     let text = match read_file(&path) {
         Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-            return Err(explained(dir, &Value::Null).unwrap_or(Error::Io { path, source }));
+            return Err(explained(dir, &Value::Null, "config.json"));
         }
         read => read?,
     };
@@ -62,15 +62,17 @@ pub(crate) fn weight_files(dir: &Path, config: &Value) -> Result<BTreeSet<PathBu
         }
         return Ok(parsed.weight_map.values().map(|name| dir.join(name)).collect());
     }
-    let missing = Error::Io { path: single, source: io::ErrorKind::NotFound.into() };
-    Err(explained(dir, config).unwrap_or(missing))
+    Err(explained(dir, config, WEIGHTS[0]))
 }
 
-/// Why a directory holds no checkpoint, if it holds something that is known.
-fn explained(dir: &Path, config: &Value) -> Option<Error> {
+/// That a directory without a file of checkpoints is none: what it holds, if that is known.
+fn explained(dir: &Path, config: &Value, missing: &str) -> Error {
     let adapter = fs::read(dir.join(ADAPTER)).ok().and_then(|text| serde_json::from_slice(&text).ok());
-    let found = found(&dir.display().to_string(), &names(dir, 1), config, adapter.as_ref())?;
-    Some(Error::NotACheckpoint { dir: dir.to_owned(), found })
+    let found = found(&dir.display().to_string(), &names(dir, 1), config, adapter.as_ref()).unwrap_or_else(|| Other {
+        found: format!("no {missing}"),
+        remedy: "name the directory that holds both, as save_pretrained of transformers writes it".to_owned(),
+    });
+    Error::NotACheckpoint { dir: dir.to_owned(), found }
 }
 
 /// Files below a directory, by their path in it.

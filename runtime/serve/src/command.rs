@@ -7,7 +7,7 @@ use std::{ffi::OsString, io, path::PathBuf, time::Duration};
 
 use crate::{Address, Batching, Listener, Options, Result, Supervisor, TlsFiles, run};
 use clap::{CommandFactory, Parser, ValueEnum};
-use edge_run::{EngineOptions, MOST_THREADS};
+use edge_run::{Activations, EngineOptions, MOST_THREADS};
 
 /// Answer texts over HTTP with the patches in a directory, and keep their encoders in memory
 ///
@@ -26,6 +26,9 @@ struct Arguments {
     /// Run each encoder on N threads
     #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = threads)]
     threads: usize,
+    /// How exactly to compute with activations; with f32 weights it is always in f32
+    #[arg(long, value_enum, default_value = "short")]
+    activations: Activations,
     /// Use this bundle besides those in the store; repeat the flag for more bundles
     #[arg(long = "bundle", visible_alias = "encoder", value_name = "DIR")]
     bundles: Vec<PathBuf>,
@@ -126,7 +129,11 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     let options = Options {
         patches: arguments.patches,
         bundles: arguments.bundles,
-        engine: EngineOptions { threads: arguments.threads, ..EngineOptions::default() },
+        engine: EngineOptions {
+            threads: arguments.threads,
+            activations: arguments.activations,
+            ..EngineOptions::default()
+        },
         batching: Batching { queue: arguments.queue, wait: Duration::from_secs_f64(arguments.wait / 1e3) },
         token_file: arguments.token_file,
         tls,

@@ -17,6 +17,7 @@ use serde_json::Value;
 use super::{
     array::Array,
     columns::{Columns, FIRST, places},
+    unambiguous::Unambiguous,
 };
 use crate::{Error, Result, Text, error::TextError};
 
@@ -229,8 +230,8 @@ impl<R: BufRead> Records<R> {
     fn parse<T>(&self, line: &str, more: impl FnOnce(Row<'_>) -> T) -> (Result<Text, TextError>, Option<T>) {
         match (self.format, self.columns) {
             (InputFormat::Jsonl, _) if line.trim().is_empty() => (Err(TextError::Empty), None),
-            (InputFormat::Jsonl, _) => match serde_json::from_str::<Value>(line) {
-                Ok(value) => (json(&value), Some(more(Row::Json(&value)))),
+            (InputFormat::Jsonl, _) => match serde_json::from_str::<Unambiguous>(line) {
+                Ok(Unambiguous(value)) => (json(&value), Some(more(Row::Json(&value)))),
                 Err(error) => (Err(TextError::Record(format!("not a JSON object: {error}"))), None),
             },
             (InputFormat::Tsv, Some(columns)) => {
@@ -366,7 +367,9 @@ mod tests {
 {"tokens":["a",7]}
 {"tokens":["a",""]}
 nonsense
-{"id":1}"#,
+{"id":1}
+"text"
+{"text":"a","text":"b"}"#,
         );
         assert_eq!(found[0].1, Ok(Text::one("a")));
         assert_eq!(found[1].1, Ok(Text::pair("q", "c")));
@@ -375,6 +378,9 @@ nonsense
         for (line, text) in &found[4..] {
             assert!(matches!(text, Err(TextError::Record(_))), "line {line} was accepted");
         }
+        let reason = |at: usize| found[at].1.as_ref().unwrap_err().to_string();
+        assert!(reason(9).contains("not a JSON object"), "{}", reason(9));
+        assert!(reason(10).contains("found text twice"), "{}", reason(10));
     }
 
     #[test]

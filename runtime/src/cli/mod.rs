@@ -9,6 +9,7 @@ mod ranking;
 mod report;
 mod session;
 mod tasks;
+mod unambiguous;
 mod vectors;
 
 pub use columns::Columns;
@@ -18,5 +19,5 @@ pub use output::{OutputFormat, Writer, write_json};
 pub use ranking::Query;
 pub use report::{Times, write_report, write_times, write_totals};
 pub use session::{Outcome, Session, SessionOptions, run};
-pub use tasks::{TaskOptions, names, tasks};
+pub use tasks::{Extras, TaskOptions, check_extras, names, tasks};
 pub use vectors::{Destination, check_format};

@@ -1,7 +1,7 @@
 //! The tasks of a command's patches.
 //!
 //! In: patches and an encoder. Out: tasks, and what each is called in its rows. Refused: patches for another encoder,
-//! prompts that a task does not have, and entities where no task tags.
+//! prompts that a task does not have, and entities, alternatives and logits where no task has them.
 
 use std::path::PathBuf;
 
@@ -47,6 +47,34 @@ pub fn tasks(encoder: &Encoder, patches: &[Patch], paths: &[PathBuf], options: T
         }
     };
     patches.iter().zip(paths).map(task).collect()
+}
+
+/// What is asked for beside the answers.
+#[derive(Clone, Copy, Debug)]
+pub struct Extras {
+    /// Alternatives of an answer, if they are asked for.
+    pub top: Option<usize>,
+    /// Whether the head's outputs are.
+    pub logits: bool,
+}
+
+/// Checks that one of `tasks` at least has what is asked for. `ranked` says that all answers are ranked labels or texts.
+///
+/// # Errors
+/// When none has.
+pub fn check_extras(extras: Extras, tasks: &[Task], ranked: bool) -> Result<()> {
+    let refused = |option: &str, expected: &str| {
+        let found: Vec<String> = tasks.iter().map(|task| task.spec().in_words()).collect();
+        Err(Error::Usage { option: option.to_owned(), expected: expected.to_owned(), found: found.join(" and ") })
+    };
+    let has = |what: fn(&Task) -> bool| tasks.iter().any(what);
+    if extras.top.is_some_and(|top| top > 1) && !ranked && !has(|task| task.kind().has_alternatives()) {
+        return refused("--top-k", "a task whose answers have alternatives: classification, multi-label or span");
+    }
+    if extras.logits && !has(|task| task.kind().pooling().is_some()) {
+        return refused("--logits", "a task with one row of outputs for a text, neither tagging nor span");
+    }
+    Ok(())
 }
 
 /// The name of each task in its rows: the task's own, or the patch's path if several tasks have the same name.

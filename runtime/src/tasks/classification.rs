@@ -45,6 +45,10 @@ impl TaskKind for Classification {
         Some(self.pooling)
     }
 
+    fn has_alternatives(&self) -> bool {
+        true
+    }
+
     fn answer(&self, _text: &Text, windows: &[Window<'_>], top: usize) -> Answer {
         let logits = windows.first().map(|window| window.outputs.row(0).to_vec()).unwrap_or_default();
         Answer::Labels(rank(&self.labels, &logits, top))

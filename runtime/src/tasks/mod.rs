@@ -196,6 +196,11 @@ pub trait TaskKind: Send + Sync {
     /// The answer to a text, from its windows: at most `top` alternatives, the most likely first.
     fn answer(&self, text: &Text, windows: &[Window<'_>], top: usize) -> Answer;
 
+    /// Whether an answer can have alternatives.
+    fn has_alternatives(&self) -> bool {
+        false
+    }
+
     /// The header over answers in a table for people, whose column of labels is `width` wide.
     fn header(&self, width: usize) -> String {
         row::header_of_labels(width)

@@ -55,6 +55,10 @@ impl TaskKind for MultiLabel {
         Some(self.pooling)
     }
 
+    fn has_alternatives(&self) -> bool {
+        true
+    }
+
     fn answer(&self, _text: &Text, windows: &[Window<'_>], top: usize) -> Answer {
         let logits = windows.first().map(|window| window.outputs.row(0).to_vec()).unwrap_or_default();
         let each = self.labels.iter().zip(logits).zip(&self.thresholds).map(|((label, logit), threshold)| {

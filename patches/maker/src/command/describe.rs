@@ -1,5 +1,7 @@
 //! The text output of edge-patch, line by line.
 
+use std::collections::BTreeMap;
+
 use crate::{
     Compared, Difference, Evaluation, Kept, Loss, Report, Searched, SlotReport,
     table::Cell,
@@ -135,10 +137,15 @@ pub(crate) fn describe_search(
     lines: &mut Vec<String>,
 ) {
     let named = |encoding: &Option<Encoding>| encoding.map_or("left out".to_owned(), |e| e.to_string());
-    let parts: Vec<String> = found.parts.iter().map(|(part, e)| format!("{part} {}", named(e))).collect();
-    match parts.is_empty() {
-        true => lines.push("parts: all as they were, for nothing smaller does".to_owned()),
-        false => lines.push(format!("parts: {}", parts.join(", "))),
+    let mut stored: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for (part, encoding) in &found.parts {
+        stored.entry(named(encoding)).or_default().push(part);
+    }
+    if stored.is_empty() {
+        lines.push("all parts as they were, for nothing smaller does".to_owned());
+    }
+    for (encoding, parts) in stored {
+        lines.extend(listed(&encoding, &parts));
     }
     let loss = |loss: Loss| {
         let deviation = loss.deviation.map(|deviation| format!(" ± {:.2}", 100.0 * deviation));
@@ -156,6 +163,23 @@ pub(crate) fn describe_search(
             loss(lost)
         ));
     }
+}
+
+/// A title and what it holds, in lines of some length.
+fn listed(title: &str, items: &[&str]) -> Vec<String> {
+    /// Characters of a line.
+    const LINE: usize = 100;
+    let mut lines = vec![format!("{title:10}")];
+    for item in items {
+        if lines.last().is_some_and(|line| line.len() + item.len() >= LINE) {
+            lines.push(" ".repeat(10));
+        }
+        if let Some(line) = lines.last_mut() {
+            *line += " ";
+            *line += item;
+        }
+    }
+    lines
 }
 
 pub(crate) fn describe_difference(difference: &Difference) -> String {

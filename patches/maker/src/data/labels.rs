@@ -81,6 +81,12 @@ impl LabelColumns {
     }
 }
 
+/// The fields of a JSON object that are labels, if there are several.
+pub(super) fn several_labels(value: &Value) -> Option<String> {
+    let found: Vec<&str> = ONLY_ONE.into_iter().filter(|name| value.get(name).is_some()).collect();
+    (found.len() > 1).then(|| found.join(" and "))
+}
+
 /// The label of a JSON object; answers as SQuAD has them (a list of `text` and `answer_start`), as its copies have them
 /// (a list of each), or one, as `answer` and `answer_start`. An empty list, an empty answer, null, and
 /// SQuAD's `is_impossible` are no answer.
@@ -157,6 +163,12 @@ mod tests {
             let refused = of(&header).unwrap_err().to_string();
             assert!(refused.starts_with("t.tsv: header: expected one column of labels"), "{refused}");
         }
+    }
+
+    #[test]
+    fn two_fields_of_labels_are_refused() {
+        assert_eq!(several_labels(&json!({ "text": "a", "label": 1, "score": 0.5 })), None);
+        assert_eq!(several_labels(&json!({ "gold": 1, "label": null })).as_deref(), Some("label and gold"));
     }
 
     #[test]

@@ -30,7 +30,7 @@ use edge_run::{
 };
 
 pub use self::labels::label_of;
-use self::labels::{LabelColumns, NAMES};
+use self::labels::{LabelColumns, NAMES, several_labels};
 pub use self::task::{read_task, task_of};
 use crate::{Error, Result};
 
@@ -255,11 +255,13 @@ fn lines(reader: impl std::io::BufRead, format: InputFormat, path: &Path, labels
         None => LabelColumns::HEADLESS,
     };
     let label = |row: Row<'_>| match row {
-        Row::Cells(cells) => columns.label(cells),
-        Row::Json(value) => label_of(value),
+        Row::Cells(cells) => Ok(columns.label(cells)),
+        Row::Json(value) => several_labels(value).map_or_else(|| Ok(label_of(value)), Err),
     };
     let mut all = Vec::new();
     while let Some((record, label)) = records.next_with(label)? {
+        let of_two = |found| content(path, &format!("row {}", record.line), "one field of labels".to_owned(), found);
+        let label = label.transpose().map_err(of_two)?;
         all.push(Record { line: record.line, text: record.text, label: label.flatten() });
     }
     Ok(all)
@@ -331,6 +333,13 @@ mod tests {
         assert_eq!(unused("tagging", &[Gold::Tags(vec![0, 1]), Gold::Tags(vec![2])]), "");
         assert_eq!(unused("tagging", &[Gold::Tags(vec![0, 1])]), "c");
         assert_eq!(unused("regression", &[Gold::Value(1.0)]), "");
+    }
+
+    #[test]
+    fn a_row_with_two_labels_is_named() {
+        let rows = b"{\"text\":\"a\",\"label\":\"x\"}\n{\"text\":\"a\",\"label\":\"x\",\"gold\":\"y\"}\n";
+        let refused = lines(&rows[..], InputFormat::Jsonl, Path::new("t.jsonl"), Labels::Required).unwrap_err();
+        assert_eq!(refused.to_string(), "t.jsonl: row 2: expected one field of labels, found label and gold");
     }
 
     #[test]

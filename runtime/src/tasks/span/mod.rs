@@ -71,6 +71,10 @@ impl TaskKind for SpanExtraction {
         (0..self.rows_of_none()).chain(text.second()).collect()
     }
 
+    fn has_alternatives(&self) -> bool {
+        true
+    }
+
     fn answer(&self, text: &Text, windows: &[Window<'_>], top: usize) -> Answer {
         let context: Vec<char> = text.second().unwrap_or_default().chars().collect();
         let longest = usize::try_from(self.longest).unwrap_or(usize::MAX);
