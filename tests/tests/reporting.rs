@@ -292,6 +292,23 @@ fn a_table_is_made_once() {
     fs::create_dir(mood.path("empty")).unwrap();
     assert_refused(&mood.edge_patch(&["results", "empty"]).output().unwrap(), &["empty: directory: expected results"]);
 
+    // A result of another kind of processor counts, and is named; one of any other training does not.
+    let other = |changes: &[(&str, &str)]| {
+        let mut cell: Value = serde_json::from_slice(&mood.read("results/mood-frozen.bias.json")).unwrap();
+        cell["fingerprint"] = "0".repeat(64).into();
+        changes.iter().for_each(|(part, digest)| cell["parts"][*part] = (*digest).into());
+        mood.write("results/mood-frozen.bias.json", cell.to_string());
+        table(&recipe)
+    };
+    let kept = mood.read("results/mood-frozen.bias.json");
+    assert_refused(&other(&[]), &["found another training\n"]);
+    let elsewhere = other(&[("processor's kernels", "000000000000")]);
+    assert_eq!(assert_succeeded(&elsewhere), said);
+    let progress = String::from_utf8_lossy(&elsewhere.stderr);
+    assert!(progress.contains("mood-frozen.bias.json: kept, though another kind of processor made it"), "{progress}");
+    let both = other(&[("processor's kernels", "000000000000"), ("dev set", "000000000000")]);
+    assert_refused(&both, &["found a training that differs in its dev set, processor's kernels\n"]);
+    mood.write("results/mood-frozen.bias.json", kept);
     let found = "remove the file to train again, found a training that differs in its recipe\n";
     assert_refused(&table(&["--epochs", "1"]), &["mood-frozen.bias.json", found]);
     mood.write("train.tsv", mood.read("dev.tsv"));

@@ -114,6 +114,12 @@ pub enum Entry {
         /// How many.
         texts: usize,
     },
+    /// A kept result is of another kind of processor, whose kernels round otherwise.
+    #[serde(rename = "other kernels")]
+    OtherKernels {
+        /// The file of the result.
+        result: String,
+    },
     /// A run diverged and was ended.
     Diverged {
         /// At which step, and why.
@@ -141,6 +147,7 @@ impl From<&Event> for Entry {
                 step: *step,
                 steps: *steps,
             },
+            Event::OtherKernels { result } => Entry::OtherKernels { result: result.display().to_string() },
             Event::Step { step, loss, norm } => Entry::Step { step: *step, loss: Some(*loss), norm: Some(*norm) },
             Event::LeftOut { texts } => Entry::LeftOut { texts: *texts },
             Event::Diverged { reason } => Entry::Diverged { reason: reason.clone() },
@@ -229,6 +236,7 @@ mod tests {
             Event::Diverged { reason: "why".to_owned() },
             Event::Epoch { epoch: 2, loss: 0.25, dev: 0.75, test: None, metric: "F1" },
             Event::Epoch { epoch: 3, loss: 0.25, dev: 0.75, test: Some(0.5), metric: "F1" },
+            Event::OtherKernels { result: "a.json".into() },
         ];
         let dir = tempfile::TempDir::new().unwrap();
         let path = dir.path().join("log.jsonl");
@@ -237,6 +245,7 @@ mod tests {
         assert_eq!(lines[0], r#"{"event":"cell","cell":4,"of":8,"row":"bq+bm2","data":"cola"}"#);
         assert!(lines[1].contains(r#""learning_rate":0.001,"seed":7"#), "{}", lines[1]);
         assert_eq!(lines[3], r#"{"event":"left out","texts":3}"#);
+        assert_eq!(lines[7], r#"{"event":"other kernels","result":"a.json"}"#);
         assert!(!lines[5].contains("test") && lines[6].contains(r#""dev":0.75,"test":0.5"#), "{lines:?}");
         fs::write(&path, lines.join("\n") + "\n\n").unwrap();
         assert_eq!(read_log(&path).unwrap(), entries);

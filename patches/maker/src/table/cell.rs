@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Error, Result, evaluate, metric_named,
-    train::{Event, Identity, Job, Listener, Recipe, Run, Trained, Weights, beside, fingerprint, subset},
+    train::{Event, Identity, Job, KERNELS, Listener, Recipe, Run, Trained, Weights, beside, fingerprint, subset},
 };
 
 /// The result of a training: a cell of a table.
@@ -48,14 +48,21 @@ impl Cell {
     /// and keeps the result. That every run diverges is a result too.
     ///
     /// # Errors
-    /// When the kept result is of another training, or training fails.
+    /// When the kept result is of another training and not only of another kind of processor, or training fails.
     pub fn of(job: &Job<'_>, weights: Option<Weights>, name: &str, event: &mut Listener<'_>) -> Result<Self> {
         let path = beside(job.output, ".json");
         let identity = fingerprint(job.encoder, job.task, job.sets, job.recipe, weights)?;
         let digest = identity.digest.to_string();
         if Cell::kept(job) {
             let cell = Cell::read(&path)?;
-            return if cell.fingerprint == digest { Ok(cell) } else { Err(cell.of_another(&path, &identity)) };
+            if cell.fingerprint == digest {
+                return Ok(cell);
+            }
+            if cell.differing(&identity) != [KERNELS] {
+                return Err(cell.of_another(&path, &identity));
+            }
+            // Many machines may share the work of a table.
+            return if event(Event::OtherKernels { result: path }).is_break() { Err(Error::Stopped) } else { Ok(cell) };
         }
         job.alone(|checkpoint| {
             let done = match weights {
@@ -89,12 +96,15 @@ impl Cell {
         beside(job.output, ".json").exists()
     }
 
+    /// The parts in which its training differs from another; none of a result that has no parts.
+    fn differing<'i>(&self, identity: &'i Identity) -> Vec<&'i str> {
+        let differs = |(name, digest): &(&String, &String)| self.parts.get(*name).is_some_and(|kept| kept != *digest);
+        identity.parts.iter().filter(differs).map(|(name, _)| &**name).collect()
+    }
+
     /// That this kept result is of another training, and what differs.
     fn of_another(&self, path: &Path, identity: &Identity) -> Error {
-        let differs = |(name, digest): (&String, &String)| {
-            self.parts.get(name).filter(|kept| *kept != digest).map(|_| name.clone())
-        };
-        let differing: Vec<String> = identity.parts.iter().filter_map(differs).collect();
+        let differing = self.differing(identity);
         let found = match &differing[..] {
             [] => "another training".to_owned(),
             differing => format!("a training that differs in its {}", differing.join(", ")),
@@ -102,8 +112,7 @@ impl Cell {
         Error::Content {
             path: path.to_owned(),
             field: "training".to_owned(),
-            expected: "one of this encoder, processor, task, data and recipe; remove the file to train again"
-                .to_owned(),
+            expected: "one of this encoder, task, data and recipe; remove the file to train again".to_owned(),
             found,
         }
     }

@@ -19,6 +19,9 @@ use crate::{
 /// Raised whenever the form below changes for trainings that could be expressed before.
 const VERSION: u64 = 3;
 
+/// The part of an identity that is of the processor.
+pub(crate) const KERNELS: &str = "processor's kernels";
+
 /// The identity of a training.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
@@ -45,7 +48,7 @@ pub(super) fn identity(
     fields.bytes("encoder", &encoder.0);
     fields.end("encoder");
     fields.text("arithmetic", arithmetic);
-    fields.end("processor's kernels");
+    fields.end(KERNELS);
     // The form of task.json, which names every field.
     let json = serde_json::to_vec(task).map_err(|e| Error::Recipe {
         field: "task".to_owned(),

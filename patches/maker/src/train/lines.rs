@@ -37,6 +37,10 @@ impl Lines {
                     )
                 })
             }
+            Event::OtherKernels { result } => Some(format!(
+                "{}: kept, though another kind of processor made it, whose kernels round otherwise",
+                result.display()
+            )),
             Event::Step { .. } => None,
             Event::LeftOut { texts } => {
                 Some(format!("training texts left out, because no window holds the whole answer: {texts}"))

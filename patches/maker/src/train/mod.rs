@@ -38,6 +38,7 @@ use edge_run::{Encoder, Extent, Tokenized, tasks};
 use ndarray::{ArrayView1, ArrayView2};
 
 pub use identity::Identity;
+pub(crate) use identity::KERNELS;
 pub use job::{Job, beside};
 pub use lines::Lines;
 pub use recipe::{Average, ClassWeights, Event, Recipe};

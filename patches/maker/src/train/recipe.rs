@@ -1,5 +1,7 @@
 //! How a patch is trained, and the events that are reported on the way.
 
+use std::path::PathBuf;
+
 use bias_patch::{Digest, Module};
 use edge_bundle::Family;
 
@@ -175,6 +177,11 @@ pub enum Event {
         step: u64,
         /// All its steps.
         steps: u64,
+    },
+    /// A kept result is of another kind of processor, whose kernels round otherwise. It counts as this training's.
+    OtherKernels {
+        /// The file of the result.
+        result: PathBuf,
     },
     /// Training texts are left out: no window of theirs holds the whole answer.
     LeftOut {
