@@ -6,7 +6,7 @@ usage: paper.py BUNDLE DATA [--only NAME ...] [--page] [--results DIR]
 train and dev files in the formats of edge-patch train, and a test file only if it has labels)
 
 Every result is kept, so a run that was stopped goes on where it was. --page writes the page from what is kept, and trains nothing.
-With --results DIR results are kept there, as on another kind of processor they have to be, and the page is written there too.
+With --results DIR results are kept there, and the page is written there too.
 """
 
 import argparse
