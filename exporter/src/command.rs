@@ -143,7 +143,7 @@ fn run(arguments: Arguments, bar: &ProgressBar) -> Result<Bundle> {
                 None => Destination::Store(Store::of_user()?),
             };
             let replaced = |bundle: Bundle| {
-                report_replaced(before.as_ref(), &bundle);
+                bar.suspend(|| report_replaced(before.as_ref(), &bundle));
                 bundle
             };
             if spec.ends_with(".onnx") {

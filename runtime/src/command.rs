@@ -360,8 +360,14 @@ fn answer(arguments: &Arguments) -> Result<bool> {
     let query = arguments.query.as_deref();
     let query = query.map(|text| Query::new(text, arguments.top_k, &tasks, arguments.output)).transpose()?;
     check_format(arguments.output, &tasks, labels.is_some())?;
-    let extras = Extras { top: arguments.top_k, logits: arguments.logits };
-    check_extras(extras, &tasks, labels.is_some() || query.is_some())?;
+    let extras = Extras {
+        top: arguments.top_k,
+        logits: arguments.logits,
+        labels: labels.is_some(),
+        query: query.is_some(),
+        format: arguments.output,
+    };
+    check_extras(extras, &tasks)?;
     let attached = begun.elapsed();
 
     let (mut reader, name, length) = open(arguments)?;

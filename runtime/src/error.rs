@@ -145,8 +145,8 @@ pub enum TextError {
     NoSpan,
     /// What the task makes of the text is infinite or no number.
     #[error(
-        "expected outputs that are finite numbers, found others; with weights in f16, `--activations f32` computes with \
-         larger numbers"
+        "expected outputs that are finite numbers, found others; with weights in f16, activations in f32 hold larger ones: \
+         `--activations f32` of edge-run and edge-serve"
     )]
     NotFinite,
     /// The bytes are not text.

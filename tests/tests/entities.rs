@@ -119,6 +119,9 @@ fn entities_are_grouped_where_they_are_asked_for() {
     );
     assert_misused(&place.run(&["-p", "tags.bias", "-k", "2"], b"x\n"), &["--top-k", "alternatives", "tagging"]);
     assert_misused(&place.run(&["-p", "tags.bias", "--logits"], b"x\n"), &["--logits", "tagging"]);
+    for more in [&["-o", "npy"][..], &["--labels", "good,bad"]] {
+        assert_misused(&place.run(&[&["-p", "vector.bias", "--logits"], more].concat(), b"x\n"), &["--logits"]);
+    }
     // One task that has them is enough.
     place.rows(&["-p", "tags.bias", "-p", "label.bias", "-k", "2", "--logits"], text.as_bytes());
     let wrong = place.run(&["-p", "tags.bias", "--entities", "max", "texts.txt"], b"");

@@ -356,12 +356,15 @@ fn the_command_exports_to_a_directory_and_to_the_store() {
     assert_succeeded(&again);
     assert_eq!(String::from_utf8_lossy(&again.stderr), "");
     // That another encoder was there is said.
+    let encoder = || Bundle::open(&out).unwrap().manifest().encoder.short();
     let others = |weights: &str| {
+        let before = encoder();
         let export =
             command("edge-export", home.path()).arg(&checkpoint).args(["-w", weights, "-o"]).arg(&out).output();
         let export = export.unwrap();
         assert_succeeded(&export);
-        assert!(String::from_utf8_lossy(&export.stderr).contains("had another encoder"), "{export:?}");
+        let said = format!("had another encoder, {before} (checkpoint)");
+        assert!(String::from_utf8_lossy(&export.stderr).contains(&said), "{said} in {export:?}");
     };
     others("int8");
     others("f32");

@@ -19,7 +19,7 @@ pub enum Error {
         /// The system's reason.
         source: std::io::Error,
     },
-    /// The directory holds something else than a checkpoint.
+    /// The directory holds something else than a checkpoint, or not all of one.
     #[error("{}: {found}", dir.display())]
     NotACheckpoint {
         /// The directory.

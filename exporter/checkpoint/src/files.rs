@@ -39,7 +39,7 @@ pub fn read_file(path: &Path) -> Result<Vec<u8>> {
 pub(crate) fn config(dir: &Path) -> Result<Value> {
     let path = dir.join("config.json");
     let text = match read_file(&path) {
-        Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+        Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound && dir.is_dir() => {
             return Err(explained(dir, &Value::Null, "config.json"));
         }
         read => read?,

@@ -57,7 +57,7 @@ pub(crate) fn records_of(
                 Some(number) if number.is_nan() => None,
                 _ => label_of(label).map_err(said)?,
             };
-            Ok(Record { line, text: Ok(text_of(text, words).map_err(said)?), label })
+            Ok(Record { line, text: Ok(text_of(text, words).map_err(said)?), label: Ok(label) })
         },
     );
     let rows = rows.collect::<PyResult<_>>()?;

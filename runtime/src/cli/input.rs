@@ -232,7 +232,9 @@ impl<R: BufRead> Records<R> {
             (InputFormat::Jsonl, _) if line.trim().is_empty() => (Err(TextError::Empty), None),
             (InputFormat::Jsonl, _) => match serde_json::from_str::<Unambiguous>(line) {
                 Ok(Unambiguous(value)) => (json(&value), Some(more(Row::Json(&value)))),
-                Err(error) => (Err(TextError::Record(format!("not a JSON object: {error}"))), None),
+                // Not what is read, or no JSON at all.
+                Err(error) if error.is_data() => (Err(TextError::Record(error.to_string())), None),
+                Err(error) => (Err(TextError::Record(format!("not JSON: {error}"))), None),
             },
             (InputFormat::Tsv, Some(columns)) => {
                 let cells: Vec<&str> = line.split('\t').collect();
@@ -379,8 +381,12 @@ nonsense
             assert!(matches!(text, Err(TextError::Record(_))), "line {line} was accepted");
         }
         let reason = |at: usize| found[at].1.as_ref().unwrap_err().to_string();
-        assert!(reason(9).contains("not a JSON object"), "{}", reason(9));
-        assert!(reason(10).contains("found text twice"), "{}", reason(10));
+        for (at, due) in [(7, "not JSON"), (9, "expected a JSON object"), (10, r#"once, found "text" twice"#)] {
+            assert!(reason(at).contains(due), "{}", reason(at));
+        }
+        // What is not shown as it is.
+        let found = read(InputFormat::Jsonl, br#"{"a\nb":1,"a\nb":2}"#);
+        assert!(found[0].1.as_ref().unwrap_err().to_string().contains(r#"found "a\nb" twice"#));
     }
 
     #[test]

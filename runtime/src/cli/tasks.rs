@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use bias_patch::Kind;
 
+use super::OutputFormat;
 use crate::{Encoder, Error, Patch, Result, Strategy, Task};
 
 /// How tasks answer, where there is a choice.
@@ -49,30 +50,43 @@ pub fn tasks(encoder: &Encoder, patches: &[Patch], paths: &[PathBuf], options: T
     patches.iter().zip(paths).map(task).collect()
 }
 
-/// What is asked for beside the answers.
+/// What is asked for beside the answers, and what takes their place.
 #[derive(Clone, Copy, Debug)]
 pub struct Extras {
     /// Alternatives of an answer, if they are asked for.
     pub top: Option<usize>,
-    /// Whether the head's outputs are.
+    /// Whether the head's outputs are asked for.
     pub logits: bool,
+    /// Whether labels take the place of vectors.
+    pub labels: bool,
+    /// Whether texts are ranked.
+    pub query: bool,
+    /// The format of the answers.
+    pub format: OutputFormat,
 }
 
-/// Checks that one of `tasks` at least has what is asked for. `ranked` says that all answers are ranked labels or texts.
+/// Checks that at least one of `tasks` has what is asked for.
 ///
 /// # Errors
 /// When none has.
-pub fn check_extras(extras: Extras, tasks: &[Task], ranked: bool) -> Result<()> {
-    let refused = |option: &str, expected: &str| {
-        let found: Vec<String> = tasks.iter().map(|task| task.spec().in_words()).collect();
-        Err(Error::Usage { option: option.to_owned(), expected: expected.to_owned(), found: found.join(" and ") })
+pub fn check_extras(extras: Extras, tasks: &[Task]) -> Result<()> {
+    let Extras { top, logits, labels, query, format } = extras;
+    let refused = |option: &str, expected: &str, found: String| {
+        Err(Error::Usage { option: option.to_owned(), expected: expected.to_owned(), found })
     };
-    let has = |what: fn(&Task) -> bool| tasks.iter().any(what);
-    if extras.top.is_some_and(|top| top > 1) && !ranked && !has(|task| task.kind().has_alternatives()) {
-        return refused("--top-k", "a task whose answers have alternatives: classification, multi-label or span");
+    let has = |what: &dyn Fn(&Task) -> bool| tasks.iter().any(what);
+    let kinds = || tasks.iter().map(|task| task.spec().in_words()).collect::<Vec<_>>().join(" and ");
+    let alternatives = labels || query || has(&|task| task.kind().has_alternatives());
+    if top.is_some_and(|top| top > 1) && !alternatives {
+        return refused("--top-k", "a task whose answers have alternatives", kinds());
     }
-    if extras.logits && !has(|task| task.kind().pooling().is_some()) {
-        return refused("--logits", "a task with one row of outputs for a text, neither tagging nor span");
+    let is_vector = |task: &Task| matches!(task.spec().kind(), Kind::Embedding(_));
+    if logits && format.is_array() {
+        return refused("--logits", "a format for answers", "one for vectors alone".to_owned());
+    }
+    if logits && !has(&|task| task.kind().pooling().is_some() && !(labels && is_vector(task))) {
+        let found = if labels { "--labels".to_owned() } else { kinds() };
+        return refused("--logits", "a task with one row of outputs for a text", found);
     }
     Ok(())
 }

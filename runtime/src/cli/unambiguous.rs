@@ -1,10 +1,11 @@
 //! JSON objects whose fields are there once.
 //!
-//! In: JSON. Out: its value. Refused: what is no object, and a field of the outermost object that is there twice, for which of the two is meant
-//! nobody can tell. JSON itself leaves that open (RFC 8259, section 4).
+//! In: JSON. Out: its value. Refused: what is no object, and an object that has a field twice: JSON does not say which of
+//! the two counts (RFC 8259, section 4). Objects within it are taken as they are.
 
 use std::fmt;
 
+use bias_patch::quoted;
 use serde::{
     Deserialize, Deserializer,
     de::{Error, MapAccess, Visitor},
@@ -28,7 +29,10 @@ impl<'de> Deserialize<'de> for Unambiguous {
                 let mut object = Map::new();
                 while let Some((name, value)) = fields.next_entry::<String, Value>()? {
                     if object.contains_key(&name) {
-                        return Err(A::Error::custom(format!("expected each field once, found {name} twice")));
+                        return Err(A::Error::custom(format!(
+                            "expected each field once, found {} twice",
+                            quoted(&name)
+                        )));
                     }
                     object.insert(name, value);
                 }

@@ -167,12 +167,13 @@ pub(crate) fn describe_search(
 
 /// A title and what it holds, in lines of some length.
 fn listed(title: &str, items: &[&str]) -> Vec<String> {
-    /// Characters of a line.
+    /// Bytes of a line, at most, and of its beginning.
     const LINE: usize = 100;
-    let mut lines = vec![format!("{title:10}")];
+    const BEGIN: usize = 10;
+    let mut lines = vec![format!("{title:BEGIN$}")];
     for item in items {
         if lines.last().is_some_and(|line| line.len() + item.len() >= LINE) {
-            lines.push(" ".repeat(10));
+            lines.push(" ".repeat(BEGIN));
         }
         if let Some(line) = lines.last_mut() {
             *line += " ";
@@ -348,5 +349,19 @@ mod tests {
                 due("bv.0-1", 8, "i4", None, None),
             ]
         );
+    }
+
+    #[test]
+    fn a_long_list_has_several_lines() {
+        let items: Vec<String> = (0..40).map(|at| format!("beln.{at}")).collect();
+        let lines = listed("i4", &items.iter().map(String::as_str).collect::<Vec<_>>());
+        assert!(
+            lines[0].starts_with("i4         beln.0 beln.1 ") && lines[1].starts_with("           beln."),
+            "{lines:?}"
+        );
+        assert!(lines.len() == 4 && lines.iter().all(|line| line.len() <= 100), "{lines:?}");
+        let words = lines.iter().flat_map(|line| line.split_whitespace()).skip(1);
+        assert_eq!(words.collect::<Vec<_>>(), items);
+        assert_eq!(listed("left out", &["head"]), ["left out   head"]);
     }
 }

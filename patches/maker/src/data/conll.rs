@@ -79,7 +79,7 @@ impl Sentence {
             None if self.words.is_empty() => return None,
             None => Text::of_words(&self.words),
         };
-        Some(Record { line: self.line, text, label: Some(Label::Name(self.tags.join(" "))) })
+        Some(Record { line: self.line, text, label: Ok(Some(Label::Name(self.tags.join(" ")))) })
     }
 }
 
@@ -111,8 +111,8 @@ mod tests {
         );
         assert_eq!(found.len(), 3);
         assert_eq!((found[0].line, &found[0].text), (3, &Ok(Text::one("EU rejects"))));
-        assert_eq!(found[0].label, Some(Label::Name("B-ORG O".to_owned())));
-        assert_eq!((found[1].line, &found[1].label), (7, &Some(Label::Name("B-LOC I-LOC".to_owned()))));
+        assert_eq!(found[0].label, Ok(Some(Label::Name("B-ORG O".to_owned()))));
+        assert_eq!((found[1].line, &found[1].label), (7, &Ok(Some(Label::Name("B-LOC I-LOC".to_owned())))));
         assert!(found[2].text.is_err() && found[2].line == 10);
     }
 
@@ -124,7 +124,7 @@ mod tests {
         );
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].text, Ok(Text::one("do n't go")));
-        assert_eq!(found[0].label, Some(Label::Name("AUX PART VERB".to_owned())));
+        assert_eq!(found[0].label, Ok(Some(Label::Name("AUX PART VERB".to_owned()))));
     }
 
     #[test]
@@ -132,7 +132,7 @@ mod tests {
         let found = read("1\tHà Nội\tHà Nội\tPROPN\tNp\n2\tlà\tlà\tAUX\tV\n", true);
         assert_eq!(found[0].text, Text::of_words(&["Hà Nội", "là"]));
         assert_eq!(found[0].text.as_ref().unwrap().words().len(), 2);
-        assert_eq!(found[0].label, Some(Label::Name("PROPN AUX".to_owned())));
+        assert_eq!(found[0].label, Ok(Some(Label::Name("PROPN AUX".to_owned()))));
         let found = read("Hà Nội\tB-LOC\nlà\tO\n\n \tO\nx\tB LOC\n", false);
         assert_eq!(found[0].text, Text::of_words(&["Hà Nội", "là"]));
         assert!(found[1].text.is_err());

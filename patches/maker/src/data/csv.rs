@@ -29,7 +29,7 @@ pub(super) fn records(path: &Path, labels: Labels) -> Result<Vec<Record>> {
             Ok(cells) => (columns.text(&cells), labels.label(&cells)),
             Err(error) => (Err(TextError::Utf8(error.valid_up_to())), None),
         };
-        records.push(Record { line, text, label });
+        records.push(Record { line, text, label: Ok(label) });
     }
     Ok(records)
 }
@@ -76,7 +76,7 @@ mod tests {
         .unwrap();
         let found = records(&path, Labels::Required).unwrap();
         assert_eq!(found[0].text, Ok(Text::pair("a, \"b\"", "c\nd")));
-        assert_eq!(found[0].label, Some(Label::Name("yes".to_owned())));
+        assert_eq!(found[0].label, Ok(Some(Label::Name("yes".to_owned()))));
         assert!(found[1].text.is_err());
         assert_eq!((found[2].line, &found[2].text), (5, &Ok(Text::pair("f", "g"))));
         std::fs::write(&path, "label,text\n1,\"a \"\"b\"\"\nc\"\n1,5\" d\n0,\"e\n0,f\n").unwrap();

@@ -29,7 +29,7 @@ fn questions(articles: &[Value]) -> Vec<Record> {
         for question in list(&paragraph, "qas") {
             let pair =
                 text(&question, "question").and_then(|first| Ok(Text::pair(first, text(&paragraph, "context")?)));
-            records.push(Record { line: records.len() + 1, text: pair, label: label_of(&question) });
+            records.push(Record { line: records.len() + 1, text: pair, label: Ok(label_of(&question)) });
         }
     }
     records
@@ -58,17 +58,17 @@ mod tests {
         let found = records(&path, Labels::Required).unwrap();
         assert_eq!(found.len(), 3);
         assert_eq!(found[0].text, Ok(Text::pair("which?", "a b")));
-        assert_eq!(found[0].label, Some(Label::Answers(vec![("b".to_owned(), 2), ("a".to_owned(), 0)])));
-        assert!(found[1].text.is_err() && found[2].label.is_none());
+        assert_eq!(found[0].label, Ok(Some(Label::Answers(vec![("b".to_owned(), 2), ("a".to_owned(), 0)]))));
+        assert!(found[1].text.is_err() && found[2].label == Ok(None));
         // An array has rows.
         let rows = r#"[{"question": "q", "context": "c d", "answer": "d", "answer_start": 2},
             {"tokens": ["a", "b"],
              "tags": [0, 1]}]"#;
         fs::write(&path, rows).unwrap();
         let found = records(&path, Labels::Required).unwrap();
-        assert_eq!(found[0].label, Some(Label::Answers(vec![("d".to_owned(), 2)])));
+        assert_eq!(found[0].label, Ok(Some(Label::Answers(vec![("d".to_owned(), 2)]))));
         assert_eq!((found[1].line, &found[1].text), (2, &Ok(Text::one("a b"))));
-        assert_eq!((found.len(), &found[1].label), (2, &Some(Label::Names(vec!["0".to_owned(), "1".to_owned()]))));
+        assert_eq!((found.len(), &found[1].label), (2, &Ok(Some(Label::Names(vec!["0".to_owned(), "1".to_owned()])))));
         // One object on one line is JSON lines.
         fs::write(&path, r#"{"question":"q","context":"c","answer":"c","answer_start":0}"#).unwrap();
         assert_eq!(records(&path, Labels::Required).unwrap().len(), 1);

@@ -83,7 +83,8 @@ impl LabelColumns {
 
 /// The fields of a JSON object that are labels, if there are several.
 pub(super) fn several_labels(value: &Value) -> Option<String> {
-    let found: Vec<&str> = ONLY_ONE.into_iter().filter(|name| value.get(name).is_some()).collect();
+    let is_there = |name: &&str| value.get(name).is_some_and(|label| !label.is_null());
+    let found: Vec<&str> = ONLY_ONE.into_iter().filter(is_there).collect();
     (found.len() > 1).then(|| found.join(" and "))
 }
 
@@ -114,7 +115,8 @@ pub fn label_of(value: &Value) -> Option<Label> {
         };
         return answers.map(Label::Answers);
     }
-    let Some(label) = NAMES.iter().find_map(|name| value.get(name)) else { return negatives_of(value) };
+    let label = NAMES.iter().find_map(|name| value.get(name).filter(|label| !label.is_null()));
+    let Some(label) = label else { return negatives_of(value) };
     match label {
         Value::String(label) => Some(Label::Name(label.clone())),
         Value::Array(parts) => {
@@ -126,7 +128,6 @@ pub fn label_of(value: &Value) -> Option<Label> {
             let parts: Option<Vec<String>> = parts.iter().map(part).collect();
             Some(Label::Names(parts?))
         }
-        Value::Null => None,
         other => Some(Label::Name(other.to_string())),
     }
 }
@@ -168,7 +169,10 @@ mod tests {
     #[test]
     fn two_fields_of_labels_are_refused() {
         assert_eq!(several_labels(&json!({ "text": "a", "label": 1, "score": 0.5 })), None);
-        assert_eq!(several_labels(&json!({ "gold": 1, "label": null })).as_deref(), Some("label and gold"));
+        assert_eq!(several_labels(&json!({ "gold": 1, "label": 0 })).as_deref(), Some("label and gold"));
+        // A table that was made JSON may have a null for each empty cell.
+        let empty = json!({ "gold": "yes", "label": null });
+        assert_eq!((several_labels(&empty), label_of(&empty)), (None, Some(Label::Name("yes".to_owned()))));
     }
 
     #[test]

@@ -68,8 +68,8 @@ pub struct Record {
     pub line: usize,
     /// The text, or why there is none.
     pub text: Result<Text, TextError>,
-    /// The label, if there is one.
-    pub label: Option<Label>,
+    /// The label, if there is one; or why nobody can tell which it is.
+    pub label: Result<Option<Label>, String>,
 }
 
 /// Labelled texts, and the rows that were skipped.
@@ -111,10 +111,11 @@ pub fn labelled(records: impl IntoIterator<Item = Record>, task: &Task) -> Examp
     let kind = tasks::of(task.kind());
     let inputs = if kind.compares() { 2 } else { task.inputs() };
     for record in records {
-        let label = record.label.ok_or_else(|| format!("expected {}, found none", kind.expects()));
+        let none = || format!("expected {}, found none", kind.expects());
+        let label = record.label.map(|label| label.ok_or_else(none));
         let example = record.text.map_err(|e| e.to_string()).and_then(|text| {
             check_inputs(inputs, &text)?;
-            let gold = match (label, kind.unlabelled()) {
+            let gold = match (label?, kind.unlabelled()) {
                 (Err(_), Some(gold)) => gold,
                 (label, _) => kind.gold(&text, &label?)?,
             };
@@ -256,13 +257,14 @@ fn lines(reader: impl std::io::BufRead, format: InputFormat, path: &Path, labels
     };
     let label = |row: Row<'_>| match row {
         Row::Cells(cells) => Ok(columns.label(cells)),
-        Row::Json(value) => several_labels(value).map_or_else(|| Ok(label_of(value)), Err),
+        Row::Json(value) => match several_labels(value) {
+            Some(found) => Err(format!("expected one field of labels, found {found}")),
+            None => Ok(label_of(value)),
+        },
     };
     let mut all = Vec::new();
     while let Some((record, label)) = records.next_with(label)? {
-        let of_two = |found| content(path, &format!("row {}", record.line), "one field of labels".to_owned(), found);
-        let label = label.transpose().map_err(of_two)?;
-        all.push(Record { line: record.line, text: record.text, label: label.flatten() });
+        all.push(Record { line: record.line, text: record.text, label: label.unwrap_or(Ok(None)) });
     }
     Ok(all)
 }
@@ -306,7 +308,7 @@ mod tests {
     fn glue_files_are_read_as_they_come() {
         let labelled = |bytes: &'static [u8]| {
             let record = lines(bytes, InputFormat::Tsv, Path::new("test"), Labels::Required).unwrap().remove(0);
-            (record.line, record.text.unwrap(), record.label)
+            (record.line, record.text.unwrap(), record.label.unwrap())
         };
         let name = |name: &str| Some(Label::Name(name.to_owned()));
         let mrpc = "\u{feff}Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\r\n1\t7\t8\tHe said \"no.\t\"No\r\n".as_bytes();
@@ -336,10 +338,20 @@ mod tests {
     }
 
     #[test]
-    fn a_row_with_two_labels_is_named() {
-        let rows = b"{\"text\":\"a\",\"label\":\"x\"}\n{\"text\":\"a\",\"label\":\"x\",\"gold\":\"y\"}\n";
-        let refused = lines(&rows[..], InputFormat::Jsonl, Path::new("t.jsonl"), Labels::Required).unwrap_err();
-        assert_eq!(refused.to_string(), "t.jsonl: row 2: expected one field of labels, found label and gold");
+    fn a_row_with_two_labels_is_left_out_where_labels_are_read() {
+        let rows = b"{\"text\":\"a\",\"label\":\"x\"}\n{\"text\":\"b\",\"label\":\"x\",\"gold\":\"y\"}\n";
+        let records = lines(&rows[..], InputFormat::Jsonl, Path::new("t.jsonl"), Labels::Required).unwrap();
+        assert_eq!(records[1].text, Ok(Text::one("b")));
+        for kind in [
+            serde_json::json!({ "kind": "classification", "labels": ["x", "y"] }),
+            serde_json::json!({ "kind": "embedding" }),
+        ] {
+            let mut task = kind;
+            task["name"] = "t".into();
+            let read = labelled(records.clone(), &serde_json::from_value(task).unwrap());
+            let reason = "expected one field of labels, found label and gold".to_owned();
+            assert!(read.skipped.contains(&(2, reason)), "{:?}", read.skipped);
+        }
     }
 
     #[test]
@@ -365,7 +377,7 @@ mod tests {
             let texts = |mark: &str| {
                 std::fs::write(&path, format!("{mark}{text}")).unwrap();
                 let read = records(&path, labels).unwrap_or_else(|error| panic!("{name}: {error}"));
-                read.into_iter().map(|record| (record.text, record.label)).collect::<Vec<_>>()
+                read.into_iter().map(|record| (record.text, record.label.unwrap())).collect::<Vec<_>>()
             };
             let found = texts("\u{feff}");
             assert!(found.len() == 1 && found[0].0.as_ref().unwrap().first() == first, "{name}: {found:?}");
@@ -382,7 +394,7 @@ mod tests {
         ] {
             let record =
                 lines(json.as_bytes(), InputFormat::Jsonl, Path::new("test"), Labels::Required).unwrap().remove(0);
-            assert_eq!(record.label, Some(Label::Answers(vec![("b".to_owned(), 2)])), "{json}");
+            assert_eq!(record.label, Ok(Some(Label::Answers(vec![("b".to_owned(), 2)]))), "{json}");
         }
     }
 }

@@ -49,11 +49,12 @@ pub fn task_of(mut fields: Map<String, Value>, output: &Path, records: &[Record]
 
 /// The labels of texts: numbers by their value, then names in the order of their characters.
 fn labels_of(records: &[Record]) -> Vec<String> {
-    let names = records.iter().filter_map(|record| record.label.as_ref()).flat_map(|label| match label {
-        Label::Name(name) => std::slice::from_ref(name),
-        Label::Names(names) => names,
-        Label::Answers(_) | Label::Negatives(_) => &[],
-    });
+    let names =
+        records.iter().filter_map(|record| record.label.as_ref().ok()?.as_ref()).flat_map(|label| match label {
+            Label::Name(name) => std::slice::from_ref(name),
+            Label::Names(names) => names,
+            Label::Answers(_) | Label::Negatives(_) => &[],
+        });
     let names = names.map(|name| name.trim());
     let sorted: BTreeSet<(i64, &str)> = names.map(|name| (name.parse().unwrap_or(i64::MAX), name)).collect();
     sorted.into_iter().map(|(_, name)| name.to_owned()).collect()
@@ -84,8 +85,11 @@ mod tests {
 
     #[test]
     fn what_fields_do_not_say_comes_from_output_and_texts() {
-        let record =
-            |text: Text, label: &str| Record { line: 1, text: Ok(text), label: Some(Label::Name(label.to_owned())) };
+        let record = |text: Text, label: &str| Record {
+            line: 1,
+            text: Ok(text),
+            label: Ok(Some(Label::Name(label.to_owned()))),
+        };
         let one = |labels: &[&str]| labels.iter().map(|label| record(Text::one("x"), label)).collect::<Vec<_>>();
         let pairs = [record(Text::pair("x", "y"), "0.5")];
         for (fields, output, records, due) in [

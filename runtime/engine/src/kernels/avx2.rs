@@ -1,4 +1,5 @@
-//! AVX2 with FMA: tiles of six rows by one panel, a panel's row (or four rows of int8 values) being two registers.
+//! AVX2 with FMA: tiles of six rows by one panel. Two registers hold a row of the panel, or two rows of int8 values, which
+//! are widened to 16 bits, or four where AVX-VNNI multiplies bytes.
 
 #![allow(unsafe_code)]
 
@@ -255,8 +256,8 @@ fn add_pairs(sums: &mut [__m256i; 2], x: __m256i, w: [__m256i; 2]) {
     }
 }
 
-/// A tile of quantized values: in how many lines of the panel [`PANEL_GROUP`] inputs are, and how a row's products with a
-/// line are added.
+/// Makes the tile of a unit. `$line` lists the lines of the cache that four inputs of a panel take; `$add` adds a row's
+/// products with one line.
 macro_rules! quantized_tile {
     ($name:ident, $features:literal, [$($line:literal),+], $add:expr) => {
         /// [`QuantizedTile::add`] for `R` rows and one panel, the whole tile in registers.

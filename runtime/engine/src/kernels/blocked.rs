@@ -1,7 +1,8 @@
 //! The loops around a product's innermost tile, the same for every vector unit.
 //!
 //! The product is cut into tiles of some rows by some panels, and its depth into blocks, so that a block of panels
-//! stays in the cache while all rows are multiplied with it. A vector unit implements the tiles: [`Tile`] for floats,
+//! stays in the first-level cache while many rows are multiplied with it. These rows are a round, and stay in the
+//! second-level cache while all panels go by. A vector unit implements the tiles: [`Tile`] for floats,
 //! [`QuantizedTile`] for int8 values. Its caller has checked the operands.
 #![allow(unsafe_code)]
 
@@ -132,7 +133,7 @@ pub(super) struct Cut {
 /// [`Cut::round`] for rows of so many bytes: those that stay in the second-level cache. Each panel is multiplied with all
 /// of them, and would otherwise fetch them anew from further away.
 pub(super) fn round_of(row_bytes: usize) -> usize {
-    /// Half of that cache, on most processors.
+    /// Half of that cache of a Zen 3, where it was measured.
     const BYTES: usize = 256 << 10;
     /// Each round reads all panels, so fewer rows would cost more than they spare.
     const LEAST: usize = 48;
@@ -150,10 +151,10 @@ pub(super) struct Place {
     /// The part of the depth.
     pub k: usize,
     pub depth: usize,
-    /// Its number among the tiles of the same panels and depth, and how many there are.
+    /// Its number among the tiles of the same round, panels and depth, and how many there are.
     pub tile: usize,
     pub tiles: usize,
-    /// The column and the depth of the panels after these.
+    /// The column and the depth of the panels after these; none at the end of a round.
     pub next: Option<(usize, usize)>,
     /// As in [`Job`].
     pub start: *const f32,

@@ -20,7 +20,7 @@ use core::arch::{
 use crate::layout::{PANEL_GROUP, PANEL_WIDTH};
 
 use super::{
-    GROUP, Scale,
+    Scale,
     blocked::{Job, QuantizedJob, QuantizedTile, SIGN, Tile, begins, each_group, tiles_of},
     neon_half::{NeonHalf, widened},
 };
@@ -42,7 +42,7 @@ pub(super) const PARTS: usize = PANEL_WIDTH / LANES;
 /// Most rows of a job, which is cut into tiles.
 const ROWS: usize = 35;
 
-/// Most times [`GROUP`] inputs of a job: a panel of them is 16 KB, half of a first-level cache.
+/// Most times [`super::GROUP`] inputs of a job: a panel of them is 16 KB, half of a first-level cache.
 pub(super) const GROUPS: usize = 4;
 
 /// Calls the instance of `tile` for the rows of each tile of a job.

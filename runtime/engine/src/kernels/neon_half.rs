@@ -71,6 +71,7 @@ impl Halves for NeonHalf {
         const { assert!(STRIP * PANEL_WIDTH <= TILE) };
         check_rows(x, w, start, out, stride);
         let HalfPanels { data: panels, depth, columns } = w;
+        // One round, so that a tile's number is that of its strip.
         let cut = Cut { rows: STRIP, panels: 1, block: DEPTH, round: usize::MAX };
         each_tile((x.count, depth, columns), cut, start, out, stride, |place| {
             // The tiles of a product are its strips. Without inputs there is nothing to read.

@@ -20,8 +20,8 @@ use crate::layout::{PANEL_GROUP, PANEL_WIDTH};
 
 use super::{
     GROUP,
-    blocked::{QuantizedJob, QuantizedTile, SIGN, begins, tiles_of},
-    neon::{Floats, GROUPS, LANES, PARTS, Results, each_group},
+    blocked::{QuantizedJob, QuantizedTile, SIGN, begins, each_group, tiles_of},
+    neon::{Floats, GROUPS, LANES, PARTS, Results},
     neon_half::NeonHalf,
 };
 

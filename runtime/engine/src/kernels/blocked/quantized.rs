@@ -26,8 +26,8 @@ pub(in crate::kernels) trait QuantizedTile {
     const FLIP: u8 = 0;
     /// The largest number of groups in a job. A group is [`GROUP`] inputs, with scales of its own.
     const GROUPS: usize = 1;
-    /// Whether jobs have 16-bit integers in place of bytes, of four bytes those at even places first. Then a job has one
-    /// panel.
+    /// Whether jobs have 16-bit integers in place of bytes. Then of each four values the first and third come before the
+    /// second and fourth, and a job has one panel.
     const WIDE: bool = false;
 
     /// `out[r, c] = start[r, c] + x_scale[r] scale[c] (sum over k of x[r, k] w[k, c] - zero_point[r] column_sums[c])`,
@@ -44,14 +44,18 @@ pub(in crate::kernels) trait QuantizedTile {
     ///
     /// # Safety
     /// The CPU has the unit's instructions.
-    unsafe fn widen_rows(_x: &[[u8; PANEL_GROUP]], _wide: &mut [[u16; PANEL_GROUP]]) {}
+    unsafe fn widen_rows(_x: &[[u8; PANEL_GROUP]], _wide: &mut [[u16; PANEL_GROUP]]) {
+        unreachable!("only wide units widen")
+    }
 
-    /// Weights as 16-bit integers: for each [`PANEL_GROUP`] rows of a panel first those at even places, of all columns,
-    /// then the others.
+    /// Weights as 16-bit integers: of each four rows of a panel the first and third of all columns, then the second and
+    /// fourth.
     ///
     /// # Safety
     /// The CPU has the unit's instructions.
-    unsafe fn widen_panel(_w: &[PanelRows], _wide: &mut [WideRows]) {}
+    unsafe fn widen_panel(_w: &[PanelRows], _wide: &mut [WideRows]) {
+        unreachable!("only wide units widen")
+    }
 }
 
 /// [`PANEL_GROUP`] rows of a panel.
@@ -60,24 +64,30 @@ pub(in crate::kernels) type PanelRows = [i8; PANEL_GROUP * PANEL_WIDTH];
 /// These rows as 16-bit integers: two lines of the cache.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
-pub(in crate::kernels) struct WideRows(pub [i16; PANEL_GROUP * PANEL_WIDTH]);
+pub(in crate::kernels) struct WideRows(
+    #[cfg_attr(
+        not(any(target_arch = "x86_64", test)),
+        expect(dead_code, reason = "only AVX2 multiplies 16-bit integers")
+    )]
+    pub [i16; PANEL_GROUP * PANEL_WIDTH],
+);
 
-/// The operands of a quantized tile. Strides are from one row to the next, in bytes for `x`, else in values. Where values
-/// are wide, those of `x` and `w` have two bytes.
+/// The operands of a quantized tile. A quantized value has one byte, or two where [`QuantizedTile::WIDE`]. Strides are from
+/// one row to the next, in bytes for `x`, else in values.
 #[cfg_attr(
     not(target_arch = "x86_64"),
     expect(dead_code, reason = "NEON's tiles are one panel wide and fetch nothing")
 )]
 pub(in crate::kernels) struct QuantizedJob {
-    /// Readable for each row: `fours` times [`PANEL_GROUP`] bytes.
+    /// Readable for each row: `fours` times [`PANEL_GROUP`] quantized values.
     pub x: *const u8,
     pub x_stride: usize,
     /// Readable for each row: one for each [`GROUP`] of quantized values.
     pub x_scales: *const Scale,
     pub x_scale_stride: usize,
-    /// Readable for each panel: `fours` times [`PANEL_GROUP`] times [`PANEL_WIDTH`] bytes.
+    /// Readable for each panel: `fours` times [`PANEL_GROUP`] times [`PANEL_WIDTH`] quantized values.
     pub w: *const i8,
-    /// From one panel to the next, in bytes.
+    /// From one panel to the next, in bytes; of no meaning where a job has one panel.
     pub panel_stride: usize,
     /// Its depth in [`PANEL_GROUP`]s: from 1 to what [`QuantizedTile::GROUPS`] groups have.
     pub fours: usize,
@@ -140,6 +150,7 @@ pub(in crate::kernels) unsafe fn multiply_quantized<T: QuantizedTile>(
     }
     // A last panel that is not full has fewer scales and column sums than columns.
     let (mut scales, mut column_sums) = ([0.0; SCALES], [0.0; SCALES]);
+    // A round of wide rows widens all panels anew, which is a fortieth of the work of 85 rows.
     let round = round_of(depth * if T::WIDE { 2 } else { 1 });
     let cut = Cut { rows: T::ROWS, panels: T::PANELS, block: T::GROUPS * GROUP, round };
     each_tile((x.count, depth, w.columns), cut, start, out, stride, |place| {
@@ -159,6 +170,12 @@ pub(in crate::kernels) unsafe fn multiply_quantized<T: QuantizedTile>(
                 column_sums[to].copy_from_slice(&w.column_sums[from]);
             }
             (scales.as_ptr(), column_sums.as_ptr(), stride)
+        };
+        let fetch = match place.next {
+            _ if !T::WIDE => place.fetch(panels_at, PANEL_GROUP * PANEL_WIDTH),
+            // The tile's own panel is here, widened.
+            Some((column, k)) => Fetch { ahead: panels_at(column, k), from: place.tile, step: place.tiles },
+            None => Fetch { ahead: w.data.as_ptr(), from: usize::MAX, step: 0 },
         };
         let (rows, x_stride, panel) = if T::WIDE {
             // The other tiles of this block follow the first.
@@ -191,7 +208,7 @@ pub(in crate::kernels) unsafe fn multiply_quantized<T: QuantizedTile>(
                 start_stride: place.start_stride,
                 out: place.out,
                 stride: place.stride,
-                fetch: place.fetch(panels_at, PANEL_GROUP * PANEL_WIDTH),
+                fetch,
             };
             T::add(place.rows, place.panels, &job);
         }

@@ -125,6 +125,33 @@ impl QuantizedTile for PlainWide {
     }
 }
 
+#[test]
+fn every_round_of_rows_meets_every_panel() {
+    // Rows in rounds of four, some of which are smaller; a last panel that is not full; a last block that is smaller.
+    for (count, depth, columns) in [(11usize, 12usize, 40usize), (4, 5, 16), (5, 1, 17), (0, 3, 16)] {
+        let cut = Cut { rows: 3, panels: 2, block: 5, round: 4 };
+        let mut out = vec![0.0; count * columns];
+        let mut met = vec![0; count * columns * depth];
+        let mut before = None;
+        each_tile((count, depth, columns), cut, Start::Zero, &mut out, columns, |place| {
+            // The first tile of a round, panels and depth begins with them, and the others follow it.
+            let of = (place.column, place.k, place.tiles);
+            match place.tile {
+                0 => before = Some(of),
+                _ => assert_eq!(before, Some(of)),
+            }
+            for row in place.row..place.row + place.rows {
+                for column in place.column..place.column + place.width {
+                    for k in place.k..place.k + place.depth {
+                        met[(row * columns + column) * depth + k] += 1;
+                    }
+                }
+            }
+        });
+        assert!(met.iter().all(|times| *times == 1), "{count} x {depth} x {columns}");
+    }
+}
+
 fn wholes(count: usize, by: usize) -> Vec<f32> {
     (0..count).map(|at| (at * by % 7) as f32 - 3.0).collect()
 }
