@@ -339,18 +339,15 @@ mod tests {
 
     #[test]
     fn a_row_with_two_labels_is_left_out_where_labels_are_read() {
-        let rows = b"{\"text\":\"a\",\"label\":\"x\"}\n{\"text\":\"b\",\"label\":\"x\",\"gold\":\"y\"}\n";
-        let records = lines(&rows[..], InputFormat::Jsonl, Path::new("t.jsonl"), Labels::Required).unwrap();
-        assert_eq!(records[1].text, Ok(Text::one("b")));
-        for kind in [
-            serde_json::json!({ "kind": "classification", "labels": ["x", "y"] }),
-            serde_json::json!({ "kind": "embedding" }),
-        ] {
-            let mut task = kind;
-            task["name"] = "t".into();
-            let read = labelled(records.clone(), &serde_json::from_value(task).unwrap());
+        let classes = serde_json::json!({ "name": "t", "kind": "classification", "labels": ["1", "2"] });
+        let pairs = serde_json::json!({ "name": "t", "kind": "embedding", "inputs": 1 });
+        for (task, texts) in [(classes, r#""text":"a""#), (pairs, r#""sentence1":"a","sentence2":"b""#)] {
+            let rows = format!("{{{texts},\"label\":1}}\n{{{texts},\"label\":1,\"gold\":2}}\n");
+            let records = lines(rows.as_bytes(), InputFormat::Jsonl, Path::new("t.jsonl"), Labels::Required).unwrap();
+            assert_eq!(records[0].text, records[1].text);
+            let read = labelled(records, &serde_json::from_value(task).unwrap());
             let reason = "expected one field of labels, found label and gold".to_owned();
-            assert!(read.skipped.contains(&(2, reason)), "{:?}", read.skipped);
+            assert_eq!((read.examples.len(), &read.skipped[..]), (1, &[(2, reason)][..]));
         }
     }
 
