@@ -28,7 +28,8 @@ def table(
     A task runs on `processors` threads, and on another node if its node fails; what was trained by then is kept.
 
     `recipe` has `epochs`, `batch`, `learning_rates`, `seeds`, `class_weights` and `patience` as `edge_run.train`, and
-    `residual_rate` and `rate_by_first_seed` as the command. Processors have to have the same kernels, or be given them by EDGE_RUN_ISA.
+    `residual_rate` and `rate_by_first_seed` as the command. Processors with other kernels round
+    otherwise; EDGE_RUN_ISA gives all the same.
     """
     # A task runs in a directory of its node.
     make = functools.partial(_table, encoder, data, rows, results, output, directory=os.getcwd(), **recipe)
