@@ -28,8 +28,9 @@ PAIRS = [(a, b) for a, b in zip(TEXTS, TEXTS[1:])]
 
 
 def from_command(patches, lines, *options):
-    """The answers of edge-run -o jsonl, a list for each line."""
-    command = [EDGE_RUN, "-o", "jsonl", "--logits", *options]
+    """The answers of edge-run -o jsonl, a list for each line; with logits, which tags do not have."""
+    logits = [] if patches == ["pos.bias"] else ["--logits"]
+    command = [EDGE_RUN, "-o", "jsonl", *logits, *options]
     command += [word for patch in patches for word in ("-p", LIBRARY / patch)]
     found = subprocess.run(command, input="\n".join(lines) + "\n", capture_output=True, text=True, check=True).stdout
     rows = [json.loads(row) for row in found.splitlines()]

@@ -47,8 +47,9 @@ PANELS = r"/panels-\S+\.bin$"
 
 
 def from_command(patch, lines):
-    """The answers of edge-run -o jsonl --logits."""
-    command = [EDGE_RUN, "-o", "jsonl", "--logits", "-p", PATCHES / patch]
+    """The answers of edge-run -o jsonl, with logits, which tags do not have."""
+    logits = [] if patch == "pos.bias" else ["--logits"]
+    command = [EDGE_RUN, "-o", "jsonl", *logits, "-p", PATCHES / patch]
     found = subprocess.run(command, input="\n".join(lines) + "\n", capture_output=True, text=True, check=True).stdout
     return [json.loads(row) for row in found.splitlines()]
 
