@@ -46,17 +46,16 @@ MOST_PRIVATE_MEGABYTES = 20
 PANELS = r"/panels-\S+\.bin$"
 
 
-def from_command(patch, lines):
-    """The answers of edge-run -o jsonl, with logits, which tags do not have."""
-    logits = [] if patch == "pos.bias" else ["--logits"]
-    command = [EDGE_RUN, "-o", "jsonl", *logits, "-p", PATCHES / patch]
+def from_command(patch, lines, *options):
+    """The answers of edge-run -o jsonl."""
+    command = [EDGE_RUN, "-o", "jsonl", *options, "-p", PATCHES / patch]
     found = subprocess.run(command, input="\n".join(lines) + "\n", capture_output=True, text=True, check=True).stdout
     return [json.loads(row) for row in found.splitlines()]
 
 
 def due(patch, field, lines=TEXTS):
     """A field of them. JSON has the shortest decimal digits of a float of 32 bits, of which columns have the double."""
-    values = [row[field] for row in from_command(patch, lines)]
+    values = [row[field] for row in from_command(patch, lines, *(["--logits"] if field == "logits" else []))]
     return numpy.float32(values).tolist() if isinstance(values[0], (float, list)) else values
 
 
