@@ -3,6 +3,8 @@
 Nothing is installed but what a command asks `install` for, and nothing is kept outside `cache_dir`.
 """
 
+import contextlib
+import fcntl
 import os
 import shlex
 import shutil
@@ -57,6 +59,16 @@ def run(*command, env=None, capture=False, codes=(0,), stdin=None, cwd=ROOT):
     return done.stdout
 
 
+@contextlib.contextmanager
+def alone():
+    """Lets commands that run at once use Debian's packages one after the other, which apt-get refuses to do for them."""
+    lock = cache_dir("packages.lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with open(lock, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def install(*packages):
     """Installs packages of Debian; on another system, and without the right to, says which are missing."""
     wish = f"apt-get install --no-install-recommends {' '.join(packages)}"
@@ -65,8 +77,9 @@ def install(*packages):
     if os.geteuid() != 0:
         raise Failure(f"this machine lacks {', '.join(packages)}: sudo {wish}")
     quiet = {"DEBIAN_FRONTEND": "noninteractive"}
-    run("apt-get", "update", "--quiet", env=quiet)
-    run(*shlex.split(wish), "--yes", "--quiet", env=quiet)
+    with alone():
+        run("apt-get", "update", "--quiet", env=quiet)
+        run(*shlex.split(wish), "--yes", "--quiet", env=quiet)
 
 
 def python_packages(name, *packages):

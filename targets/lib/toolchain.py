@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from lib.shell import Failure, cache_dir, install, python_packages, run, say, target_dir
+from lib.shell import Failure, alone, cache_dir, install, python_packages, run, say, target_dir
 
 # Named in every build, whichever of them is wanted: so all builds ask dependencies for the same features, and share them. A slim
 # build asks for others, and lies apart.
@@ -109,8 +109,16 @@ def debian_rust():
     """Debian's rustc and the source of its standard library, unpacked beside no other: nothing of it is installed."""
     place = cache_dir("debian-rust")
     rustc = place / "rustc"
-    if rustc.exists():
-        return rustc
+    if not rustc.exists():
+        with alone():
+            # Another command may have unpacked it meanwhile.
+            if not rustc.exists():
+                unpack_rust(place)
+    return rustc
+
+
+def unpack_rust(place):
+    """Unpacks Debian's rustc and that source into a directory."""
     if shutil.which("apt-get") is None:
         raise Failure("no standard library for the board: install rustup (https://rustup.rs)")
     if shutil.which("cargo") is None:
@@ -134,4 +142,3 @@ def debian_rust():
                            'exec "$root/bin/rustc" "$@"\n')
         wrapper.chmod(0o755)
         os.rename(Path(staged, "root"), place)
-    return rustc
