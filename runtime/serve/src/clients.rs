@@ -71,7 +71,7 @@ impl Clients {
         for (at, line) in lines.iter().enumerate() {
             let wrong = |found: &str| wrong(format!("{found} in line {}", at + 1));
             if !line.chars().all(|c| c.is_ascii_graphic() || c == ' ') {
-                return Err(wrong("other characters than ASCII's"));
+                return Err(wrong("a tab, or another character than ASCII's,"));
             }
             let words: Vec<&str> = line.split(' ').filter(|word| !word.is_empty()).collect();
             let (name, token, limits) = match words[..] {
@@ -234,8 +234,8 @@ mod tests {
             ("a 0123456789abcdef texts\n", "\"texts\" in line 1"),
             ("a 0123456789abcdef texts=1 texts=2\n", "texts twice in line 1"),
             ("a 0123456789abcdef bytes=1\n", "\"bytes=1\" in line 1"),
-            ("a 0123456789abcd\u{e9}f\n", "other characters than ASCII's in line 1"),
-            ("a\t0123456789abcdef\n", "other characters than ASCII's in line 1"),
+            ("a 0123456789abcd\u{e9}f\n", "a tab, or another character than ASCII's, in line 1"),
+            ("a\t0123456789abcdef\n", "a tab, or another character than ASCII's, in line 1"),
         ] {
             let error = open(bad).err().unwrap_or_else(|| panic!("{bad:?} was accepted")).to_string();
             assert!(error.contains(&format!(", found {found}")), "{bad:?}: {error}");

@@ -78,22 +78,31 @@ enum Log {
 }
 
 const EXAMPLES: &str = r#"Examples:
-  edge-serve --patches tasks                           on this machine only, port 8080; a page is at http://localhost:8080/
-  edge-serve -p tasks --listen unix:/run/edge.sock     on a Unix socket
-  edge-serve -p tasks --listen 0.0.0.0:8080 --token-file token --trust release.pub
-                                                       for other machines, which need the token; patches need a signature
-  edge-serve -p tasks --listen 0.0.0.0:8443 --token-file token --tls-certificate tls/cert.pem --tls-key tls/key.pem
-                                                       the same, encrypted
+  On this machine only, port 8080; a page is at http://localhost:8080/:
+    edge-serve --patches tasks
+  On a Unix socket:
+    edge-serve -p tasks --listen unix:/run/edge.sock
+  For other machines, which need the token; patches need a signature:
+    edge-serve -p tasks --listen 0.0.0.0:8080 --token-file token \
+        --trust release.pub
+  The same, encrypted:
+    edge-serve -p tasks --listen 0.0.0.0:8443 --token-file token \
+        --tls-certificate tls/cert.pem --tls-key tls/key.pem
 
-  curl -d '{"text": "a joy from start to end"}' localhost:8080/predict/sst2
-  curl -d '{"text": "a joy from start to end"}' localhost:8080/predict           every task, in one pass
-  curl localhost:8080/tasks                                                       what answers, and what was refused
+  One task, and every task in one pass:
+    curl -d '{"text": "a joy from start to end"}' localhost:8080/predict/sst2
+    curl -d '{"text": "a joy from start to end"}' localhost:8080/predict
+  What answers, and what was refused:
+    curl localhost:8080/tasks
 
-  cp new.bias tasks/.new && mv tasks/.new tasks/sst2.bias                         a new patch, without losing a request
-  rm tasks/sst2.bias                                                              the task ends
+  A new patch, without losing a request; the end of a task:
+    cp new.bias tasks/.new && mv tasks/.new tasks/sst2.bias
+    rm tasks/sst2.bias
 
-A patch names its encoder by digest. It is looked up in the store, to which edge-export writes, and in each --bundle.
-Addresses under /v2 speak the Open Inference Protocol v2, as Triton's clients and KServe do. Metrics are under /metrics."#;
+A patch names its encoder by digest. It is looked up in the store, to which
+edge-export writes, and in each --bundle. Addresses under /v2 speak the Open
+Inference Protocol v2, as Triton's clients and KServe do. Metrics are under
+/metrics."#;
 
 fn threads(text: &str) -> Result<usize, String> {
     let found = text.parse().ok().filter(|n| (1..=MOST_THREADS).contains(n));

@@ -5,6 +5,7 @@
 
 use std::{sync::Arc, time::Instant};
 
+use bias_patch::quoted;
 use edge_run::{Strategy, Text};
 use hyper::StatusCode;
 use serde::{Deserialize, Serialize};
@@ -84,10 +85,15 @@ pub(crate) async fn all(client: &Client, listing: &Listing, body: &[u8]) -> Resu
     let question = parse(body)?;
     let residents: Vec<&Arc<Resident>> = match &question.tasks {
         None => listing.tasks.values().collect(),
-        Some(names) => names
-            .iter()
-            .map(|name| listing.tasks.get(name).ok_or_else(|| Refusal::no_task(listing, name)))
-            .collect::<Result<_, _>>()?,
+        Some(names) => {
+            let twice = names.iter().enumerate().find(|(at, name)| names[..*at].contains(name));
+            if names.is_empty() || twice.is_some() {
+                let found = twice.map_or("none".to_owned(), |(_, name)| format!("{} twice", quoted(name)));
+                return Err(Refusal::expected("tasks", "names of tasks, each once", found));
+            }
+            let resident = |name: &String| listing.tasks.get(name).ok_or_else(|| Refusal::no_task(listing, name));
+            names.iter().map(resident).collect::<Result<_, _>>()?
+        }
     };
     // Tasks that do not tag answer as ever.
     let grouped = |resident: &Arc<Resident>| question.entities.and_then(|how| resident.with_entities(how).ok());

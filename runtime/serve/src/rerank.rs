@@ -92,6 +92,14 @@ pub(crate) async fn rerank(
         (Some(_), Some(_)) => return Err(Refusal::expected("body", "texts or documents", "both")),
         (None, None) => return Err(Refusal::expected("body", "texts or documents", "neither")),
     };
+    // Each form has its own flag.
+    let (flag, of) = match field {
+        "texts" => (question.return_documents, "return_documents: documents"),
+        _ => (question.return_text, "return_text: texts"),
+    };
+    if flag == Some(true) {
+        return Err(Refusal::expected("body", of, field));
+    }
     if texts.is_empty() {
         return Err(Refusal::expected(field, "at least one text", "none"));
     }

@@ -33,7 +33,7 @@ use tokio::{
 
 use crate::{
     clients::Clients,
-    guard::{check_host, check_origin},
+    guard::{check_head, check_host, check_origin},
     limits,
     listen::{Acceptor, Connection, Stream},
     metrics::Metrics,
@@ -155,7 +155,10 @@ impl Server {
         let path = request.uri().path().to_owned();
         let route = Route::of(&path, request.method() == Method::POST);
         let reply = match route {
-            None => Err(Refusal::new(StatusCode::NOT_FOUND, "no such address; the README lists them")),
+            None => Err(Refusal::new(
+                StatusCode::NOT_FOUND,
+                "no such address; GET / is a page for people, and GET /tasks lists the tasks",
+            )),
             Some(route) => self.route(route, request).await,
         };
         let form = route.map_or(Form::Own, Route::form);
@@ -165,9 +168,10 @@ impl Server {
     }
 
     async fn route(&self, route: Route<'_>, request: Request<Incoming>) -> Result<Reply, Refusal> {
+        check_head(request.version(), request.headers())?;
         check_origin(request.headers())?;
         if self.local && self.clients.are_unknown() {
-            check_host(request.headers())?;
+            check_host(request.uri(), request.headers())?;
         }
         // Who asks for what is open needs no token, and is not counted.
         let client = match route.is_open() {

@@ -177,10 +177,8 @@ fn texts_of(input: &Input, rest: &mut &[u8]) -> Result<Vec<String>, Refusal> {
             elements(raw).map_err(|found| Refusal::expected(&field("data"), "lengths and UTF-8 texts", found))?
         }
         (None, Some(data)) => {
-            let mut texts = Vec::new();
-            flatten(data, 2, &mut texts)
-                .map_err(|found| Refusal::expected(&field("data"), "a list of texts", found))?;
-            texts
+            let expected = "a list of texts";
+            texts_in(data, &input.shape).map_err(|found| Refusal::expected(&field("data"), expected, found))?
         }
         (Some(_), Some(_)) => return Err(Refusal::expected(&field("data"), "none beside binary_data_size", "one")),
         (None, None) => return Err(Refusal::expected(&field("data"), "a list of texts", "none")),
@@ -207,18 +205,30 @@ fn elements(mut raw: &[u8]) -> Result<Vec<String>, String> {
     Ok(texts)
 }
 
-/// The texts of a list, which may have lists within.
-fn flatten(data: &Value, depth: usize, texts: &mut Vec<String>) -> Result<(), String> {
-    match (data, depth.checked_sub(1)) {
-        (Value::Array(parts), Some(left)) => parts.iter().try_for_each(|part| match part {
-            Value::String(text) => {
-                texts.push(text.clone());
-                Ok(())
-            }
-            part => flatten(part, left, texts),
-        }),
-        (other, _) => Err(quoted(&other.to_string())),
+/// The texts of a tensor in JSON: a flat list, or lists within it by the shape.
+fn texts_in(data: &Value, shape: &[u64]) -> Result<Vec<String>, String> {
+    let list = |data: &Value| data.as_array().cloned().ok_or_else(|| quoted(&data.to_string()));
+    let texts = |list: Vec<Value>| -> Result<Vec<String>, String> {
+        let text = |value: Value| value.as_str().map(str::to_owned).ok_or_else(|| quoted(&value.to_string()));
+        list.into_iter().map(text).collect()
+    };
+    let rows = list(data)?;
+    let [count, columns] = shape else { return texts(rows) };
+    if !rows.iter().any(Value::is_array) {
+        return texts(rows);
     }
+    if rows.len() as u64 != *count {
+        return Err(format!("{} lists", rows.len()));
+    }
+    let mut all = Vec::new();
+    for row in &rows {
+        let row = texts(list(row)?)?;
+        if row.len() as u64 != *columns {
+            return Err(format!("a list of {} within", row.len()));
+        }
+        all.extend(row);
+    }
+    Ok(all)
 }
 
 #[derive(Serialize)]

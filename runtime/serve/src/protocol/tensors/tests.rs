@@ -66,6 +66,9 @@ fn what_does_not_agree_is_refused_with_its_place() {
         (input(r#""shape":[2],"datatype":"BYTES","data":["a"]"#), "expected 2 texts, as the shape says, found 1"),
         (input(r#""shape":[1],"datatype":"BYTES","data":[7]"#), "data: expected a list of texts, found \"7\""),
         (input(r#""shape":[1],"datatype":"BYTES","data":[[["a"]]]"#), "data: expected a list of texts"),
+        (input(r#""shape":[2],"datatype":"BYTES","data":[["a"],"b"]"#), "data: expected a list of texts"),
+        (input(r#""shape":[2,1],"datatype":"BYTES","data":[["a","b"]]"#), "found 1 lists"),
+        (input(r#""shape":[2,1],"datatype":"BYTES","data":[["a","b"],[]]"#), "found a list of 2 within"),
         (input(r#""shape":[1],"datatype":"BYTES""#), "data: expected a list of texts, found none"),
         (
             input(r#""shape":[1],"datatype":"BYTES","parameters":{"binary_data_size":9}"#),
