@@ -24,7 +24,7 @@ use crate::{
     Error, Result, encoder,
     evaluate::{self, Value},
     families, tokenizer,
-    weights::{biases, check_shapes, write_base, write_weights},
+    weights::{biases, check_tensors, write_base, write_weights},
 };
 
 /// The file of the encoder's graph in a bundle.
@@ -96,8 +96,12 @@ pub fn export(
         progress(Progress::Warning(warning));
     }
     let (model, weights, slots) = encoder::build(&config, options.weights, options.low_rank_inputs).finish(name);
-    let biases = biases(families::table(config.family), &slots);
-    check_shapes(&checkpoint, &weights, &biases)?;
+    let family = families::table(config.family);
+    let biases = biases(family, &slots);
+    let left = check_tensors(&checkpoint, family, &weights, &biases)?;
+    if !left.is_empty() {
+        progress(Progress::Warning(format!("tensors that config.json leaves out: {}", left.join(", "))));
+    }
 
     let mut staged = Staged::new(to)?;
     let total: u64 = weights.iter().map(|w| w.element.bytes() * w.shape.iter().product::<u64>()).sum();

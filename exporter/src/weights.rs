@@ -1,10 +1,11 @@
 //! Writes a checkpoint's values into a bundle: `weights.bin` and `base.bias`.
 //!
 //! In: a checkpoint, and the weights and slots of a graph. Out: the two files, and what the manifest says of them. Refused:
-//! tensors of other dimensions, and numbers that are not finite. A part of a tensor is in memory at a time, however large
-//! the tensor is.
+//! tensors of other dimensions, tensors of layers that the graph does not have, and numbers that are not finite. A part of a
+//! tensor is in memory at a time, however large the tensor is.
 
 use std::{
+    collections::HashSet,
     fs::File,
     io::{self, BufWriter, Write},
     ops::Range,
@@ -61,11 +62,20 @@ pub(crate) fn biases(family: &FamilyTable, slots: &[Slot]) -> Vec<Bias> {
     slots.iter().filter(|slot| !slot.zero).map(bias_of).collect()
 }
 
-/// Checks that the checkpoint has every tensor, with the dimensions that its `config.json` implies.
+/// Endings of tensors that hold nothing learnt: numbers of positions and of token types, and angles.
+const BUFFERS: [&str; 3] = ["position_ids", "token_type_ids", "inv_freq"];
+
+/// Checks that the checkpoint has every tensor, with the dimensions that its `config.json` implies, and no others in its
+/// layers. Gives the names of others in its embeddings.
 ///
 /// # Errors
-/// Naming the first that it has not, or with others.
-pub(crate) fn check_shapes(checkpoint: &Checkpoint, weights: &[graph::Weight], biases: &[Bias]) -> Result<()> {
+/// Naming the first that it has not, or with others, or that would be left out of a layer.
+pub(crate) fn check_tensors(
+    checkpoint: &Checkpoint,
+    family: &FamilyTable,
+    weights: &[graph::Weight],
+    biases: &[Bias],
+) -> Result<Vec<String>> {
     let shape_of = |weight: &graph::Weight| {
         // Dimensions are products of a Config's numbers, far below the limits of usize.
         let mut shape: Vec<usize> = weight.shape.iter().map(|d| *d as usize).collect();
@@ -76,18 +86,29 @@ pub(crate) fn check_shapes(checkpoint: &Checkpoint, weights: &[graph::Weight], b
     };
     let weights = weights.iter().flat_map(|weight| in_checkpoint(&weight.source, shape_of(weight)));
     let biases = biases.iter().map(|bias| (bias.tensor.as_str(), bias.shape()));
+    let wrong = |name: &str, expected: String, found: String| Error::Unsupported {
+        path: checkpoint.path().to_owned(),
+        field: format!("tensor {name}"),
+        expected,
+        found,
+    };
+    let mut used = HashSet::new();
     for (name, expected) in weights.chain(biases) {
         let found = checkpoint.shape(name)?;
         if found != expected {
-            return Err(Error::Unsupported {
-                path: checkpoint.path().to_owned(),
-                field: format!("tensor {name}"),
-                expected: format!("shape {expected:?}, as config.json says"),
-                found: format!("{found:?}"),
-            });
+            return Err(wrong(name, format!("shape {expected:?}, as config.json says"), format!("{found:?}")));
         }
+        used.insert(name);
     }
-    Ok(())
+    let within = |name: &str, module: &str| name.split('.').next() == module.split('.').next();
+    let is_left = |name: &&str| !used.contains(name) && !BUFFERS.iter().any(|buffer| name.ends_with(buffer));
+    let left: Vec<&str> = checkpoint.names().filter(is_left).collect();
+    let modules = &family.modules;
+    if let Some(name) = left.iter().find(|name| within(name, modules.layers)) {
+        let expected = "none but those of the layers that config.json says".to_owned();
+        return Err(wrong(name, expected, format!("one of shape {:?}", checkpoint.shape(name)?)));
+    }
+    Ok(left.into_iter().filter(|name| within(name, modules.word_embeddings)).map(str::to_owned).collect())
 }
 
 /// The values of some rows of a tensor of `weights.bin`, as they lie in the checkpoint.

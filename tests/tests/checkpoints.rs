@@ -186,6 +186,24 @@ fn tokenizers_that_need_another_program_are_refused_by_name() {
 }
 
 #[test]
+fn what_config_json_leaves_out_of_a_checkpoint_is_named() {
+    let refused = export_changed(|f| f.config["num_hidden_layers"] = 1.into(), |_| ());
+    assert_refused(&refused, &["tensor encoder.layer.1.", "the layers that config.json says", "shape"]);
+    let refused = export_changed(|f| f.config["pruned_heads"] = json!({"0": [1]}), |_| ());
+    assert_refused(&refused, &["config.json", "pruned_heads: expected {}"]);
+
+    let home = TempDir::new().unwrap();
+    let mut fixture = Fixture::named("bert");
+    (fixture.config["type_vocab_size"], fixture.config["pruned_heads"]) = (0.into(), json!({}));
+    fixture.write(&home.path().join("c"), Layout::default());
+    let output = command("edge-export", home.path()).arg(home.path().join("c")).output().unwrap();
+    assert_succeeded(&output);
+    let said = String::from_utf8(output.stderr).unwrap();
+    let due = "edge-export: tensors that config.json leaves out: embeddings.token_type_embeddings.weight\n";
+    assert_eq!(said, due);
+}
+
+#[test]
 fn a_directory_of_something_else_says_what_helps() {
     let refused = export_changed(|f| drop(f.config.as_object_mut().unwrap().remove("model_type")), |_| ());
     assert_refused(&refused, &["config.json", "model_type", "bert, roberta", "add \"model_type\"", "found none"]);

@@ -103,7 +103,7 @@ pub(crate) struct Modules {
     /// The LayerNorm after the last layer, where there is one.
     final_norm: Option<&'static str>,
     /// Before the number of a layer; the modules below come after it.
-    layers: &'static str,
+    pub layers: &'static str,
     query: &'static str,
     key: &'static str,
     value: &'static str,
@@ -199,7 +199,8 @@ pub(crate) fn config(checkpoint: &Checkpoint) -> Result<Config> {
         return Err(unsupported(checkpoint, "model_type", &expected, model_type));
     };
     let given = |field: &str| checkpoint.config().get(field).filter(|value| !value.is_null());
-    for (field, expected) in table.required {
+    // Without heads that were left out.
+    for (field, expected) in table.required.iter().chain(&[("pruned_heads", "{}")]) {
         let found = given(field).map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned));
         if let Some(found) = found.filter(|found| !is_same(found, expected)) {
             return Err(unsupported(checkpoint, field, expected, found));
