@@ -200,13 +200,17 @@ Examples:
   edge-run bench minilm --lengths 8,32 --threads 2    how fast is this machine?
   edge-run prepare minilm                             once, before the first answer is needed
 
-Lines hold one text, or two with a tab between. In TSV and JSON the first text is called text, sentence, sentence1, question,
-premise, text_a, question1 or tokens, the second text_pair, sentence2, context, hypothesis, text_b, question2 or passage.
+Lines hold one text, or two with a tab between. In TSV and JSON the first text
+is called text, sentence, sentence1, question, premise, text_a, question1 or
+tokens, the second text_pair, sentence2, context, hypothesis, text_b, question2
+or passage.
 
-A line that cannot be answered (empty, or two texts for a task on one) keeps its row, with the reason. Without lines there are
-no rows, and that is no failure; of a file without lines, standard error says so.
+A line that cannot be answered (empty, or two texts for a task on one) keeps its
+row, with the reason. Without lines there are no rows, and that is no failure;
+of a file without lines, standard error says so.
 
-Exit codes: 0 every line was answered, 1 failure, 2 wrong usage, 3 some lines were not answered.";
+Exit codes: 0 every line was answered, 1 failure, 2 wrong usage, 3 some lines
+were not answered.";
 
 /// The exit code when some lines have no answer and nothing else is wrong.
 const UNANSWERED: u8 = 3;
@@ -416,7 +420,16 @@ fn open(arguments: &Arguments) -> Result<(Box<dyn BufRead>, String, Option<u64>)
     match &arguments.file {
         Some(path) if path.as_os_str() != "-" => {
             let failed = |source| Error::Io { path: path.clone(), action: "read", source };
-            let file = File::open(path).map_err(failed)?;
+            let file = File::open(path).map_err(|source| match source.kind() {
+                // A text, perhaps.
+                io::ErrorKind::NotFound if path.to_string_lossy().contains(' ') => Error::Input {
+                    place: "file".to_owned(),
+                    expected: "a file of texts, or texts on standard input: echo 'a text' | edge-run -p PATCH"
+                        .to_owned(),
+                    found: format!("no file {:?}", path.display().to_string()),
+                },
+                _ => failed(source),
+            })?;
             let metadata = file.metadata().map_err(failed)?;
             if metadata.is_dir() {
                 return Err(failed(io::ErrorKind::IsADirectory.into()));

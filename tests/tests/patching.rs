@@ -73,7 +73,7 @@ fn biases_are_imported_without_keys_and_unchanged_slots() {
     tensors.insert(first.name.clone(), (vec![32], base.slots()[0].clone()));
     place.write("b.safetensors", &tensors);
     let said = assert_succeeded(&place.import("b.safetensors"));
-    assert!(said.contains("15 slots stored, 1 as in the encoder, 2 key biases left out"), "{said}");
+    assert!(said.contains("15 biases; 1 as in the encoder, 2 key biases without effect left out"), "{said}");
     let patch = Patch::open(&place.path("t.bias")).unwrap();
     let applied = patch.apply(&place.bundle.manifest().shape(), base.slots()).unwrap();
     for (slot, values) in place.bundle.manifest().slots.iter().zip(&applied.slots) {
@@ -85,6 +85,30 @@ fn biases_are_imported_without_keys_and_unchanged_slots() {
         };
         assert_eq!(values, expected, "{}", slot.name);
     }
+}
+
+#[test]
+fn an_embedding_is_extracted_and_imported() {
+    let place = Place::new("bert");
+    let mut tensors = place.biases();
+    tensors.retain(|name, _| !name.starts_with("classifier"));
+    place.write("b.safetensors", &tensors);
+    let task = r#"{"name": "t", "kind": "embedding", "pooling": "mean", "max_length": 32}"#;
+    fs::write(place.path("task.json"), task).unwrap();
+    assert_succeeded(&place.import("b.safetensors"));
+    let patch = Patch::open(&place.path("t.bias")).unwrap();
+    assert!(patch.head().linears().count() == 0 && patch.slots().len() == 16);
+    let extract = ["extract", "t.bias", "--bundle", "bundle", "-o", "again.safetensors"];
+    let said = assert_succeeded(&place.edge_patch(&extract));
+    assert!(said.contains("18 biases, no head"), "{said}");
+    assert_succeeded(&place.import("again.safetensors"));
+    let again = Patch::open(&place.path("t.bias")).unwrap();
+    assert_eq!(again.slots(), patch.slots());
+    // A patch is no tensors, and neither is a task.
+    assert_refused(&place.import("t.bias"), &["t.bias", "tensors, as safetensors has them", "a patch"]);
+    let over = ["extract", "t.bias", "--bundle", "bundle", "-o", "task.json"];
+    assert_refused(&place.edge_patch(&over), &["task.json", "a safetensors file to replace"]);
+    assert_eq!(fs::read_to_string(place.path("task.json")).unwrap(), task);
 }
 
 #[test]
@@ -206,7 +230,7 @@ fn a_fine_tuned_checkpoint_is_imported_if_only_biases_moved() {
     fs::write(place.path("task.json"), TASK.replace("cls", "pooler")).unwrap();
     fine_tuned(&place.path("tuned"), "bert", &linear_head(), |_| ());
     let said = assert_succeeded(&place.import("tuned"));
-    assert!(said.contains("16 slots stored, 0 as in the encoder, 2 key biases left out"), "{said}");
+    assert!(said.contains("16 biases; 0 as in the encoder, 2 key biases"), "{said}");
 
     let weight = "bert.encoder.layer.0.intermediate.dense.weight";
     fine_tuned(&place.path("tuned"), "bert", &linear_head(), |t| {
@@ -279,7 +303,7 @@ fn a_bias_of_a_repeated_layer_is_one_of_every_repetition() {
     fine_tuned(&place.path("tuned"), "albert", &linear_head(), |_| ());
     let said = assert_succeeded(&place.import("tuned"));
     // Of three repetitions seven biases each, and those of embeddings, projection and pooler.
-    assert!(said.contains("24 slots stored, 0 as in the encoder, 3 key biases left out"), "{said}");
+    assert!(said.contains("24 biases; 0 as in the encoder, 3 key biases"), "{said}");
     let base = place.bundle.base().unwrap();
     let manifest = place.bundle.manifest();
     let values = Patch::open(&place.path("t.bias")).unwrap().apply(&manifest.shape(), base.slots()).unwrap();

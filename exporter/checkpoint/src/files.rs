@@ -112,6 +112,9 @@ pub(crate) fn read_header(path: &Path) -> Result<BTreeMap<String, Place>> {
     Read::take(&mut file, 64).read_to_end(&mut begin).map_err(io)?;
     check_pointer(path, &begin)?;
     file.seek(SeekFrom::Start(8)).map_err(io)?;
+    if prefix == *b"BIASPTCH" {
+        return Err(content(path, "file", "tensors, as safetensors has them", "a patch"));
+    }
     let header_bytes = u64::from_le_bytes(prefix);
     if header_bytes > length.saturating_sub(8) {
         let expected =

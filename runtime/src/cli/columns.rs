@@ -1,7 +1,7 @@
 //! Which columns of a table, or fields of a JSON object, hold the texts.
 //!
 //! In: the names of columns or fields. Out: the place of the first text, and that of the second if there is one. Refused:
-//! no column for the first text, and two columns for the same text.
+//! no column for the first text, two columns for the same text, and rows with fewer or more cells.
 
 use crate::{Error, Result, Text, error::TextError};
 
@@ -17,6 +17,8 @@ const SECOND: [&str; 8] =
 pub struct Columns {
     first: usize,
     second: Option<usize>,
+    /// How many columns the table has.
+    count: usize,
 }
 
 impl Columns {
@@ -43,20 +45,25 @@ impl Columns {
                 return Err(Error::Input { place: place.to_owned(), expected, found });
             }
         }
-        Ok(Columns { first, second })
+        Ok(Columns { first, second, count: header.len() })
     }
 
     /// CoLA's columns, which no header names: a source, a label, a star or nothing, and the sentence.
     pub(super) fn of_cola(cells: &[&str]) -> Option<Self> {
         let [_, "0" | "1", "" | "*", _] = cells else { return None };
-        Some(Columns { first: 3, second: None })
+        Some(Columns { first: 3, second: None, count: 4 })
     }
 
     /// The text of a row, or why there is none.
     ///
     /// # Errors
-    /// When the row has too few cells.
+    /// When the row has too few cells, or one beyond the last column that is not empty: a text with a tab or a comma in it
+    /// would be cut there.
     pub fn text(&self, cells: &[&str]) -> Result<Text, TextError> {
+        if cells.iter().skip(self.count).any(|cell| !cell.trim().is_empty()) {
+            let (expected, found) = (self.count, cells.len());
+            return Err(TextError::Record(format!("expected {expected} columns, found {found}")));
+        }
         let cell = |at: usize| {
             let missing = || TextError::Record(format!("expected at least {} columns, found {}", at + 1, cells.len()));
             cells.get(at).copied().ok_or_else(missing)
@@ -78,10 +85,6 @@ pub(super) fn places<T>(find: impl Fn(&str) -> Option<T>) -> Result<(T, Option<T
         return Ok((first, Some(second)));
     }
     let any = |names: &[&str]| names.iter().find_map(|name| find(name));
-    // Only together: other data has such columns beside its text.
-    if let (Some(first), Some(second)) = (any(&["anchor", "query"]), any(&["positive", "pos", "document"])) {
-        return Ok((first, Some(second)));
-    }
     // Which of two is meant nobody can tell.
     let only = |names: &[&'static str]| {
         let mut found = names.iter().filter_map(|name| Some((*name, find(name)?)));
@@ -90,6 +93,11 @@ pub(super) fn places<T>(find: impl Fn(&str) -> Option<T>) -> Result<(T, Option<T
             (found, _) => Ok(found.map(|(_, place)| place)),
         }
     };
+    // Only together: other data has such columns beside its text.
+    let (asks, answers) = (&["anchor", "query"], &["positive", "pos", "document"]);
+    if any(asks).is_some() && any(answers).is_some() {
+        return Ok((only(asks)?.ok_or(None)?, only(answers)?));
+    }
     Ok((only(&FIRST)?.ok_or(None)?, only(&SECOND)?))
 }
 
@@ -121,5 +129,20 @@ mod tests {
         assert_eq!(places_of(&["label"]), Err(None));
         assert_eq!(places_of(&["sentence", "label", "text"]), Err(Some(["text", "sentence"])));
         assert_eq!(places_of(&["text", "context", "passage"]), Err(Some(["context", "passage"])));
+        assert_eq!(places_of(&["query", "pos", "document"]), Err(Some(["pos", "document"])));
+    }
+
+    #[test]
+    fn a_row_has_as_many_cells_as_the_header() {
+        let columns = Columns::of(&["id", "text"], "t.tsv, line 1").unwrap();
+        // Spreadsheets write empty cells at the end of a row.
+        for cells in [&["1", "a"][..], &["1", "a", "", " "]] {
+            assert_eq!(columns.text(cells), Ok(Text::one("a")));
+        }
+        for (cells, expected) in [(&["1"][..], "at least 2 columns, found 1"), (&["1", "a", "b"], "2 columns, found 3")]
+        {
+            let refused = columns.text(cells).unwrap_err().to_string();
+            assert!(refused.ends_with(expected), "{refused}");
+        }
     }
 }

@@ -223,6 +223,11 @@ impl<R: BufRead> Records<R> {
         }
         if self.line == 1 && bytes.starts_with(b"\xef\xbb\xbf") {
             bytes.drain(..3);
+            // Nothing but the mark is a file without lines.
+            if read == 3 {
+                self.line = 0;
+                return Ok(None);
+            }
         }
         Ok(Some(bytes))
     }
@@ -234,7 +239,8 @@ impl<R: BufRead> Records<R> {
                 Ok(Unambiguous(value)) => (json(&value), Some(more(Row::Json(&value)))),
                 // Not what is read, or no JSON at all.
                 Err(error) if error.is_data() => (Err(TextError::Record(error.to_string())), None),
-                Err(error) => (Err(TextError::Record(format!("not JSON: {error}"))), None),
+                // The line's own number is beside it.
+                Err(error) => (Err(TextError::Record(format!("not JSON, from column {} on", error.column()))), None),
             },
             (InputFormat::Tsv, Some(columns)) => {
                 let cells: Vec<&str> = line.split('\t').collect();

@@ -20,4 +20,5 @@ pub use ranking::Query;
 pub use report::{Times, write_report, write_times, write_totals};
 pub use session::{Outcome, Session, SessionOptions, run};
 pub use tasks::{Extras, TaskOptions, check_extras, names, tasks};
+pub use unambiguous::Unambiguous;
 pub use vectors::{Destination, check_format};

@@ -12,7 +12,7 @@ use crate::{
     kept, largest_change, metric_named, split,
 };
 use bias_patch::{Encoding, Patch, Task};
-use clap::Args;
+use clap::{ArgGroup, Args};
 use edge_run::{EngineOptions, Text};
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -21,6 +21,7 @@ use super::{
 };
 
 #[derive(Args)]
+#[command(group = ArgGroup::new("how").required(true))]
 pub(crate) struct ConvertArguments {
     /// The patch to read
     patch: PathBuf,
@@ -28,7 +29,7 @@ pub(crate) struct ConvertArguments {
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
     /// Store biases in this encoding: f32, f16, i8, i4, i3, i2 or i1; with one scale for every 64 values: i4/64
-    #[arg(long, value_name = "ENCODING", required_unless_present = "max_loss",
+    #[arg(long, value_name = "ENCODING", group = "how",
         conflicts_with_all = ["max_loss", "data", "metric", "skip_bad", "texts", "refine_steps", "learning_rate"])]
     encoding: Option<Encoding>,
     /// Store the head in this encoding
@@ -36,7 +37,7 @@ pub(crate) struct ConvertArguments {
     head: Encoding,
     /// Search for the smallest patch that is expected to lose at most this many percentage points of the metric: an own
     /// encoding for each part, or none, and values refined on their grids
-    #[arg(long, value_name = "POINTS", value_parser = points)]
+    #[arg(long, value_name = "POINTS", value_parser = points, group = "how")]
     max_loss: Option<f64>,
     #[command(flatten)]
     search: SearchArguments,
@@ -57,7 +58,7 @@ pub(crate) struct ConvertArguments {
     #[arg(long = "note", value_name = "KEY=VALUE", value_parser = note)]
     notes: Vec<(String, String)>,
     /// Read the encoder from this bundle [default: the store]
-    #[arg(long, value_name = "BUNDLE")]
+    #[arg(long, visible_alias = "bundle", value_name = "BUNDLE")]
     encoder: Option<PathBuf>,
 }
 
@@ -140,7 +141,8 @@ pub(crate) fn run_conversion(arguments: &ConvertArguments) -> Result<Vec<String>
                 true => None,
                 false => Some(kept(&encoder, &opened, &found.patch, &labelled, metric)?),
             };
-            describe_search(&found, search.texts(), measured.map(|kept| (kept, labelled.len())), metric, &mut lines);
+            let measured = measured.map(|kept| (kept, labelled.len()));
+            describe_search(&found, search.texts(), arguments.search.refine_steps > 0, measured, metric, &mut lines);
             (found.patch, format!("searched, at most {points} points of {metric} expected to be lost"))
         }
         (Some(encoding), None) => {

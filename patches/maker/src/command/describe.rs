@@ -128,10 +128,12 @@ fn plus_minus(deviation: Option<f64>) -> String {
     deviation.map_or(String::new(), |deviation| format!(" ± {deviation:.4}"))
 }
 
-/// What is expected to be lost, what was measured and on how many texts, and the encoding of each part.
+/// What is expected to be lost, what was measured and on how many texts, and the encoding of each part; whether values
+/// were refined.
 pub(crate) fn describe_search(
     found: &Searched,
     (judged, fitted): (usize, usize),
+    refined: bool,
     measured: Option<(Kept, usize)>,
     metric: &str,
     lines: &mut Vec<String>,
@@ -152,8 +154,9 @@ pub(crate) fn describe_search(
         format!("{:.2}{} points", 100.0 * loss.mean, deviation.unwrap_or_default())
     };
     lines.push(format!(
-        "{metric} expected to be lost: {}, by {judged} texts; values refined on {fitted} others",
-        loss(found.expected)
+        "{metric} expected to be lost: {}, by {judged} texts; {} on {fitted} others",
+        loss(found.expected),
+        if refined { "values refined" } else { "encodings chosen" }
     ));
     if let Some((Kept { exact, stored, loss: lost }, texts)) = measured {
         lines.push(format!(

@@ -43,7 +43,7 @@ pub(crate) struct EncodingsArguments {
     #[arg(long)]
     skip_bad: bool,
     /// Read the encoder from this bundle [default: the store]
-    #[arg(long, value_name = "BUNDLE")]
+    #[arg(long, visible_alias = "bundle", value_name = "BUNDLE")]
     encoder: Option<PathBuf>,
 }
 

@@ -14,7 +14,7 @@ pub(crate) struct InspectArguments {
     /// The patch to read
     patch: PathBuf,
     /// Read the encoder from this bundle [default: the store]
-    #[arg(long, value_name = "BUNDLE")]
+    #[arg(long, visible_alias = "bundle", value_name = "BUNDLE")]
     encoder: Option<PathBuf>,
     /// Show every slot, in place of a row for each module
     #[arg(long)]

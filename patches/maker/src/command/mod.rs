@@ -27,7 +27,7 @@ use crate::{
     difference, embedding, evaluate_against, extract, extract_peft, import, of_sentence_transformers,
 };
 use bias_patch::{Patch, SlotKind, atomic};
-use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, CommandFactory, Parser, Subcommand, ValueEnum};
 use edge_bundle::Bundle;
 use edge_run::{EngineOptions, tasks};
 
@@ -37,7 +37,7 @@ use self::{
     encodings::{EncodingsArguments, run_encodings},
     inspecting::{InspectArguments, run_inspection},
     opening::{file_bytes, load_encoder, open_encoder, report_skipped, say},
-    outputs::{check_no_patch, check_notes},
+    outputs::{check_notes, check_tensors},
     plotting::{PlotArguments, run_plot},
     reproduce::{ReproduceArguments, run_reproduction},
     retarget::{RetargetArguments, run_retargeting},
@@ -82,7 +82,7 @@ enum Command {
         /// The labelled texts to score on, in the formats of train
         data: PathBuf,
         /// Read the encoder from this bundle [default: the store]
-        #[arg(long, value_name = "BUNDLE")]
+        #[arg(long, visible_alias = "bundle", value_name = "BUNDLE")]
         encoder: Option<PathBuf>,
         /// Skip rows that are not labelled texts, in place of refusing the file
         #[arg(long)]
@@ -90,6 +90,9 @@ enum Command {
         /// Compare with another patch of the same task, on the same texts
         #[arg(long, value_name = "PATCH")]
         against: Option<PathBuf>,
+        /// Run on this many threads
+        #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+        threads: u32,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -97,7 +100,7 @@ enum Command {
     /// Make a patch of biases or an adapter that were trained elsewhere
     Import {
         /// Make the patch for the encoder of this bundle
-        #[arg(long, value_name = "BUNDLE")]
+        #[arg(long, visible_alias = "bundle", value_name = "BUNDLE")]
         encoder: PathBuf,
         /// Read values and head from this safetensors file of biases, fine-tuned checkpoint or PEFT adapter (LoRA, BEFT)
         #[arg(long, value_name = "FILE_OR_DIR")]
@@ -114,16 +117,17 @@ enum Command {
         notes: Vec<(String, String)>,
     },
     /// Make a patch that gives embeddings, of an encoder as it is
+    #[command(group = ArgGroup::new("source").required(true))]
     Embed {
         /// Make the patch for the encoder of this bundle
-        #[arg(long, value_name = "BUNDLE")]
+        #[arg(long, visible_alias = "bundle", value_name = "BUNDLE")]
         encoder: PathBuf,
         /// Embed as the sentence-transformers model in this directory: pooling, dense layers, normalization and prompts
-        #[arg(long, value_name = "DIR", required_unless_present = "task", conflicts_with = "task")]
+        #[arg(long, value_name = "DIR", group = "source")]
         from: Option<PathBuf>,
         /// Read the task from this JSON file: name and kind embedding; optionally pooling (default cls), dimensions
         /// (all), normalize (true), prompts (none) and max_length (128)
-        #[arg(long, value_name = "JSON")]
+        #[arg(long, value_name = "JSON", group = "source")]
         task: Option<PathBuf>,
         /// Call the task this, with --from
         #[arg(long, value_name = "NAME", default_value = "embedding", conflicts_with = "task")]
@@ -141,7 +145,7 @@ enum Command {
         /// The patch to check
         patch: PathBuf,
         /// Read the encoder from this bundle [default: the store]
-        #[arg(long, value_name = "BUNDLE")]
+        #[arg(long, visible_alias = "bundle", value_name = "BUNDLE")]
         encoder: Option<PathBuf>,
         /// Require a signature by this public key; repeat the flag for more keys: a signature by one of them is enough
         #[arg(long = "key", value_name = "FILE")]
@@ -167,7 +171,7 @@ enum Command {
         /// The second patch
         b: PathBuf,
         /// Read the encoder from this bundle [default: the store]
-        #[arg(long, value_name = "BUNDLE")]
+        #[arg(long, visible_alias = "bundle", value_name = "BUNDLE")]
         encoder: Option<PathBuf>,
     },
     /// Store a patch's values in fewer bytes
@@ -187,7 +191,7 @@ enum Command {
         #[arg(short, long, value_name = "FILE_OR_DIR")]
         output: PathBuf,
         /// Read the encoder from this bundle [default: the store]
-        #[arg(long, value_name = "BUNDLE")]
+        #[arg(long, visible_alias = "bundle", value_name = "BUNDLE")]
         encoder: Option<PathBuf>,
     },
 }
@@ -201,6 +205,11 @@ enum Format {
     /// An adapter for PEFT, of a patch with low-rank terms: a directory of adapter_config.json and
     /// adapter_model.safetensors
     Peft,
+}
+
+fn biases_and_terms(biases: usize, terms: usize) -> String {
+    let terms = if terms > 0 { format!(", {terms} low-rank terms") } else { String::new() };
+    format!("{biases} biases{terms}")
 }
 
 const EXAMPLES: &str = "\
@@ -278,7 +287,7 @@ fn run(command: Command, out: &mut impl Write) -> Result<(), Failure> {
         Command::Table(arguments) => lines = run_table(&arguments)?,
         Command::Reproduce(arguments) => lines = run_reproduction(&arguments)?,
         Command::Results(arguments) => lines = run_kept(&arguments)?,
-        Command::Evaluate { patch, data, encoder, skip_bad, against, json } => {
+        Command::Evaluate { patch, data, encoder, skip_bad, against, threads, json } => {
             let opened = Patch::open(&patch)?;
             let bundle = open_encoder(encoder.as_deref(), &opened)?.0;
             let other = against.as_deref().map(Patch::open).transpose()?;
@@ -287,7 +296,8 @@ fn run(command: Command, out: &mut impl Write) -> Result<(), Failure> {
                     patch.check(&bundle.manifest().shape()).map_err(|e| e.in_file(path))?;
                 }
             }
-            let encoder = load_encoder(bundle, EngineOptions::default())?;
+            let engine = EngineOptions { threads: threads as usize, ..EngineOptions::default() };
+            let encoder = load_encoder(bundle, engine)?;
             let read = read_examples(&data, opened.task(), skip_bad)?;
             let (found, compared) = evaluate_against(&encoder, &opened, other.as_ref(), &read.examples)?;
             let kind = opened.task().kind();
@@ -310,13 +320,13 @@ fn run(command: Command, out: &mut impl Write) -> Result<(), Failure> {
             let stored = imported.patch.slots();
             let terms = stored.iter().filter(|slot| slot.id.kind == SlotKind::LoraA).count();
             lines.push(format!(
-                "{}: {} bytes, {} slots stored, {} as in the encoder, {} key biases left out{}",
+                "{}: {} bytes, {}; {} as in the encoder, {} key biases without effect left out",
                 output.display(),
                 imported.patch.to_bytes()?.len(),
-                stored.len(),
+                // A term is stored in two slots.
+                biases_and_terms(stored.len() - 2 * terms, terms),
                 imported.unchanged,
                 imported.keys,
-                if terms > 0 { format!(", {terms} low-rank terms") } else { String::new() },
             ));
             lines.extend(imported.of_checkpoint);
             if let Some(base) = imported.base_model {
@@ -377,10 +387,12 @@ fn run(command: Command, out: &mut impl Write) -> Result<(), Failure> {
             opened.check(&bundle.manifest().shape()).map_err(|e| e.in_file(&patch))?;
             match format {
                 Format::Biases => {
-                    check_no_patch(&output)?;
+                    check_tensors(&output)?;
                     atomic::write_file(&output, &extract(&bundle, &opened)?)?;
                     let head = if opened.head().linears().count() == 0 { "no head" } else { "the head" };
-                    lines.push(format!("{}: {} slots and {head}", output.display(), bundle.manifest().slots.len()));
+                    let terms = opened.slots().iter().filter(|slot| slot.id.kind == SlotKind::LoraA).count();
+                    let written = biases_and_terms(bundle.manifest().slots.len(), terms);
+                    lines.push(format!("{}: {written}, {head}", output.display()));
                 }
                 Format::Peft => {
                     extract_peft(&bundle, &opened)?.save(&output)?;

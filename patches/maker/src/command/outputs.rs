@@ -1,13 +1,18 @@
 //! What is checked of outputs and notes before any work is done.
 //!
-//! In: paths and notes that a user gave. Refused: an output that would replace a patch by something else, a kept result
-//! whose patch is another file, a note that is given twice.
+//! In: paths and notes that a user gave. Refused: an output that would replace a patch by something else, a table in the
+//! place of a kept result, tensors in the place of another file, a kept result whose patch is another file, a note that is
+//! given twice.
 
-use std::{fs, path::Path};
+use std::{
+    fs::{self, File},
+    io::Read,
+    path::Path,
+};
 
 use bias_patch::Patch;
 
-use crate::{Error, Result};
+use crate::{Error, Result, table::SUFFIX};
 
 /// Refuses to replace a patch by something else.
 ///
@@ -22,6 +27,44 @@ pub fn check_no_patch(output: &Path) -> Result<()> {
             field: "output".to_owned(),
             expected: "a file that is no patch to replace, or none".to_owned(),
             found: "a patch".to_owned(),
+        });
+    }
+    Ok(())
+}
+
+/// Refuses to replace a patch, or a kept result, by a table or a picture.
+///
+/// # Errors
+/// When a patch is there, or the name is that of a result.
+pub fn check_report(output: &Path) -> Result<()> {
+    check_no_patch(output)?;
+    if output.file_name().is_some_and(|name| name.as_encoded_bytes().ends_with(SUFFIX.as_bytes())) {
+        return Err(Error::Content {
+            path: output.to_owned(),
+            field: "output".to_owned(),
+            expected: format!("a name that does not end in {SUFFIX}"),
+            found: "the name of a kept result".to_owned(),
+        });
+    }
+    Ok(())
+}
+
+/// Refuses to replace something else than tensors by tensors.
+///
+/// # Errors
+/// When there is a file that is no safetensors file.
+pub fn check_tensors(output: &Path) -> Result<()> {
+    let there = fs::metadata(output).is_ok_and(|there| there.is_file() && there.len() > 0);
+    // The length of the header comes first, then the header, which is JSON.
+    let mut start = [0; 9];
+    let mut is_tensors =
+        || File::open(output).and_then(|mut file| file.read_exact(&mut start)).is_ok() && start[8] == b'{';
+    if there && !is_tensors() {
+        return Err(Error::Content {
+            path: output.to_owned(),
+            field: "output".to_owned(),
+            expected: "a safetensors file to replace, or none".to_owned(),
+            found: "another file".to_owned(),
         });
     }
     Ok(())
@@ -87,6 +130,15 @@ mod tests {
         }
         let refused = check_no_patch(&patch).unwrap_err().to_string();
         assert!(refused.contains("a.bias") && refused.ends_with("found a patch"), "{refused}");
+        check_report(&text).unwrap();
+        let refused = check_report(&dir.path().join("cola-all.bias.json")).unwrap_err().to_string();
+        assert!(refused.ends_with("found the name of a kept result"), "{refused}");
+        assert!(check_report(&patch).is_err() && check_tensors(&patch).is_err() && check_tensors(&text).is_err());
+        let tensors = dir.path().join("c.safetensors");
+        for free in [&tensors, &none, &dir.path().to_owned()] {
+            check_tensors(free).unwrap();
+            fs::write(&tensors, b"\x02\0\0\0\0\0\0\0{}").unwrap();
+        }
 
         let bytes = usize::try_from(fs::metadata(&patch).unwrap().len()).unwrap();
         check_kept(&patch, bytes).unwrap();

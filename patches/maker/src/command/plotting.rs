@@ -6,7 +6,7 @@ use crate::{Result, inspect, plot::Picture};
 use bias_patch::{Patch, atomic};
 use clap::{Args, Subcommand};
 
-use super::{file_bytes, open_encoder};
+use super::{file_bytes, open_encoder, outputs::check_no_patch};
 
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
@@ -26,7 +26,7 @@ enum PictureOf {
         #[arg(required = true, value_name = "PATCH")]
         patches: Vec<PathBuf>,
         /// Read the encoder from this bundle [default: the store]
-        #[arg(long, value_name = "BUNDLE")]
+        #[arg(long, visible_alias = "bundle", value_name = "BUNDLE")]
         encoder: Option<PathBuf>,
     },
     /// Draw training loss and dev score of every run, by step
@@ -81,6 +81,7 @@ pub(crate) fn run_plot(arguments: &PlotArguments) -> Result<Vec<String>> {
         PictureOf::Results { results, data } => Picture::of_results(results, data)?,
     };
     let Some(output) = &arguments.output else { return Ok(picture.text()) };
+    check_no_patch(output)?;
     let bytes = if ends_in(output, "png") { picture.png()? } else { picture.svg()?.into_bytes() };
     atomic::write_file(output, &bytes)?;
     Ok(vec![format!("{}: {} bytes", output.display(), bytes.len())])

@@ -19,7 +19,7 @@ pub(crate) struct ReproduceArguments {
     model: Model,
     /// The encoder's bundle. edge-export makes the paper's of google-bert/bert-base-cased, google-bert/bert-large-cased or
     /// FacebookAI/roberta-base
-    #[arg(long, value_name = "BUNDLE")]
+    #[arg(long, visible_alias = "bundle", value_name = "BUNDLE")]
     encoder: PathBuf,
     /// Read data sets here: directories QNLI, SST-2, MNLI, CoLA, MRPC, STS-B, RTE and QQP, as many as there are, each
     /// with train.tsv and dev.tsv (MNLI: dev_matched.tsv), in the formats of train. With another encoder test.tsv is

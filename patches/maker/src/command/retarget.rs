@@ -24,7 +24,7 @@ pub(crate) struct RetargetArguments {
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
     /// Read the encoder that the patch fits from this bundle [default: the store]
-    #[arg(long, value_name = "BUNDLE")]
+    #[arg(long, visible_alias = "bundle", value_name = "BUNDLE")]
     encoder: Option<PathBuf>,
 }
 

@@ -34,7 +34,7 @@ pub(crate) struct PushArguments {
     #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
     /// Read the encoder, for --data, from this bundle [default: the store]
-    #[arg(long, value_name = "BUNDLE", requires = "data")]
+    #[arg(long, visible_alias = "bundle", value_name = "BUNDLE", requires = "data")]
     encoder: Option<PathBuf>,
 }
 

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use super::{outputs::check_no_patch, progress::Progress, say, training::RecipeArguments};
+use super::{outputs::check_report, progress::Progress, say, training::RecipeArguments};
 use crate::{
     Result,
     table::{Column, Part, Row, Table, table_of},
@@ -15,7 +15,7 @@ use edge_bundle::Bundle;
 #[derive(Args)]
 pub(crate) struct TableArguments {
     /// The encoder's bundle
-    #[arg(long, value_name = "BUNDLE")]
+    #[arg(long, visible_alias = "bundle", value_name = "BUNDLE")]
     encoder: PathBuf,
     /// Add a data set: its name, and the files of its task, training texts and dev set; optionally the metric to score
     /// by, and a test set, which chooses nothing and gets a column of its own. Repeat the flag for more data sets
@@ -79,7 +79,7 @@ pub(crate) struct KeptArguments {
 /// Gives the lines of the table of kept results.
 pub(crate) fn run_kept(arguments: &KeptArguments) -> Result<Vec<String>> {
     if let Some(output) = &arguments.output {
-        check_no_patch(output)?;
+        check_report(output)?;
     }
     let lines = table_of(&arguments.results, &arguments.rows, &arguments.data)?;
     if let Some(output) = &arguments.output {
@@ -92,7 +92,7 @@ impl ResultArguments {
     /// Writes a table, or without an output trains a part of its cells. Gives the table's lines, or the files of results.
     pub fn train_or_write(&self, table: &Table<'_>, progress: &mut Progress) -> Result<Vec<String>> {
         if let Some(output) = &self.output {
-            check_no_patch(output)?;
+            check_report(output)?;
             return table.write(output, &mut say, &mut progress.listener());
         }
         let part = self.cell.unwrap_or(Part::ALL);

@@ -7,7 +7,9 @@ use crate::{
     data::{check_variety, read_task},
     log::Entry,
     table::Cell,
-    train::{Average, ClassWeights, Job, Recipe, Sets, Slots, Texts, Weights, best_rate, best_run, subset, wrong},
+    train::{
+        Average, ClassWeights, Job, Recipe, Sets, Slots, Texts, Weights, beside, best_rate, best_run, subset, wrong,
+    },
 };
 use bias_patch::{Pooling, Task};
 use clap::Args;
@@ -24,7 +26,7 @@ use super::{
 #[derive(Args)]
 pub(crate) struct TrainArguments {
     /// Train for the encoder of this bundle
-    #[arg(long, value_name = "BUNDLE")]
+    #[arg(long, visible_alias = "bundle", value_name = "BUNDLE")]
     encoder: PathBuf,
     /// Read the task from this JSON file: name, kind and labels; optionally pooling (default cls), inputs (1; 2 for spans),
     /// max_length (128) and fields of one kind, such as no_answer, which patches/maker/README.md lists
@@ -173,8 +175,13 @@ pub(crate) fn run_training(arguments: &TrainArguments) -> Result<Vec<String>> {
     let bundle = Bundle::open(&arguments.encoder)?;
     recipe.slots.check(bundle.manifest(), task.kind().pooling() == Some(Pooling::Pooler))?;
     let encoder = arguments.recipe.load(bundle)?;
-    if arguments.recipe.log.as_ref().is_some_and(|log| same_place(log, &arguments.output)) {
-        return Err(wrong("--log", "another file than the output", &arguments.output.display().to_string()));
+    let sizes = arguments.train_sizes.iter().map(|size| file_of_size(&arguments.output, *size));
+    for output in std::iter::once(arguments.output.clone()).chain(sizes) {
+        let own = ["", ".training", ".lock", ".json"].map(|ending| beside(&output, ending));
+        let log = arguments.recipe.log.as_ref();
+        if let Some(file) = own.iter().find(|file| log.is_some_and(|log| same_place(log, file))) {
+            return Err(wrong("--log", "another file than those of the training", &file.display().to_string()));
+        }
     }
     if !arguments.train_sizes.is_empty() && arguments.output.is_dir() {
         return Err(wrong("--output", "the name of a file", "a directory"));

@@ -9,15 +9,41 @@ use super::{Labels, content, no_labels};
 use crate::Result;
 
 /// Names of columns and fields that hold a label.
-pub(super) const NAMES: [&str; 8] =
-    ["label", "labels", "gold_label", "score", "tags", "gold", "quality", "is_duplicate"];
+const LABELS: [&str; 5] = ["label", "labels", "gold_label", "tags", "gold"];
 
-/// Those of which only one may be there: of two columns with such names nobody can tell which is meant. Others, such as
-/// a score, may stand beside a label.
-const ONLY_ONE: [&str; 4] = ["label", "labels", "gold_label", "gold"];
+/// Names of those that hold it where none of the former is there: a score may stand beside a label.
+const OTHER_LABELS: [&str; 3] = ["score", "quality", "is_duplicate"];
 
 /// Names of columns and fields that hold a negative: a text that does not match the first of a pair.
 const NEGATIVES: [&str; 3] = ["negative", "negatives", "neg"];
+
+/// All names of labels.
+pub(super) fn names() -> impl Iterator<Item = &'static str> {
+    LABELS.into_iter().chain(OTHER_LABELS)
+}
+
+/// The one of `names` that is there, if one is.
+///
+/// # Errors
+/// Naming them, when there are several: which of them is meant nobody can tell.
+fn only(names: &[&'static str], count: &impl Fn(&str) -> usize) -> Result<Option<&'static str>, String> {
+    let found: Vec<&str> = names.iter().flat_map(|name| std::iter::repeat_n(*name, count(name))).collect();
+    match found[..] {
+        [] => Ok(None),
+        [name] => Ok(Some(name)),
+        _ => Err(found.join(" and ")),
+    }
+}
+
+/// The name of the label, or else of the negatives, among names that are there so many times.
+fn name_of_label(count: impl Fn(&str) -> usize) -> Result<Option<&'static str>, String> {
+    for names in [&LABELS[..], &OTHER_LABELS, &NEGATIVES] {
+        if let Some(name) = only(names, &count)? {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
+}
 
 /// The columns of a table's labels.
 #[derive(Clone, Copy, Debug)]
@@ -38,15 +64,13 @@ impl LabelColumns {
     /// # Errors
     /// When two columns are labels.
     pub fn of<S: AsRef<str>>(header: &[S], path: &Path) -> Result<Option<Self>> {
-        let is_one = |name: &&str| ONLY_ONE.iter().any(|label| name.eq_ignore_ascii_case(label));
-        let found: Vec<&str> = header.iter().map(|name| name.as_ref().trim()).filter(is_one).collect();
-        if found.len() > 1 {
-            return Err(content(path, "header", "one column of labels".to_owned(), found.join(" and ")));
-        }
-        let find = |wanted: &str| header.iter().position(|name| name.as_ref().trim().eq_ignore_ascii_case(wanted));
-        let label = NAMES.iter().find_map(|name| find(name));
+        let is = |name: &S, wanted: &str| name.as_ref().trim().eq_ignore_ascii_case(wanted);
+        let find = |wanted: &str| header.iter().position(|name| is(name, wanted));
+        let name = name_of_label(|wanted| header.iter().filter(|name| is(name, wanted)).count())
+            .map_err(|found| content(path, "header", "one column of labels".to_owned(), found))?;
+        let (negatives, labels): (Vec<_>, Vec<_>) = name.into_iter().partition(|name| NEGATIVES.contains(name));
+        let [label, negative] = [labels, negatives].map(|names| names.first().and_then(|name| find(name)));
         let answer = find("answer").zip(find("answer_start"));
-        let negative = NEGATIVES.iter().find_map(|name| find(name));
         let there = label.is_some() || answer.is_some() || negative.is_some();
         Ok(there.then_some(LabelColumns { label, answer, negative }))
     }
@@ -83,9 +107,7 @@ impl LabelColumns {
 
 /// The fields of a JSON object that are labels, if there are several.
 pub(super) fn several_labels(value: &Value) -> Option<String> {
-    let is_there = |name: &&str| value.get(name).is_some_and(|label| !label.is_null());
-    let found: Vec<&str> = ONLY_ONE.into_iter().filter(is_there).collect();
-    (found.len() > 1).then(|| found.join(" and "))
+    name_of_label(|name| value.get(name).is_some_and(|label| !label.is_null()).into()).err()
 }
 
 /// The label of a JSON object; answers as SQuAD has them (a list of `text` and `answer_start`), as its copies have them
@@ -96,7 +118,7 @@ pub fn label_of(value: &Value) -> Option<Label> {
     if value.get("is_impossible") == Some(&Value::Bool(true)) {
         return Some(Label::Answers(Vec::new()));
     }
-    let labelled = || NAMES.iter().any(|name| value.get(name).is_some());
+    let labelled = || names().any(|name| value.get(name).is_some());
     if !labelled()
         && value.get("answer").is_some_and(|text| text.is_null() || text.as_str().is_some_and(|t| t.trim().is_empty()))
     {
@@ -115,7 +137,7 @@ pub fn label_of(value: &Value) -> Option<Label> {
         };
         return answers.map(Label::Answers);
     }
-    let label = NAMES.iter().find_map(|name| value.get(name).filter(|label| !label.is_null()));
+    let label = names().find_map(|name| value.get(name).filter(|label| !label.is_null()));
     let Some(label) = label else { return negatives_of(value) };
     match label {
         Value::String(label) => Some(Label::Name(label.clone())),
@@ -156,11 +178,20 @@ mod tests {
     fn two_columns_of_labels_are_refused() {
         let of = |header: &[&str]| LabelColumns::of(header, Path::new("t.tsv"));
         // A score may stand beside a label.
-        for header in [&["text", "label"][..], &["text", "score", "Gold_Label"], &["label", "score", "quality"]] {
-            assert!(of(header).unwrap().is_some());
+        for (header, at) in
+            [(&["text", "label"][..], 1), (&["text", "score", "Tags"], 2), (&["label", "score", "quality"], 0)]
+        {
+            assert_eq!(of(header).unwrap().unwrap().label, Some(at));
         }
         assert!(of(&["text"]).unwrap().is_none());
-        for header in [["label", "text", "label"], ["gold", "text", " Labels"]] {
+        for header in [
+            ["label", "text", "label"],
+            ["gold", "text", " Labels"],
+            ["tags", "text", "label"],
+            ["score", "text", "Score"],
+            ["text", "quality", "score"],
+            ["negative", "text", "neg"],
+        ] {
             let refused = of(&header).unwrap_err().to_string();
             assert!(refused.starts_with("t.tsv: header: expected one column of labels"), "{refused}");
         }
@@ -170,6 +201,8 @@ mod tests {
     fn two_fields_of_labels_are_refused() {
         assert_eq!(several_labels(&json!({ "text": "a", "label": 1, "score": 0.5 })), None);
         assert_eq!(several_labels(&json!({ "gold": 1, "label": 0 })).as_deref(), Some("label and gold"));
+        assert_eq!(several_labels(&json!({ "score": 1, "quality": 0 })).as_deref(), Some("score and quality"));
+        assert_eq!(several_labels(&json!({ "neg": ["a"], "negative": "b" })).as_deref(), Some("negative and neg"));
         // A table that was made JSON may have a null for each empty cell.
         let empty = json!({ "gold": "yes", "label": null });
         assert_eq!((several_labels(&empty), label_of(&empty)), (None, Some(Label::Name("yes".to_owned()))));

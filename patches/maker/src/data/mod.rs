@@ -30,7 +30,7 @@ use edge_run::{
 };
 
 pub use self::labels::label_of;
-use self::labels::{LabelColumns, NAMES, several_labels};
+use self::labels::{LabelColumns, names, several_labels};
 pub use self::task::{read_task, task_of};
 use crate::{Error, Result};
 
@@ -283,7 +283,8 @@ fn open(path: &Path) -> Result<File> {
 }
 
 fn no_labels(path: &Path) -> Error {
-    let expected = format!("a column of labels, one of {}, or answer and answer_start", NAMES.join(", "));
+    let expected =
+        format!("a column of labels, one of {}, or answer and answer_start", names().collect::<Vec<_>>().join(", "));
     content(path, "header", expected, "none".to_owned())
 }
 

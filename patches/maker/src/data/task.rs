@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeSet, path::Path};
 
-use bias_patch::{Kind, Task};
+use bias_patch::{Kind, Task, quoted};
 use edge_run::tasks::Label;
 use serde_json::{Map, Value};
 
@@ -20,7 +20,14 @@ pub fn read_task(path: &Path) -> Result<Task> {
     let failed = |reason: String| Error::Task { path: path.to_owned(), reason };
     let text = bias_patch::read_at_most(path, bias_patch::MOST_SMALL)?;
     let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&text);
-    serde_json::from_slice(text).map_err(|e| failed(e.to_string()))
+    let task: Task = serde_json::from_slice(text).map_err(|e| failed(e.to_string()))?;
+    // No row could have such a label, for what is around one is left out there.
+    match task.kind().labels().iter().find(|label| label.trim() != **label) {
+        Some(label) => {
+            Err(failed(format!("labels: expected names without white space around them, found {}", quoted(label))))
+        }
+        None => Ok(task),
+    }
 }
 
 /// The task of these fields. If it has no name, its name is that of the output; if it has no kind, it is a

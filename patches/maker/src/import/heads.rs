@@ -1,7 +1,7 @@
 //! Heads as Hugging Face's task models name them.
 //!
-//! In: a checkpoint's tensors, or the head of a patch. Out: the [`Head`], or its tensors. Refused: no head, and a head
-//! that these names cannot express.
+//! In: a checkpoint's tensors, or the head of a patch. Out: the [`Head`], or its tensors. Refused: no head where the task
+//! has one, and a head that these names cannot express.
 
 use std::collections::BTreeSet;
 
@@ -13,16 +13,18 @@ use hf_checkpoint::{Checkpoint, NamedTensor};
 use super::content;
 use crate::Result;
 
-/// Module names of a head's layers.
+/// Module names of a head's layers; embeddings have none.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct HeadLayers {
     dense: Option<(&'static str, Activation)>,
-    output: &'static str,
+    output: Option<&'static str>,
 }
 
 impl HeadLayers {
+    const NONE: HeadLayers = HeadLayers { dense: None, output: None };
+
     pub fn modules(&self) -> impl Iterator<Item = &'static str> {
-        self.dense.iter().map(|(name, _)| *name).chain([self.output])
+        self.dense.iter().map(|(name, _)| *name).chain(self.output)
     }
 
     /// Names of the tensors.
@@ -31,20 +33,20 @@ impl HeadLayers {
     }
 
     fn plain(output: &'static str) -> Self {
-        HeadLayers { dense: None, output }
+        HeadLayers { dense: None, output: Some(output) }
     }
 
     fn classification_head(family: Family) -> Self {
-        HeadLayers { dense: Some(("classifier.dense", dense_activation(family))), output: "classifier.out_proj" }
+        HeadLayers { dense: Some(("classifier.dense", dense_activation(family))), output: Some("classifier.out_proj") }
     }
 
     const fn pre_classifier() -> Self {
-        HeadLayers { dense: Some(("pre_classifier", Activation::Relu)), output: "classifier" }
+        HeadLayers { dense: Some(("pre_classifier", Activation::Relu)), output: Some("classifier") }
     }
 
     /// The head of DeBERTa's model for sequence classification: what its classes call a pooler is a part of it.
     const fn context_pooler() -> Self {
-        HeadLayers { dense: Some(("pooler.dense", Activation::Gelu)), output: "classifier" }
+        HeadLayers { dense: Some(("pooler.dense", Activation::Gelu)), output: Some("classifier") }
     }
 
     /// The head whose hidden layer has the activation of the family's models.
@@ -74,6 +76,9 @@ impl HeadLayers {
     /// The head that the source has, among those that Hugging Face's task models have. `advice` says how to get one.
     pub fn find(source: &Checkpoint, kind: &Kind, family: Family, advice: &str) -> Result<Self> {
         let has = |module: &str| source.contains(&format!("{module}.weight"));
+        if kind.outputs().is_none() {
+            return Ok(HeadLayers::NONE);
+        }
         if has("head.dense") {
             let expected = "one of linear layers alone; train a head with edge-patch train";
             return Err(content(
@@ -90,7 +95,7 @@ impl HeadLayers {
             known.extend([HeadLayers::usual(family), HeadLayers::pre_classifier()]);
         }
         known.extend(plain);
-        let names: BTreeSet<&str> = known.iter().map(|head| head.output).collect();
+        let names: BTreeSet<&str> = known.iter().filter_map(|head| head.output).collect();
         let expected = format!("the weight of {}{advice}", names.into_iter().collect::<Vec<_>>().join(" or "));
         let found = known.into_iter().find(|head| head.modules().all(has));
         found.ok_or_else(|| content(source.path(), "head", &expected, "none"))
@@ -102,6 +107,16 @@ impl HeadLayers {
     /// When no model of the family has a hidden layer with this activation.
     pub fn of(patch: &Patch, family: Family) -> Result<Self> {
         let due = dense_activation(family);
+        if patch.task().kind().outputs().is_none() {
+            return match patch.head().linears().count() {
+                0 => Ok(HeadLayers::NONE),
+                layers => {
+                    let expected = "an embedding without dense layers, for which there are no names".to_owned();
+                    let field = format!("head of task {}", patch.task().name());
+                    Err(bias_patch::Error::Field { field, expected, found: format!("{layers} of them") }.into())
+                }
+            };
+        }
         match &patch.head().dense {
             // The usual name is the first.
             None => Ok(HeadLayers::plain(
@@ -133,7 +148,7 @@ impl HeadLayers {
             Some((module, activation)) => Some((linear(module)?, activation)),
             None => None,
         };
-        Ok(Head { dense, output: Some(linear(self.output)?) })
+        Ok(Head { dense, output: self.output.map(linear).transpose()?, ..Head::default() })
     }
 
     /// The tensors of a patch's head, whose layers these names are.

@@ -68,10 +68,6 @@ pub fn import(bundle: &Bundle, from: &Path, task: Task, metadata: &[(String, Str
         let expected = format!("biases or an adapter, for a whole checkpoint of {} is not compared", family.name());
         return Err(content(from, "source", expected, "a checkpoint"));
     }
-    if task.kind().outputs().is_none() {
-        let expected = "a kind that has a head; edge-patch embed makes embeddings of an encoder";
-        return Err(content(from, format!("kind of task {}", task.name()), expected, task.kind().name()));
-    }
     let (task, of_checkpoint) = as_its_outputs(task, tensors)?;
     let head = HeadLayers::find(tensors, task.kind(), manifest.config.family, source.advice())?;
     match &source {

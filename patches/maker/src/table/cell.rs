@@ -117,6 +117,11 @@ impl Cell {
         }
     }
 
+    /// Whether both say what this part of their identities was, and it was not the same.
+    pub(super) fn differs_in(&self, other: &Cell, part: &str) -> bool {
+        self.parts.get(part).zip(other.parts.get(part)).is_some_and(|(one, other)| one != other)
+    }
+
     /// Whether its runs were scored on a test set.
     pub fn tested(&self) -> bool {
         self.runs.iter().any(|run| run.test.is_some())
@@ -125,12 +130,32 @@ impl Cell {
     /// Reads a kept result.
     pub(super) fn read(path: &Path) -> Result<Self> {
         let bytes = bias_patch::read_at_most(path, bias_patch::MOST_SMALL)?;
-        serde_json::from_slice(&bytes).map_err(|e| Error::Content {
+        let wrong = |found: String| Error::Content {
             path: path.to_owned(),
             field: "result".to_owned(),
             expected: "the result of a training as edge-patch keeps it; remove the file to train again".to_owned(),
-            found: e.to_string(),
-        })
+            found,
+        };
+        let cell: Cell = serde_json::from_slice(&bytes).map_err(|e| wrong(e.to_string()))?;
+        cell.check().map_err(wrong)?;
+        Ok(cell)
+    }
+
+    /// Refuses what no training gives, and says what it is.
+    fn check(&self) -> Result<(), String> {
+        if self.runs.is_empty() {
+            return Err("no runs".to_owned());
+        }
+        for (at, run) in self.runs.iter().enumerate() {
+            // Correlations are the least of all metrics.
+            if let Some(score) = [run.dev, run.test].into_iter().flatten().find(|score| !(-1.0..=1.0).contains(score)) {
+                return Err(format!("a score of {score}"));
+            }
+            if self.runs[..at].iter().any(|other| (other.seed, other.learning_rate) == (run.seed, run.learning_rate)) {
+                return Err(format!("two runs of seed {} and learning rate {}", run.seed, run.learning_rate));
+            }
+        }
+        Ok(())
     }
 }
 

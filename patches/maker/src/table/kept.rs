@@ -2,15 +2,15 @@
 //!
 //! In: a directory of results, and perhaps the rows and data sets that are wanted, in their order. Out: the table, in
 //! which a cell without a result is a dash. Neither the data nor the encoder is needed. Refused: rows and data sets
-//! without any result, and files that end as results do and are none.
+//! without any result or named twice, files that end as results do and are none, and results that cannot be compared.
 
 use std::path::{Path, PathBuf};
 
-use super::{Cell, Row, report::Report};
+use super::{Cell, Row, check_name, each_once, report::Report};
 use crate::{Error, Result};
 
 /// The end of a result's name.
-const SUFFIX: &str = ".bias.json";
+pub(crate) const SUFFIX: &str = ".bias.json";
 
 /// The results that a directory keeps.
 pub(crate) struct Kept {
@@ -63,6 +63,12 @@ impl Kept {
                 expected: format!("DATA-{}{SUFFIX}, as its row is called", row.file_name()),
                 found: format!("{name}{SUFFIX}"),
             })?;
+            check_name(column).map_err(|expected| Error::Content {
+                path: path.clone(),
+                field: "name of its data set".to_owned(),
+                expected,
+                found: format!("{column:?}"),
+            })?;
             if !rows.iter().any(|known: &Row| known.name == row.name) {
                 rows.push(row);
             }
@@ -85,7 +91,7 @@ impl Kept {
     /// The results of some rows and data sets, in this order; of all where none are given.
     ///
     /// # Errors
-    /// When one of these has no result.
+    /// When one of these has no result, or is there twice.
     pub fn report<'a>(&'a self, rows: &'a [Row], columns: &'a [String]) -> Result<Report<'a>> {
         let none = |field: &str, known: Vec<&str>, found: &str| Error::Content {
             path: self.results.clone(),
@@ -95,6 +101,8 @@ impl Kept {
         };
         let mut all: Vec<&str> = self.cells.iter().map(|(column, _)| &**column).collect();
         all.dedup();
+        each_once(columns.iter().map(|name| &**name), "data sets")?;
+        each_once(rows.iter().map(|row| &*row.name), "rows")?;
         let chosen = columns.iter().map(|name| &**name);
         let columns: Vec<&str> = if columns.is_empty() { all.clone() } else { chosen.collect() };
         let rows: Vec<&Row> = if rows.is_empty() { &self.rows } else { rows }.iter().collect();
@@ -112,6 +120,9 @@ impl Kept {
     }
 }
 
+/// What trainings have to have in common for their scores to be compared.
+const COMPARED: [&str; 4] = ["encoder", "training texts", "dev set", "test set"];
+
 /// Checks that the cells of each data set have the same metric and the same sets, because their scores are compared.
 fn check_alike(results: &Path, cells: &[(String, Cell)]) -> Result<()> {
     let scored = |cell: &Cell| cell.runs.iter().any(|run| run.dev.is_some());
@@ -120,6 +131,18 @@ fn check_alike(results: &Path, cells: &[(String, Cell)]) -> Result<()> {
         format!("{} on {sets}", cell.metric)
     };
     for (at, (column, cell)) in cells.iter().enumerate() {
+        let differing = cells[..at].iter().filter(|(of, _)| of == column).find_map(|(_, other)| {
+            let part = COMPARED.into_iter().find(|part| cell.differs_in(other, part))?;
+            Some((part, &other.name))
+        });
+        if let Some((part, other)) = differing {
+            return Err(Error::Content {
+                path: results.to_owned(),
+                field: format!("results of {column}"),
+                expected: format!("one {part} for all of them"),
+                found: format!("another one of {} than of {other}", cell.name),
+            });
+        }
         // Runs that diverged were scored on nothing.
         let differs = |other: &Cell| {
             cell.metric != other.metric || (scored(cell) && scored(other) && cell.tested() != other.tested())

@@ -23,8 +23,8 @@ use edge_bundle::Element;
 use edge_run::Encoder;
 
 pub use cell::{Cell, OfPatch};
-pub(crate) use kept::Kept;
 pub use kept::table_of;
+pub(crate) use kept::{Kept, SUFFIX};
 pub use paper::{Model, recipe as recipe_of_paper};
 use report::Report;
 
@@ -151,17 +151,8 @@ impl Table<'_> {
                 found: format!("weights in {}", manifest.weights().option()),
             });
         }
-        let names =
-            |names: Vec<&str>, what: &str| match names.iter().enumerate().find(|(at, n)| names[..*at].contains(n)) {
-                None => Ok(()),
-                Some((_, name)) => Err(Error::Recipe {
-                    field: format!("names of {what}"),
-                    expected: "each once".to_owned(),
-                    found: format!("{name} twice"),
-                }),
-            };
-        names(self.columns.iter().map(|column| &*column.name).collect(), "data sets")?;
-        names(self.rows.iter().map(|row| &*row.name).collect(), "rows")?;
+        each_once(self.columns.iter().map(|column| &*column.name), "data sets")?;
+        each_once(self.rows.iter().map(|row| &*row.name), "rows")?;
         for column in self.columns {
             let task = read_task(&column.task)?;
             let files = (&*column.train, &*column.dev, column.test.as_deref());
@@ -276,6 +267,28 @@ impl Column {
     }
 }
 
+/// Refuses names of which one is there twice.
+fn each_once<'n>(names: impl Iterator<Item = &'n str>, what: &str) -> Result<()> {
+    let names: Vec<&str> = names.collect();
+    match names.iter().enumerate().find(|(at, name)| names[..*at].contains(name)) {
+        None => Ok(()),
+        Some((_, name)) => Err(Error::Recipe {
+            field: format!("names of {what}"),
+            expected: "each once".to_owned(),
+            found: format!("{name} twice"),
+        }),
+    }
+}
+
+/// Refuses names of data sets that are none in a table or in the name of a file.
+fn check_name(name: &str) -> Result<(), String> {
+    let plain = |c: char| c.is_alphanumeric() || "._-".contains(c);
+    match !name.is_empty() && name.chars().all(plain) {
+        true => Ok(()),
+        false => Err("expected a name of letters, digits, '.', '_' or '-'".to_owned()),
+    }
+}
+
 impl FromStr for Column {
     type Err = String;
 
@@ -293,10 +306,7 @@ impl FromStr for Column {
             [task, train, dev, metric] => (task, train, dev, Some(metric.to_owned())),
             _ => return Err(expected()),
         };
-        let plain = |c: char| c.is_alphanumeric() || "._-".contains(c);
-        if name.is_empty() || !name.chars().all(plain) {
-            return Err("expected a name of letters, digits, '.', '_' or '-'".to_owned());
-        }
+        check_name(name)?;
         let (task, train, dev) = (task.into(), train.into(), dev.into());
         Ok(Column { name: name.to_owned(), task, train, dev, test, metric, rates_of_all: Vec::new() })
     }

@@ -6,6 +6,7 @@
 
 use std::{
     fs::{self, File, TryLockError},
+    io,
     path::{Path, PathBuf},
 };
 
@@ -81,6 +82,10 @@ pub fn beside(path: &Path, suffix: &str) -> PathBuf {
 }
 
 fn locked(output: &Path, lock: &Path) -> Result<File> {
+    let directory = output.parent().filter(|parent| !parent.as_os_str().is_empty());
+    if let Some(directory) = directory.filter(|directory| !directory.is_dir()) {
+        return Err(bias_patch::Error::io(directory, "write to")(io::ErrorKind::NotFound.into()).into());
+    }
     let file = File::create(lock).map_err(bias_patch::Error::io(lock, "create"))?;
     match file.try_lock() {
         Ok(()) => Ok(file),

@@ -1,6 +1,6 @@
 //! The labelled texts that a training is trained and scored on.
 //!
-//! In: their files. Out: the texts, and notes on what was left out or does not occur. Refused: what [`read_examples`]
+//! In: their files. Out: the texts, and notes on what was left out, does not occur, or is there twice. Refused: what [`read_examples`]
 //! refuses, and training texts that all have one label.
 
 use std::path::Path;
@@ -32,7 +32,8 @@ pub struct Texts {
 }
 
 impl Texts {
-    /// Reads them. `note` is told of rows that are left out, and of labels that no training text has.
+    /// Reads them. `note` is told of rows that are left out, of labels that no training text has, and of sets that are the
+    /// same.
     ///
     /// # Errors
     /// As [`read_examples`]; also when all training texts have the same label.
@@ -49,6 +50,16 @@ impl Texts {
         };
         let texts = Texts { train: read(train)?, dev: read(dev)?, test: test.map(read).transpose()? };
         check_variety(train, &texts.train)?;
+        let of_test = |other: &Vec<Example>| texts.test.as_ref() == Some(other);
+        for (is_so, path, what) in [
+            (texts.dev == texts.train, Some(dev), "dev texts are those of training"),
+            (of_test(&texts.train), test, "test texts are those of training"),
+            (of_test(&texts.dev), test, "test texts are those of dev"),
+        ] {
+            if let Some(path) = path.filter(|_| is_so) {
+                note(&format!("{}: the {what}, so scores on them are too good", path.display()));
+            }
+        }
         let unused = unused_labels(task, &texts.train);
         if !unused.is_empty() {
             note(&format!("{}: labels of the task that no text has: {}", train.display(), unused.join(", ")));

@@ -163,7 +163,9 @@ impl FromStr for Slots {
                 "none" | "frozen" => {}
                 symbol => {
                     let module = symbol.parse().ok();
-                    let known = Module::ALL.map(Module::symbol);
+                    // A graph from elsewhere is not trained.
+                    let known = Module::ALL.into_iter().filter(|module| *module != Module::Graph).map(Module::symbol);
+                    let known: Vec<&str> = known.collect();
                     let expected = || format!("all, frozen, lora:MODULE, or a bias of {}", known.join(" "));
                     let module: Module = module.ok_or_else(|| wrong("--slots", &expected(), symbol))?;
                     slots.named.push(SlotName { module, low_rank: false });

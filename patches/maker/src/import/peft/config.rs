@@ -143,7 +143,10 @@ impl AdapterConfig {
             return Err(content(&self.path, "head", expected, family.name()));
         };
         if due != *head {
-            let list = |head: &HeadLayers| head.modules().collect::<Vec<_>>().join(" and ");
+            let list = |head: &HeadLayers| match &head.modules().collect::<Vec<_>>()[..] {
+                [] => "none".to_owned(),
+                modules => modules.join(" and "),
+            };
             let expected = format!(
                 "{}, as sequence classifiers of family {} have; PEFT saves what modules_to_save names",
                 list(&due),
