@@ -6,6 +6,8 @@ library is built of its source. The linker is Debian's cross gcc, or, for a stat
 from PyPI.
 """
 
+import contextlib
+import fcntl
 import os
 import re
 import shutil
@@ -16,7 +18,7 @@ from pathlib import Path
 from lib.shell import Failure, alone, cache_dir, install, python_packages, run, say, target_dir
 
 # Named in every build, whichever of them is wanted: so all builds ask dependencies for the same features, and share them. A slim
-# build asks for others, and lies apart.
+# build asks a few of them for others, and shares the rest.
 COMMANDS = ("edge-run", "edge-serve", "edge-patch")
 PROFILE = "board"
 # A program that aborts when it panics has no use for tables that say how to unwind.
@@ -34,9 +36,29 @@ def compile(board, glibc=None, commands=("edge-run",), example=None, slim=False,
     packages = [word for command in COMMANDS for word in ("--package", command)]
     programs = [word for command in commands for word in ("--bin", command)]
     programs += ["--example", example] if example else []
-    built = cargo(board, "build", "--profile", PROFILE, *packages, *programs, *features(slim, tls),
-                  glibc=glibc, flags=SMALL, apart="slim" if slim else "") / PROFILE
-    return [built / command for command in commands] + ([built / "examples" / example] if example else [])
+    names = [*commands, *([f"examples/{example}"] if example else [])]
+    kind = ("slim" if slim else "whole") + ("-tls" if tls else "")
+    # Programs of every kind lie in one place, so each is copied away before another may be built.
+    with locked(directory_of(board, glibc)):
+        built = cargo(board, "build", "--profile", PROFILE, *packages, *programs, *features(slim, tls), glibc=glibc, flags=SMALL)
+        return [copied(built / PROFILE / name, built / PROFILE / kind / Path(name).name) for name in names]
+
+
+def copied(program, to):
+    """A copy of a program, at a path that another process may be running."""
+    to.parent.mkdir(exist_ok=True)
+    made = to.with_suffix(f".{os.getpid()}")
+    shutil.copy2(program, made)
+    return made.rename(to)
+
+
+@contextlib.contextmanager
+def locked(directory):
+    """Lets one build at a time go on in a directory, with what is done to its programs."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with open(directory / "programs.lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def features(slim, tls, packages=COMMANDS):
@@ -47,11 +69,16 @@ def features(slim, tls, packages=COMMANDS):
     return flags
 
 
-def cargo(board, command, *arguments, glibc=None, env=None, flags=(), apart=""):
-    """Runs a command of cargo for a board; gives the directory it builds in, `apart` from that of other builds."""
+def directory_of(board, glibc=None):
+    """Where cargo builds for a board."""
     # A directory for each triple: cargo locks the part that holds what runs on this machine, so builds for two triples in one would wait
     # for each other.
-    directory = target_dir() / "boards" / apart / (f"glibc-{glibc}" if glibc else "") / board.triple
+    return target_dir() / "boards" / (f"glibc-{glibc}" if glibc else "") / board.triple
+
+
+def cargo(board, command, *arguments, glibc=None, env=None, flags=()):
+    """Runs a command of cargo for a board; gives the directory it builds in."""
+    directory = directory_of(board, glibc)
     flags = [*os.environ.get("RUSTFLAGS", "").split(), *flags, *remapped(directory)]
     needed, more = rust(board.triple)
     if board.is_static or glibc is not None:
