@@ -3,7 +3,10 @@
 //! In: `{"text": "..."}`, with `"text_pair"` for tasks on two texts. A call to all tasks may list names in `"tasks"`.
 //! `"entities": STRATEGY` asks tagging tasks for entities in place of tags. Out: label, score and times. Refused: other fields, so that a misspelled field is an error.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bias_patch::quoted;
 use edge_run::{Strategy, Text};
@@ -103,7 +106,12 @@ pub(crate) async fn all(client: &Client, listing: &Listing, body: &[u8]) -> Resu
     let questions = residents.iter().map(|resident| (resident.clone(), text.clone())).collect();
     let answers = ask(client, questions).await?;
     let rows = residents.iter().zip(&answers).map(|(resident, answer)| row(resident, answer)).collect();
-    Ok(json(StatusCode::OK, &Rows { answers: rows, ms: begun.elapsed().as_secs_f64() * 1e3 }))
+    Ok(json(StatusCode::OK, &Rows { answers: rows, ms: milliseconds(begun.elapsed()) }))
+}
+
+/// To the microsecond, for more digits mean nothing.
+fn milliseconds(took: Duration) -> f64 {
+    took.as_micros() as f64 / 1e3
 }
 
 fn parse(body: &[u8]) -> Result<Question, Refusal> {
@@ -133,8 +141,8 @@ fn row<'a>(resident: &'a Resident, answer: &'a Result<Answer, Refusal>) -> Row<'
         logits: if matches!(prediction.answer, edge_run::Answer::Vector(_)) { &[] } else { &prediction.logits },
         tokens: timing.tokens,
         truncated: prediction.truncated,
-        ms: took.as_secs_f64() * 1e3,
-        waited_ms: waited.as_secs_f64() * 1e3,
+        ms: milliseconds(took),
+        waited_ms: milliseconds(*waited),
         bytes: resident.bytes,
         version: resident.version(),
     };
