@@ -148,7 +148,7 @@ impl HeadLayers {
             Some((module, activation)) => Some((linear(module)?, activation)),
             None => None,
         };
-        Ok(Head { dense, output: self.output.map(linear).transpose()?, ..Head::default() })
+        Ok(Head { dense, output: self.output.map(linear).transpose()? })
     }
 
     /// The tensors of a patch's head, whose layers these names are.
