@@ -270,6 +270,18 @@ fn texts_are_ranked_by_their_scores() {
         ),
         ("/rerank/number", json!({ "query": "a", "texts": [] }), 400, "texts: expected at least one text"),
         ("/rerank/number", json!({ "query": "a" }), 400, "texts or documents, found neither"),
+        (
+            "/rerank/number",
+            json!({ "query": "a", "texts": ["b"], "return_documents": true }),
+            400,
+            "return_documents: expected documents, found texts",
+        ),
+        (
+            "/rerank/number",
+            json!({ "query": "a", "documents": ["b"], "return_text": true }),
+            400,
+            "return_text: expected texts, found documents",
+        ),
         ("/rerank/number", json!({ "query": "a", "texts": ["b"], "documents": ["b"] }), 400, "found both"),
         (
             "/rerank/number",

@@ -3,7 +3,7 @@
 use std::fs;
 
 use bias_patch::Patch;
-use serde_json::Value;
+use serde_json::{Value, json};
 use system_tests::{assert_misused, assert_refused, assert_succeeded, command, fixtures, mood::Mood, patch, task};
 
 /// The cells of a row of a Markdown table.
@@ -281,7 +281,27 @@ fn a_table_is_made_once() {
     let other = String::from_utf8(mood.read("results/mood-frozen.bias.json")).unwrap();
     mood.write("results/mood-frozen.bias.json", other.replace("\"F1\"", "\"accuracy\""));
     assert_refused(&results(&[]), &["results of mood: expected the same metric and sets, "]);
+    // Scores of other texts, and what no training gives.
+    let kept: Value = serde_json::from_str(&other).unwrap();
+    let changes: [(&str, Value, &str); 4] = [
+        (
+            "/parts/dev set",
+            json!("000000000000"),
+            "results of mood: expected one dev set for all of them, found another",
+        ),
+        ("/runs", json!([]), "found no runs"),
+        ("/runs/0/dev", json!(2.0), "found a score of 2"),
+        ("/runs", json!([kept["runs"][0], kept["runs"][0]]), "found two runs of seed 1 and learning rate"),
+    ];
+    for (place, value, due) in changes {
+        let mut changed = kept.clone();
+        *changed.pointer_mut(place).unwrap() = value;
+        mood.write("results/mood-frozen.bias.json", changed.to_string());
+        assert_refused(&results(&[]), &[due]);
+    }
     mood.write("results/mood-frozen.bias.json", other);
+    assert_refused(&results(&["--rows", "frozen,frozen"]), &["names of rows: expected each once, found frozen twice"]);
+    assert_refused(&results(&["-o", "results/mood-frozen.bias.json"]), &["output", "the name of a kept result"]);
     // A pipe is no result, and would be waited for.
     let pipe = std::process::Command::new("mkfifo").arg(mood.path("results/mood-bm2.bias.json")).status();
     assert!(pipe.unwrap().success());

@@ -272,7 +272,7 @@ fn an_output_that_cannot_be_written_is_said_before_anything_is_trained() {
     let said = mood.read("log.jsonl");
     fs::create_dir(mood.path("x.bias")).unwrap();
     assert_refused(&train("x.bias"), &["x.bias", "expected a regular file to replace, or none"]);
-    assert_refused(&train("no/x.bias"), &["no/x.bias.lock", "cannot create"]);
+    assert_refused(&train("no/x.bias"), &["no: cannot write to"]);
     assert_eq!(mood.read("log.jsonl"), said);
     assert!(!mood.path("x.bias.lock").exists() && !mood.path("x.bias.training").exists());
     fs::remove_dir(mood.path("x.bias")).unwrap();
@@ -296,7 +296,7 @@ fn what_other_commands_cannot_write_is_as_it_was() {
     let from = ["--from", "values.safetensors", "--task", "task.json", "-o"];
     let import = [&["import", "--encoder", "bundle"][..], &from].concat();
     let convert = ["convert", "mood.bias", "--encoder", "bundle", "--encoding", "f32", "-o"];
-    mood.write("old.safetensors", OLD.to_lowercase());
+    mood.write("old.safetensors", "\u{2}\0\0\0\0\0\0\0{}");
     for (command, old) in [(&extract[..], "old.safetensors"), (&import, "old"), (&convert, "old")] {
         for output in [old, "new"] {
             let before = (mood.read(old), mood.names());
@@ -309,12 +309,16 @@ fn what_other_commands_cannot_write_is_as_it_was() {
     assert_refused(&over_a_patch, &["old: output: expected a file that is no patch to replace", "found a patch"]);
     assert_eq!(mood.read("old"), OLD.as_bytes());
     mood.write("notes.txt", "no patch");
+    let over_text = mood.edge_patch(&[&extract[..], &["notes.txt"]].concat()).output().unwrap();
+    assert_refused(&over_text, &["notes.txt: output: expected a safetensors file to replace"]);
     for command in [&import[..], &convert] {
         let refused = mood.edge_patch(&[command, &["notes.txt"]].concat()).output().unwrap();
         assert_refused(&refused, &["notes.txt", "expected a patch to replace, or no file"]);
     }
     assert_refused(&mood.train("notes.txt", &[]).output().unwrap(), &["notes.txt", "expected a patch to replace"]);
     assert_eq!(mood.read("notes.txt"), b"no patch");
+    let own = mood.train("x.bias", &["--train-sizes", "24", "--log", "x-24.bias.json"]).output().unwrap();
+    assert_refused(&own, &["--log: expected another file than those of the training, found", "x-24.bias.json"]);
     for log in ["notes.txt", "dev.tsv", "old"] {
         let before = mood.read(log);
         assert_refused(&mood.train("x.bias", &["--log", log]).output().unwrap(), &[log, "expected a log to append to"]);
@@ -325,6 +329,9 @@ fn what_other_commands_cannot_write_is_as_it_was() {
         let refused = mood.edge_patch(&[command, &[output]].concat()).output().unwrap();
         assert_refused(&refused, &[output, "expected another file than those that are read"]);
     }
+    fs::copy(mood.path("mood.bias"), mood.path("mood.svg")).unwrap();
+    let plot = ["plot", "changes", "mood.bias", "--encoder", "bundle", "-o", "mood.svg"];
+    assert_refused(&mood.edge_patch(&plot).output().unwrap(), &["mood.svg: output", "found a patch"]);
     mood.write("old.svg", "old");
     let plot = ["plot", "changes", "mood.bias", "--encoder", "bundle", "-o", "old.svg"];
     assert_refused(&on_full_disk(&mood.edge_patch(&plot)), &["old.svg", "cannot write"]);

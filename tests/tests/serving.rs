@@ -63,6 +63,12 @@ fn tasks_are_described_and_answer_as_edge_run_does() {
     assert_eq!(all["answers"][0]["label"], found["label"]);
     assert!(all["answers"][2]["error"].as_str().unwrap().contains("expected a pair of texts, found one text"));
     let some = server.post("/predict", json!({ "text": "a", "text_pair": "b", "tasks": ["two"] })).json();
+    for (tasks, found) in [(json!([]), "found none"), (json!(["two", "two"]), "found \"two\" twice")] {
+        let refused = server.post("/predict", json!({ "text": "a", "tasks": tasks }));
+        let said = refused.error();
+        assert!(refused.status == 400 && said.contains("tasks: expected names of tasks, each once"), "{said}");
+        assert!(said.ends_with(found), "{said}");
+    }
     assert!(some["answers"][0]["value"].is_number());
 }
 

@@ -54,6 +54,7 @@ pub fn check_report(output: &Path) -> Result<()> {
 /// # Errors
 /// When there is a file that is no safetensors file.
 pub fn check_tensors(output: &Path) -> Result<()> {
+    check_no_patch(output)?;
     let there = fs::metadata(output).is_ok_and(|there| there.is_file() && there.len() > 0);
     // The length of the header comes first, then the header, which is JSON.
     let mut start = [0; 9];
