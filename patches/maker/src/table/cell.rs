@@ -147,7 +147,7 @@ impl Cell {
             return Err("no runs".to_owned());
         }
         for (at, run) in self.runs.iter().enumerate() {
-            // Correlations are the least of all metrics.
+            // A correlation may be negative.
             if let Some(score) = [run.dev, run.test].into_iter().flatten().find(|score| !(-1.0..=1.0).contains(score)) {
                 return Err(format!("a score of {score}"));
             }
