@@ -121,7 +121,8 @@ pub fn write_report(out: &mut impl Write, report: &Report) -> io::Result<()> {
     )?;
     writeln!(
         out,
-        "mixed     {:.2} ms for 8 texts of 32 tokens of 8 tasks, {:.2} ms if all are of one task: {:.3} times, the median of pairs of runs",
+        "mixed     {:.2} ms for 8 texts of 32 tokens of 8 tasks, {:.2} ms if all are of one task: {:.3} times, the \
+         median of pairs of runs",
         mixed.eight_tasks_ms, mixed.one_task_ms, mixed.ratio
     )?;
     if let Some(shared) = report.shared {
