@@ -105,7 +105,7 @@ pub(crate) fn check_tensors(
     let left: Vec<&str> = checkpoint.names().filter(is_left).collect();
     let modules = &family.modules;
     if let Some(name) = left.iter().find(|name| within(name, modules.layers)) {
-        let expected = "none but those of the layers that config.json says".to_owned();
+        let expected = "only what the encoder of config.json computes with".to_owned();
         return Err(wrong(name, expected, format!("one of shape {:?}", checkpoint.shape(name)?)));
     }
     Ok(left.into_iter().filter(|name| within(name, modules.word_embeddings)).map(str::to_owned).collect())

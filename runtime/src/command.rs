@@ -423,10 +423,9 @@ fn open(arguments: &Arguments) -> Result<(Box<dyn BufRead>, String, Option<u64>)
             let file = File::open(path).map_err(|source| match source.kind() {
                 // A text, perhaps.
                 io::ErrorKind::NotFound if path.to_string_lossy().contains(' ') => Error::Input {
-                    place: "file".to_owned(),
-                    expected: "a file of texts, or texts on standard input: echo 'a text' | edge-run -p PATCH"
-                        .to_owned(),
-                    found: format!("no file {:?}", path.display().to_string()),
+                    place: path.display().to_string(),
+                    expected: "a file of texts; to answer one text: echo 'a text' | edge-run -p PATCH".to_owned(),
+                    found: "no such file".to_owned(),
                 },
                 _ => failed(source),
             })?;

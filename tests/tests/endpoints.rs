@@ -274,13 +274,13 @@ fn texts_are_ranked_by_their_scores() {
             "/rerank/number",
             json!({ "query": "a", "texts": ["b"], "return_documents": true }),
             400,
-            "return_documents: expected documents, found texts",
+            "return_documents: expected none beside texts, found true",
         ),
         (
             "/rerank/number",
             json!({ "query": "a", "documents": ["b"], "return_text": true }),
             400,
-            "return_text: expected texts, found documents",
+            "return_text: expected none beside documents, found true",
         ),
         ("/rerank/number", json!({ "query": "a", "texts": ["b"], "documents": ["b"] }), 400, "found both"),
         (

@@ -95,6 +95,11 @@ fn an_embedding_is_extracted_and_imported() {
     place.write("b.safetensors", &tensors);
     let task = r#"{"name": "t", "kind": "embedding", "pooling": "mean", "max_length": 32}"#;
     fs::write(place.path("task.json"), task).unwrap();
+    place.write("head.safetensors", &place.biases());
+    assert_refused(
+        &place.import("head.safetensors"),
+        &["head: expected none, for an embedding has none", "classifier"],
+    );
     assert_succeeded(&place.import("b.safetensors"));
     let patch = Patch::open(&place.path("t.bias")).unwrap();
     assert!(patch.head().linears().count() == 0 && patch.slots().len() == 16);

@@ -199,7 +199,7 @@ pub(crate) fn config(checkpoint: &Checkpoint) -> Result<Config> {
         return Err(unsupported(checkpoint, "model_type", &expected, model_type));
     };
     let given = |field: &str| checkpoint.config().get(field).filter(|value| !value.is_null());
-    // Without heads that were left out.
+    // Pruned heads leave narrower matrices, which the graph does not have.
     for (field, expected) in table.required.iter().chain(&[("pruned_heads", "{}")]) {
         let found = given(field).map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned));
         if let Some(found) = found.filter(|found| !is_same(found, expected)) {

@@ -1,7 +1,8 @@
 //! The plain JSON call: one text in, the answers of one task or of every task out.
 //!
 //! In: `{"text": "..."}`, with `"text_pair"` for tasks on two texts. A call to all tasks may list names in `"tasks"`.
-//! `"entities": STRATEGY` asks tagging tasks for entities in place of tags. Out: label, score and times. Refused: other fields, so that a misspelled field is an error.
+//! `"entities": STRATEGY` asks tagging tasks for entities in place of tags. Out: label, score and times. Refused: an empty list of tasks, a task twice, and
+//! other fields, so that a misspelled field is an error.
 
 use std::{
     sync::Arc,

@@ -93,12 +93,12 @@ pub(crate) async fn rerank(
         (None, None) => return Err(Refusal::expected("body", "texts or documents", "neither")),
     };
     // Each form has its own flag.
-    let (flag, name, of) = match field {
-        "texts" => (question.return_documents, "return_documents", "documents"),
-        _ => (question.return_text, "return_text", "texts"),
+    let (flag, name) = match field {
+        "texts" => (question.return_documents, "return_documents"),
+        _ => (question.return_text, "return_text"),
     };
     if flag == Some(true) {
-        return Err(Refusal::expected(name, of, field));
+        return Err(Refusal::expected(name, format!("none beside {field}"), true));
     }
     if texts.is_empty() {
         return Err(Refusal::expected(field, "at least one text", "none"));

@@ -239,8 +239,15 @@ impl<R: BufRead> Records<R> {
                 Ok(Unambiguous(value)) => (json(&value), Some(more(Row::Json(&value)))),
                 // Not what is read, or no JSON at all.
                 Err(error) if error.is_data() => (Err(TextError::Record(error.to_string())), None),
-                // The line's own number is beside it.
-                Err(error) => (Err(TextError::Record(format!("not JSON, from column {} on", error.column()))), None),
+                Err(error) => {
+                    // The number of the line is beside the reason; only an element of an array has several lines.
+                    let (said, column) = (error.to_string(), error.column());
+                    let reason = match said.strip_suffix(&format!(" at line 1 column {column}")) {
+                        Some(said) => format!("not JSON: {said} at column {column}"),
+                        None => format!("not JSON: {said} of the element"),
+                    };
+                    (Err(TextError::Record(reason)), None)
+                }
             },
             (InputFormat::Tsv, Some(columns)) => {
                 let cells: Vec<&str> = line.split('\t').collect();

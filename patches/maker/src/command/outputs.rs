@@ -4,13 +4,10 @@
 //! place of a kept result, tensors in the place of another file, a kept result whose patch is another file, a note that is
 //! given twice.
 
-use std::{
-    fs::{self, File},
-    io::Read,
-    path::Path,
-};
+use std::{fs, path::Path};
 
 use bias_patch::Patch;
+use hf_checkpoint::Checkpoint;
 
 use crate::{Error, Result, table::SUFFIX};
 
@@ -32,7 +29,7 @@ pub fn check_no_patch(output: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Refuses to replace a patch, or a kept result, by a table or a picture.
+/// Refuses to replace a patch, or a kept result, by a table.
 ///
 /// # Errors
 /// When a patch is there, or the name is that of a result.
@@ -56,11 +53,7 @@ pub fn check_report(output: &Path) -> Result<()> {
 pub fn check_tensors(output: &Path) -> Result<()> {
     check_no_patch(output)?;
     let there = fs::metadata(output).is_ok_and(|there| there.is_file() && there.len() > 0);
-    // The length of the header comes first, then the header, which is JSON.
-    let mut start = [0; 9];
-    let mut is_tensors =
-        || File::open(output).and_then(|mut file| file.read_exact(&mut start)).is_ok() && start[8] == b'{';
-    if there && !is_tensors() {
+    if there && Checkpoint::open_file(output).is_err() {
         return Err(Error::Content {
             path: output.to_owned(),
             field: "output".to_owned(),
@@ -134,6 +127,9 @@ mod tests {
         check_report(&text).unwrap();
         let refused = check_report(&dir.path().join("cola-all.bias.json")).unwrap_err().to_string();
         assert!(refused.ends_with("found the name of a kept result"), "{refused}");
+        let task = dir.path().join("task.json");
+        fs::write(&task, r#"{"task":{"name":"t"}}"#).unwrap();
+        assert!(check_tensors(&task).is_err());
         assert!(check_report(&patch).is_err() && check_tensors(&patch).is_err() && check_tensors(&text).is_err());
         let tensors = dir.path().join("c.safetensors");
         for free in [&tensors, &none, &dir.path().to_owned()] {

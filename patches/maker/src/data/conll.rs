@@ -44,8 +44,8 @@ impl Sentence {
             }
             (cells.get(1), cells.get(3))
         } else {
-            // Comments as of CoNLL-U; a word # has only tags after it.
-            if first == "-DOCSTART-" || (first == "#" && cells.get(2) == Some(&"=")) {
+            // Comments as of CoNLL-U, also with a tab in them; a word # has only tags after it.
+            if first == "-DOCSTART-" || (first == "#" && cells.get(2) == Some(&"=")) || first.starts_with("# ") {
                 return;
             }
             (cells.first(), cells.last().filter(|_| cells.len() > 1))
@@ -107,14 +107,14 @@ mod tests {
     #[test]
     fn sentences_are_parted_by_blank_lines() {
         let found = read(
-            "-DOCSTART- -X- -X- O\n\n# sent_id = 1\nEU NNP B-NP B-ORG\nrejects VBZ B-VP O\r\n\n\nNew\tB-LOC\nYork\tI-LOC\n\nalone\n",
+            "-DOCSTART- -X- -X- O\n\n# sent_id = 1\n# id 7\tdomain=en\nEU NNP B-NP B-ORG\nrejects VBZ B-VP O\r\n\n\nNew\tB-LOC\nYork\tI-LOC\n\nalone\n",
             false,
         );
         assert_eq!(found.len(), 3);
-        assert_eq!((found[0].line, &found[0].text), (4, &Ok(Text::one("EU rejects"))));
+        assert_eq!((found[0].line, &found[0].text), (5, &Ok(Text::one("EU rejects"))));
         assert_eq!(found[0].label, Ok(Some(Label::Name("B-ORG O".to_owned()))));
-        assert_eq!((found[1].line, &found[1].label), (8, &Ok(Some(Label::Name("B-LOC I-LOC".to_owned())))));
-        assert!(found[2].text.is_err() && found[2].line == 11);
+        assert_eq!((found[1].line, &found[1].label), (9, &Ok(Some(Label::Name("B-LOC I-LOC".to_owned())))));
+        assert!(found[2].text.is_err() && found[2].line == 12);
     }
 
     #[test]

@@ -77,7 +77,11 @@ impl HeadLayers {
     pub fn find(source: &Checkpoint, kind: &Kind, family: Family, advice: &str) -> Result<Self> {
         let has = |module: &str| source.contains(&format!("{module}.weight"));
         if kind.outputs().is_none() {
-            return Ok(HeadLayers::NONE);
+            return match ["classifier", "classifier.out_proj", "score", "qa_outputs"].into_iter().find(|head| has(head))
+            {
+                None => Ok(HeadLayers::NONE),
+                Some(head) => Err(content(source.path(), "head", "none, for an embedding has none", head)),
+            };
         }
         if has("head.dense") {
             let expected = "one of linear layers alone; train a head with edge-patch train";

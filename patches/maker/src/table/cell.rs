@@ -147,8 +147,9 @@ impl Cell {
             return Err("no runs".to_owned());
         }
         for (at, run) in self.runs.iter().enumerate() {
-            // A correlation may be negative.
-            if let Some(score) = [run.dev, run.test].into_iter().flatten().find(|score| !(-1.0..=1.0).contains(score)) {
+            // A correlation may be negative, and is rounded.
+            let is_score = |score: &f64| score.abs() <= 1.0 + 1e-9;
+            if let Some(score) = [run.dev, run.test].into_iter().flatten().find(|score| !is_score(score)) {
                 return Err(format!("a score of {score}"));
             }
             if self.runs[..at].iter().any(|other| (other.seed, other.learning_rate) == (run.seed, run.learning_rate)) {

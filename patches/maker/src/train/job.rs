@@ -83,8 +83,11 @@ pub fn beside(path: &Path, suffix: &str) -> PathBuf {
 
 fn locked(output: &Path, lock: &Path) -> Result<File> {
     let directory = output.parent().filter(|parent| !parent.as_os_str().is_empty());
-    if let Some(directory) = directory.filter(|directory| !directory.is_dir()) {
-        return Err(bias_patch::Error::io(directory, "write to")(io::ErrorKind::NotFound.into()).into());
+    if let Some(directory) = directory {
+        let failed = || bias_patch::Error::io(directory, "write to");
+        if !fs::metadata(directory).map_err(failed())?.is_dir() {
+            return Err(failed()(io::ErrorKind::NotADirectory.into()).into());
+        }
     }
     let file = File::create(lock).map_err(bias_patch::Error::io(lock, "create"))?;
     match file.try_lock() {

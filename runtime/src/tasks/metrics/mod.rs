@@ -100,7 +100,8 @@ pub fn pearson(found: &[f64], gold: &[f64]) -> f64 {
     let (of_found, of_gold) = (mean(found), mean(gold));
     let sum =
         |f: &dyn Fn(f64, f64) -> f64| found.iter().zip(gold).map(|(x, y)| f(x - of_found, y - of_gold)).sum::<f64>();
-    or_zero(sum(&|x, y| x * y) / (sum(&|x, _| x * x) * sum(&|_, y| y * y)).sqrt())
+    // Of points on a line it may round to more than 1.
+    or_zero(sum(&|x, y| x * y) / (sum(&|x, _| x * x) * sum(&|_, y| y * y)).sqrt()).clamp(-1.0, 1.0)
 }
 
 /// The expected calibration error (Guo et al. 2017): in each tenth of the probabilities, the difference between the
