@@ -1,7 +1,7 @@
 //! Writes a checkpoint's values into a bundle: `weights.bin` and `base.bias`.
 //!
 //! In: a checkpoint, and the weights and slots of a graph. Out: the two files, and what the manifest says of them. Refused:
-//! tensors of other dimensions, tensors of layers that the graph does not have, and numbers that are not finite. A part of a
+//! tensors of other dimensions, tensors of layers that the graph has no use for, and numbers that are not finite. A part of a
 //! tensor is in memory at a time, however large the tensor is.
 
 use std::{
@@ -106,7 +106,7 @@ pub(crate) fn check_tensors(
     let modules = &family.modules;
     if let Some(name) = left.iter().find(|name| within(name, modules.layers)) {
         let expected = "only what the encoder of config.json computes with".to_owned();
-        return Err(wrong(name, expected, format!("one of shape {:?}", checkpoint.shape(name)?)));
+        return Err(wrong(name, expected, format!("another, of shape {:?}", checkpoint.shape(name)?)));
     }
     Ok(left.into_iter().filter(|name| within(name, modules.word_embeddings)).map(str::to_owned).collect())
 }

@@ -3,11 +3,10 @@
 In: what the weights are stored as. Out: a bundle in the user's store, exported if need be, and a patch for each task.
 """
 
-import fcntl
 import re
 from pathlib import Path
 
-from lib.shell import ROOT, Failure, cache_dir, run, target_dir
+from lib.shell import ROOT, Failure, alone, cache_dir, run, target_dir
 
 FIXTURES = ROOT / "tests/fixtures"
 LIBRARY = ROOT / "patches/library"
@@ -33,8 +32,7 @@ class Host:
         if named is None:
             raise Failure("exporter/src/lib.rs: expected a string EXAMPLE, found none")
         # Two boards may be checked at a time: the second finds what the first has exported.
-        with open(cache_dir("export.lock"), "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with alone(cache_dir("export.lock")):
             said = self.run("edge-export", named[1], "--weights", weights, capture=True)
         return Path(re.search(r"^bundle +(.+)$", said, re.MULTILINE)[1])
 

@@ -60,13 +60,17 @@ def run(*command, env=None, capture=False, codes=(0,), stdin=None, cwd=ROOT):
 
 
 @contextlib.contextmanager
-def alone():
-    """Lets commands that run at once use Debian's packages one after the other, which apt-get refuses to do for them."""
-    lock = cache_dir("packages.lock")
+def alone(lock):
+    """Lets commands that run at once do something one after the other; `lock` is a file that stands for it."""
     lock.parent.mkdir(parents=True, exist_ok=True)
     with open(lock, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def packages_alone():
+    """Lets one command at a time use Debian's packages: apt-get does not wait for another."""
+    return alone(cache_dir("packages.lock"))
 
 
 def install(*packages):
@@ -77,7 +81,7 @@ def install(*packages):
     if os.geteuid() != 0:
         raise Failure(f"this machine lacks {', '.join(packages)}: sudo {wish}")
     quiet = {"DEBIAN_FRONTEND": "noninteractive"}
-    with alone():
+    with packages_alone():
         run("apt-get", "update", "--quiet", env=quiet)
         run(*shlex.split(wish), "--yes", "--quiet", env=quiet)
 

@@ -6,8 +6,6 @@ library is built of its source. The linker is Debian's cross gcc, or, for a stat
 from PyPI.
 """
 
-import contextlib
-import fcntl
 import os
 import re
 import shutil
@@ -15,7 +13,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from lib.shell import Failure, alone, cache_dir, install, python_packages, run, say, target_dir
+from lib.shell import Failure, alone, cache_dir, install, packages_alone, python_packages, run, say, target_dir
 
 # Named in every build, whichever of them is wanted: so all builds ask dependencies for the same features, and share them. A slim
 # build asks a few of them for others, and shares the rest.
@@ -39,7 +37,7 @@ def compile(board, glibc=None, commands=("edge-run",), example=None, slim=False,
     names = [*commands, *([f"examples/{example}"] if example else [])]
     kind = ("slim" if slim else "whole") + ("-tls" if tls else "")
     # Programs of every kind lie in one place, so each is copied away before another may be built.
-    with locked(directory_of(board, glibc)):
+    with alone(directory_of(board, glibc) / "programs.lock"):
         built = cargo(board, "build", "--profile", PROFILE, *packages, *programs, *features(slim, tls), glibc=glibc, flags=SMALL)
         return [copied(built / PROFILE / name, built / PROFILE / kind / Path(name).name) for name in names]
 
@@ -50,15 +48,6 @@ def copied(program, to):
     made = to.with_suffix(f".{os.getpid()}")
     shutil.copy2(program, made)
     return made.rename(to)
-
-
-@contextlib.contextmanager
-def locked(directory):
-    """Lets one build at a time go on in a directory, with what is done to its programs."""
-    directory.mkdir(parents=True, exist_ok=True)
-    with open(directory / "programs.lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def features(slim, tls, packages=COMMANDS):
@@ -137,7 +126,7 @@ def debian_rust():
     place = cache_dir("debian-rust")
     rustc = place / "rustc"
     if not rustc.exists():
-        with alone():
+        with packages_alone():
             # Another command may have unpacked it meanwhile.
             if not rustc.exists():
                 unpack_rust(place)

@@ -109,6 +109,12 @@ fn an_embedding_is_extracted_and_imported() {
     assert_succeeded(&place.import("again.safetensors"));
     let again = Patch::open(&place.path("t.bias")).unwrap();
     assert_eq!(again.slots(), patch.slots());
+    // A whole checkpoint too, unless what would be left out of it is a part of the model.
+    Fixture::named("bert").write(&place.path("c"), Layout::default());
+    assert_succeeded(&place.import("c"));
+    let modules = r#"[{"path": "2_Dense", "type": "sentence_transformers.models.Dense"}]"#;
+    fs::write(place.path("c/modules.json"), modules).unwrap();
+    assert_refused(&place.import("c"), &["modules.json: modules: expected none of type Dense"]);
     // A patch is no tensors, and neither is a task.
     assert_refused(&place.import("t.bias"), &["t.bias", "tensors, as safetensors has them", "a patch"]);
     let over = ["extract", "t.bias", "--bundle", "bundle", "-o", "task.json"];

@@ -108,6 +108,20 @@ pub fn of_sentence_transformers(bundle: &Bundle, dir: &Path, name: &str) -> Resu
     make(bundle, Task::new(name, kind, 1, max_length)?, head)
 }
 
+/// Refuses the directory of a sentence-transformers model with dense layers, where only the encoder is read.
+///
+/// # Errors
+/// When it has some.
+pub(crate) fn check_no_dense(dir: &Path) -> Result<()> {
+    let modules_path = dir.join("modules.json");
+    let modules: Vec<Module> = optional(&modules_path)?;
+    if modules.iter().any(|module| module.class.ends_with(".Dense")) {
+        let expected = "none of type Dense; edge-patch embed --from reads them, without biases";
+        return Err(content(&modules_path, "modules", expected, "one"));
+    }
+    Ok(())
+}
+
 fn make(bundle: &Bundle, task: Task, head: Head) -> Result<Patch> {
     let manifest = bundle.manifest();
     let patch = Patch::new(manifest.encoder, task, Vec::new(), head, [])?;

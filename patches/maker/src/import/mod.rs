@@ -11,7 +11,7 @@ mod whole;
 
 use std::{
     collections::BTreeSet,
-    fs::{self, File},
+    fs::File,
     io::Read,
     path::{Path, PathBuf},
 };
@@ -25,7 +25,7 @@ use self::{
     heads::HeadLayers,
     peft::{Adapter, Term},
 };
-use crate::{Error, Result};
+use crate::{Error, Result, embed::check_no_dense};
 
 pub use self::peft::{PeftAdapter, extract_peft};
 
@@ -68,10 +68,8 @@ pub fn import(bundle: &Bundle, from: &Path, task: Task, metadata: &[(String, Str
         let expected = format!("biases or an adapter, for a whole checkpoint of {} is not compared", family.name());
         return Err(content(from, "source", expected, "a checkpoint"));
     }
-    let modules = from.join("modules.json");
-    if task.kind().outputs().is_none() && fs::read_to_string(&modules).is_ok_and(|text| text.contains(".Dense")) {
-        let expected = "no dense layers, which edge-patch embed --from reads, without biases";
-        return Err(content(&modules, "modules", expected, "some"));
+    if task.kind().outputs().is_none() {
+        check_no_dense(from)?;
     }
     let (task, of_checkpoint) = as_its_outputs(task, tensors)?;
     let head = HeadLayers::find(tensors, task.kind(), manifest.config.family, source.advice())?;

@@ -12,7 +12,6 @@ mod paper;
 mod report;
 
 use std::{
-    io,
     path::{Path, PathBuf},
     str::FromStr,
 };
@@ -32,7 +31,7 @@ use crate::{
     Error, Result,
     data::{check_apart, read_task},
     metric_named,
-    train::{Event, Job, Listener, Recipe, Slots, Texts, Weights, beside},
+    train::{Event, Job, Listener, Recipe, Slots, Texts, Weights, beside, check_directory},
 };
 
 /// What is trained where, and how.
@@ -186,10 +185,7 @@ impl Table<'_> {
             let files: Vec<&Path> = files.into_iter().flatten().map(PathBuf::as_path).collect();
             check_apart(output, &files)?;
         }
-        let directory = output.parent().filter(|parent| !parent.as_os_str().is_empty());
-        if let Some(directory) = directory.filter(|directory| !directory.is_dir()) {
-            return Err(bias_patch::Error::io(directory, "write to")(io::ErrorKind::NotFound.into()).into());
-        }
+        check_directory(output)?;
         let cells = self.train(Part::ALL, note, event)?;
         let report = Report {
             columns: self.columns.iter().map(|column| &*column.name).collect(),

@@ -81,14 +81,21 @@ pub fn beside(path: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-fn locked(output: &Path, lock: &Path) -> Result<File> {
-    let directory = output.parent().filter(|parent| !parent.as_os_str().is_empty());
-    if let Some(directory) = directory {
-        let failed = || bias_patch::Error::io(directory, "write to");
-        if !fs::metadata(directory).map_err(failed())?.is_dir() {
-            return Err(failed()(io::ErrorKind::NotADirectory.into()).into());
-        }
+/// Checks that the directory that a file is to be written to is there.
+///
+/// # Errors
+/// When it is not.
+pub fn check_directory(output: &Path) -> Result<()> {
+    let Some(directory) = output.parent().filter(|parent| !parent.as_os_str().is_empty()) else { return Ok(()) };
+    let failed = || bias_patch::Error::io(directory, "write to");
+    match fs::metadata(directory).map_err(failed())?.is_dir() {
+        true => Ok(()),
+        false => Err(failed()(io::ErrorKind::NotADirectory.into()).into()),
     }
+}
+
+fn locked(output: &Path, lock: &Path) -> Result<File> {
+    check_directory(output)?;
     let file = File::create(lock).map_err(bias_patch::Error::io(lock, "create"))?;
     match file.try_lock() {
         Ok(()) => Ok(file),

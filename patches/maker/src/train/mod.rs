@@ -39,7 +39,7 @@ use ndarray::{ArrayView1, ArrayView2};
 
 pub use identity::Identity;
 pub(crate) use identity::KERNELS;
-pub use job::{Job, beside};
+pub use job::{Job, beside, check_directory};
 pub use lines::Lines;
 pub use recipe::{Average, ClassWeights, Event, Recipe};
 pub use runs::{RateScores, Run, Spread, best_rate, best_run, by_learning_rate};

@@ -1,7 +1,7 @@
 //! The labelled texts that a training is trained and scored on.
 //!
-//! In: their files. Out: the texts, and notes on what was left out, does not occur, or is there twice. Refused: what [`read_examples`]
-//! refuses, and training texts that all have one label.
+//! In: their files. Out: the texts, and notes on what was left out, does not occur, or is there twice. Refused: what
+//! [`read_examples`] refuses, and training texts that all have one label.
 
 use std::path::Path;
 
@@ -32,8 +32,8 @@ pub struct Texts {
 }
 
 impl Texts {
-    /// Reads them. `note` is told of rows that are left out, of labels that no training text has, and of sets that are the
-    /// same.
+    /// Reads them. `note` is told of rows that are left out, of labels that no training text has, and of sets that
+    /// are the same.
     ///
     /// # Errors
     /// As [`read_examples`]; also when all training texts have the same label.
