@@ -20,19 +20,22 @@ pub(crate) fn restrict() -> Result<(), String> {
     };
 
     /// Calls of which an argument is restricted: the argument, a mask, and its value under the mask.
-    const SOME: [(i64, u8, u64, u64); 4] = [
+    const SOME: &[(i64, u8, u64, u64)] = &[
         // Threads, and no processes. clone3 has its flags in memory, where no filter sees them.
         (libc::SYS_clone, 0, CLONE_THREAD as u64, CLONE_THREAD as u64),
         (libc::SYS_mmap, 2, PROT_EXEC as u64, 0),
         (libc::SYS_mprotect, 2, PROT_EXEC as u64, 0),
         (libc::SYS_prctl, 0, u32::MAX as u64, PR_SET_NAME as u64),
+        // To ask for the registers of AMX: ARCH_REQ_XCOMP_PERM.
+        #[cfg(target_arch = "x86_64")]
+        (libc::SYS_arch_prctl, 0, u32::MAX as u64, 0x1023),
     ];
     let compile = || -> Result<BpfProgram, Error> {
         let mut rules: std::collections::BTreeMap<i64, Vec<SeccompRule>> =
             ALL.iter().chain(OLD).map(|call| (*call, Vec::new())).collect();
         for (call, argument, mask, value) in SOME {
-            let condition = SeccompCondition::new(argument, Dword, MaskedEq(mask), value)?;
-            rules.insert(call, vec![SeccompRule::new(vec![condition])?]);
+            let condition = SeccompCondition::new(*argument, Dword, MaskedEq(*mask), *value)?;
+            rules.insert(*call, vec![SeccompRule::new(vec![condition])?]);
         }
         let denied = SeccompAction::Errno(libc::ENOSYS as u32);
         let filter = SeccompFilter::new(rules, denied, SeccompAction::Allow, ARCH.try_into()?)?;

@@ -119,7 +119,7 @@ impl<T> Fetch<T> {
 }
 
 /// Values in the largest tile of any unit.
-pub(super) const TILE: usize = 36 * PANEL_WIDTH;
+pub(super) const TILE: usize = if cfg!(target_arch = "x86_64") { 64 } else { 36 } * PANEL_WIDTH;
 
 /// How a product is cut: into tiles of at most `rows` rows by `panels` panels, and its depth into blocks. As many rows as
 /// `round` says go through all panels before the next do.

@@ -15,6 +15,8 @@
 #[macro_use]
 mod unit;
 #[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
@@ -299,6 +301,7 @@ pub fn kernels() -> Vec<&'static dyn Kernel> {
     let mut found: Vec<&'static dyn Kernel> = Vec::new();
     #[cfg(target_arch = "x86_64")]
     {
+        found.extend(x86::Amx::detect().map(|k| k as &dyn Kernel));
         found.extend(x86::Avx512Vnni::detect().map(|k| k as &dyn Kernel));
         found.extend(x86::Avx512::detect().map(|k| k as &dyn Kernel));
         found.extend(x86::AvxVnni::detect().map(|k| k as &dyn Kernel));

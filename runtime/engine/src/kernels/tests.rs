@@ -4,6 +4,8 @@
 #[cfg(all(unix, not(miri)))]
 mod guarded;
 mod halves;
+#[cfg(all(target_arch = "x86_64", target_os = "linux", not(miri)))]
+pub(super) mod tiles;
 
 use alloc::{format, vec, vec::Vec};
 

@@ -33,11 +33,17 @@ macro_rules! compiled_for {
 }
 
 /// A [`super::Kernel`] for a vector unit: its name, its tiles of f32 and of int8, its features, and perhaps its products
-/// of halves. A unit for which Rust cannot compile functions has no features, but a function that detects it.
+/// of halves. `if` asks for more than the features. A unit for which Rust cannot compile functions has no features, but a
+/// function that detects it.
 macro_rules! vector_unit {
     ($(#[$doc:meta])* $unit:ident, $name:literal, $floats:ty, $quantized:ty, [$($feature:tt),+] $(, halves $halves:ty)?) => {
         vector_unit!(
             $(#[$doc])* $unit, $name, $floats, $quantized, [$($feature),+], $(has_feature!($feature))&&+ $(, halves $halves)?
+        );
+    };
+    ($(#[$doc:meta])* $unit:ident, $name:literal, $floats:ty, $quantized:ty, [$($feature:tt),+], if $more:expr) => {
+        vector_unit!(
+            $(#[$doc])* $unit, $name, $floats, $quantized, [$($feature),+], $(has_feature!($feature))&&+ && $more
         );
     };
     (

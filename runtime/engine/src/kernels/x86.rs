@@ -2,7 +2,13 @@
 
 #![allow(unsafe_code)]
 
-use super::{avx2, avx512};
+use super::{amx, avx2, avx512};
+
+vector_unit! {
+    /// AMX-INT8 beside AVX-512.
+    Amx, "amx", avx512::Floats, amx::Quantized, ["avx512f", "avx512vnni", "avx2", "fma"],
+    if amx::is_allowed()
+}
 
 vector_unit! {
     /// AVX-512 F and VNNI, and the AVX2 and FMA below them.

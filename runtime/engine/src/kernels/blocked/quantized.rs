@@ -40,6 +40,18 @@ pub(in crate::kernels) trait QuantizedTile {
     /// `job` are as its fields say.
     unsafe fn add(rows: usize, panels: usize, job: &QuantizedJob);
 
+    /// Readies this thread's registers for the jobs of a product of so many rows.
+    ///
+    /// # Safety
+    /// The CPU has the unit's instructions.
+    unsafe fn begin(_count: usize) {}
+
+    /// Frees them.
+    ///
+    /// # Safety
+    /// The CPU has the unit's instructions.
+    unsafe fn end() {}
+
     /// Activations as 16-bit integers, in the order of [`QuantizedTile::WIDE`].
     ///
     /// # Safety
@@ -82,6 +94,13 @@ pub(in crate::kernels) struct QuantizedJob {
     /// Readable for each row: `fours` times [`PANEL_GROUP`] quantized values.
     pub x: *const u8,
     pub x_stride: usize,
+    /// Rows before the first that `x` reaches too. With those, [`QuantizedTile::ROWS`] are readable, or all of a product that
+    /// has fewer.
+    #[cfg_attr(
+        not(any(target_arch = "x86_64", test)),
+        expect(dead_code, reason = "only AMX reads more rows than a job has")
+    )]
+    pub back: usize,
     /// Readable for each row: one for each [`GROUP`] of quantized values.
     pub x_scales: *const Scale,
     pub x_scale_stride: usize,
@@ -104,6 +123,32 @@ pub(in crate::kernels) struct QuantizedJob {
     pub out: *mut f32,
     pub stride: usize,
     pub fetch: Fetch<i8>,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl QuantizedJob {
+    /// What is left of it from a row and a panel on.
+    ///
+    /// # Safety
+    /// It has the row and the panel, and its pointers are as its fields say.
+    pub(in crate::kernels) unsafe fn part(&self, row: usize, panel: usize) -> Self {
+        let column = panel * PANEL_WIDTH;
+        // SAFETY: the row and the panel are within the ranges of the job.
+        unsafe {
+            QuantizedJob {
+                x: self.x.add(row * self.x_stride),
+                back: self.back + row,
+                x_scales: self.x_scales.add(row * self.x_scale_stride),
+                w: self.w.add(panel * self.panel_stride),
+                scales: self.scales.add(column),
+                column_sums: self.column_sums.add(column),
+                start: if self.start.is_null() { self.start } else { self.start.add(row * self.start_stride + column) },
+                out: self.out.add(row * self.stride + column),
+                fetch: Fetch { ahead: self.fetch.ahead.wrapping_add(panel * self.panel_stride), ..self.fetch },
+                ..*self
+            }
+        }
+    }
 }
 
 /// Scales in the one with the most.
@@ -153,6 +198,8 @@ pub(in crate::kernels) unsafe fn multiply_quantized<T: QuantizedTile>(
     // A round of wide rows widens all panels anew, which is a fortieth of the work of 85 rows.
     let round = round_of(depth * if T::WIDE { 2 } else { 1 });
     let cut = Cut { rows: T::ROWS, panels: T::PANELS, block: T::GROUPS * GROUP, round };
+    // SAFETY: the caller vouches for the instructions.
+    unsafe { T::begin(x.count) };
     each_tile((x.count, depth, w.columns), cut, start, out, stride, |place| {
         let group = place.k / GROUP;
         let of_columns =
@@ -196,6 +243,7 @@ pub(in crate::kernels) unsafe fn multiply_quantized<T: QuantizedTile>(
             let job = QuantizedJob {
                 x: rows,
                 x_stride,
+                back: (place.row + T::ROWS).saturating_sub(x.count).min(place.row),
                 x_scales: x.scales[place.row * groups + group..].as_ptr(),
                 x_scale_stride: groups,
                 w: panel,
@@ -213,6 +261,8 @@ pub(in crate::kernels) unsafe fn multiply_quantized<T: QuantizedTile>(
             T::add(place.rows, place.panels, &job);
         }
     });
+    // SAFETY: as above.
+    unsafe { T::end() }
 }
 
 /// The operands of units that multiply 16-bit integers.
