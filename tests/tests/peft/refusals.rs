@@ -54,6 +54,12 @@ fn configurations_that_compute_something_else_are_refused() {
         (|c, _| c["r"] = json!("eight"), &["adapter_config.json: configuration", "as PEFT writes them", "eight"]),
         (|c, _| c["r"] = json!(4), &["rank_pattern, r", "expected 8 for encoder.layer.", "found 4"]),
         (|c, _| c["rank_pattern"] = json!({"query": 2}), &["rank_pattern", "expected 8 for", ".query", "found 2"]),
+        (|c, _| c["target_modules"] = json!(["value"]), &["target_modules", "the end of encoder.layer.", "found value"]),
+        (
+            |c, _| c["layers_to_transform"] = json!([1]),
+            &["layers_to_transform", "that of encoder.layer.0.", "found [1]"],
+        ),
+        (|c, _| c["layers_to_transform"] = json!(0), &["layers_to_transform", "that of encoder.layer.1.", "found [0]"]),
         (|c, _| c["alpha_pattern"] = json!({".*query": 2}), &["alpha_pattern", "regular expressions", ".*query"]),
         (|c, _| c["task_type"] = json!("TOKEN_CLS"), &["task_type", "classification", "found TOKEN_CLS"]),
         (|c, _| c["task_type"] = json!("CAUSAL_LM"), &["task_type", "found CAUSAL_LM"]),

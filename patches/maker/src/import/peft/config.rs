@@ -6,6 +6,7 @@
 use std::{
     fmt, fs,
     path::{Path, PathBuf},
+    slice,
 };
 
 use bias_patch::{Kind, Task};
@@ -58,6 +59,24 @@ struct Fields {
     rank_pattern: Option<Pattern>,
     #[serde(default)]
     alpha_pattern: Option<Pattern>,
+    target_modules: Option<Targets>,
+    layers_to_transform: Option<Layers>,
+}
+
+/// The modules that have low-rank terms: the ends of their names, or an expression, which is not read.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Targets {
+    Names(Vec<String>),
+    Expression(#[expect(dead_code, reason = "its type alone counts")] String),
+}
+
+/// The layers that have low-rank terms.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Layers {
+    One(usize),
+    Some(Vec<usize>),
 }
 
 /// Where there is no task type, the class of the model that was trained.
@@ -100,6 +119,27 @@ impl AdapterConfig {
         };
         let rank = rank as f64;
         Ok(alpha / if self.fields.use_rslora == Some(true) { rank.sqrt() } else { rank })
+    }
+
+    /// Refuses a module's tensors if the configuration says that the module has no term. PEFT would not load them.
+    pub fn check_target(&self, module: &str) -> Result<()> {
+        if let Some(Targets::Names(names)) = &self.fields.target_modules
+            && !names.iter().any(|name| is_end_of(module, name))
+        {
+            let expected = format!("one that is the end of {module}, for there are tensors of its term");
+            return Err(content(&self.path, "target_modules", expected, names.join(", ")));
+        }
+        let layers = match &self.fields.layers_to_transform {
+            Some(Layers::One(layer)) => slice::from_ref(layer),
+            Some(Layers::Some(layers)) => layers,
+            None => &[],
+        };
+        let layer = module.split('.').rev().find_map(|part| part.parse().ok());
+        if !layers.is_empty() && layer.is_none_or(|layer| !layers.contains(&layer)) {
+            let expected = format!("that of {module}, for there are tensors of its term");
+            return Err(content(&self.path, "layers_to_transform", expected, format!("{layers:?}")));
+        }
+        Ok(())
     }
 
     /// Refuses the rank of a module's tensors if the configuration says another.
@@ -200,6 +240,11 @@ fn has_value(value: &Value) -> bool {
     }
 }
 
+/// Whether a module has this name, or this as the last parts of its name. Before the first part PEFT may have the model's.
+fn is_end_of(module: &str, name: &str) -> bool {
+    module.strip_suffix(&*base_name(name)).is_some_and(|before| before.is_empty() || before.ends_with('.'))
+}
+
 impl Pattern {
     /// The number of a module, or the key that would have to be tried as a regular expression.
     fn of(&self, module: &str) -> Result<Option<f64>, &str> {
@@ -207,9 +252,7 @@ impl Pattern {
             if !key.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c)) {
                 return Err(key);
             }
-            let name = base_name(key);
-            let fits = module.strip_suffix(&*name).is_some_and(|before| before.is_empty() || before.ends_with('.'));
-            if fits {
+            if is_end_of(module, key) {
                 return Ok(Some(*number));
             }
         }

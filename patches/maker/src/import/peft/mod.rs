@@ -201,6 +201,7 @@ impl Adapter {
                 return Err(content(self.tensors.path(), format!("tensor {name}"), expected, format!("{shape:?}")));
             }
         };
+        self.config.check_target(module)?;
         self.config.check_rank(module, rank)?;
         Ok(rank)
     }
