@@ -1,6 +1,7 @@
 """Trains biases and a head in PyTorch as `edge-patch train` does. Prints the dev metric after every epoch.
 
-usage: pytorch_train.py CHECKPOINT TASK.json TRAIN DEV [--lr 3e-3] [--epochs 5] [--seeds 3] [--full | --lora RANK]
+usage: pytorch_train.py CHECKPOINT TASK.json TRAIN DEV [--test FILE] [--metric NAME] [--lr 3e-3] [--epochs 5] [--seeds 3]
+                        [--full | --lora RANK | --houlsby SIZE | --diff-pruning FRACTION]
 (pip install torch transformers scipy; peft for --lora)
 
 CHECKPOINT is the directory that the bundle was exported from. The task and the files are those of edge-patch: TSV with a
@@ -8,6 +9,10 @@ header, or for spans JSONL with question, context, answer_start and answer. Adam
 decay, gradients clipped to norm 1, 16 texts of similar length in a step, no dropout. Differences from edge-patch: the
 engine, the order of the texts, and that a context longer than max_length is cut, not read in windows. --full trains every
 parameter. --lora trains PEFT's LoRA on query and value in the place of biases, as `--slots lora:q+v@RANK` does; its alpha is RANK.
+--houlsby and --diff-pruning are in paper_methods.py. --diff-pruning trains for the epochs twice: before values are pruned, and after.
+
+At the end it prints the mean and standard deviation over the seeds, of the last epoch and of the one that is best on DEV by --metric,
+also on the test FILE.
 """
 
 import argparse
@@ -22,6 +27,8 @@ import time
 import torch
 from torch.nn import functional
 from transformers import AutoModel, AutoTokenizer
+
+import paper_methods
 
 BATCH = 16
 
@@ -87,7 +94,12 @@ class Training:
         self.head = torch.nn.Linear(self.encoder.config.hidden_size, outputs)
         torch.nn.init.normal_(self.head.weight, std=0.02)
         torch.nn.init.zeros_(self.head.bias)
-        if arguments.lora is not None:
+        self.method = None
+        if arguments.houlsby is not None:
+            self.method = paper_methods.Houlsby(self.encoder, arguments.houlsby)
+        elif arguments.diff_pruning is not None:
+            self.method = paper_methods.DiffPruning(self.encoder, arguments.diff_pruning)
+        elif arguments.lora is not None:
             import peft
 
             config = peft.LoraConfig(r=arguments.lora, lora_alpha=arguments.lora, target_modules=["query", "value"])
@@ -95,12 +107,27 @@ class Training:
         else:
             for name, parameter in self.encoder.named_parameters():
                 parameter.requires_grad = arguments.full or name.endswith(".bias")
-        trained = [parameter for parameter in self.encoder.parameters() if parameter.requires_grad]
-        self.trained = trained + list(self.head.parameters())
+        self.training = False
+
+    def values(self):
+        """How many values a task has beside its head."""
+        if self.method:
+            return self.method.values()
+        return sum(parameter.numel() for parameter in self.encoder.parameters() if parameter.requires_grad)
+
+    def groups(self, rate):
+        """What is trained, for an optimizer."""
+        if self.method:
+            groups = self.method.groups(rate)
+        else:
+            trained = [parameter for parameter in self.encoder.parameters() if parameter.requires_grad]
+            groups = [{"params": trained, "lr": rate}]
+        return [*groups, {"params": list(self.head.parameters()), "lr": rate}]
 
     def outputs(self, texts):
         ids, types, mask = padded(texts)
-        found = self.encoder(input_ids=ids, token_type_ids=types, attention_mask=mask)
+        inputs = {"input_ids": ids, "token_type_ids": types, "attention_mask": mask}
+        found = self.method.run(self.encoder, inputs, self.training) if self.method else self.encoder(**inputs)
         tokens = found.last_hidden_state
         if self.kind in ("span", "tagging"):
             return self.head(tokens)
@@ -128,7 +155,7 @@ class Training:
         return (sum(losses) + 0.0 * outputs.sum()) / len(texts)
 
     def metric(self, texts):
-        found = {}
+        found, self.training = {}, False
         by_length = sorted(range(len(texts)), key=lambda at: len(texts[at].ids))
         with torch.no_grad():
             for first in range(0, len(texts), 64):
@@ -196,40 +223,74 @@ def main():
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--test", metavar="FILE", help="also print the metric on these labelled texts, which choose nothing")
+    parser.add_argument("--metric", metavar="NAME", help="the metric that the best epoch is chosen by [default: the first]")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--full", action="store_true")
     what.add_argument("--lora", type=int, metavar="RANK")
+    what.add_argument("--houlsby", type=int, metavar="SIZE", help="adapters of so many inner values, two a layer")
+    what.add_argument("--diff-pruning", type=float, metavar="FRACTION", help="a difference to so many of the weights, such as 0.005")
     arguments = parser.parse_args()
     if arguments.lora is not None and arguments.lora < 1:
         parser.error(f"--lora: expected a rank of 1 or more, found {arguments.lora}")
     torch.set_num_threads(arguments.threads)
     tokenizer = AutoTokenizer.from_pretrained(arguments.checkpoint)
+    parts = {"dev": arguments.dev, **({"test": arguments.test} if arguments.test else {})}
     ends = collections.defaultdict(list)
     for seed in range(1, arguments.seeds + 1):
         training = Training(arguments, seed)
-        train, dev = ([Text(training.task, tokenizer, row) for row in read_rows(p)] for p in (arguments.train, arguments.dev))
-        steps = arguments.epochs * -(-len(train) // BATCH)
-        adam = torch.optim.AdamW(training.trained, lr=arguments.lr, weight_decay=0.0)
-        decay = lambda step: min(1, (step + 1) / max(1, 0.06 * steps)) * (steps - step) / steps
-        schedule = torch.optim.lr_scheduler.LambdaLR(adam, decay)
-        begun = time.time()
-        for epoch in range(1, arguments.epochs + 1):
-            total = 0.0
-            for numbers in batches(train):
-                loss = training.loss([train[at] for at in numbers])
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(training.trained, 1.0)
-                adam.step()
-                adam.zero_grad()
-                schedule.step()
-                total += loss.item() * len(numbers)
-            scores = training.metric(dev)
-            shown = "  ".join(f"{name} {100 * score:.2f}" for name, score in scores.items())
-            print(f"seed {seed}  epoch {epoch}  loss {total / len(train):.4f}  {shown}  {time.time() - begun:.0f} s", flush=True)
-        for name, score in scores.items():
-            ends[name].append(100 * score)
-    for name, found in ends.items():
-        print(f"{name}: mean {statistics.mean(found):.2f} of {len(found)} seeds at the end")
+        read = lambda path: [Text(training.task, tokenizer, row) for row in read_rows(path)]
+        train, parts_read = read(arguments.train), {part: read(path) for part, path in parts.items()}
+        names = list(training.metric(parts_read["dev"][:64]))
+        chosen = arguments.metric or names[0]
+        if chosen not in names:
+            parser.error(f"--metric: expected one of {', '.join(names)}, found {chosen}")
+        begun, epochs = time.time(), []
+        phases = training.method.phases if training.method else 1
+        for phase in range(phases):
+            if phase > 0:
+                # What was best before is not what is stored.
+                training.method.prune()
+                epochs.clear()
+            for loss in train_phase(training, train, arguments):
+                scores = {part: training.metric(texts) for part, texts in parts_read.items()}
+                epochs.append(scores)
+                shown = "  ".join(
+                    f"{part} " + " ".join(f"{name} {100 * score:.2f}" for name, score in found.items()) for part, found in scores.items()
+                )
+                print(f"seed {seed}  epoch {len(epochs)}  loss {loss:.4f}  {shown}  {time.time() - begun:.0f} s", flush=True)
+        best = max(epochs, key=lambda scores: scores["dev"][chosen])
+        for place, scores in (("at the end", epochs[-1]), ("at the epoch best on dev", best)):
+            for part, found in scores.items():
+                for name, score in found.items():
+                    ends[place, part, name].append(100 * score)
+    print(f"{training.values()} values a task beside its head")
+    for (place, part, name), found in ends.items():
+        deviation = f" ± {statistics.stdev(found):.2f}" if len(found) > 1 else ""
+        print(f"{name} on {part}: {statistics.mean(found):.2f}{deviation} over {len(found)} seeds, {place}")
+
+
+def train_phase(training, train, arguments):
+    """Trains for some epochs; gives the loss after each."""
+    groups = training.groups(arguments.lr)
+    trained = [parameter for group in groups for parameter in group["params"]]
+    steps = arguments.epochs * -(-len(train) // BATCH)
+    adam = torch.optim.AdamW(groups, weight_decay=0.0)
+    decay = lambda step: min(1, (step + 1) / max(1, 0.06 * steps)) * (steps - step) / steps
+    schedule = torch.optim.lr_scheduler.LambdaLR(adam, decay)
+    for _ in range(arguments.epochs):
+        total = 0.0
+        for numbers in batches(train):
+            training.training = True
+            loss = training.loss([train[at] for at in numbers])
+            added = training.method.added_loss() if training.method else 0.0
+            (loss + added).backward()
+            torch.nn.utils.clip_grad_norm_(trained, 1.0)
+            adam.step()
+            adam.zero_grad()
+            schedule.step()
+            total += loss.item() * len(numbers)
+        yield total / len(train)
 
 
 if __name__ == "__main__":
