@@ -26,7 +26,7 @@ pub(crate) fn restrict() -> Result<(), String> {
         (libc::SYS_mmap, 2, PROT_EXEC as u64, 0),
         (libc::SYS_mprotect, 2, PROT_EXEC as u64, 0),
         (libc::SYS_prctl, 0, u32::MAX as u64, PR_SET_NAME as u64),
-        // To ask for the registers of AMX: ARCH_REQ_XCOMP_PERM.
+        // To ask for registers that not every process may use, those of AMX: ARCH_REQ_XCOMP_PERM.
         #[cfg(target_arch = "x86_64")]
         (libc::SYS_arch_prctl, 0, u32::MAX as u64, 0x1023),
     ];

@@ -54,7 +54,10 @@ fn configurations_that_compute_something_else_are_refused() {
         (|c, _| c["r"] = json!("eight"), &["adapter_config.json: configuration", "as PEFT writes them", "eight"]),
         (|c, _| c["r"] = json!(4), &["rank_pattern, r", "expected 8 for encoder.layer.", "found 4"]),
         (|c, _| c["rank_pattern"] = json!({"query": 2}), &["rank_pattern", "expected 8 for", ".query", "found 2"]),
-        (|c, _| c["target_modules"] = json!(["value"]), &["target_modules", "the end of encoder.layer.", "found value"]),
+        (
+            |c, _| c["target_modules"] = json!(["value"]),
+            &["target_modules", "the end of encoder.layer.", "found value"],
+        ),
         (
             |c, _| c["layers_to_transform"] = json!([1]),
             &["layers_to_transform", "that of encoder.layer.0.", "found [1]"],

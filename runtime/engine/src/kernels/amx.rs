@@ -1,19 +1,12 @@
-//! AMX: int8 tiles of 16 rows by four panels.
+//! AMX: int8 jobs of 16 rows by four panels.
 //!
-//! A register of AMX, called a tile too, has 16 rows of 64 bytes. One instruction multiplies the activations of 16 rows
-//! with 64 inputs of a panel, which lie in the panel as the instruction reads them. The sums are scaled by AVX-512,
-//! which also multiplies inputs beyond the last 64. Linux lets a process use the registers once it has asked.
+//! A register of AMX has 16 rows of 64 bytes. One instruction, TDPBUSD, multiplies the activations of 16 rows with 64
+//! inputs of a panel, which lie in the panel as the instruction reads them. AVX-512 multiplies the inputs beyond the last
+//! 64, and scales the sums. Linux lets a process use the registers once it has asked.
 
 #![allow(unsafe_code)]
 
-use core::{
-    arch::{
-        asm,
-        x86_64::{__cpuid_count, _MM_HINT_T0, _mm_prefetch},
-    },
-    mem::MaybeUninit,
-    ptr,
-};
+use core::{arch::asm, mem::MaybeUninit};
 
 use crate::layout::{PANEL_GROUP, PANEL_WIDTH};
 
@@ -28,10 +21,12 @@ const ROWS: usize = 16;
 const LINE: usize = PANEL_GROUP * PANEL_WIDTH;
 /// [`PANEL_GROUP`]s of inputs that an instruction multiplies.
 const FOURS: usize = LINE / PANEL_GROUP;
+/// Bytes of a panel that a register holds.
+const BYTES: usize = FOURS * LINE;
 /// Panels of a job: as many registers as are left to hold sums.
 const PANELS: usize = 4;
-/// Fewest rows of a product. A product of registers takes a cycle for each row, but their loads take eight and more;
-/// VNNI takes eight for each row.
+/// Fewest rows of a job for which AMX is used. By Intel's figures, of 64 inputs of a panel TDPBUSD takes a cycle for each row
+/// and its load at least eight cycles, however many rows there are; VNNI takes eight for each row.
 const LEAST: usize = 4;
 
 /// AMX-INT8, and AVX-512 VNNI.
@@ -40,55 +35,56 @@ pub(super) struct Quantized;
 impl QuantizedTile for Quantized {
     const ROWS: usize = ROWS;
     const PANELS: usize = PANELS;
+    /// A step takes 64 cycles at most, a sixth of what memory does.
+    const AHEAD: usize = 8 * FOURS;
 
-    unsafe fn begin(count: usize) {
-        if count >= LEAST {
-            let shapes = Shapes::of(count.min(ROWS) as u8);
+    unsafe fn begin(rows: usize) {
+        if rows >= LEAST {
+            let shapes = Shapes::of(rows as u8);
             // SAFETY: the caller vouches for AMX, and the shapes are those of a palette.
             unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const shapes, options(nostack, preserves_flags)) }
         }
     }
 
-    unsafe fn end() {
-        // SAFETY: the caller vouches for AMX, and nothing else uses its registers.
-        unsafe { asm!("tilerelease", options(nostack, preserves_flags)) }
+    unsafe fn end(rows: usize) {
+        if rows >= LEAST {
+            // SAFETY: the caller vouches for AMX, and nothing else uses its registers.
+            unsafe { asm!("tilerelease", options(nostack, preserves_flags)) }
+        }
     }
 
     unsafe fn add(rows: usize, panels: usize, job: &QuantizedJob) {
         // A product of at least `LEAST` rows is cut into jobs of no fewer.
         const { assert!(2 * LEAST <= ROWS) };
         let steps = if rows < LEAST { 0 } else { job.fours / FOURS };
-        let mut sums = MaybeUninit::<Sums>::uninit();
-        let sums = sums.as_mut_ptr().cast::<i32>();
+        let mut products = MaybeUninit::<Products>::uninit();
+        let products = products.as_mut_ptr().cast::<i32>();
         // SAFETY: the caller vouches for the instructions, for `begin`, and for the job. Rows and panels are cut into
         // those of AVX-512's instances; of each, `multiply` has written the sums.
         unsafe {
-            match (steps, panels) {
-                (0, _) => {}
-                (_, 1) => multiply::<1>(job, steps, sums),
-                (_, 2) => multiply::<2>(job, steps, sums),
-                (_, 3) => multiply::<3>(job, steps, sums),
-                _ => multiply::<4>(job, steps, sums),
+            if steps > 0 {
+                multiply(panels, job, steps, products);
             }
             for (panel, panels) in tiles_of(panels, avx512::Quantized::PANELS) {
                 for (row, rows) in tiles_of(rows, avx512::Quantized::ROWS) {
-                    let sums = match steps {
-                        0 => ptr::null(),
-                        _ => sums.add((panel * ROWS + job.back + row) * PANEL_WIDTH).cast_const(),
+                    let before = avx512::Before {
+                        sums: products.add((panel * ROWS + job.back + row) * PANEL_WIDTH),
+                        panel_stride: ROWS * PANEL_WIDTH,
+                        fours: steps * FOURS,
                     };
-                    let sums = avx512::Sums { first: sums, panel_stride: ROWS * PANEL_WIDTH, fours: steps * FOURS };
-                    avx512::add_to(rows, panels, &job.part(row, panel), &sums);
+                    let before = if steps > 0 { Some(&before) } else { None };
+                    avx512::add_to(rows, panels, &job.part(row, panel), before);
                 }
             }
         }
     }
 }
 
-/// Sums of products of bytes, a register for each panel.
+/// Sums of products of bytes: a register for each panel.
 #[repr(align(64))]
-struct Sums(#[expect(dead_code, reason = "read through a pointer")] [[[i32; PANEL_WIDTH]; ROWS]; PANELS]);
+struct Products(#[expect(dead_code, reason = "read through a pointer")] [[[i32; PANEL_WIDTH]; ROWS]; PANELS]);
 
-/// The shapes of the registers, as the instruction `ldtilecfg` reads them: Intel's manual, volume 1, chapter 18.
+/// The shapes of the registers, as LDTILECFG reads them: Intel's manual, volume 1, chapter 18.
 #[repr(C, align(64))]
 struct Shapes {
     /// 1: eight registers of at most 16 rows of 64 bytes.
@@ -101,11 +97,11 @@ struct Shapes {
 
 impl Shapes {
     /// Of sums, tmm0 to tmm3, and activations, tmm4, for so many rows; and of panels, tmm5 to tmm7.
-    fn of(count: u8) -> Self {
+    fn of(rows: u8) -> Self {
         const { assert!(size_of::<Shapes>() == 64) };
         let mut shapes = Shapes { palette: 1, start_row: 0, reserved: [0; 14], bytes: [0; 16], rows: [0; 16] };
         shapes.bytes[..8].fill(LINE as u16);
-        shapes.rows[..5].fill(count);
+        shapes.rows[..5].fill(rows);
         shapes.rows[5..8].fill(FOURS as u8);
         shapes
     }
@@ -115,99 +111,110 @@ impl Shapes {
 /// before the job's.
 ///
 /// # Safety
-/// As [`QuantizedTile::add`]; `P` is the number of panels, and the job has so many inputs. `sums` is writable for each panel:
-/// a [`Sums`].
-unsafe fn multiply<const P: usize>(job: &QuantizedJob, steps: usize, sums: *mut i32) {
-    /// Bytes of a panel that a register holds.
-    const BYTES: usize = FOURS * LINE;
-    let QuantizedJob { x_stride, w, panel_stride, fetch, .. } = *job;
-    // The compiler knows nothing of what is in these registers, and keeps the order of the instructions.
-    //
-    // SAFETY: every offset is within the ranges of the job: rows from `back` before it on, panels below `P`, inputs below
-    // `steps` times 64; of `sums` too. Fetching an address, wherever it is, changes nothing.
-    unsafe {
-        let x = job.x.sub(job.back * x_stride);
-        macro_rules! each_panel {
-            ($do:ident) => {
-                $do!(0, "tmm0", "tmm5");
-                $do!(1, "tmm1", "tmm6");
-                $do!(2, "tmm2", "tmm7");
-                $do!(3, "tmm3", "tmm5");
-            };
-        }
-        macro_rules! zero {
-            ($panel:literal, $sums:tt, $w:tt) => {
-                if $panel < P {
-                    asm!(concat!("tilezero ", $sums), out($sums) _, options(nostack, preserves_flags));
-                }
-            };
-        }
-        each_panel!(zero);
-        let mut fetch_at = fetch.from;
-        for step in 0..steps {
-            while fetch_at < (step + 1) * FOURS {
-                for p in 0..P {
-                    _mm_prefetch::<_MM_HINT_T0>(fetch.ahead.wrapping_add(p * panel_stride + fetch_at * LINE));
-                }
-                fetch_at += fetch.step;
-            }
+/// As [`QuantizedTile::add`]; the job has so many inputs, and `steps` is not 0. `products` is writable: [`Products`].
+unsafe fn multiply(panels: usize, job: &QuantizedJob, steps: usize, products: *mut i32) {
+    let QuantizedJob { x, x_stride, w, panel_stride, fetch, back, .. } = *job;
+    // All in one, for the compiler knows nothing of what is in these registers.
+    macro_rules! multiply {
+        ($([$sums:tt $panel:tt $place:literal])+) => {
             asm!(
-                "tileloadd tmm4, [{x} + {stride}]",
-                x = in(reg) x.add(step * LINE),
-                stride = in(reg) x_stride,
+                $(concat!("tilezero ", $sums),)+
+                "2:",
+                // Of the lines that are due during this step those of all panels.
+                "cmp {fetch_at}, {BYTES}",
+                "jae 3f",
+                "lea {next}, [{ahead} + {fetch_at}]",
+                $(concat!("prefetcht0 [{next}] /* for ", $panel, " */"), "add {next}, {panel_stride}",)+
+                "add {fetch_at}, {fetch_step}",
+                "jmp 2b",
+                "3:",
+                "sub {fetch_at}, {BYTES}",
+                "add {ahead}, {BYTES}",
+                "tileloadd tmm4, [{x} + {x_stride}]",
+                "mov {next}, {w}",
+                $(
+                    concat!("tileloadd ", $panel, ", [{next} + {line}]"),
+                    concat!("tdpbusd ", $sums, ", tmm4, ", $panel),
+                    "add {next}, {panel_stride}",
+                )+
+                "add {x}, {LINE}",
+                "add {w}, {BYTES}",
+                "dec {steps}",
+                "jnz 2b",
+                $(concat!("tilestored [{products} + {line} + {BYTES} * ", $place, "], ", $sums),)+
+                x = inout(reg) x.sub(back * x_stride) => _,
+                x_stride = in(reg) x_stride,
+                w = inout(reg) w => _,
+                panel_stride = in(reg) panel_stride,
+                line = in(reg) LINE,
+                steps = inout(reg) steps => _,
+                products = in(reg) products,
+                ahead = inout(reg) fetch.ahead => _,
+                fetch_at = inout(reg) fetch.from.saturating_mul(LINE) => _,
+                fetch_step = in(reg) fetch.step * LINE,
+                next = out(reg) _,
+                LINE = const LINE,
+                BYTES = const BYTES,
+                $(out($sums) _,)+
                 out("tmm4") _,
-                options(nostack, preserves_flags),
-            );
-            macro_rules! add {
-                ($panel:literal, $sums:tt, $w:tt) => {
-                    if $panel < P {
-                        asm!(
-                            concat!("tileloadd ", $w, ", [{w} + {stride}]"),
-                            concat!("tdpbusd ", $sums, ", tmm4, ", $w),
-                            w = in(reg) w.add($panel * panel_stride + step * BYTES),
-                            stride = in(reg) LINE,
-                            out($sums) _,
-                            out($w) _,
-                            options(nostack, preserves_flags),
-                        );
-                    }
-                };
-            }
-            each_panel!(add);
+                out("tmm5") _,
+                out("tmm6") _,
+                out("tmm7") _,
+                options(nostack),
+            )
+        };
+    }
+    // SAFETY: every address is within the ranges of the job, and of `products`: rows from `back` before it on, as many
+    // as `begin` was told; panels below `panels`; inputs below `steps` times 64. Fetching an address, wherever it is,
+    // changes nothing, and no more lines are due in a step than it has.
+    unsafe {
+        match panels {
+            1 => multiply!(["tmm0" "tmm5" 0]),
+            2 => multiply!(["tmm0" "tmm5" 0]["tmm1" "tmm6" 1]),
+            3 => multiply!(["tmm0" "tmm5" 0]["tmm1" "tmm6" 1]["tmm2" "tmm7" 2]),
+            _ => multiply!(["tmm0" "tmm5" 0]["tmm1" "tmm6" 1]["tmm2" "tmm7" 2]["tmm3" "tmm5" 3]),
         }
-        macro_rules! store {
-            ($panel:literal, $sums:tt, $w:tt) => {
-                if $panel < P {
-                    asm!(
-                        concat!("tilestored [{to} + {stride}], ", $sums),
-                        to = in(reg) sums.add($panel * ROWS * PANEL_WIDTH),
-                        stride = in(reg) LINE,
-                        options(nostack, preserves_flags),
-                    );
-                }
-            };
-        }
-        each_panel!(store);
     }
 }
 
-/// Whether this process may use the registers: the processor has them, and Linux allows it. Once allowed, they are for all
-/// of its threads, and whatever it starts has to ask again.
+/// Whether this process may use the registers: the processor has them, and Linux allows it, from version 5.16 on. Once
+/// allowed, they are for all of its threads; a program that it starts has to ask again. From then on Linux refuses
+/// alternate signal stacks that could not hold them, 11 KB.
 #[cfg(all(feature = "std", target_os = "linux"))]
 pub(super) fn is_allowed() -> bool {
-    /// Of CPUID's leaf 7, in EDX: AMX-TILE and AMX-INT8.
+    if has_registers() {
+        return ask_linux();
+    }
+    // Tests execute the instructions in software.
+    #[cfg(all(test, not(miri)))]
+    super::tests::tiles::install();
+    cfg!(all(test, not(miri)))
+}
+
+/// Nothing asks without an operating system, or another than Linux.
+#[cfg(not(all(feature = "std", target_os = "linux")))]
+pub(super) fn is_allowed() -> bool {
+    false
+}
+
+/// Whether the processor has AMX-TILE and AMX-INT8. It has the leaf, for it has AVX-512.
+#[cfg(all(feature = "std", target_os = "linux"))]
+fn has_registers() -> bool {
     const FEATURES: u32 = 1 << 24 | 1 << 25;
+    #[allow(unused_unsafe, reason = "newer versions of Rust have it safe")]
+    // SAFETY: every x86-64 has the instruction.
+    let leaf = unsafe { core::arch::x86_64::__cpuid_count(7, 0) };
+    leaf.edx & FEATURES == FEATURES
+}
+
+/// Asks for the registers, and gives whether they are allowed. A processor without them is told no.
+#[cfg(all(feature = "std", target_os = "linux"))]
+fn ask_linux() -> bool {
     /// Linux's documentation, `arch/x86/xstate.rst`: the system call, what it does, and the registers' number.
     const ARCH_PRCTL: isize = 158;
     const ARCH_REQ_XCOMP_PERM: usize = 0x1023;
     const XFEATURE_XTILEDATA: usize = 18;
 
-    if __cpuid_count(7, 0).edx & FEATURES != FEATURES {
-        // Tests execute the instructions in software.
-        #[cfg(all(test, not(miri)))]
-        super::tests::tiles::install();
-        return cfg!(all(test, not(miri)));
-    }
     let answer: isize;
     // SAFETY: the call accesses no memory of the process, and a kernel that does not know it refuses.
     unsafe {
@@ -224,8 +231,10 @@ pub(super) fn is_allowed() -> bool {
     answer == 0
 }
 
-/// Nothing asks without an operating system, or another than Linux.
-#[cfg(not(all(feature = "std", target_os = "linux")))]
-pub(super) fn is_allowed() -> bool {
-    false
+#[cfg(all(test, feature = "std", target_os = "linux", not(miri)))]
+mod tests {
+    #[test]
+    fn linux_allows_no_registers_that_the_processor_lacks() {
+        assert!(super::has_registers() || !super::ask_linux());
+    }
 }

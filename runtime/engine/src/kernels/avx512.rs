@@ -2,13 +2,10 @@
 
 #![allow(unsafe_code)]
 
-use core::{
-    arch::x86_64::{
-        __m512, __m512i, _MM_HINT_T0, _mm_prefetch, _mm256_loadu_si256, _mm512_cvtepi32_ps, _mm512_cvtph_ps,
-        _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_fnmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mul_ps,
-        _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_storeu_ps,
-    },
-    ptr,
+use core::arch::x86_64::{
+    __m512, __m512i, _MM_HINT_T0, _mm_prefetch, _mm256_loadu_si256, _mm512_cvtepi32_ps, _mm512_cvtph_ps,
+    _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_fnmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mul_ps,
+    _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_storeu_ps,
 };
 
 use crate::layout::{PANEL_GROUP, PANEL_WIDTH};
@@ -82,29 +79,28 @@ impl QuantizedTile for Quantized {
     const PANELS: usize = 3;
 
     unsafe fn add(rows: usize, panels: usize, job: &QuantizedJob) {
-        let sums = Sums { first: ptr::null(), panel_stride: 0, fours: 0 };
         // SAFETY: the caller vouches for AVX-512 VNNI and the job.
-        unsafe { add_to(rows, panels, job, &sums) }
+        unsafe { add_to(rows, panels, job, None) }
     }
 }
 
-/// The sums that the products of a job are added to, of the inputs before.
-pub(super) struct Sums {
-    /// Null for nothing; or readable for each panel: [`PANEL_WIDTH`] sums a row, row after row.
-    pub first: *const i32,
+/// What was multiplied before a job: its first inputs.
+pub(super) struct Before {
+    /// Readable for each panel: [`PANEL_WIDTH`] sums a row, row after row.
+    pub sums: *const i32,
     /// From one panel to the next.
     pub panel_stride: usize,
-    /// How many times [`PANEL_GROUP`] inputs are in them.
+    /// How many times [`PANEL_GROUP`] inputs.
     pub fours: usize,
 }
 
-/// [`QuantizedTile::add`], of which the products of the first inputs are there already.
+/// [`QuantizedTile::add`], perhaps of a job whose first inputs are multiplied already.
 ///
 /// # Safety
-/// As [`QuantizedTile::add`]; `sums` are as its fields say, for the rows and panels of the job.
-pub(super) unsafe fn add_to(rows: usize, panels: usize, job: &QuantizedJob, sums: &Sums) {
-    // SAFETY: the caller vouches for AVX-512 VNNI, the job and the sums; `rows` and `panels` are those of the instance.
-    unsafe { instance!(add_quantized, rows, panels, job, sums) }
+/// As [`QuantizedTile::add`]; `before` is as its fields say, for the rows and panels of the job.
+pub(super) unsafe fn add_to(rows: usize, panels: usize, job: &QuantizedJob, before: Option<&Before>) {
+    // SAFETY: the caller vouches for AVX-512 VNNI, the job and `before`; `rows` and `panels` are those of the instance.
+    unsafe { instance!(add_quantized, rows, panels, job, before) }
 }
 
 /// [`Tile::add`] for `R` rows and `P` panels, the whole tile in registers.
@@ -158,24 +154,26 @@ unsafe fn add<const R: usize, const P: usize>(job: &Job) {
 /// # Safety
 /// As [`add_to`].
 #[target_feature(enable = "avx512f,avx512vnni")]
-unsafe fn add_quantized<const R: usize, const P: usize>(job: &QuantizedJob, before: &Sums) {
+unsafe fn add_quantized<const R: usize, const P: usize>(job: &QuantizedJob, before: Option<&Before>) {
     /// Bytes of a panel's group.
     const LINE: usize = PANEL_GROUP * PANEL_WIDTH;
     let QuantizedJob { x, x_stride, w, panel_stride, fours, start, start_stride, out, stride, fetch, .. } = *job;
     // SAFETY: every offset is within the ranges of the job: rows below `R`, panels below `P`, `g` below `fours`; and of
-    // the sums. Fetching an address, wherever it is, changes nothing.
+    // what was before. Fetching an address, wherever it is, changes nothing.
     unsafe {
         let mut sums: [[__m512i; P]; R] = [[_mm512_setzero_si512(); P]; R];
-        if !before.first.is_null() {
+        let mut first = 0;
+        if let Some(before) = before {
+            first = before.fours;
             for (r, row) in sums.iter_mut().enumerate() {
                 for (p, sum) in row.iter_mut().enumerate() {
-                    let place = before.first.add(p * before.panel_stride + r * PANEL_WIDTH);
+                    let place = before.sums.add(p * before.panel_stride + r * PANEL_WIDTH);
                     *sum = _mm512_loadu_si512(place.cast());
                 }
             }
         }
-        let mut fetch_at = fetch.from;
-        for g in before.fours..fours {
+        let mut fetch_at = fetch.from.max(first);
+        for g in first..fours {
             if g == fetch_at {
                 fetch_at += fetch.step;
                 for p in 0..P {

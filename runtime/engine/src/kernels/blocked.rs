@@ -104,12 +104,19 @@ impl<T> Fetch<T> {
     /// For tile `tile` of `tiles` over the panels at `w`, whose rows have `row` values. The next panels are at `next`.
     ///
     /// Each tile prefetches a part of the next panels. The first panels were not prefetched, and a single tile has no
-    /// time to prefetch the next ones. In both cases the tile prefetches its own panels, a few rows ahead.
-    fn of(tile: usize, tiles: usize, first: bool, w: *const T, next: Option<*const T>, row: usize) -> Self {
-        /// How many rows a tile prefetches its own panels ahead.
-        const AHEAD: usize = 32;
+    /// time to prefetch the next ones. In both cases the tile prefetches its own panels.
+    ///
+    /// Its own panels it prefetches `ahead` rows ahead.
+    fn of(
+        tile: usize,
+        tiles: usize,
+        first: bool,
+        w: *const T,
+        next: Option<*const T>,
+        (row, ahead): (usize, usize),
+    ) -> Self {
         match next {
-            _ if tile == 0 && (first || tiles == 1) => Fetch { ahead: w.wrapping_add(AHEAD * row), from: 0, step: 1 },
+            _ if tile == 0 && (first || tiles == 1) => Fetch { ahead: w.wrapping_add(ahead * row), from: 0, step: 1 },
             // The first tile of the first panels prefetches those.
             Some(ahead) if first => Fetch { ahead, from: tile - 1, step: tiles - 1 },
             Some(ahead) => Fetch { ahead, from: tile, step: tiles },
@@ -118,8 +125,13 @@ impl<T> Fetch<T> {
     }
 }
 
-/// Values in the largest tile of any unit.
-pub(super) const TILE: usize = if cfg!(target_arch = "x86_64") { 64 } else { 36 } * PANEL_WIDTH;
+/// How many rows of a panel a tile prefetches its own panels ahead.
+const AHEAD: usize = 32;
+
+/// Rows times panels of the largest tile of any unit: AMX's 16 by 4, or NEON's 36 by 1.
+const LARGEST: usize = if cfg!(target_arch = "x86_64") { 64 } else { 36 };
+/// Values in it.
+pub(super) const TILE: usize = LARGEST * PANEL_WIDTH;
 
 /// How a product is cut: into tiles of at most `rows` rows by `panels` panels, and its depth into blocks. As many rows as
 /// `round` says go through all panels before the next do.
@@ -128,6 +140,15 @@ pub(super) struct Cut {
     pub panels: usize,
     pub block: usize,
     pub round: usize,
+}
+
+impl Cut {
+    /// Rows of the largest tile of a product of so many rows.
+    fn most_rows(&self, count: usize) -> usize {
+        let rounds = count.div_ceil(self.round);
+        let of_round = count.div_ceil(rounds.max(1));
+        of_round.div_ceil(of_round.div_ceil(self.rows).max(1))
+    }
 }
 
 /// [`Cut::round`] for rows of so many bytes: those that stay in the second-level cache. Each panel is multiplied with all
@@ -169,10 +190,11 @@ impl Place {
         self.width == self.panels * PANEL_WIDTH
     }
 
-    /// What to fetch during it; `at` gives the panels at a column and a depth, whose rows have `row` values.
-    fn fetch<T>(&self, at: impl Fn(usize, usize) -> *const T, row: usize) -> Fetch<T> {
+    /// What to fetch during it; `at` gives the panels at a column and a depth, whose rows have `row` values. Its own panels
+    /// are fetched `ahead` rows ahead.
+    fn fetch<T>(&self, at: impl Fn(usize, usize) -> *const T, row: usize, ahead: usize) -> Fetch<T> {
         let (w, next) = (at(self.column, self.k), self.next.map(|(column, k)| at(column, k)));
-        Fetch::of(self.tile, self.tiles, self.column == 0 && self.k == 0, w, next, row)
+        Fetch::of(self.tile, self.tiles, self.column == 0 && self.k == 0, w, next, (row, ahead))
     }
 }
 
@@ -295,7 +317,7 @@ pub(super) unsafe fn multiply<T: Tile>(x: Rows<'_>, w: Panels<'_>, start: Start<
                 start_stride: place.start_stride,
                 out: place.out,
                 stride: place.stride,
-                fetch: place.fetch(panels_at, PANEL_WIDTH),
+                fetch: place.fetch(panels_at, PANEL_WIDTH, AHEAD),
             };
             T::add(place.rows, place.panels, &job);
         }

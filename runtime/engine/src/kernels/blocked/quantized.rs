@@ -6,7 +6,7 @@
 
 use alloc::{vec, vec::Vec};
 
-use super::{Cut, Fetch, TILE, each_tile, round_of};
+use super::{AHEAD, Cut, Fetch, TILE, each_tile, round_of};
 use crate::{
     kernels::{GROUP, QuantizedPanels, QuantizedRows, Scale, Start, check_quantized},
     layout::{PANEL_GROUP, PANEL_WIDTH},
@@ -26,6 +26,8 @@ pub(in crate::kernels) trait QuantizedTile {
     const FLIP: u8 = 0;
     /// The largest number of groups in a job. A group is [`GROUP`] inputs, with scales of its own.
     const GROUPS: usize = 1;
+    /// How many [`PANEL_GROUP`]s a job prefetches its own panels ahead, where none before has.
+    const AHEAD: usize = AHEAD;
     /// Whether jobs have 16-bit integers in place of bytes. Then of each four values the first and third come before the
     /// second and fourth, and a job has one panel.
     const WIDE: bool = false;
@@ -36,21 +38,22 @@ pub(in crate::kernels) trait QuantizedTile {
     /// `x_scale[r] scale[c]` and its sum.
     ///
     /// # Safety
-    /// The CPU has the unit's instructions, `rows` and `panels` are from 1 to their constants, and the pointers of
-    /// `job` are as its fields say.
+    /// The CPU has the unit's instructions, `rows` and `panels` are from 1 to their constants, the pointers of `job` are as
+    /// its fields say, and the last call beside others of this was of [`QuantizedTile::begin`], with at least `rows`.
     unsafe fn add(rows: usize, panels: usize, job: &QuantizedJob);
 
-    /// Readies this thread's registers for the jobs of a product of so many rows.
+    /// Readies this thread's registers for the jobs of a product, the largest of which has so many rows. All jobs follow on
+    /// this thread, then [`QuantizedTile::end`]; of an instance that does nothing here they need not.
     ///
     /// # Safety
     /// The CPU has the unit's instructions.
-    unsafe fn begin(_count: usize) {}
+    unsafe fn begin(_rows: usize) {}
 
     /// Frees them.
     ///
     /// # Safety
-    /// The CPU has the unit's instructions.
-    unsafe fn end() {}
+    /// As of [`QuantizedTile::begin`].
+    unsafe fn end(_rows: usize) {}
 
     /// Activations as 16-bit integers, in the order of [`QuantizedTile::WIDE`].
     ///
@@ -94,8 +97,8 @@ pub(in crate::kernels) struct QuantizedJob {
     /// Readable for each row: `fours` times [`PANEL_GROUP`] quantized values.
     pub x: *const u8,
     pub x_stride: usize,
-    /// Rows before the first that `x` reaches too. With those, [`QuantizedTile::ROWS`] are readable, or all of a product that
-    /// has fewer.
+    /// Rows before its first that are readable too. From the first of those on, as many are as [`QuantizedTile::begin`] was
+    /// told.
     #[cfg_attr(
         not(any(target_arch = "x86_64", test)),
         expect(dead_code, reason = "only AMX reads more rows than a job has")
@@ -198,8 +201,9 @@ pub(in crate::kernels) unsafe fn multiply_quantized<T: QuantizedTile>(
     // A round of wide rows widens all panels anew, which is a fortieth of the work of 85 rows.
     let round = round_of(depth * if T::WIDE { 2 } else { 1 });
     let cut = Cut { rows: T::ROWS, panels: T::PANELS, block: T::GROUPS * GROUP, round };
+    let most = cut.most_rows(x.count);
     // SAFETY: the caller vouches for the instructions.
-    unsafe { T::begin(x.count) };
+    unsafe { T::begin(most) };
     each_tile((x.count, depth, w.columns), cut, start, out, stride, |place| {
         let group = place.k / GROUP;
         let of_columns =
@@ -219,7 +223,7 @@ pub(in crate::kernels) unsafe fn multiply_quantized<T: QuantizedTile>(
             (scales.as_ptr(), column_sums.as_ptr(), stride)
         };
         let fetch = match place.next {
-            _ if !T::WIDE => place.fetch(panels_at, PANEL_GROUP * PANEL_WIDTH),
+            _ if !T::WIDE => place.fetch(panels_at, PANEL_GROUP * PANEL_WIDTH, T::AHEAD),
             // The tile's own panel is here, widened.
             Some((column, k)) => Fetch { ahead: panels_at(column, k), from: place.tile, step: place.tiles },
             None => Fetch { ahead: w.data.as_ptr(), from: usize::MAX, step: 0 },
@@ -231,9 +235,12 @@ pub(in crate::kernels) unsafe fn multiply_quantized<T: QuantizedTile>(
                 // SAFETY: the caller vouches for the instructions.
                 unsafe { wide.set_panel::<T>(panel) }
             }
-            (wide.rows[place.row * depth + place.k..].as_ptr().cast(), 2 * depth, wide.panel.as_ptr().cast())
+            let rows = wide.rows.as_ptr().wrapping_add(place.row * depth + place.k);
+            (rows.cast(), 2 * depth, wide.panel.as_ptr().cast())
         } else {
-            (x.data[place.row * x.stride + place.k..].as_ptr(), x.stride, panels_at(place.column, place.k))
+            // From the begin of all, for a job may reach back.
+            let rows = x.data.as_ptr().wrapping_add(place.row * x.stride + place.k);
+            (rows, x.stride, panels_at(place.column, place.k))
         };
         // SAFETY: `check_quantized` has found that `x` reaches `x.count` rows of `depth` quantized values and of their
         // scales, that the panels, their scales and sums reach every column, that `out` reaches `x.count` rows of
@@ -243,7 +250,7 @@ pub(in crate::kernels) unsafe fn multiply_quantized<T: QuantizedTile>(
             let job = QuantizedJob {
                 x: rows,
                 x_stride,
-                back: (place.row + T::ROWS).saturating_sub(x.count).min(place.row),
+                back: (place.row + most).saturating_sub(x.count),
                 x_scales: x.scales[place.row * groups + group..].as_ptr(),
                 x_scale_stride: groups,
                 w: panel,
@@ -262,7 +269,7 @@ pub(in crate::kernels) unsafe fn multiply_quantized<T: QuantizedTile>(
         }
     });
     // SAFETY: as above.
-    unsafe { T::end() }
+    unsafe { T::end(most) }
 }
 
 /// The operands of units that multiply 16-bit integers.

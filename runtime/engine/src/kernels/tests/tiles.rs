@@ -89,13 +89,18 @@ impl Instruction {
         if byte(0) != 0xC4 || byte(1) & 0x1F != 2 || byte(2) & 0x84 != 0 {
             return Err("none of AMX");
         }
+        // Of eight registers a fourth bit would name none.
+        if byte(1) >> 7 == 0 {
+            return Err("a register beyond the eighth");
+        }
         let extension = |bit: u32| if byte(1) >> bit & 1 == 0 { 8 } else { 0 };
         let operands = byte(4);
         let (form, middle, last) = (operands >> 6, usize::from(operands >> 3 & 7), usize::from(operands & 7));
-        let (mut at, mut memory) = (5, None);
+        let (mut at, mut memory, mut indexed) = (5, None, false);
         if form != 3 {
             let (mut base, mut stride) = (last + extension(5), 0);
             if last == 4 {
+                indexed = true;
                 let (scale, index) = (byte(5) >> 6, usize::from(byte(5) >> 3 & 7) + extension(6));
                 base = usize::from(byte(5) & 7) + extension(5);
                 stride = if index == 4 { 0 } else { value(index) << scale };
@@ -111,7 +116,14 @@ impl Instruction {
             memory = Some((value(base).wrapping_add_signed(far), stride));
         }
         let opcode = (byte(3), byte(2) & 3);
-        Ok(Instruction { opcode, middle, last, prefixed: usize::from(!(byte(2) >> 3) & 15), memory, bytes: at as i64 })
+        let prefixed = usize::from(!(byte(2) >> 3) & 15);
+        match (byte(3), form) {
+            (0x4B, _) if !indexed => return Err("rows without an index"),
+            (0x49 | 0x4B, _) if prefixed != 0 => return Err("a third register where there are fewer"),
+            (0x49, 3) if last != 0 => return Err("a second register where there is one"),
+            _ => {}
+        }
+        Ok(Instruction { opcode, middle, last, prefixed, memory, bytes: at as i64 })
     }
 }
 
@@ -124,8 +136,8 @@ impl Tiles {
         const STORE: u8 = 2;
         const LOAD: u8 = 3;
         match (found.opcode, found.memory) {
-            ((0x49, NONE), Some((address, 0))) => self.shape(address)?,
-            ((0x49, NONE), None) => {
+            ((0x49, NONE), Some((address, 0))) if found.middle == 0 => self.shape(address)?,
+            ((0x49, NONE), None) if found.middle == 0 => {
                 (self.rows, self.bytes) = ([0; 8], [0; 8]);
                 self.data.as_flattened_mut().fill([0; 64]);
             }
