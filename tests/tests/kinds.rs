@@ -86,7 +86,7 @@ fn a_model_of_sentence_transformers_becomes_a_patch() {
     assert_eq!(
         serde_json::to_value(patch.task()).unwrap(),
         json!({ "name": "embedding", "kind": "embedding", "labels": null, "pooling": "cls", "inputs": 1, "max_length": 30,
-            "prompts": { "default": "query: ", "query": "query: " } })
+            "prompts": { "default": "query: ", "document": "", "query": "query: " } })
     );
     let row = &place.rows(&["-p", "st.bias"], b"a film\n")[0];
     let encoder = Encoder::load(place.bundle.clone(), Default::default()).unwrap();
@@ -97,13 +97,31 @@ fn a_model_of_sentence_transformers_becomes_a_patch() {
     assert!(found.len() == 2 && cosine(&found, &due) > 1.0 - 1e-6, "{row}, expected {due:?}");
 
     assert_eq!(place.rows(&["-p", "st.bias", "--prompt", "query"], b"a film\n")[0]["embedding"], row["embedding"]);
-    let unknown = place.run(&["-p", "st.bias", "--prompt", "document"], b"a film\n");
-    assert_misused(&unknown, &["prompt of task embedding", "one of default, query", "\"document\""]);
+    // The model's prompt for documents is none.
+    let document = &place.rows(&["-p", "st.bias", "--prompt", "document"], b"query: a film\n")[0];
+    assert_eq!(document["embedding"], row["embedding"]);
+    let unknown = place.run(&["-p", "st.bias", "--prompt", "passage"], b"a film\n");
+    assert_misused(&unknown, &["prompt of task embedding", "one of default, document, query", "\"passage\""]);
     assert_misused(
         &place.run(&["-p", "label.bias", "--prompt", "query"], b"a\n"),
         &["no prompt for a classification task"],
     );
 
+    write("config_sentence_transformers.json", json!({ "prompts": prompts, "default_prompt_name": "nope" }));
+    assert_refused(&place.patch(&arguments), &["default_prompt_name: expected one of document, query", "\"nope\""]);
+    write("config_sentence_transformers.json", json!({ "prompts": prompts }));
+    write("1_Pooling/config.json", json!({ "pooling_mode_cls_token": true, "include_prompt": false }));
+    assert_refused(&place.patch(&arguments), &["1_Pooling/config.json: include_prompt", "tokens of prompts"]);
+    write("1_Pooling/config.json", json!({ "pooling_mode_cls_token": true, "word_embedding_dimension": hidden + 1 }));
+    assert_refused(&place.patch(&arguments), &["1_Pooling/config.json: word_embedding_dimension"]);
+    write("1_Pooling/config.json", json!({ "pooling_mode_cls_token": true }));
+    fs::rename(model.join("sentence_bert_config.json"), model.join("sentence_roberta_config.json")).unwrap();
+    assert_succeeded(&place.patch(&arguments));
+    assert_eq!(Patch::open(&place.home.path().join("st.bias")).unwrap().task().max_length(), 30);
+    assert_refused(
+        &place.patch(&["embed", "--encoder", "bundle", "--from", "1_Pooling", "-o", "n.bias"]),
+        &["1_Pooling"],
+    );
     write("1_Pooling/config.json", json!({ "pooling_mode_max_tokens": true }));
     assert_refused(&place.patch(&arguments), &["1_Pooling/config.json", "cls_token, mean_tokens and lasttoken"]);
     write("modules.json", json!([module("0", "Transformer", ""), module("1", "WordWeights", "1")]));

@@ -374,9 +374,12 @@ impl Embedding {
         if self.prompts.len() > 64 {
             return Err(Error::field("prompts", "at most 64", self.prompts.len()));
         }
-        let long = |text: &&String| text.is_empty() || text.len() > 4096;
-        match self.prompts.iter().flat_map(|(name, prompt)| [name, prompt]).find(long) {
-            Some(text) => Err(Error::field("prompts", "names and texts of 1 to 4096 bytes", quoted(text))),
+        // An empty prompt is one: where the default is another, documents may be embedded without.
+        match self.prompts.iter().find(|(name, text)| name.is_empty() || name.len().max(text.len()) > 4096) {
+            Some((name, text)) => {
+                let expected = "names of 1 to 4096 bytes, and texts of at most 4096";
+                Err(Error::field("prompts", expected, format!("{} of {} bytes", quoted(name), text.len())))
+            }
             None => Ok(()),
         }
     }

@@ -195,7 +195,7 @@ mod tests {
             (r#"{"name":"a","kind":"multi-label","labels":["x","y"],"thresholds":[0.5]}"#, "thresholds: expected 2"),
             (r#"{"name":"a","kind":"multi-label","labels":["x","y"],"thresholds":[0.5,2]}"#, "from 0 to 1, found 2"),
             (r#"{"name":"a","kind":"embedding","dimensions":0}"#, "dimensions: expected 1 or more"),
-            (r#"{"name":"a","kind":"embedding","prompts":{"query":""}}"#, "prompts: expected names and texts of 1"),
+            (r#"{"name":"a","kind":"embedding","prompts":{"":"a"}}"#, "prompts: expected names of 1 to 4096"),
             (r#"{"name":"a","kind":"embedding","inputs":2}"#, "inputs: expected 1 texts for a embedding task"),
         ];
         for (json, message) in cases {

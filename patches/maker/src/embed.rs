@@ -3,7 +3,7 @@
 //! In: a bundle, and the directory of a sentence-transformers model or a task. Out: a patch without slots, with the
 //! pooling, dense layers, normalization and prompts of the model. Refused: modules and poolings that a patch does not
 //! have. The files are those that sentence-transformers writes: modules.json, config_sentence_transformers.json,
-//! sentence_bert_config.json, and a config.json for each module.
+//! sentence_bert_config.json or that of another architecture, and a config.json for each module.
 
 use std::{
     collections::BTreeMap,
@@ -14,6 +14,7 @@ use bias_patch::{Activation, Embedding, Head, Kind, Linear, Patch, Pooling, Task
 use edge_bundle::Bundle;
 use hf_checkpoint::Checkpoint;
 use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::Value;
 
 use crate::{Error, Result, import::content};
 
@@ -39,6 +40,20 @@ struct Model {
 struct Transformer {
     #[serde(default)]
     max_seq_length: Option<u32>,
+    #[serde(default)]
+    do_lower_case: bool,
+}
+
+/// Architectures whose names are in that of the file.
+const ARCHITECTURES: [&str; 7] = ["bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet"];
+
+/// What the config.json of a Pooling module has beside the modes.
+#[derive(Deserialize)]
+struct PoolingFields {
+    #[serde(default)]
+    word_embedding_dimension: Option<u64>,
+    #[serde(default = "yes")]
+    include_prompt: bool,
 }
 
 /// The config.json of a Dense module.
@@ -74,8 +89,14 @@ pub fn embedding(bundle: &Bundle, task: Task) -> Result<Patch> {
 /// When a file is missing or wrong, or the model does what a patch cannot.
 pub fn of_sentence_transformers(bundle: &Bundle, dir: &Path, name: &str) -> Result<Patch> {
     let modules_path = dir.join("modules.json");
+    if !modules_path.exists() {
+        let expected =
+            "modules.json, the directory of a sentence-transformers model; --task embeds by a task, without one";
+        return Err(content(dir, "model", expected, "none"));
+    }
     let modules: Vec<Module> = read(&modules_path)?;
-    let model: Model = optional(&dir.join("config_sentence_transformers.json"))?;
+    let config_path = dir.join("config_sentence_transformers.json");
+    let model: Model = optional(&config_path)?;
     let (mut pooling, mut normalize, mut head) = (None, false, Head::default());
     let mut transformer = Transformer::default();
     for module in &modules {
@@ -83,8 +104,8 @@ pub fn of_sentence_transformers(bundle: &Bundle, dir: &Path, name: &str) -> Resu
         let class = module.class.rsplit('.').next().unwrap_or_default();
         let again = |what: &str| content(&modules_path, what, "once, in the order of sentence-transformers", "here");
         match class {
-            "Transformer" => transformer = optional(&place.join("sentence_bert_config.json"))?,
-            "Pooling" if pooling.is_none() => pooling = Some(pooling_of(&place.join("config.json"))?),
+            "Transformer" => transformer = transformer_of(bundle, &place)?,
+            "Pooling" if pooling.is_none() => pooling = Some(pooling_of(bundle, &place.join("config.json"), &model)?),
             "Dense" if pooling.is_some() && !normalize && head.output.is_none() => dense(&place, &mut head)?,
             "Normalize" if pooling.is_some() => normalize = true,
             "Pooling" | "Dense" | "Normalize" => return Err(again(class)),
@@ -96,10 +117,11 @@ pub fn of_sentence_transformers(bundle: &Bundle, dir: &Path, name: &str) -> Resu
     }
     let pooling = pooling.ok_or_else(|| content(&modules_path, "modules", "one of type Pooling", "none"))?;
     let mut prompts = model.prompts;
-    prompts.retain(|_, prompt| !prompt.is_empty());
-    if let Some(default) = &model.default_prompt_name
-        && let Some(prompt) = prompts.get(default).cloned()
-    {
+    if let Some(default) = &model.default_prompt_name {
+        let prompt = prompts.get(default).cloned().ok_or_else(|| {
+            let expected = format!("one of {}", prompts.keys().map(String::as_str).collect::<Vec<_>>().join(", "));
+            content(&config_path, "default_prompt_name", expected, format!("{default:?}"))
+        })?;
         prompts.insert("default".to_owned(), prompt);
     }
     let most = bundle.manifest().config.max_length;
@@ -129,10 +151,40 @@ fn make(bundle: &Bundle, task: Task, head: Head) -> Result<Patch> {
     Ok(patch)
 }
 
+/// What the directory of a Transformer module says of texts.
+fn transformer_of(bundle: &Bundle, dir: &Path) -> Result<Transformer> {
+    let paths = ARCHITECTURES.map(|name| dir.join(format!("sentence_{name}_config.json")));
+    let Some(path) = paths.iter().find(|path| path.exists()) else { return Ok(Transformer::default()) };
+    let found: Transformer = read(path)?;
+    if found.do_lower_case && !is_lowered(&read(&bundle.file("tokenizer.json")?)?) {
+        let expected = "false, or an encoder whose tokenizer takes upper case for lower";
+        return Err(content(path, "do_lower_case", expected, true));
+    }
+    Ok(found)
+}
+
+/// Whether a tokenizer lowers case, or a part of its normalizer.
+fn is_lowered(part: &Value) -> bool {
+    let parts = || part.get("normalizers").and_then(Value::as_array).into_iter().flatten();
+    part.get("lowercase") == Some(&Value::Bool(true))
+        || part.get("type").is_some_and(|name| name == "Lowercase")
+        || part.get("normalizer").is_some_and(is_lowered)
+        || parts().any(is_lowered)
+}
+
 /// The pooling in the config.json of a Pooling module: one of its modes is true.
-fn pooling_of(path: &Path) -> Result<Pooling> {
+fn pooling_of(bundle: &Bundle, path: &Path, model: &Model) -> Result<Pooling> {
     const PREFIX: &str = "pooling_mode";
-    let fields: BTreeMap<String, serde_json::Value> = read(path)?;
+    let PoolingFields { word_embedding_dimension, include_prompt } = read(path)?;
+    let hidden = u64::from(bundle.manifest().config.hidden);
+    if let Some(found) = word_embedding_dimension.filter(|found| *found != hidden) {
+        return Err(content(path, "word_embedding_dimension", format!("{hidden}, as the encoder has"), found));
+    }
+    if !include_prompt && !model.prompts.is_empty() {
+        let expected = "true, for a patch has no pooling that leaves the tokens of prompts out";
+        return Err(content(path, "include_prompt", expected, false));
+    }
+    let fields: BTreeMap<String, Value> = read(path)?;
     let named = fields.get(PREFIX).and_then(|mode| mode.as_str()).map(str::to_owned);
     let chosen = fields.iter().filter(|(name, value)| name.starts_with(PREFIX) && **value == true);
     let chosen: Vec<String> = chosen.map(|(name, _)| name[PREFIX.len()..].trim_matches('_').to_owned()).collect();
