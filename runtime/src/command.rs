@@ -60,7 +60,8 @@ struct Arguments {
     /// Write answers in this format
     #[arg(short, long, value_enum, default_value = "table")]
     output: OutputFormat,
-    /// Give the N most likely labels or spans, the most likely first [default: 1]; with --query, the N best texts [all]
+    /// Give the N most likely labels or spans, the most likely first, of several labels only in
+    /// JSON [default: 1]; with --query, the N best texts [all]
     #[arg(short = 'k', long, value_name = "N", value_parser = at_least_one)]
     top_k: Option<usize>,
     /// Also write the head's outputs (logits)
@@ -216,11 +217,11 @@ were not answered.";
 const UNANSWERED: u8 = 3;
 
 fn at_least_one(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "expected a number above 0".to_owned())
+    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| format!("expected 1 to {}", usize::MAX))
 }
 
 fn at_least_three(text: &str) -> Result<u32, String> {
-    text.parse().ok().filter(|n| *n > 2).ok_or_else(|| "expected a number above 2".to_owned())
+    text.parse().ok().filter(|n| *n > 2).ok_or_else(|| format!("expected 3 to {}", u32::MAX))
 }
 
 fn seconds(text: &str) -> Result<f64, String> {

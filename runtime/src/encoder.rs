@@ -368,8 +368,21 @@ impl Encoder {
             Some(context) if kind.in_windows() => {
                 self.tokenizer.windows(text.first(), context, limit, most.unwrap_or(usize::MAX))
             }
-            _ => Ok(vec![self.tokenizer.encode(text, limit)?]),
+            _ => {
+                let tokens = self.tokenizer.encode(text, limit)?;
+                // Only a text that was cut can have lost all that comes after the prompt.
+                if tokens.truncated && !kind.prompt().is_empty() {
+                    self.check_room(kind.prompt(), limit)?;
+                }
+                Ok(vec![tokens])
+            }
         }
+    }
+
+    /// Refuses a prompt that leaves no token for the text.
+    fn check_room(&self, prompt: &str, limit: usize) -> Result<()> {
+        let found = self.tokenizer.encode(&Text::one(prompt), limit)?.ids.len();
+        if found >= limit { Err(TextError::NoRoom { found, limit }.into()) } else { Ok(()) }
     }
 
     /// The most tokens a sequence may have.

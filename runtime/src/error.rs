@@ -124,10 +124,10 @@ pub enum TextError {
         /// What there is.
         found: &'static str,
     },
-    /// Special tokens, and the question of a span task, leave no room for the text.
+    /// Special tokens, and the question of a span task or the prompt of an embedding, leave no room for the text.
     #[error("{found} tokens come before the text, which leaves no room for it within the limit of {limit}")]
     NoRoom {
-        /// Special tokens, and those of the question.
+        /// Special tokens, and those of the question or prompt.
         found: usize,
         /// The longest sequence.
         limit: usize,

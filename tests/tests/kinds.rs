@@ -29,6 +29,12 @@ fn an_embedding_is_the_pooled_hidden_state() {
     let made = place.patch(&["embed", "--encoder", "bundle", "--task", "embed.json", "-o", "embed.bias"]);
     assert_succeeded(&made);
     let rows = place.rows(&["-p", "embed.bias"], b"a film to see\nno\n");
+    let prompts = json!({ "default": "why was the film so good" });
+    let task = json!({ "name": "long", "kind": "embedding", "max_length": 4, "prompts": prompts });
+    fs::write(place.home.path().join("long.json"), task.to_string()).unwrap();
+    assert_succeeded(&place.patch(&["embed", "--encoder", "bundle", "--task", "long.json", "-o", "long.bias"]));
+    let none = place.run(&["-p", "long.bias"], b"a film\n");
+    assert!(none.status.code() == Some(3) && String::from_utf8_lossy(&none.stdout).contains("leaves no room"));
     let encoder = Encoder::load(place.bundle.clone(), Default::default()).unwrap();
     for (row, text) in rows.iter().zip(["a film to see", "no"]) {
         let (tokens, _) = encoder.hidden(&Text::one(text)).unwrap();
@@ -302,6 +308,11 @@ fn queries_and_documents_have_their_prompts() {
         let (_, found) = trained(&place, &task(name, prompts), &pairs("", ""), &options);
         assert_eq!((found, slots(name)), (due.clone(), slots("written")), "{name}");
     }
+    // An empty prompt is one: documents do not get the default.
+    let (_, due) = trained(&place, &task("bare-written", json!({})), &pairs("why ", ""), &options);
+    let prompts = json!({ "query": "why ", "document": "", "default": "not " });
+    let (_, found) = trained(&place, &task("bare", prompts), &pairs("", ""), &options);
+    assert_eq!((found, slots("bare")), (due, slots("bare-written")));
     // Without a prompt for queries all texts have the default.
     let (_, found) =
         trained(&place, &task("all", json!({ "default": "why ", "document": "it was " })), &pairs("", ""), &options);

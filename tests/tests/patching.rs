@@ -115,6 +115,7 @@ fn an_embedding_is_extracted_and_imported() {
     let modules = r#"[{"path": "2_Dense", "type": "sentence_transformers.models.Dense"}]"#;
     fs::write(place.path("c/modules.json"), modules).unwrap();
     assert_refused(&place.import("c"), &["modules.json: modules: expected none of type Dense"]);
+    assert_refused(&place.import("c/config.json"), &["config.json: format: expected safetensors, or the directory"]);
     // A patch is no tensors, and neither is a task.
     assert_refused(&place.import("t.bias"), &["t.bias", "tensors, as safetensors has them", "a patch"]);
     let over = ["extract", "t.bias", "--bundle", "bundle", "-o", "task.json"];

@@ -150,22 +150,29 @@ fn a_search_keeps_the_metric() {
         let fixed = ["convert", "mood.bias", "--encoder", "bundle", "--max-loss", "2.5", "-o", output];
         assert_succeeded(&mood.edge_patch(&[&fixed[..], extra].concat()).output().unwrap())
     };
-    let on_texts = ["--texts", "train.tsv", "--refine-steps", "40"];
+    // 96 texts that differ, as most of the training texts do not.
+    let words = ["film", "very", "the", "was", "not", "it", "cafe"];
+    let row = |at: usize| {
+        let (mood, label) = if at < 49 { ("good", 1) } else { ("bad", 0) };
+        format!("{} {mood} {}\t{label}\n", words[at % 7], words[at / 7 % 7])
+    };
+    mood.write("many.tsv", "sentence\tlabel\n".to_owned() + &(0..96).map(row).collect::<String>());
+    let on_texts = ["--texts", "many.tsv", "--refine-steps", "40"];
     let said = search("small.bias", &[&on_texts[..], &["--data", "dev.tsv"]].concat());
     for part in [" beln", "accuracy expected to be lost: ", " by 48 texts", "measured on 40 texts", "100.00 as it was"]
     {
         assert!(said.contains(part), "{part} in {said}");
     }
     // Neither labels nor the texts that the loss is measured on decide anything.
-    let texts: String = String::from_utf8(mood.read("train.tsv")).unwrap();
+    let texts: String = String::from_utf8(mood.read("many.tsv")).unwrap();
     let lines = texts.lines().skip(1).map(|line| line.split('\t').next().unwrap());
     mood.write("texts.txt", lines.collect::<Vec<_>>().join("\n"));
     let said = search("again.bias", &["--texts", "texts.txt", "--refine-steps", "40"]);
     assert!(!said.contains("measured on"), "{said}");
     // Without texts, half of the labelled ones are searched on.
-    let said = search("half.bias", &["--data", "train.tsv", "--refine-steps", "40"]);
+    let said = search("half.bias", &["--data", "many.tsv", "--refine-steps", "40"]);
     assert!(said.contains(" by 24 texts") && said.contains("measured on 48 texts"), "{said}");
-    search("unrefined.bias", &["--texts", "train.tsv", "--refine-steps", "0"]);
+    search("unrefined.bias", &["--texts", "many.tsv", "--refine-steps", "0"]);
     assert!(mood.read("small.bias").len() < mood.read("unrefined.bias").len());
     let small = mood.read("small.bias");
     assert_eq!(small, mood.read("again.bias"));
@@ -183,6 +190,26 @@ fn a_search_keeps_the_metric() {
     let table = ["encodings", "mood.bias", "dev.tsv", "--encoder", "bundle", "--max-loss", "2.5,0.1", "-o", "table.md"];
     let said = assert_succeeded(&mood.edge_patch(&[&table[..], &on_texts].concat()).output().unwrap());
     assert_eq!(mood.read("table.md"), said.as_bytes());
+    mood.write("notes.md", "# Notes\n");
+    for (output, texts, part) in
+        [("notes.md", "dev.tsv", "a table in Markdown to replace"), ("same.md", "same.md", "same.md")]
+    {
+        mood.write("same.md", "| good film\n");
+        let over = [
+            "encodings",
+            "mood.bias",
+            "dev.tsv",
+            "--encoder",
+            "bundle",
+            "--texts",
+            texts,
+            "--max-loss",
+            "1",
+            "-o",
+            output,
+        ];
+        assert_refused(&mood.edge_patch(&over).output().unwrap(), &[output, part]);
+    }
     let rows: Vec<Vec<&str>> = said.lines().take_while(|line| !line.is_empty()).skip(2).map(cells).collect();
     let names: Vec<&str> = rows.iter().map(|row| row[0]).collect();
     let uniform = ["as it is", "f32", "f16", "i8", "i4", "i3", "i2", "i1"];
@@ -206,6 +233,9 @@ fn a_search_keeps_the_metric() {
     refused(&[], &["--max-loss: expected --texts or --data", "neither"]);
     mood.write("one.txt", "good film\n");
     refused(&["--texts", "one.txt"], &["texts to search on: expected at least 40", "found 1"]);
+    // The same text many times is one.
+    mood.write("same.txt", "good film\n".repeat(60));
+    refused(&["--texts", "same.txt"], &["texts to search on: expected at least 40 that differ", "found 1"]);
     let exact =
         ["convert", "mood.bias", "--encoder", "bundle", "--encoding", "i4", "--data", "dev.tsv", "-o", "no.bias"];
     assert_misused(

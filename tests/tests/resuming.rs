@@ -332,10 +332,14 @@ fn what_other_commands_cannot_write_is_as_it_was() {
     fs::copy(mood.path("mood.bias"), mood.path("mood.svg")).unwrap();
     let plot = ["plot", "changes", "mood.bias", "--encoder", "bundle", "-o", "mood.svg"];
     assert_refused(&mood.edge_patch(&plot).output().unwrap(), &["mood.svg: output", "found a patch"]);
-    mood.write("old.svg", "old");
+    mood.write("other.svg", "text");
+    let plot = ["plot", "changes", "mood.bias", "--encoder", "bundle", "-o", "other.svg"];
+    assert_refused(&mood.edge_patch(&plot).output().unwrap(), &["other.svg: output: expected a picture to replace"]);
+    const PICTURE: &str = "<svg></svg>";
+    mood.write("old.svg", PICTURE);
     let plot = ["plot", "changes", "mood.bias", "--encoder", "bundle", "-o", "old.svg"];
     assert_refused(&on_full_disk(&mood.edge_patch(&plot)), &["old.svg", "cannot write"]);
-    assert_eq!(mood.read("old.svg"), b"old");
+    assert_eq!(mood.read("old.svg"), PICTURE.as_bytes());
 }
 
 #[test]

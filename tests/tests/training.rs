@@ -167,6 +167,9 @@ fn bad_trainings_are_refused() {
         }
     };
     assert_misused(&mood.train("x.bias", &["--slots", "bq,bx"]).output().unwrap(), &["--slots", "bx"]);
+    assert_misused(&mood.train("x.bias", &["--weights", "full", "--slots", "bq"]).output().unwrap(), &["--slots"]);
+    assert_misused(&mood.train("x.bias", &["--lr", "1e-50"]).output().unwrap(), &["--lr", "from 1e-30 to 1"]);
+    refused(&["--average", "last:99"], &["--average: expected last:N with at most the", "found last:99"]);
     refused(&["--slots", "bk"], &["--slots: expected a bias that has an effect in this encoder, found bk"]);
     refused(&["--slots", "bq,bpool"], &["--slots", "modules that this encoder, task and --layers have", "bpool"]);
     refused(&["--metric", "BLEU"], &["metric", "accuracy, F1, Matthews", "BLEU"]);

@@ -178,6 +178,10 @@ fn only_signed_patches_answer_where_keys_are_trusted() {
     };
     let verify = ["verify", "patches/a.bias", "--encoder", "bundle", "--key", "key.pub"];
     assert_refused(&edge_patch(&verify), &["a.bias.minisig: expected a signature"]);
+    let other = ["sign", "patches/a.bias", "--key", "key.pub"];
+    assert_refused(&edge_patch(&other), &["key.pub: secret key: expected the secret key", "a public key"]);
+    let other = ["verify", "patches/a.bias", "--encoder", "bundle", "--key", "key"];
+    assert_refused(&edge_patch(&other), &["key: public key", "found a secret key"]);
     assert_succeeded(&edge_patch(&["sign", "patches/a.bias", "--key", "key"]));
     assert_succeeded(&edge_patch(&verify));
     server.wait("the signed task", |tasks| names(tasks) == ["a"]);

@@ -32,4 +32,4 @@ pub use kind::{Embedding, Kind, Pooling};
 pub use patch::{EncoderShape, Head, Linear, Patch, SlotShape, StoredSlot};
 pub use signature::{Keys, signature_path};
 pub use slot::{Module, SlotId, SlotKind};
-pub use task::{Task, quoted};
+pub use task::{Task, printable, quoted};

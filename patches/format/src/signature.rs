@@ -31,7 +31,10 @@ impl Keys {
                 "the two lines of a .pub file as minisign -G writes it: a comment, and a key that begins with RW";
             let wrong = |found: String| Error::field("public key", expected, found).in_file(path);
             let text = std::str::from_utf8(&bytes).map_err(|_| wrong("bytes that are no text".to_owned()))?;
-            PublicKey::decode(text).map_err(|e| wrong(e.to_string()))
+            // A secret key's line is four times as long.
+            let is_secret = || text.lines().nth(1).is_some_and(|line| line.len() > 100);
+            PublicKey::decode(text)
+                .map_err(|e| wrong(if is_secret() { "a secret key".to_owned() } else { e.to_string() }))
         };
         Ok(Keys(paths.iter().map(open).collect::<Result<_>>()?))
     }

@@ -126,6 +126,15 @@ pub fn quoted(text: &str) -> String {
     format!("{short:?}{dots}")
 }
 
+/// A text that a terminal or a row of a table takes as it is: control characters are escaped.
+pub fn printable(text: &str) -> String {
+    let mut shown = String::new();
+    for c in text.chars() {
+        if c.is_control() { shown.extend(c.escape_default()) } else { shown.push(c) }
+    }
+    shown
+}
+
 impl TryFrom<TaskFields> for Task {
     type Error = Error;
 

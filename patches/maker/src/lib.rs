@@ -32,5 +32,5 @@ pub use evaluate::{Compared, Evaluation, evaluate, evaluate_against, metric_name
 pub use hub::{Measured, Pulled, Push, Pushed, pull, push};
 pub use import::{Imported, PeftAdapter, extract, extract_peft, graph_inputs, import};
 pub use inspect::{Difference, Report, SlotReport, difference, inspect, largest_change};
-pub use search::{Kept, Loss, Point, Refinement, Search, Searched, kept, point, split, uniform};
+pub use search::{Kept, Loss, Point, Refinement, Search, Searched, distinct, kept, point, split, uniform};
 pub use sign::sign;

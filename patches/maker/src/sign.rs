@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use bias_patch::{Patch, atomic, signature_path};
+use bias_patch::{Keys, Patch, atomic, signature_path};
 use minisign::{ErrorKind, PError, SecretKeyBox};
 
 use crate::{Error, Result};
@@ -25,6 +25,14 @@ pub fn sign(patch: &Path, key: &Path) -> Result<PathBuf> {
     let bytes = Patch::read(patch)?;
     let opened = Patch::from_bytes(&bytes).map_err(|e| e.in_file(patch))?;
     let text = bias_patch::read_text_at_most(key, bias_patch::MOST_SMALL)?;
+    if Keys::open(&[key.to_owned()]).is_ok() {
+        return Err(Error::Content {
+            path: key.to_owned(),
+            field: "secret key".to_owned(),
+            expected: "the secret key that minisign -G wrote together with this one".to_owned(),
+            found: "a public key".to_owned(),
+        });
+    }
     let key_box = || SecretKeyBox::from_string(&text).map_err(failed);
     let key = match key_box()?.into_unencrypted_secret_key() {
         // It has no password and is damaged.

@@ -110,7 +110,7 @@ fn threads(text: &str) -> Result<usize, String> {
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "expected a number above 0".to_owned())
+    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| format!("expected 1 to {}", usize::MAX))
 }
 
 fn milliseconds(text: &str) -> Result<f64, String> {

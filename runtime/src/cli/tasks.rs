@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 
-use bias_patch::Kind;
+use bias_patch::{Kind, printable};
 
 use super::OutputFormat;
 use crate::{Encoder, Error, Patch, Result, Strategy, Task};
@@ -94,7 +94,8 @@ pub fn check_extras(extras: Extras, tasks: &[Task]) -> Result<()> {
 /// The name of each task in its rows: the task's own, or the patch's path if several tasks have the same name.
 pub fn names(tasks: &[Task], paths: &[PathBuf]) -> Vec<String> {
     let alone = |name: &str| tasks.iter().filter(|task| task.spec().name() == name).count() == 1;
-    let file = |path: &PathBuf| path.display().to_string();
+    // A name with tabs or line breaks would break its row.
+    let file = |path: &PathBuf| printable(&path.display().to_string());
     let pairs = tasks.iter().zip(paths);
     pairs
         .map(|(task, path)| if alone(task.spec().name()) { task.spec().name().to_owned() } else { file(path) })

@@ -9,7 +9,7 @@ use std::{
 use crate::{
     Error, Refinement, Result, Search,
     data::{Example, Texts, read_examples, read_texts},
-    kept, largest_change, metric_named, split,
+    distinct, kept, largest_change, metric_named, split,
 };
 use bias_patch::{Encoding, Patch, Task};
 use clap::{ArgGroup, Args};
@@ -67,7 +67,7 @@ pub(crate) struct ConvertArguments {
 pub(crate) struct SearchArguments {
     /// Search and refine on these texts, in the formats of train, or one a line in .txt; labels are not read
     #[arg(long, visible_alias = "train", value_name = "FILE", requires = "max_loss")]
-    texts: Option<PathBuf>,
+    pub texts: Option<PathBuf>,
     /// Refine the values of each candidate in this many steps of 16 texts (quantization-aware training); 0 for none
     #[arg(long, value_name = "N", default_value_t = Refinement::default().steps, requires = "max_loss")]
     refine_steps: u64,
@@ -114,6 +114,7 @@ impl SearchArguments {
                 found: "neither".to_owned(),
             });
         }
+        let labelled = distinct(&labelled, |example| &example.text);
         let (searched, rest) = split(&labelled, labelled.len());
         Ok((searched.into_iter().map(|example| example.text).collect(), rest))
     }

@@ -7,7 +7,7 @@ use crate::{
     table::Cell,
     train::{RateScores, Run, Spread, best_rate, by_learning_rate},
 };
-use bias_patch::{Embedding, Encoding, Kind, Pooling};
+use bias_patch::{Embedding, Encoding, Kind, Pooling, printable};
 use serde::Serialize;
 
 /// The mean and standard deviation over the seeds, for each learning rate; on a test set too, if there is one.
@@ -213,7 +213,7 @@ fn settings(kind: &Kind) -> Vec<(&'static str, String)> {
         Kind::Embedding(Embedding { dimensions, normalize, prompts, .. }) => {
             let cut = dimensions.map_or("all values".to_owned(), |count| format!("the first {count} values"));
             let length = if *normalize { ", of length 1" } else { "" };
-            let prompts = prompts.iter().map(|(name, prompt)| ("prompt", format!("{name}: {prompt:?}")));
+            let prompts = prompts.iter().map(|(name, prompt)| ("prompt", format!("{}: {prompt:?}", printable(name))));
             [("answers", format!("{cut}{length}"))].into_iter().chain(prompts).collect()
         }
     }
@@ -233,7 +233,9 @@ pub(crate) fn describe(report: &Report, each: bool, lines: &mut Vec<String>) {
     facts.push(("encoder", report.encoder.to_string()));
     facts.push(("bytes", report.bytes.to_string()));
     facts.extend(report.head.iter().map(|(outputs, inputs, kind)| ("head", format!("{outputs} x {inputs}, {kind}"))));
-    facts.extend(report.metadata.iter().map(|(key, value)| (&**key, value.clone())));
+    // Notes are whatever somebody wrote.
+    let notes: Vec<_> = report.metadata.iter().map(|(key, value)| (printable(key), printable(value))).collect();
+    facts.extend(notes.iter().map(|(key, value)| (&**key, value.clone())));
     let width = facts.iter().map(|(name, _)| name.chars().count()).fold(9, usize::max);
     lines.extend(facts.iter().map(|(name, value)| format!("{name:width$} {value}")));
     lines.push(String::new());

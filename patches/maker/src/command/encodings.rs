@@ -1,6 +1,6 @@
 //! The command `edge-patch encodings`: reads a patch and labelled texts, and writes a table of bytes and scores.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::{
     Result, Search,
@@ -14,7 +14,7 @@ use edge_run::EngineOptions;
 use super::{
     convert::{SearchArguments, SearchBar, points},
     load_encoder, open_encoder,
-    outputs::check_no_patch,
+    outputs::check_report,
     report_skipped,
 };
 
@@ -50,8 +50,10 @@ pub(crate) struct EncodingsArguments {
 /// Scores every encoding, and writes the table. Gives its lines.
 pub(crate) fn run_encodings(arguments: &EncodingsArguments) -> Result<Vec<String>> {
     if let Some(output) = &arguments.output {
-        check_apart(output, &[&arguments.patch, &arguments.data])?;
-        check_no_patch(output)?;
+        let texts = arguments.search.texts.as_deref();
+        let read: Vec<&Path> = [&*arguments.patch, &*arguments.data].into_iter().chain(texts).collect();
+        check_apart(output, &read)?;
+        check_report(output)?;
     }
     let patch = Patch::open(&arguments.patch)?;
     let bundle = open_encoder(arguments.encoder.as_deref(), &patch)?.0;

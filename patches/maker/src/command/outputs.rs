@@ -1,10 +1,13 @@
 //! What is checked of outputs and notes before any work is done.
 //!
-//! In: paths and notes that a user gave. Refused: an output that would replace a patch by something else, a table in the
-//! place of a kept result, tensors in the place of another file, a kept result whose patch is another file, a note that is
-//! given twice.
+//! In: paths and notes that a user gave. Refused: an output that would replace a patch by something else, a table, a picture
+//! or tensors in the place of another file, a kept result whose patch is another file, a note that is given twice.
 
-use std::{fs, path::Path};
+use std::{
+    fs::{self, File},
+    io::Read as _,
+    path::Path,
+};
 
 use bias_patch::Patch;
 use hf_checkpoint::Checkpoint;
@@ -29,12 +32,11 @@ pub fn check_no_patch(output: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Refuses to replace a patch, or a kept result, by a table.
+/// Refuses to replace something else than a table by one, and the name of a kept result.
 ///
 /// # Errors
-/// When a patch is there, or the name is that of a result.
+/// When there is a file that does not begin with a row, or the name is that of a result.
 pub fn check_report(output: &Path) -> Result<()> {
-    check_no_patch(output)?;
     if output.file_name().is_some_and(|name| name.as_encoded_bytes().ends_with(SUFFIX.as_bytes())) {
         return Err(Error::Content {
             path: output.to_owned(),
@@ -43,7 +45,34 @@ pub fn check_report(output: &Path) -> Result<()> {
             found: "the name of a kept result".to_owned(),
         });
     }
-    Ok(())
+    check_replaces(output, "a table in Markdown", &[b"|"])
+}
+
+/// Refuses to replace something else than a picture by one.
+///
+/// # Errors
+/// When there is another file.
+pub fn check_picture(output: &Path) -> Result<()> {
+    check_replaces(output, "a picture", &[b"<svg", b"\x89PNG"])
+}
+
+/// Refuses to replace a file that begins with none of these bytes, and is not empty.
+fn check_replaces(output: &Path, what: &str, begins: &[&[u8]]) -> Result<()> {
+    check_no_patch(output)?;
+    if !fs::metadata(output).is_ok_and(|there| there.is_file() && there.len() > 0) {
+        return Ok(());
+    }
+    let mut first = Vec::new();
+    let read = File::open(output).and_then(|file| file.take(4).read_to_end(&mut first));
+    if read.is_ok() && begins.iter().any(|begin| first.starts_with(begin)) {
+        return Ok(());
+    }
+    Err(Error::Content {
+        path: output.to_owned(),
+        field: "output".to_owned(),
+        expected: format!("{what} to replace, or no file"),
+        found: "another file".to_owned(),
+    })
 }
 
 /// Refuses to replace something else than tensors by tensors.
@@ -124,7 +153,16 @@ mod tests {
         }
         let refused = check_no_patch(&patch).unwrap_err().to_string();
         assert!(refused.contains("a.bias") && refused.ends_with("found a patch"), "{refused}");
-        check_report(&text).unwrap();
+        assert!(check_report(&text).is_err() && check_picture(&text).is_err());
+        let [table, picture] = [("t.md", "| a |\n"), ("p.svg", "<svg></svg>")].map(|(name, content)| {
+            let path = dir.path().join(name);
+            fs::write(&path, content).unwrap();
+            path
+        });
+        check_report(&table).unwrap();
+        check_picture(&picture).unwrap();
+        assert!(check_report(&picture).is_err() && check_picture(&table).is_err());
+        check_picture(&none).unwrap();
         let refused = check_report(&dir.path().join("cola-all.bias.json")).unwrap_err().to_string();
         assert!(refused.ends_with("found the name of a kept result"), "{refused}");
         let task = dir.path().join("task.json");

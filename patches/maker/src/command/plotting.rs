@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use crate::{Result, inspect, plot::Picture};
-use bias_patch::{Patch, atomic};
+use bias_patch::{Patch, atomic, printable};
 use clap::{Args, Subcommand};
 
-use super::{file_bytes, open_encoder, outputs::check_no_patch};
+use super::{file_bytes, open_encoder, outputs::check_picture};
 
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
@@ -71,7 +71,7 @@ pub(crate) fn run_plot(arguments: &PlotArguments) -> Result<Vec<String>> {
                 let opened = Patch::open(patch)?;
                 let (bundle, base) = open_encoder(encoder.as_deref(), &opened)?;
                 let report = inspect(&opened, file_bytes(patch)?, Some((bundle.manifest(), &base)));
-                let name = patch.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+                let name = printable(&patch.file_stem().unwrap_or_default().to_string_lossy());
                 Ok((name, report.map_err(|e| e.in_file(patch))?))
             };
             Picture::of_changes(&patches.iter().map(report).collect::<Result<Vec<_>>>()?)
@@ -81,7 +81,7 @@ pub(crate) fn run_plot(arguments: &PlotArguments) -> Result<Vec<String>> {
         PictureOf::Results { results, data } => Picture::of_results(results, data)?,
     };
     let Some(output) = &arguments.output else { return Ok(picture.text()) };
-    check_no_patch(output)?;
+    check_picture(output)?;
     let bytes = if ends_in(output, "png") { picture.png()? } else { picture.svg()?.into_bytes() };
     atomic::write_file(output, &bytes)?;
     Ok(vec![format!("{}: {} bytes", output.display(), bytes.len())])

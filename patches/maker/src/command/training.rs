@@ -50,7 +50,7 @@ pub(crate) struct TrainArguments {
     /// beproj. Of DeBERTa's distances: bdln. After the last layer: bfln bpool. All biases: all. Low-rank terms (LoRA):
     /// lora:MODULE+...@RANK, of the modules q k v m1 m2 gate m3, eproj and pool, or lora:all@RANK for those of every
     /// layer. The head alone: frozen
-    #[arg(long, value_name = "SLOT,...", default_value_t = Slots::default(), value_parser = slots)]
+    #[arg(long, value_name = "SLOT,...", default_value_t = Slots::default(), value_parser = slots, conflicts_with = "weights")]
     slots: Slots,
     /// Train no slots below layer N, counted from 0; those of the embeddings only if N is 0
     #[arg(long, value_name = "N..", value_parser = layers, conflicts_with = "weights")]
@@ -169,6 +169,12 @@ pub(crate) fn run_training(arguments: &TrainArguments) -> Result<Vec<String>> {
     let slots = arguments.slots.clone().from_layer(arguments.layers.unwrap_or(0));
     let recipe = Recipe { slots, metric: arguments.metric.clone(), ..arguments.recipe.recipe() };
     let recipe = recipe.with_rates(&arguments.recipe.learning_rates, arguments.weights);
+    if let Average::Last(epochs) = recipe.average
+        && epochs > recipe.epochs
+    {
+        let expected = format!("last:N with at most the {} epochs that are trained", recipe.epochs);
+        return Err(wrong("--average", &expected, &format!("last:{epochs}")));
+    }
     let files = (&*arguments.train, &*arguments.dev, arguments.test.as_deref());
     let texts = Texts::read(&task, files, arguments.recipe.skip_bad, &mut say)?;
     let sets = texts.sets();
@@ -290,7 +296,10 @@ fn bytes(text: &str) -> Result<u64, String> {
 }
 
 pub(crate) fn learning_rate(text: &str) -> Result<f64, String> {
-    text.parse().ok().filter(|rate| Recipe::takes_rate(*rate)).ok_or_else(|| "expected a number in (0, 1)".to_owned())
+    text.parse()
+        .ok()
+        .filter(|rate| Recipe::takes_rate(*rate))
+        .ok_or_else(|| "expected a number from 1e-30 to 1".to_owned())
 }
 
 pub(crate) fn slots(text: &str) -> Result<Slots, String> {

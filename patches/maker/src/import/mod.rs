@@ -51,7 +51,7 @@ enum Source {
     /// A file of biases and a head.
     Biases(Checkpoint),
     /// An adapter of PEFT.
-    Adapter(Adapter),
+    Adapter(Box<Adapter>),
 }
 
 /// Makes a patch for `bundle` of the values and head in `from`.
@@ -159,13 +159,13 @@ impl Source {
     fn open(from: &Path, bundle: &Bundle) -> Result<Self> {
         if from.is_dir() {
             return match Adapter::in_dir(from)? {
-                Some(adapter) => Ok(Source::Adapter(adapter)),
+                Some(adapter) => Ok(Source::Adapter(Box::new(adapter))),
                 None => Ok(Source::Whole(Checkpoint::open(from)?)),
             };
         }
         refuse_onnx_adapter(from)?;
         match Adapter::of_file(Checkpoint::open_file(from)?, bundle.manifest())? {
-            Ok(adapter) => Ok(Source::Adapter(adapter)),
+            Ok(adapter) => Ok(Source::Adapter(Box::new(adapter))),
             Err(file) => Ok(Source::Biases(file)),
         }
     }
@@ -270,6 +270,10 @@ fn as_its_outputs(task: Task, checkpoint: &Checkpoint) -> Result<(Task, Option<S
 /// Refuses ONNX Runtime's adapters by name. They hold inputs of one ONNX graph under that graph's names, transposed as it
 /// reads them, and no head.
 fn refuse_onnx_adapter(path: &Path) -> Result<()> {
+    if path.extension().is_some_and(|ending| ending == "json") {
+        let expected = "safetensors, or the directory that a configuration is in";
+        return Err(content(path, "format", expected, "JSON by its name"));
+    }
     let mut first = [0; 8];
     let read = File::open(path).and_then(|mut file| file.read_exact(&mut first));
     if read.is_ok() && &first[4..] == b"TORT" {

@@ -6,6 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use bias_patch::printable;
+
 use super::{
     Lines, Panel, Picture, Series,
     runs::{Point, Run},
@@ -166,7 +168,8 @@ fn nothing(path: &Path, expected: &str) -> Error {
 
 /// The name of a log in a picture.
 fn name_of(path: &Path) -> String {
-    path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+    // XML has no control characters.
+    printable(&path.file_stem().unwrap_or_default().to_string_lossy())
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //!
 //! In: a patch with a head of one linear layer, and texts; labels are not needed. Out: the patch with an own encoding for
 //! each bias, each part of a low-rank term and the head, or without some of them, its values refined on their grids.
-//! Refused: fewer than forty texts, and an encoder that does not run backward.
+//! Refused: fewer than forty texts that differ, and an encoder that does not run backward.
 //!
 //! The same input gives the same patch. The texts are split at random, the same way each time: one part is judged on, the
 //! rest is fitted on.
@@ -21,6 +21,8 @@ mod expected;
 mod parts;
 mod refine;
 mod state;
+
+use std::collections::BTreeSet;
 
 use bias_patch::{Encoding, Patch};
 use edge_run::{Encoder, Text, Tokenized, tasks};
@@ -128,6 +130,19 @@ pub fn kept(encoder: &Encoder, exact: &Patch, stored: &Patch, texts: &[Example],
     Ok(Kept { exact: score(&of_exact), stored: score(&of_stored), loss })
 }
 
+/// The elements of a list of which no text is there before.
+pub fn distinct<T: Clone>(list: &[T], text_of: impl Fn(&T) -> &Text) -> Vec<T> {
+    let mut met = BTreeSet::new();
+    let mut found = Vec::new();
+    for element in list {
+        let text = text_of(element);
+        if met.insert((text.first(), text.second())) {
+            found.push(element.clone());
+        }
+    }
+    found
+}
+
 /// Splits a list at random, the same way each time: at most `most`, and at most half of it, and the rest.
 pub fn split<T: Clone>(list: &[T], most: usize) -> (Vec<T>, Vec<T>) {
     /// The purpose of this random stream.
@@ -183,10 +198,12 @@ impl<'a> Search<'a> {
                 found: patch.task().kind().name().to_owned(),
             });
         }
+        // Judged on, a text that is there again would count as another; and fitted on, it would be known.
+        let texts = &distinct(texts, |text| text);
         if texts.len() < 2 * GROUPS {
             return Err(Error::Recipe {
                 field: "texts to search on".to_owned(),
-                expected: format!("at least {}; they need no labels", 2 * GROUPS),
+                expected: format!("at least {} that differ; they need no labels", 2 * GROUPS),
                 found: texts.len().to_string(),
             });
         }

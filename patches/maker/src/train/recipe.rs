@@ -71,7 +71,8 @@ pub struct Recipe {
 impl Recipe {
     /// Whether a learning rate is one that may be asked for. Higher ones are no error, but diverge.
     pub fn takes_rate(rate: f64) -> bool {
-        rate > 0.0 && rate < 1.0
+        // Products with what is smaller would be 0 in f32.
+        (1e-30..1.0).contains(&rate)
     }
 
     /// The recipe with these learning rates, or where there are none with the default of what is trained.

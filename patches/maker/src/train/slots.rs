@@ -173,6 +173,10 @@ impl FromStr for Slots {
                 }
             }
         }
+        let alone = |word: &str| matches!(word.trim(), "none" | "frozen");
+        if slots != Slots::frozen() && text.split([',', '+']).any(alone) {
+            return Err(wrong("--slots", "frozen, the head alone, or slots", text));
+        }
         slots.biases.sort();
         slots.biases.dedup();
         slots.low_rank.sort();
@@ -258,6 +262,7 @@ mod tests {
     fn what_cannot_be_trained_is_refused() {
         for (text, said) in [
             ("bx", "--slots: expected all, frozen, lora:MODULE, or a bias of beln"),
+            ("frozen+bq", "--slots: expected frozen, the head alone, or slots, found frozen+bq"),
             ("lora:", "--slots: expected lora: with all, or some of eproj q k v m1 m2 gate m3 pool, found lora:"),
             ("lora:ln1", "expected lora: with all, or some of"),
             ("lora:q@0", "rank of a low-rank term: expected 1 to 4096, found 0"),

@@ -171,7 +171,7 @@ impl TaskKind for SpanExtraction {
     }
 
     fn checkpoint_modules(&self) -> &'static [&'static str] {
-        &["qa_outputs", "classifier"]
+        &["qa_outputs"]
     }
 }
 
