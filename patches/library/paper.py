@@ -74,18 +74,25 @@ def train(bundle, directory, only, results):
 
 
 def page(results):
-    """Writes the part of PAPER.md that is made, between its two marks, and the pictures."""
+    """Writes the parts of PAPER.md that are made, each between its two marks, and the pictures."""
     path = LIBRARY / "PAPER.md"
     text = path.read_text()
-    table = edge_patch("results", results).strip()
-    marked = r"(<!-- made by paper.py: results -->\n).*?(<!-- end -->)"
-    text, count = re.subn(marked, lambda found: f"{found[1]}\n{table}\n\n{found[2]}", text, flags=re.DOTALL)
-    if count != 1:
-        raise SystemExit(f"{path}: expected one place for the results, found {count}")
+    names = sorted({file.name.split("-")[0] for file in results.glob("*.bias.json")})
+    whole = [name for name in names if list(results.glob(f"{name}-full*.bias.json"))]
+    begun = [name for name in names if name not in whole]
+    made = {"results": edge_patch("results", results, "--data", ",".join(whole)).strip()}
+    # Without full fine-tuning there is nothing to compare with: of the first table the rows that are there.
+    table = edge_patch("results", results, "--data", ",".join(begun)).split("\n\n")[0].splitlines() if begun else ["None."]
+    made["begun"] = "\n".join(row for row in table if set(row.split(" | ")[1:]) - {"-", "- |"} or row.startswith("|-"))
+    for mark, table in made.items():
+        marked = rf"(<!-- made by paper.py: {mark} -->\n).*?(<!-- end -->)"
+        text, count = re.subn(marked, lambda found: f"{found[1]}\n{table}\n\n{found[2]}", text, flags=re.DOTALL)
+        if count != 1:
+            raise SystemExit(f"{path}: expected one place for {mark}, found {count}")
     place = LIBRARY if results == LIBRARY / "results" else results
     (place / "pictures").mkdir(exist_ok=True)
     (place / "PAPER.md").write_text(text)
-    edge_patch("plot", "results", results, "-o", place / "pictures/bytes.svg")
+    edge_patch("plot", "results", results, "--data", ",".join(whole), "-o", place / "pictures/bytes.svg")
     # Patches are beside the results where they were trained, and not in the repository.
     patches = [results / f"{name}-all.bias" for name in CHANGES]
     if all(patch.exists() for patch in patches):
